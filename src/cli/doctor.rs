@@ -34,6 +34,10 @@ const CLOCK_SECONDS: f64 = 5.0;
 /// Free space on the disk of an embedded database below which a line is shown.
 const LITTLE_SPACE: u64 = 512 * 1024 * 1024;
 
+/// The remedy where a rule of the application refuses what `serve` writes.
+const REFUSING_RULE: &str = "let the trigger or constraint that refuses it accept what verifyd \
+     writes: status, outcome, context, failure_summary, started_at and completed_at of its runs";
+
 /// Rows of `operation_runs` that are looked through, and invalid runs that are shown.
 const LATEST_ROWS: u32 = 10_000;
 const SHOWN: u32 = 5;
@@ -316,7 +320,13 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
 async fn writing(store: &dyn Store, lines: &mut Vec<Line>) {
     lines.push(match store.try_writing().await {
         Ok(()) => ok("writing", "what serve writes is accepted"),
-        Err(failure) => error("writing", &failure),
+        Err(failure) => {
+            let mut line = error("writing", &failure);
+            if matches!(failure, StoreError::Refused(_)) {
+                line.remedy.get_or_insert_with(|| REFUSING_RULE.to_owned());
+            }
+            line
+        }
     });
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod credentials;
 pub(crate) mod fair_queuing;
 pub(crate) mod invalid_runs;
 pub(crate) mod inventory;
+pub(crate) mod log_throttle;
 pub(crate) mod onboarding;
 pub mod open_calls;
 pub(crate) mod orphans;

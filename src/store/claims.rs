@@ -97,27 +97,34 @@ where
                 "a run that is released has not been completed".into(),
             ));
         }
-        let run = claim.run.id;
-        let end_attempt = END_ATTEMPT
-            .bind(run.0)
-            .bind(claim.attempt)
-            .bind(claim.token.to_string())
-            .bind(end.as_str())
-            .bind(end.counts());
-        transaction(self, async |tx| {
-            if !lock_running(tx, run).await? || end_attempt.execute(tx).await? == 0 {
-                return Ok(false);
-            }
-            // A trigger of the application may have kept the run as it was.
-            if REQUEUE_RELEASED.bind(run.0).execute(tx).await? == 0 {
-                return Ok(false);
-            }
-            let due = DUE_AGAIN.bind(run.0).bind(Value::Later(not_before));
-            due.execute(tx).await?;
-            Ok(true)
-        })
-        .await
+        transaction(self, async |tx| release_in(tx, claim, end, not_before).await).await
     }
+}
+
+/// Releases a run in this transaction. False: the token is not the current one.
+pub(super) async fn release_in(
+    tx: &mut dyn SqlConnection,
+    claim: &Claim,
+    end: AttemptEnd,
+    not_before: Option<Duration>,
+) -> Result<bool, StoreError> {
+    let run = claim.run.id;
+    let end_attempt = END_ATTEMPT
+        .bind(run.0)
+        .bind(claim.attempt)
+        .bind(claim.token.to_string())
+        .bind(end.as_str())
+        .bind(end.counts());
+    if !lock_running(tx, run).await? || end_attempt.execute(tx).await? == 0 {
+        return Ok(false);
+    }
+    // A trigger of the application may have kept the run as it was.
+    if REQUEUE_RELEASED.bind(run.0).execute(tx).await? == 0 {
+        return Ok(false);
+    }
+    let due = DUE_AGAIN.bind(run.0).bind(Value::Later(not_before));
+    due.execute(tx).await?;
+    Ok(true)
 }
 
 /// See [`LOCK_RUNNING`]. Returns whether the run is running.

@@ -27,6 +27,7 @@ mod overview;
 mod plan;
 mod pools;
 mod postgres;
+mod probe;
 mod prune;
 mod recording;
 mod reused_ids;

@@ -4,6 +4,7 @@ use super::{Pipeline, Processed};
 use crate::domain::RunId;
 use crate::engine::scheduling::in_flight::{ClaimedAttempt, InFlightGuard, Phase};
 use crate::engine::scheduling::isolation::NotAdmitted;
+use crate::engine::schema::SchemaState;
 use crate::ports::open_calls::OpenCalls;
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, StoreError};
 use tokio::sync::SemaphorePermit;
@@ -44,6 +45,7 @@ impl Pipeline {
             }
             match answer {
                 Ok(ClaimAnswer::Claimed(claim)) => {
+                    self.refused_claims.granted();
                     let deadline = began + self.worker.settings.run_deadline;
                     let calls = OpenCalls::default();
                     in_flight.claimed(ClaimedAttempt {
@@ -67,11 +69,7 @@ impl Pipeline {
                     return Err(Processed::NotClaimable);
                 }
                 Ok(ClaimAnswer::RequiresIsolation) => {}
-                Err(error) => {
-                    tracing::warn!(run = run.0, %error, "cannot claim the run; a later sweep finds it");
-                    self.schema_after(&error).await;
-                    return Err(Processed::Deferred);
-                }
+                Err(error) => return Err(self.after_failed_claim(run, &error).await),
             }
             // Nothing is claimed, and no transaction is open, while it waits.
             in_flight.enter(Phase::Isolation);
@@ -88,5 +86,22 @@ impl Pipeline {
                 }
             };
         }
+    }
+
+    /// Logs a failed claim, and returns whether the same claim may succeed soon or the database refuses it.
+    async fn after_failed_claim(&self, run: RunId, error: &StoreError) -> Processed {
+        match self.claim_log.line() {
+            Some(left_out) => {
+                tracing::warn!(run = run.0, %error, left_out, "cannot claim the run; a later sweep finds it");
+            }
+            None => tracing::debug!(run = run.0, %error, "cannot claim the run"),
+        }
+        let schema = self.schema_after(error).await;
+        let is_changing = matches!(schema, Some(SchemaState::Unfit | SchemaState::Changed));
+        if error.is_transient() || is_changing {
+            return Processed::Deferred;
+        }
+        self.refused_claims.refused();
+        Processed::Refused
     }
 }

@@ -7,12 +7,14 @@ mod outcome;
 pub(crate) mod preflight;
 
 use super::scheduling::isolation::PoisonRunIsolation;
+use super::scheduling::refused_claims::RefusedClaims;
 use super::schema::SchemaState;
 use super::worker::WorkerState;
 use crate::domain::completion::Completion;
 use crate::domain::hint::Hint;
 use crate::domain::reason::Reason;
 use crate::domain::run::Outcome;
+use crate::ports::log_throttle::LogThrottle;
 use crate::ports::store::{AttemptEnd, Store, StoreError};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use claim::Attempt;
@@ -40,6 +42,8 @@ pub enum Processed {
     Postponed,
     /// The database is unavailable, or this process may not work; the run is found again.
     Deferred,
+    /// The database refuses the claim; the run is delivered again later.
+    Refused,
 }
 
 impl Processed {
@@ -51,6 +55,7 @@ impl Processed {
             Self::Postponed => "postponed",
             Self::Discarded => "discarded",
             Self::Deferred => "deferred",
+            Self::Refused => "refused",
         }
     }
 }
@@ -97,6 +102,10 @@ pub struct Pipeline {
     preflight: Preflight,
     /// Admits runs that may have killed their worker.
     pub isolation: PoisonRunIsolation,
+    /// Slows claims down while the database refuses them.
+    pub refused_claims: RefusedClaims,
+    /// Of claims that failed.
+    claim_log: LogThrottle,
 }
 
 impl Pipeline {
@@ -112,6 +121,8 @@ impl Pipeline {
             worker,
             preflight,
             isolation,
+            refused_claims: RefusedClaims::default(),
+            claim_log: LogThrottle::new(),
         }
     }
 

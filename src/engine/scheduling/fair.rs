@@ -131,7 +131,8 @@ impl FairScheduler {
                 slot = scheduler.slots.acquire_fair() => slot,
             };
             metrics::counter!("verifyd_fair_queuing_runs_total").increment(1);
-            scheduler.process_in_slot(&Hint::new(next.run)).await;
+            let hint = Hint::new(next.run);
+            scheduler.process_in_slot(&hint, &stop).await;
             drop(slot);
         });
         self.chosen.insert(task.id(), next.tenant);

@@ -45,7 +45,7 @@ impl HintHandler for HintedRuns {
         let _slot = scheduler.slots.acquire().await;
         let until = Instant::now() + self.held_for;
         for pause in BACKOFF.build() {
-            let processed = scheduler.process_in_slot(&hint).await;
+            let processed = scheduler.process_in_slot(&hint, &self.stop).await;
             if processed != Processed::Deferred || Instant::now() + pause >= until {
                 break;
             }

@@ -10,6 +10,7 @@ pub(crate) mod hints;
 pub(crate) mod in_flight;
 pub(crate) mod isolation;
 mod recently_completed;
+pub(crate) mod refused_claims;
 pub(crate) mod slots;
 
 use super::pipeline::{Pipeline, Processed};
@@ -51,12 +52,23 @@ impl Scheduler {
             () = stop.cancelled() => return Processed::Deferred,
             slot = self.slots.acquire() => slot,
         };
-        self.process_in_slot(&Hint::new(run)).await
+        self.process_in_slot(&Hint::new(run), stop).await
     }
 
-    /// Processes a run. The caller holds a slot.
-    async fn process_in_slot(&self, hint: &Hint) -> Processed {
-        let processed = self.pipeline.process(hint).await;
+    /// Processes a run. The caller holds a slot. Where the database refuses the claim, the slot pauses first,
+    /// and tries once more if another claim is granted meanwhile: the cause may be gone.
+    async fn process_in_slot(&self, hint: &Hint, stop: &CancellationToken) -> Processed {
+        let mut processed = self.pipeline.process(hint).await;
+        if processed == Processed::Refused {
+            let granted = tokio::select! {
+                biased;
+                () = stop.cancelled() => false,
+                granted = self.pipeline.refused_claims.pause() => granted,
+            };
+            if granted {
+                processed = self.pipeline.process(hint).await;
+            }
+        }
         if let Processed::Completed(_) = processed {
             self.completed.insert(hint.operation_run_id).await;
         }

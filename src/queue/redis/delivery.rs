@@ -1,7 +1,7 @@
 //! Decodes deliveries and passes their hints to the handler.
 
-use super::log_throttle::LogThrottle;
 use crate::domain::hint::Hint;
+use crate::ports::log_throttle::LogThrottle;
 use crate::ports::queue::HintHandler;
 use crate::queue::consumer_health::ConsumerHealth;
 use apalis_core::backend::codec::Codec;

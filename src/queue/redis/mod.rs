@@ -45,7 +45,6 @@ mod fetch;
 mod fetch_signal;
 mod fetcher;
 mod keys;
-mod log_throttle;
 mod observed;
 mod orphan_recovery;
 mod prefetch;

@@ -4,8 +4,8 @@
 //! returns their deliveries after six missed heartbeats.
 
 use super::keys::Keys;
-use super::log_throttle::LogThrottle;
 use crate::domain::hint::MAX_PAYLOAD_BYTES;
+use crate::ports::log_throttle::LogThrottle;
 use redis::aio::ConnectionLike;
 use redis::{RedisResult, Script};
 use std::sync::LazyLock;

@@ -158,11 +158,7 @@ impl ClaimByItself for PostgresStore {
             if lock.fetch_optional(&mut *tx).await?.is_none() {
                 return Ok(End::Rollback(ClaimAnswer::NotClaimable));
             }
-            // These begin after the run was locked, so they see what was committed before.
-            set_aside(&mut self.shared(&mut *tx), run).await?;
-            self.sql(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
-            let claims = self.claim_runs(tx, &[call], true).await?;
-            let Some(mut claim) = claims.into_iter().flatten().next() else {
+            let Some(mut claim) = self.claim_locked(tx, call).await? else {
                 let queued = self.still_queued_runs(tx, vec![run.0]).await?;
                 return Ok(End::Rollback(match queued.get(&run.0) {
                     Some(false) => ClaimAnswer::RequiresIsolation,
@@ -179,6 +175,21 @@ impl ClaimByItself for PostgresStore {
 }
 
 impl PostgresStore {
+    /// Ends or sets aside earlier attempts of a run that this transaction has locked, and claims it. Its
+    /// context is left to be read.
+    pub(super) async fn claim_locked(
+        &self,
+        tx: &mut PgConnection,
+        call: ClaimRequest,
+    ) -> Result<Option<Claim>, StoreError> {
+        // These begin after the run was locked, so they see what was committed before.
+        set_aside(&mut self.shared(&mut *tx), call.run).await?;
+        let supersede = self.sql(SUPERSEDE).bind(call.run.0);
+        supersede.execute(&mut *tx).await?;
+        let claims = self.claim_runs(tx, &[call], true).await?;
+        Ok(claims.into_iter().flatten().next())
+    }
+
     /// Claims what can be claimed, in the order of the calls. Once each run is `prepared` (locked, and
     /// without other attempts) every case is decided; its context is left to be read.
     async fn claim_runs(

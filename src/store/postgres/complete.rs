@@ -176,7 +176,7 @@ impl PostgresStore {
     }
 
     /// Completes the runs whose token is the current one and that are not locked.
-    async fn complete_runs(
+    pub(super) async fn complete_runs(
         &self,
         tx: &mut PgConnection,
         calls: &[CompletionRequest],

@@ -1,12 +1,16 @@
-//! The tests of `doctor`. Every statement is sent without a name, so that it works behind every pooler.
+//! The tests of `doctor`. Statements of its own are sent without a name, so that they work behind every pooler.
+//! Those of `serve` are tried once it is known that they get through.
 
-use super::{PostgresStore, run_type};
+use super::PostgresStore;
+use crate::domain::RunId;
+use crate::domain::attempt::AttemptEnd;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{Pooling, ProbeStore, TableSize};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
-use crate::store::bounds::is_valid_connection;
-use crate::store::sql::sql;
+use crate::store::claims::release_in;
+use crate::store::probe;
+use crate::store::statement::Statement;
 use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -51,15 +55,8 @@ const ALLOWED: [&str; 9] = [
     "SELECT 1 FROM operation_runs WHERE false FOR NO KEY UPDATE",
 ];
 
-/// A check of an existing connection as the API records it, to test the constraints of the table.
-const RECORDED: &str = sql!(
-    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
-     SELECT c.workspace_id, c.tenant_id, " run_type!()
-    ", 'queued', jsonb_build_object('provider', c.provider, 'module', c.module,
-         'provider_connection_id', c.id,
-         'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)), now()
-     FROM provider_connections c WHERE " is_valid_connection!() " ORDER BY c.id LIMIT 1"
-);
+/// What is deferred to the commit, which never comes, is tested with each statement.
+const TEST_AT_ONCE: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
 /// Sizes with indexes and TOAST. `$1`: the application's tables.
 const TABLE_SIZES: &str = "
@@ -122,6 +119,68 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
     Ok(seen > 0)
 }
 
+/// Records a check. `None`: there is no connection to check, or this user may not record one.
+async fn record(tx: &mut PgConnection) -> Result<Option<RunId>, StoreError> {
+    let mut inner = tx.begin().await?;
+    let recorded: Result<Option<i64>, sqlx::Error> = sqlx::query_scalar(probe::RECORD.postgres)
+        .persistent(false)
+        .fetch_optional(&mut *inner)
+        .await;
+    match recorded {
+        Ok(run) => {
+            inner.commit().await?;
+            Ok(run.map(RunId))
+        }
+        Err(error)
+            if error.as_database_error().and_then(|e| e.code()).as_deref() == Some(MAY_NOT) =>
+        {
+            inner.rollback().await?;
+            Ok(None)
+        }
+        Err(error) => Err(probe::refused(probe::RECORDING, error.into())),
+    }
+}
+
+impl PostgresStore {
+    /// Does with a run what `serve` does with it. A trigger or a constraint of the application may refuse each
+    /// step.
+    async fn try_run(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
+        let Some(run) = record(tx).await? else {
+            return self.try_claiming(tx).await;
+        };
+        let claimed = self.claim_locked(tx, probe::claim(run)).await;
+        let claim = probe::accepted(probe::CLAIMING, claimed)?;
+        let mut inner = tx.begin().await?;
+        let mut shared = self.shared(&mut *inner);
+        let released = release_in(&mut shared, &claim, AttemptEnd::Shutdown, None).await;
+        let released = released.map(|released| released.then_some(()));
+        probe::accepted(probe::RELEASING, released)?;
+        inner.rollback().await?;
+        for request in probe::completions(&claim)? {
+            let mut inner = tx.begin().await?;
+            let completed = self
+                .complete_runs(&mut inner, std::slice::from_ref(&request))
+                .await;
+            let completed = completed.map(|completed| completed.contains(run).then_some(()));
+            probe::accepted(probe::COMPLETING, completed)?;
+            inner.rollback().await?;
+        }
+        Ok(())
+    }
+
+    /// Claims a run of another producer, as the next worker would, if one is queued. It is not completed: a
+    /// rollback does not undo what a trigger does outside of the transaction.
+    async fn try_claiming(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
+        let queued = Statement::from(probe::QUEUED);
+        let queued: Option<(i64,)> = queued.fetch_optional(&mut self.shared(&mut *tx)).await?;
+        if let Some((run,)) = queued {
+            let claimed = self.claim_locked(tx, probe::claim(RunId(run))).await;
+            claimed.map_err(|error| probe::refused(probe::CLAIMING, error))?;
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl ProbeStore for PostgresStore {
     async fn try_pooling(&self) -> Result<Pooling, StoreError> {
@@ -160,15 +219,11 @@ impl ProbeStore for PostgresStore {
                     .execute(&mut *tx)
                     .await?;
             }
-            let recorded = sqlx::query(RECORDED)
+            sqlx::query(TEST_AT_ONCE)
                 .persistent(false)
                 .execute(&mut *tx)
-                .await;
-            if let Err(error) = recorded
-                && error.as_database_error().and_then(|e| e.code()).as_deref() != Some(MAY_NOT)
-            {
-                return Err(error.into());
-            }
+                .await?;
+            self.try_run(tx).await?;
             Ok(End::Rollback(()))
         })
         .await

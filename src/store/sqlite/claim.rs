@@ -133,10 +133,7 @@ impl ClaimByItself for SqliteStore {
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
         let run = call.run;
         self.transaction_with_end(async |tx| {
-            set_aside(&mut &mut *tx, run).await?;
-            sqlx::query(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
-            let claims = self.claim_runs(tx, &[call], true).await?;
-            if let Some(claim) = claims.into_iter().flatten().next() {
+            if let Some(claim) = self.claim_prepared(tx, call).await? {
                 return Ok(End::Commit(ClaimAnswer::Claimed(Box::new(claim))));
             }
             let queued = self.still_queued_runs(tx, &[run.0], true).await?;
@@ -150,6 +147,19 @@ impl ClaimByItself for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Ends or sets aside earlier attempts of a run, and claims it.
+    pub(super) async fn claim_prepared(
+        &self,
+        tx: &mut SqliteConnection,
+        call: ClaimRequest,
+    ) -> Result<Option<Claim>, StoreError> {
+        set_aside(&mut &mut *tx, call.run).await?;
+        let supersede = sqlx::query(SUPERSEDE).bind(call.run.0);
+        supersede.execute(&mut *tx).await?;
+        let claims = self.claim_runs(tx, &[call], true).await?;
+        Ok(claims.into_iter().flatten().next())
+    }
+
     /// Claims what can be claimed, in the order of the calls. Once each run is `prepared` (without other
     /// attempts) every case is decided.
     async fn claim_runs(

@@ -156,7 +156,7 @@ impl SqliteStore {
     }
 
     /// Completes the runs whose token is the current one.
-    async fn complete_runs(
+    pub(super) async fn complete_runs(
         &self,
         tx: &mut SqliteConnection,
         calls: &[CompletionRequest],

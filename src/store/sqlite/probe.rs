@@ -1,12 +1,18 @@
 //! The tests of `doctor`.
 
 use super::{SqliteStore, now};
+use crate::domain::RunId;
+use crate::domain::attempt::AttemptEnd;
 use crate::ports::probe::{DiskSpace, ProbeStore, TableSize};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
+use crate::store::claims::release_in;
+use crate::store::probe;
 use crate::store::sql::sql;
+use crate::store::statement::Statement;
 use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
+use sqlx::{Connection as _, SqliteConnection};
 
 const WRITTEN: &str = sql!(
     "INSERT INTO verifyd_workers (worker_id, version, concurrency, in_flight, started_at, beat_at)
@@ -18,11 +24,52 @@ const TABLE_SIZES: &str = "SELECT m.tbl_name, sum(d.pgsize) AS bytes
     FROM dbstat d JOIN sqlite_master m ON m.name = d.name
     WHERE d.aggregate = TRUE GROUP BY m.tbl_name ORDER BY bytes DESC, 1";
 
+impl SqliteStore {
+    /// Does with a run what `serve` does with it. A trigger of the application may refuse each step.
+    async fn try_run(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
+        let record = Statement::from(probe::RECORD);
+        let recorded: Result<Option<(i64,)>, _> = record.fetch_optional(&mut &mut *tx).await;
+        let recorded = recorded.map_err(|error| probe::refused(probe::RECORDING, error))?;
+        let Some(run) = recorded.map(|(run,)| RunId(run)) else {
+            return self.try_claiming(tx).await;
+        };
+        let claimed = self.claim_prepared(tx, probe::claim(run)).await;
+        let claim = probe::accepted(probe::CLAIMING, claimed)?;
+        let mut inner = tx.begin().await?;
+        let released = release_in(&mut &mut *inner, &claim, AttemptEnd::Shutdown, None).await;
+        let released = released.map(|released| released.then_some(()));
+        probe::accepted(probe::RELEASING, released)?;
+        inner.rollback().await?;
+        for request in probe::completions(&claim)? {
+            let mut inner = tx.begin().await?;
+            let completed = self
+                .complete_runs(&mut inner, std::slice::from_ref(&request))
+                .await;
+            let completed = completed.map(|completed| completed.contains(run).then_some(()));
+            probe::accepted(probe::COMPLETING, completed)?;
+            inner.rollback().await?;
+        }
+        Ok(())
+    }
+
+    /// Claims a run of another producer, if one is queued: see the same of PostgreSQL.
+    async fn try_claiming(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
+        let queued = Statement::from(probe::QUEUED);
+        let queued: Option<(i64,)> = queued.fetch_optional(&mut &mut *tx).await?;
+        if let Some((run,)) = queued {
+            let claimed = self.claim_prepared(tx, probe::claim(RunId(run))).await;
+            claimed.map_err(|error| probe::refused(probe::CLAIMING, error))?;
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl ProbeStore for SqliteStore {
     async fn try_writing(&self) -> Result<(), StoreError> {
         self.transaction_with_end(async |tx| {
             sqlx::query(WRITTEN).execute(&mut *tx).await?;
+            self.try_run(tx).await?;
             Ok(End::Rollback(()))
         })
         .await

@@ -226,3 +226,65 @@ async fn a_column_that_verifyd_does_not_name_is_found() {
     assert!(said.contains("schema does not fit"), "{said}");
     assert!(said.contains("→ give the column a default"), "{said}");
 }
+
+/// What the application's own rules refuse of `serve`, they refuse of `doctor`, which says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_of_the_application_that_refuses_runs_is_found() {
+    let mut bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    bench
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN RAISE EXCEPTION ''not today''; END'",
+        )
+        .await;
+    let trigger = "CREATE TRIGGER refused BEFORE UPDATE ON operation_runs FOR EACH ROW \
+                   EXECUTE FUNCTION refuse()";
+    let drop_trigger = "DROP TRIGGER refused ON operation_runs";
+    for (rule, dropped, said) in [
+        (
+            trigger,
+            drop_trigger,
+            "claiming a run: not today (SQLSTATE P0001)",
+        ),
+        (
+            "ALTER TABLE operation_runs ADD CONSTRAINT refused CHECK (status <> 'running')",
+            "ALTER TABLE operation_runs DROP CONSTRAINT refused",
+            "claiming a run: new row for relation \"operation_runs\" violates check constraint \
+             \"refused\"",
+        ),
+        (
+            "CREATE CONSTRAINT TRIGGER refused AFTER UPDATE ON operation_runs \
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.status = 'completed') \
+             EXECUTE FUNCTION refuse()",
+            drop_trigger,
+            "completing a run: not today",
+        ),
+    ] {
+        bench.execute(rule).await;
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{said}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (1, "writing"), "{bad:?}");
+        assert!(found.contains(said), "{said}: {found}");
+        assert!(remedy.contains("trigger or constraint"), "{remedy}");
+        bench.execute(dropped).await;
+    }
+    assert_eq!(examined(&bench), (0, vec![]));
+
+    // Where it may record no check, it claims one that is queued.
+    bench.record(&[connection], 1).await;
+    bench.grant().await;
+    bench
+        .execute(&format!(
+            "REVOKE INSERT ON operation_runs FROM verifyd_serve; {trigger}"
+        ))
+        .await;
+    bench.become_role("verifyd_serve");
+    let (code, bad) = examined(&bench);
+    let writing = bad.iter().find(|(part, ..)| part == "writing");
+    let (_, found, _) = writing.unwrap_or_else(|| panic!("{bad:?}"));
+    assert_eq!(code, 1);
+    assert!(found.contains("claiming a run: not today"), "{found}");
+}

@@ -9,6 +9,7 @@ mod memory;
 mod metrics;
 mod privileges;
 mod proxy;
+mod refused_claims;
 mod replicas;
 mod reused_ids;
 mod schema;

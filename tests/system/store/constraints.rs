@@ -3,6 +3,7 @@
 use crate::store::bed::Bed;
 use crate::store::fixtures::{blocked, context, quoted, report_of};
 use serde_json::{Value, json};
+use verifyd::domain::RunStatus;
 use verifyd::domain::run::RUN_TYPE;
 
 async fn refused(bed: &Bed, change: &str) -> bool {
@@ -87,4 +88,70 @@ pub async fn other_types_are_free(bed: &Bed) {
     }
     let turned = format!("UPDATE operation_runs SET type = '{RUN_TYPE}' WHERE id = {run}");
     assert!(refused(bed, &turned).await);
+}
+
+/// What the test of writing says while a trigger of the application refuses such changes of runs, or keeps the
+/// row as it is. Each trigger has its own name, as in `failing_batches`.
+async fn said_under(bed: &Bed, number: usize, change: &str, refuses: bool) -> Option<String> {
+    let name = format!("a_rule_{number}");
+    let (create, on) = if bed.is_postgres() {
+        let answer = match refuses {
+            true => "RAISE EXCEPTION ''not today''",
+            false => "RETURN NULL",
+        };
+        let create = format!(
+            "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {answer}; END'; \
+             CREATE TRIGGER {name} BEFORE UPDATE ON operation_runs FOR EACH ROW WHEN ({change}) \
+             EXECUTE FUNCTION {name}()"
+        );
+        (create, " ON operation_runs")
+    } else {
+        let answer = match refuses {
+            true => "ABORT, 'not today'",
+            false => "IGNORE",
+        };
+        let create = format!(
+            "CREATE TRIGGER {name} BEFORE UPDATE ON operation_runs WHEN {change} \
+             BEGIN SELECT RAISE({answer}); END"
+        );
+        (create, "")
+    };
+    bed.exec(&create).await;
+    let tried = bed.store.try_writing().await;
+    bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
+    tried.err().map(|error| error.to_string())
+}
+
+/// Nothing of what is tried is left.
+pub async fn what_a_rule_of_the_application_refuses_is_found_by_trying(bed: &Bed) {
+    const RUNNING: &str = "new.status = 'running'";
+    const COMPLETED: &str = "new.status = 'completed'";
+    const BLOCKED: &str = "new.outcome = 'blocked'";
+    const QUEUED: &str = "old.status = 'running' AND new.status = 'queued'";
+    bed.store.try_writing().await.unwrap();
+    // Without a connection nothing is recorded, and what is queued is only claimed.
+    let queued = bed.queued().await;
+    let said = said_under(bed, 0, RUNNING, true).await;
+    assert!(said.is_some_and(|said| said.contains("claiming a run: not today")));
+    assert_eq!(said_under(bed, 1, COMPLETED, true).await, None);
+    assert_eq!(bed.run(queued).await.status, RunStatus::Queued);
+
+    bed.connection(7).await;
+    let rules = [
+        (RUNNING, true, "claiming a run: not today"),
+        (RUNNING, false, "claiming a run: a trigger keeps the row"),
+        (QUEUED, true, "releasing a run: not today"),
+        (COMPLETED, true, "completing a run: not today"),
+        (BLOCKED, true, "completing a run: not today"),
+    ];
+    for (number, (change, refuses, step)) in rules.into_iter().enumerate() {
+        let said = said_under(bed, 2 + number, change, refuses).await;
+        let said = said.unwrap_or_default();
+        assert!(said.contains(step), "{change}: {said}");
+    }
+    bed.store.try_writing().await.unwrap();
+    assert_eq!(bed.listed().await, [queued]);
+    for table in ["workers", "run_attempts", "run_deliveries"] {
+        assert_eq!(bed.count(&bed.own(table)).await, 0, "{table}");
+    }
 }

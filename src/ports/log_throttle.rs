@@ -1,4 +1,4 @@
-//! Limits log lines that producers cause: a writer of the queue must not be able to fill the log.
+//! Limits log lines that others cause: a producer, or a failing database, must not be able to fill the log.
 
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -9,7 +9,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Limits one kind of log line.
 #[derive(Debug)]
-pub(super) struct LogThrottle(Mutex<(Option<Instant>, u64)>);
+pub struct LogThrottle(Mutex<(Option<Instant>, u64)>);
 
 impl LogThrottle {
     pub const fn new() -> Self {

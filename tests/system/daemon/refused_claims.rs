@@ -1,0 +1,67 @@
+//! A trigger of the application refuses every claim of some runs.
+
+use std::time::Instant;
+use test_support::bench::Bench;
+
+/// Slots of a worker, and refused runs that are before all others.
+const SLOTS: &str = "4";
+const REFUSED: i64 = 12;
+
+/// Refuses claims of the tenant 2, and counts them: a rollback does not undo a sequence.
+const RULE: &str = "
+    CREATE SEQUENCE refusals;
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM nextval(''refusals''); RAISE EXCEPTION ''not today''; END';
+    CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
+        WHEN (old.tenant_id = 2) EXECUTE FUNCTION refuse()";
+
+const REFUSALS: &str = "SELECT last_value FROM refusals";
+
+/// In each line of the log about a claim that failed.
+const FAILED: &str = "cannot claim the run";
+
+/// No refused run is redelivered meanwhile: what keeps a slot until then would keep the others waiting for
+/// longer than the test does.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_runs_keep_no_slot_from_the_others() {
+    let bench = Bench::new().await;
+    let [healthy, refused] = [1, 2].map(|tenant| bench.healthy(tenant));
+    bench.execute(RULE).await;
+    let runs = bench.record(&[refused], REFUSED).await;
+    bench.hint(&runs).await;
+    let runs = bench.record(&[healthy], 4).await;
+    bench.hint(&runs).await;
+    let began = Instant::now();
+    let mut daemon = bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", SLOTS),
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
+    ]);
+    bench.count_is("completed", 4).await;
+    bench.until(REFUSALS, |n| n >= REFUSED).await;
+    let line = daemon.wait_for(FAILED);
+    assert!(line.contains("not today"), "{line}");
+    let lines = daemon.lines.lock().unwrap().clone();
+    let failed = lines.iter().filter(|line| line.contains(FAILED)).count();
+    let most = 1 + began.elapsed().as_secs() / 60;
+    assert!(failed as u64 <= most, "{failed} lines");
+}
+
+/// Every claim is refused until the trigger is dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_were_refused_are_granted_once_the_rule_is_gone() {
+    let bench = Bench::new().await;
+    let refused = bench.healthy(2);
+    bench.execute(RULE).await;
+    bench.record(&[refused], REFUSED).await;
+    let daemon = bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", SLOTS),
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
+    ]);
+    // Also those that are delivered again.
+    bench.until(REFUSALS, |n| n > 2 * REFUSED).await;
+    bench.execute("DROP TRIGGER refuse ON operation_runs").await;
+    bench.all_completed().await;
+    daemon.ready().await;
+    bench.record(&[refused], 1).await;
+    bench.all_completed().await;
+}
