@@ -231,7 +231,10 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     line("name", or_dash(connection.display_name.as_deref()));
     line("status", connection.status.to_string());
     if let Some(problem) = &problem {
-        line("problem", format!("cannot be used: {}", render::clean(problem)));
+        line(
+            "problem",
+            format!("cannot be used: {}", render::clean(problem)),
+        );
     }
     line(
         "owner",

@@ -220,8 +220,7 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
         // Its owner would be who runs `doctor`, and not who runs `serve`.
         Ok(Some(file)) => {
             let found = format!("sqlite: {} is not there yet", file.display());
-            let remedy =
-                "run `verifyd migrate`; otherwise `serve` creates the file when it starts";
+            let remedy = "run `verifyd migrate`; otherwise `serve` creates the file when it starts";
             lines.push(bad("database", State::Warning, found, remedy));
             return None;
         }

@@ -51,8 +51,7 @@ const POSTGRES: &[(&str, &str)] = &[
 
 const MAKE_ROOM: &str =
     "make room on the disk of the database's file, or move the file (database.url)";
-const LET_WRITE: &str =
-    "let database.url (DATABASE_URL) name a file that this user may write, in a folder that it may write";
+const LET_WRITE: &str = "let database.url (DATABASE_URL) name a file that this user may write, in a folder that it may write";
 
 /// What mends an error of SQLite, by the code that ends its text, or by the system's words.
 fn of_sqlite(text: &str) -> Option<&'static str> {

@@ -18,7 +18,7 @@ pub(crate) mod orphans;
 pub mod overview;
 pub mod plan;
 pub mod pools;
-pub(crate) mod probe;
+pub mod probe;
 pub mod provider;
 pub mod queue;
 pub(crate) mod recording;

@@ -97,7 +97,10 @@ where
                 "a run that is released has not been completed".into(),
             ));
         }
-        transaction(self, async |tx| release_in(tx, claim, end, not_before).await).await
+        transaction(self, async |tx| {
+            release_in(tx, claim, end, not_before).await
+        })
+        .await
     }
 }
 

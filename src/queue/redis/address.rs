@@ -64,8 +64,14 @@ mod tests {
             ("redis://h?ssl=true", "TLS the scheme rediss"),
             ("redis://h?protocol=4", "allowed: 2, 3, resp2, resp3"),
             ("redis://h?S3cret!", "percent-encode ? as %3F"),
-            ("redis://u:12?secretpart=S3cret@h", "percent-encode ? as %3F"),
-            ("redis://us#er:S3cret@h", "percent-encode # as %23 in the user"),
+            (
+                "redis://u:12?secretpart=S3cret@h",
+                "percent-encode ? as %3F",
+            ),
+            (
+                "redis://us#er:S3cret@h",
+                "percent-encode # as %23 in the user",
+            ),
             ("redis://::1:6379", "an IPv6 address must be in brackets"),
             ("redis://", "the host is missing"),
         ] {

@@ -160,9 +160,11 @@ impl Relation {
     /// Returns how to give a column its type, and its default that type's.
     pub fn change_type(&self, name: &str, column: &Column, family: Family) -> String {
         let (wanted, noun) = (wanted_type(family), self.noun());
-        let Column { name: of, found, .. } = column;
-        let is_number = ["int2", "int4", "int8", "numeric", "float4", "float8"]
-            .contains(&column.base.as_str());
+        let Column {
+            name: of, found, ..
+        } = column;
+        let is_number =
+            ["int2", "int4", "int8", "numeric", "float4", "float8"].contains(&column.base.as_str());
         let is_castable = column
             .casts
             .iter()

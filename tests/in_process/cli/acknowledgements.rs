@@ -52,7 +52,10 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
     }
 
     let none = desk.ends(&format!("acknowledge {first} no.such --reason r"), 1);
-    assert_holds(&stderr(&none), "<CHECK>: the report has no check \"no.such\"");
+    assert_holds(
+        &stderr(&none),
+        "<CHECK>: the report has no check \"no.such\"",
+    );
     let none = desk.ends("onboarding show 7", 1);
     assert!(stderr(&none).contains("onboarding session 7: no such onboarding session"));
 

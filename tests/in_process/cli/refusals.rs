@@ -200,7 +200,10 @@ async fn a_connection_that_cannot_be_used_is_listed_and_left_out_of_a_rotation()
         "Connection 2 cannot be used: provider_connections.status: ",
     );
     let shown = stdout(&desk.ends("connections show 2", 0));
-    assert_holds(&shown, "cannot be used: provider_connections.status of row 2: ");
+    assert_holds(
+        &shown,
+        "cannot be used: provider_connections.status of row 2: ",
+    );
     let output = desk.ends("enqueue --connection 2", 1);
     assert!(stderr(&output).contains("provider_connections.status"));
 

@@ -80,7 +80,10 @@ async fn a_pooler_that_loses_statements_is_named_with_what_to_set() {
     assert_eq!(examined(&bench), (0, vec![]));
 
     let options = "&options=-c%20search_path%3Dpublic";
-    bench.set("DATABASE_URL", pooler.url_of(&bench.database.url()) + options);
+    bench.set(
+        "DATABASE_URL",
+        pooler.url_of(&bench.database.url()) + options,
+    );
     let (code, bad) = examined(&bench);
     assert_eq!((code, bad.len()), (1, 1), "{bad:?}");
     let advice = "ignore_startup_parameters = options";

@@ -92,11 +92,7 @@ impl<'d> Fields<'d> {
                 };
                 let shown: String = name.chars().take(64).collect();
                 let field = format!("{prefix}{}", shown.escape_debug());
-                problems.add(
-                    &field,
-                    &key.span(),
-                    format!("is not a field here; {hint}"),
-                );
+                problems.add(&field, &key.span(), format!("is not a field here; {hint}"));
             }
         }
         Self {
