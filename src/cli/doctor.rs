@@ -14,7 +14,7 @@ use super::{exit, output, remedy};
 use crate::app;
 use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
-use crate::ports::probe::Pooling;
+use crate::ports::probe::{CLAIMING, COMPLETING, Pooling, RECORDING, RELEASING};
 use crate::ports::queue::{DeadLetter, QueueError};
 use crate::ports::store::{Store, StoreError};
 use crate::ports::wake::Listening;
@@ -315,14 +315,27 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
     }
 }
 
+/// Whether the application refuses a step with a run. Where a right is missing, that is the remedy.
+fn is_refused_by_a_rule(why: &str) -> bool {
+    let steps = [RECORDING, CLAIMING, RELEASING, COMPLETING];
+    steps.iter().any(|step| why.starts_with(step)) && !why.contains("SQLSTATE 42501")
+}
+
 /// Tests the writes of `serve`, rolled back.
 async fn writing(store: &dyn Store, lines: &mut Vec<Line>) {
     lines.push(match store.try_writing().await {
         Ok(()) => ok("writing", "what serve writes is accepted"),
         Err(failure) => {
             let mut line = error("writing", &failure);
-            if matches!(failure, StoreError::Refused(_)) {
-                line.remedy.get_or_insert_with(|| REFUSING_RULE.to_owned());
+            match &failure {
+                StoreError::Refused(why) if is_refused_by_a_rule(why) => {
+                    line.remedy = Some(REFUSING_RULE.to_owned());
+                }
+                StoreError::Contended(_) => {
+                    line.state = State::Warning;
+                    line.remedy = Some("try again; else look for locks and load".to_owned());
+                }
+                _ => {}
             }
             line
         }
@@ -536,6 +549,13 @@ fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {
     lines.push(match app::open_existing_vault(settings) {
         Ok(vault) => match vault.key_ids().as_slice() {
+            // Another line about keys: there are credentials that none of them opens.
+            [] if settings.is_embedded() && lines.iter().any(|line| line.part == "keys") => bad(
+                "keys",
+                State::Failed,
+                "none",
+                "restore the key file: `serve` creates another, which opens nothing that is stored",
+            ),
             [] if settings.is_embedded() => {
                 ok("keys", "none yet: `serve` creates the file when it starts")
             }

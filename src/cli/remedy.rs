@@ -13,6 +13,10 @@ const POSTGRES: &[(&str, &str)] = &[
         "must be owner of",
         "run the command as the owner of what is named, or as a member of its role",
     ),
+    (
+        "row-level security",
+        "let a policy of the table admit what verifyd reads and writes, or give the role BYPASSRLS",
+    ),
     // Also a role for another command, one that the file does not know, and objects of the application.
     (
         "SQLSTATE 42501",
@@ -103,7 +107,7 @@ pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
 /// Of a database that cannot be opened, where its error has none of its own.
 pub(super) fn of_opening(is_embedded: bool) -> &'static str {
     if is_embedded {
-        LET_WRITE
+        "check database.url (DATABASE_URL), and that no other program keeps the file locked"
     } else {
         "check database.url (DATABASE_URL), that the server runs and that the user may connect"
     }
@@ -128,7 +132,7 @@ const QUEUE: &[(&[&str], &str)] = &[
         "bring the replicas of Redis back, or lower its min-replicas-to-write",
     ),
     (
-        &["MOVED", "CLUSTERDOWN", "CROSSSLOT", "ASK "],
+        &["MOVED", "CLUSTERDOWN", "CROSSSLOT", "ASK ", "cluster mode"],
         "let redis.url (REDIS_URL) name a server that is no Redis Cluster",
     ),
     (

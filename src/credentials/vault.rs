@@ -51,12 +51,17 @@ fn open(
         let is_embedded = embedded_key_file.is_some();
         let configured = Some(settings.key_file.as_path()).filter(|p| !p.as_os_str().is_empty());
         if let Some(path) = configured.or(embedded_key_file)
-            && (create || !is_embedded || path.exists())
+            && (create || !is_embedded || is_there(path))
         {
             ring.load_or_create(path, create && is_embedded)?;
         }
     }
     Ok(KeyRingVault::new(ring))
+}
+
+/// Where that cannot be found out, reading it says why.
+fn is_there(path: &Path) -> bool {
+    path.try_exists().unwrap_or(true)
 }
 
 impl KeyRingVault {

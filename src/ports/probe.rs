@@ -5,6 +5,12 @@ use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use serde::Serialize;
 
+/// The steps of [`ProbeStore::try_writing`] with a run, as its errors begin.
+pub(crate) const RECORDING: &str = "recording a check";
+pub(crate) const CLAIMING: &str = "claiming a run";
+pub(crate) const RELEASING: &str = "releasing a run";
+pub(crate) const COMPLETING: &str = "completing a run";
+
 /// How the connections of `database.url` reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {

@@ -11,14 +11,9 @@ use crate::domain::completion::Completion;
 use crate::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
 use crate::domain::{Outcome, Reason, RunId, WorkerId};
 use crate::ports::claims::{Claim, ClaimPolicy};
+use crate::ports::probe::RECORDING;
 use crate::ports::store_error::StoreError;
 use std::time::Duration;
-
-/// The steps, as errors name them.
-pub(super) const RECORDING: &str = "recording a check";
-pub(super) const CLAIMING: &str = "claiming a run";
-pub(super) const RELEASING: &str = "releasing a run";
-pub(super) const COMPLETING: &str = "completing a run";
 
 /// A check of an existing connection as the API records it.
 pub(super) const RECORD: Sql = both!(
@@ -28,6 +23,12 @@ pub(super) const RECORD: Sql = both!(
     "('provider', c.provider, 'module', c.module, 'provider_connection_id', c.id, 'target_scope', "
     each!("jsonb_build_object", "json_object") "('entra_tenant_id', c.entra_tenant_id)), " now!()
     " FROM provider_connections c WHERE " is_valid_connection!() " ORDER BY c.id LIMIT 1 RETURNING id"
+);
+
+/// Counts what [`RECORD`] records a check of.
+pub(super) const CHECKABLE: Sql = both!(
+    "SELECT CAST(count(*) AS bigint) FROM (SELECT 1 FROM provider_connections c WHERE "
+    is_valid_connection!() " LIMIT 1) AS checkable"
 );
 
 /// A run that the next worker would claim, where no check can be recorded. Never waits for a lock.
@@ -100,11 +101,25 @@ fn completion(claim: &Claim, outcome: Outcome) -> Completion {
     }
 }
 
-/// Names the step that was refused.
+/// Names the step that was refused. What a trigger does besides, in other tables, is not about verifyd's schema.
 pub(super) fn refused(step: &str, error: StoreError) -> StoreError {
     match error {
-        StoreError::Refused(why) => StoreError::Refused(format!("{step}: {why}")),
+        StoreError::Schema(why) if step == RECORDING => {
+            StoreError::Schema(format!("{step}: {why}"))
+        }
+        StoreError::Refused(why) | StoreError::Schema(why) => {
+            StoreError::Refused(format!("{step}: {why}"))
+        }
         other => other,
+    }
+}
+
+/// A trigger that keeps the check out without an error is a refusal, too. `checkable`: connections to check.
+pub(super) fn not_kept_out(checkable: i64) -> Result<(), StoreError> {
+    let kept_out = "a trigger keeps the row out of operation_runs";
+    match checkable {
+        0 => Ok(()),
+        _ => Err(refused(RECORDING, StoreError::Refused(kept_out.into()))),
     }
 }
 

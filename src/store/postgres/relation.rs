@@ -6,14 +6,18 @@ use super::indexes::Index;
 use crate::store::from_row::from_row;
 use crate::store::tables::{Family, Table};
 
-/// `$1`: the name, as statements resolve it. Of its partition key the columns; an expression in it is empty. Of a
-/// partition the table at the root.
+/// `$1`: the name, as statements resolve it. Of its partition key the columns; an expression in it is empty. The columns
+/// of all partition keys from it to the table at the root. Of a partition that table.
 pub(super) const FIND: &str = "
     SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.reloftype <> 0 AS is_typed, ARRAY(
             SELECT coalesce(a.attname::text, '') FROM pg_partitioned_table p
             CROSS JOIN LATERAL unnest(p.partattrs::int2[]) AS k(attnum)
             LEFT JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum
             WHERE p.partrelid = c.oid) AS partition_key,
+        ARRAY(SELECT a.attname::text FROM pg_partitioned_table p
+            CROSS JOIN LATERAL unnest(p.partattrs::int2[]) AS k(attnum)
+            JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum
+            WHERE p.partrelid IN (SELECT relid FROM pg_partition_ancestors(c.oid))) AS dividing,
         CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::regclass::text END AS root
     FROM pg_class c WHERE c.oid = to_regclass($1)";
 
@@ -68,6 +72,7 @@ from_row! {
         kind: String,
         is_typed: bool,
         partition_key: Vec<String>,
+        dividing: Vec<String>,
         root: Option<String>,
     }
 }
@@ -180,7 +185,7 @@ impl Relation {
         };
         let alter = format!("ALTER COLUMN {of} TYPE {wanted}");
         let (alter_table, alter) = match self.kind() {
-            Kind::Partitioned if self.partition_key.contains(of) => {
+            Kind::Table | Kind::Partitioned if self.dividing.contains(of) => {
                 return format!(
                     "create the table anew with {of} of type {wanted}: the type of a partition key cannot \
                      be changed"

@@ -3,7 +3,9 @@
 use super::{SqliteStore, now};
 use crate::domain::RunId;
 use crate::domain::attempt::AttemptEnd;
-use crate::ports::probe::{DiskSpace, ProbeStore, TableSize};
+use crate::ports::probe::{
+    CLAIMING, COMPLETING, DiskSpace, ProbeStore, RECORDING, RELEASING, TableSize,
+};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::claims::release_in;
@@ -19,6 +21,9 @@ const WRITTEN: &str = sql!(
      VALUES ('doctor', 'doctor', 0, 0, " now!() ", " now!() ")"
 );
 
+/// SQLITE_CONSTRAINT_UNIQUE: the application allows one run of a connection at a time, and one is there.
+const NOT_UNIQUE: &str = "(SQLite 2067)";
+
 /// Sizes with indexes. It reads the whole file.
 const TABLE_SIZES: &str = "SELECT m.tbl_name, sum(d.pgsize) AS bytes
     FROM dbstat d JOIN sqlite_master m ON m.name = d.name
@@ -29,16 +34,25 @@ impl SqliteStore {
     async fn try_run(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
         let record = Statement::from(probe::RECORD);
         let recorded: Result<Option<(i64,)>, _> = record.fetch_optional(&mut &mut *tx).await;
-        let recorded = recorded.map_err(|error| probe::refused(probe::RECORDING, error))?;
-        let Some(run) = recorded.map(|(run,)| RunId(run)) else {
-            return self.try_claiming(tx).await;
+        let run = match recorded {
+            Ok(Some((run,))) => RunId(run),
+            Ok(None) => {
+                let checkable = Statement::from(probe::CHECKABLE);
+                let checkable: Option<(i64,)> = checkable.fetch_optional(&mut &mut *tx).await?;
+                probe::not_kept_out(checkable.map_or(0, |(count,)| count))?;
+                return self.try_claiming(tx).await;
+            }
+            Err(StoreError::Refused(why)) if why.ends_with(NOT_UNIQUE) => {
+                return self.try_claiming(tx).await;
+            }
+            Err(error) => return Err(probe::refused(RECORDING, error)),
         };
         let claimed = self.claim_prepared(tx, probe::claim(run)).await;
-        let claim = probe::accepted(probe::CLAIMING, claimed)?;
+        let claim = probe::accepted(CLAIMING, claimed)?;
         let mut inner = tx.begin().await?;
         let released = release_in(&mut &mut *inner, &claim, AttemptEnd::Shutdown, None).await;
         let released = released.map(|released| released.then_some(()));
-        probe::accepted(probe::RELEASING, released)?;
+        probe::accepted(RELEASING, released)?;
         inner.rollback().await?;
         for request in probe::completions(&claim)? {
             let mut inner = tx.begin().await?;
@@ -46,7 +60,7 @@ impl SqliteStore {
                 .complete_runs(&mut inner, std::slice::from_ref(&request))
                 .await;
             let completed = completed.map(|completed| completed.contains(run).then_some(()));
-            probe::accepted(probe::COMPLETING, completed)?;
+            probe::accepted(COMPLETING, completed)?;
             inner.rollback().await?;
         }
         Ok(())
@@ -58,7 +72,7 @@ impl SqliteStore {
         let queued: Option<(i64,)> = queued.fetch_optional(&mut &mut *tx).await?;
         if let Some((run,)) = queued {
             let claimed = self.claim_prepared(tx, probe::claim(RunId(run))).await;
-            claimed.map_err(|error| probe::refused(probe::CLAIMING, error))?;
+            claimed.map_err(|error| probe::refused(CLAIMING, error))?;
         }
         Ok(())
     }
