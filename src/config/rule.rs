@@ -132,7 +132,7 @@ impl Rule {
         if ok { Ok(()) } else { Err(self.found(value)) }
     }
 
-    /// Why an address of the right scheme cannot be read. Never quotes any of it.
+    /// Why an address of the right scheme cannot be read. Quotes nothing that may be a part of the password.
     fn address_problem(self, text: &str) -> Option<String> {
         if self == Self::ProxyUrl {
             return crate::outbound::proxy::address_problem(text)

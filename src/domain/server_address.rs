@@ -105,13 +105,13 @@ fn encodings(text: &str) -> Option<String> {
 }
 
 /// Says which parameter of an address that can be parsed is not known. Its name is quoted only where it cannot be
-/// a part of a password: no `@` follows, and `password` does not come before it.
+/// a part of a password: no `@` follows, which may be meant to end one, and `password` does not come before it.
 pub fn unknown_parameter(
     url: &Url,
     is_known: impl Fn(&str) -> bool,
     allowed: &str,
 ) -> Option<String> {
-    let query = url.query()?;
+    let pairs = url.query()?.split('&').filter(|pair| !pair.is_empty());
     let names: Vec<_> = url.query_pairs().map(|(name, _)| name).collect();
     let unknown = names.iter().position(|name| !is_known(name))?;
     let name = &names[unknown];
@@ -120,7 +120,7 @@ pub fn unknown_parameter(
             "there is no known parameter after the parameter password; percent-encode & as %26 in the password, \
              allowed as parameters: {allowed}"
         )
-    } else if query.contains('@') || !is_name(name) {
+    } else if pairs.skip(unknown).any(|pair| pair.contains('@')) || !is_name(name) {
         format!(
             "there is no known parameter after the ?; percent-encode ? as %3F in the password, allowed as \
              parameters: {allowed}"

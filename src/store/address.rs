@@ -111,6 +111,10 @@ mod tests {
                 "channel_binding=require",
                 "the parameter \"channel_binding\" is not known",
             ),
+            (
+                "application_name=me@work&&sslmod=require",
+                "the parameter \"sslmod\" is not known",
+            ),
             ("S3cret!=x", "percent-encode ? as %3F"),
         ] {
             let problem = problem(&format!("postgres://u:p@h/db?{query}")).unwrap_or_default();
@@ -122,6 +126,14 @@ mod tests {
             ("postgres://h/db?password=a&port=x&secretpart", "& as %26"),
             (
                 "postgres://u:12?secretpart=word@h/db",
+                "percent-encode ? as %3F",
+            ),
+            (
+                "postgres://u:p@ss?secretpart=word@h/db",
+                "percent-encode ? as %3F",
+            ),
+            (
+                "postgres://u:p@ss?port=1&secretpart&host=x@h/db",
                 "percent-encode ? as %3F",
             ),
         ] {

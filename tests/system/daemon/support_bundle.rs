@@ -94,6 +94,7 @@ async fn a_bundle_explains_a_failure_without_tenants_and_secrets() {
 
     let manifest = json(&found, "manifest.json");
     assert_eq!(manifest["with_tenant_data"], false);
+    assert_eq!(manifest["verifyd"]["version"], env!("CARGO_PKG_VERSION"));
     let mut listed: Vec<(String, usize)> = manifest["files"]
         .as_array()
         .unwrap()
