@@ -102,9 +102,10 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
         sent.len() == 3 && sent.iter().all(|d| d["last_result"] == "address_refused")
     })
     .await;
+    let sent = bench.json(&["webhooks", "deliveries"])[0]["id"].to_string();
     for arguments in [
-        &["webhooks", "attempts", "1"][..],
-        &["webhooks", "replay", "1"],
+        &["webhooks", "attempts", &sent][..],
+        &["webhooks", "replay", &sent],
         &["webhooks", "remove", &endpoint],
     ] {
         bench.success(arguments);
