@@ -138,7 +138,7 @@ pub struct Leftover(Arc<Mutex<Arriving>>);
 impl Leftover {
     /// Reads and discards it, within the body's timeout and [`MAX_DISCARDED`]. False: the connection has to end, as it
     /// holds more. A peer that expects `100 Continue` is not asked for a body that nobody wants. Meanwhile the
-    /// connection waits, and may be closed for another one.
+    /// connection waits; closing it for another one drops the answer, too.
     pub async fn discard(self, expects_continue: bool, slot: &ConnectionSlot) -> bool {
         let arriving = self.0;
         {
@@ -154,17 +154,19 @@ impl Leftover {
         }
         slot.waits();
         let mut length = 0;
-        while let Some(frame) = poll_fn(|cx| arriving.lock().poll_frame(cx)).await {
-            let Ok(frame) = frame else {
-                return false;
-            };
-            length += frame.data_ref().map_or(0, Bytes::len);
-            if length > MAX_DISCARDED {
-                return false;
+        let is_whole = loop {
+            match poll_fn(|cx| arriving.lock().poll_frame(cx)).await {
+                None => break true,
+                Some(Err(_)) => break false,
+                Some(Ok(frame)) => length += frame.data_ref().map_or(0, Bytes::len),
             }
-        }
+            if length > MAX_DISCARDED {
+                break false;
+            }
+        };
+        // The answer is written next.
         slot.works();
-        true
+        is_whole
     }
 }
 
@@ -250,7 +252,15 @@ fn why(error: &(dyn std::error::Error + 'static)) -> Unread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::connection_slots::ConnectionSlots;
     use futures::{StreamExt as _, stream};
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use std::convert::Infallible;
+    use std::net::IpAddr;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::sync::mpsc;
 
     fn post(pieces: &[Bytes], ends: bool) -> Request {
         let pieces: Vec<Result<Bytes, BoxError>> = pieces.iter().cloned().map(Ok).collect();
@@ -271,6 +281,47 @@ mod tests {
         drop(pieces);
         assert!(futures::poll!(waiting.as_mut()).is_pending());
         assert!(read.iter().all(Bytes::is_unique));
+    }
+
+    /// Discards a body that arrives in these chunks. Returns whether it was whole, and whether its connection can be
+    /// closed for another one before the answer is written.
+    async fn discarded(chunks: &str) -> (bool, bool) {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let slots = ConnectionSlots::new(1, 1);
+        let slot = Arc::new(slots.take(address).expect("a slot"));
+        let (mut peer, stream) = tokio::io::duplex(4 * MAX_DISCARDED);
+        let request =
+            format!("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+        let sent = peer.write_all(request.as_bytes()).await;
+        sent.expect("it fits");
+        let (found, mut results) = mpsc::unbounded_channel();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let (slots, slot, found) = (Arc::clone(&slots), Arc::clone(&slot), found.clone());
+            async move {
+                let limit = Duration::from_secs(600);
+                let (body, leftover) = TimedBody::of(request.into_body(), limit, &slot);
+                drop(body);
+                let leftover = leftover.expect("a body");
+                let is_whole = leftover.discard(false, &slot).await;
+                let other = slots.take(address).expect("one of the reserve");
+                let _ = found.send((is_whole, !other.is_reserved()));
+                Ok::<_, Infallible>(hyper::Response::new(Body::empty()))
+            }
+        });
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        results.recv().await.expect("the request is served")
+    }
+
+    #[tokio::test]
+    async fn an_answer_after_a_discarded_body_is_written_however_that_ended() {
+        let large = format!("200000\r\n{}\r\n0\r\n\r\n", "x".repeat(0x20_0000));
+        for (chunks, is_whole) in [
+            ("1\r\nx\r\n0\r\n\r\n", true),
+            (&*large, false),
+            ("no chunk\r\n", false),
+        ] {
+            assert_eq!(discarded(chunks).await, (is_whole, false));
+        }
     }
 
     #[tokio::test]

@@ -82,32 +82,7 @@ pub async fn ready(State(health): State<Arc<Health>>) -> Response {
 pub async fn metrics(State(health): State<Arc<Health>>) -> String {
     // Before this request uses a connection itself.
     health.measure_connections();
-    if let Ok(Ok(counts)) = tokio::time::timeout(health.check_timeout, health.store.counts()).await
-    {
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        {
-            metrics::gauge!("verifyd_runs_queued").set(counts.queued as f64);
-            metrics::gauge!("verifyd_runs_running").set(counts.running as f64);
-        }
-        metrics::gauge!("verifyd_oldest_queued_seconds")
-            .set(counts.oldest_queued_seconds.unwrap_or(0.0));
-    }
-    let invalid = health.store.invalid_runs(LATEST_ROWS, COUNTED);
-    if let Ok(Ok(invalid)) = tokio::time::timeout(health.check_timeout, invalid).await {
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        metrics::gauge!("verifyd_invalid_runs").set(invalid.len() as f64);
-    }
-    let deliveries = health.store.delivery_counts();
-    if let Ok(Ok(counts)) = tokio::time::timeout(health.check_timeout, deliveries).await {
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        {
-            metrics::gauge!("verifyd_webhook_deliveries_pending").set(counts.pending as f64);
-            metrics::gauge!("verifyd_webhook_deliveries_failed").set(counts.failed as f64);
-            metrics::gauge!("verifyd_webhook_circuits_open").set(counts.open_circuits as f64);
-        }
-        metrics::gauge!("verifyd_webhook_oldest_pending_seconds")
-            .set(counts.oldest_pending_seconds.unwrap_or(0.0));
-    }
+    health.measure_rows().await;
     metrics::gauge!("verifyd_runs_in_flight").set(f64::from(health.worker.in_flight.claimed()));
     health.metrics.render()
 }
@@ -158,6 +133,54 @@ impl Health {
             let connected = u8::from(self.queue.health().connected);
             metrics::gauge!("verifyd_redis_connected").set(connected);
         }
+    }
+
+    /// Sets the gauges that are read from the database. One that cannot be read in time becomes NaN: an old value
+    /// looks like a new one.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    async fn measure_rows(&self) {
+        let (runs, invalid, deliveries) = tokio::join!(
+            self.in_time(self.store.counts()),
+            self.in_time(self.store.invalid_runs(LATEST_ROWS, COUNTED)),
+            self.in_time(self.store.delivery_counts()),
+        );
+        let (runs, deliveries) = (runs.as_ref(), deliveries.as_ref());
+        for (name, value) in [
+            ("verifyd_runs_queued", runs.map(|n| n.queued as f64)),
+            ("verifyd_runs_running", runs.map(|n| n.running as f64)),
+            (
+                "verifyd_oldest_queued_seconds",
+                runs.map(|n| n.oldest_queued_seconds.unwrap_or(0.0)),
+            ),
+            (
+                "verifyd_invalid_runs",
+                invalid.map(|found| found.len() as f64),
+            ),
+            (
+                "verifyd_webhook_deliveries_pending",
+                deliveries.map(|n| n.pending as f64),
+            ),
+            (
+                "verifyd_webhook_deliveries_failed",
+                deliveries.map(|n| n.failed as f64),
+            ),
+            (
+                "verifyd_webhook_circuits_open",
+                deliveries.map(|n| n.open_circuits as f64),
+            ),
+            (
+                "verifyd_webhook_oldest_pending_seconds",
+                deliveries.map(|n| n.oldest_pending_seconds.unwrap_or(0.0)),
+            ),
+        ] {
+            metrics::gauge!(name).set(value.unwrap_or(f64::NAN));
+        }
+    }
+
+    /// What the database answers within the timeout.
+    async fn in_time<T>(&self, read: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+        let answer = tokio::time::timeout(self.check_timeout, read).await;
+        answer.ok()?.ok()
     }
 
     /// What `/readyz` answers, in a line.

@@ -88,7 +88,7 @@ impl FairScheduler {
     /// Returns whether runs may be waiting although this process is working. While the queue is unavailable
     /// all of them wait.
     async fn hints_wait(&self) -> bool {
-        if self.worker.in_flight.claimed() == 0 {
+        if self.worker.in_flight.claimed() == 0 && !self.is_refusing() {
             return false;
         }
         match tokio::time::timeout(LOOK_INTERVAL, self.queue.depth()).await {
@@ -100,7 +100,7 @@ impl FairScheduler {
     /// Reads the oldest run of each tenant that waits, from where the last look ended.
     async fn next_runs(&mut self) -> Result<Vec<OldestRun>, StoreError> {
         let served = self.served_tenants();
-        if served.is_empty() {
+        if served.is_empty() && !self.is_refusing() {
             // Between two runs; a waiting hint is next.
             return Ok(Vec::new());
         }
@@ -111,6 +111,11 @@ impl FairScheduler {
         let last = found.last().filter(|_| found.len() >= MAX_FOUND as usize);
         self.after = last.map(|run| run.tenant);
         Ok(found)
+    }
+
+    /// Returns whether slots pause because the database refuses claims. They hold hints up, though no run is in flight.
+    fn is_refusing(&self) -> bool {
+        self.scheduler.pipeline.refused_claims.is_refusing()
     }
 
     /// Returns the tenants that have a run in flight, or one that has been chosen.

@@ -11,6 +11,9 @@ use tokio::time::Instant;
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
+/// Time without a refusal after which earlier ones do not count.
+const FORGOTTEN_AFTER: Duration = MAX_PAUSE.saturating_mul(2);
+
 /// Share of a pause that is added at random.
 const JITTER: f64 = 0.2;
 
@@ -22,17 +25,35 @@ pub struct RefusedClaims(watch::Sender<State>);
 struct State {
     /// When the first claim was refused after the last one that was granted.
     since: Option<Instant>,
+    /// When the latest claim was refused.
+    last: Option<Instant>,
     /// How often a granted claim has ended that.
     ended: u64,
+}
+
+impl State {
+    fn is_refusing(&self) -> bool {
+        let is_recent = |last: Instant| last.elapsed() <= FORGOTTEN_AFTER;
+        self.since.is_some() && self.last.is_some_and(is_recent)
+    }
 }
 
 impl RefusedClaims {
     /// Records a refused claim.
     pub fn refused(&self) {
         self.0.send_if_modified(|state| {
-            state.since.get_or_insert_with(Instant::now);
+            let now = Instant::now();
+            if !state.is_refusing() {
+                state.since = Some(now);
+            }
+            state.last = Some(now);
             false
         });
+    }
+
+    /// Returns whether a claim was refused a short time ago and none was granted since.
+    pub fn is_refusing(&self) -> bool {
+        self.0.borrow().is_refusing()
     }
 
     /// Records a granted claim, which ends all pauses.
@@ -92,7 +113,7 @@ mod tests {
             tokio::time::sleep(second).await;
             claims.granted();
         });
-        assert!(first && other);
+        assert!(first && other && !claims.is_refusing());
         assert_eq!(began.elapsed().as_secs(), 1);
         assert!(claims.pause().await, "there is nothing to wait for");
         // The next refusal begins anew.
@@ -100,5 +121,19 @@ mod tests {
         let began = Instant::now();
         assert!(!claims.pause().await);
         assert!(began.elapsed() < second);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_of_long_ago_do_not_count() {
+        for (quiet, is_refusing) in [(MAX_PAUSE, true), (2 * FORGOTTEN_AFTER, false)] {
+            let claims = RefusedClaims::default();
+            claims.refused();
+            tokio::time::advance(quiet).await;
+            assert_eq!(claims.is_refusing(), is_refusing, "{quiet:?}");
+            claims.refused();
+            let began = Instant::now();
+            assert!(!claims.pause().await);
+            assert_eq!(began.elapsed() >= MAX_PAUSE, is_refusing, "{quiet:?}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use crate::simulated_cloud;
 use serde_json::Value;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
+use test_support::ends_with_test::ends_with_test;
 use verifyd_simulator::{RunningSimulator, Scenario, Simulator, SimulatorOptions};
 
 mod acknowledgements;
@@ -39,7 +40,10 @@ impl Desk {
 
     /// The command with these arguments, none of which holds a space.
     fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_verifyd"));
+        self.prepared(Command::new(env!("CARGO_BIN_EXE_verifyd")), line)
+    }
+
+    fn prepared(&self, mut command: Command, line: &str) -> Command {
         command
             .args(line.split_whitespace())
             .env_clear()
@@ -81,7 +85,9 @@ impl Desk {
 
     /// A worker, until the end of the test.
     fn serve(&self) -> Serving {
-        let mut command = self.command("serve");
+        let mut command = ends_with_test("KILL");
+        command.arg(env!("CARGO_BIN_EXE_verifyd"));
+        let mut command = self.prepared(command, "serve");
         command.stdout(Stdio::null()).stderr(Stdio::null());
         Serving(command.spawn().unwrap())
     }

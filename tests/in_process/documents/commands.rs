@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use test_support::ends_with_test::ends_with_test;
 
 /// Guards against hanging only.
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -60,7 +61,8 @@ fn filled_in(block: &str, values: &[(&str, &str)]) -> String {
 
 /// The simulator as a process of its own, and its address.
 fn simulator() -> (Serving, String) {
-    let mut process = Command::new(env!("CARGO_BIN_EXE_verifyd"))
+    let mut process = ends_with_test("KILL")
+        .arg(env!("CARGO_BIN_EXE_verifyd"))
         .args(["simulate", "--port", "0"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -3,6 +3,7 @@
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::process::{Command, Stdio};
 use test_support::bench::Bench;
+use test_support::ends_with_test::ends_with_test;
 use test_support::redis_server;
 use test_support::waiting::until;
 
@@ -41,8 +42,9 @@ async fn queue_keys(bench: &Bench) -> Vec<String> {
 }
 
 fn measuring(bench: &Bench, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_verifyd"));
+    let mut command = ends_with_test("KILL");
     command
+        .arg(env!("CARGO_BIN_EXE_verifyd"))
         .arg("bench")
         .args(arguments)
         .env_clear()

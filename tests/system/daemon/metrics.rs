@@ -109,6 +109,23 @@ async fn closed_connections_are_counted_by_the_limit_that_was_reached() {
     .await;
 }
 
+/// An old value looks like a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gauge_that_cannot_be_read_in_time_has_no_value() {
+    let bench = Bench::new().await;
+    let daemon = bench.serve(&[]);
+    has_line(&daemon, "verifyd_webhook_deliveries_pending 0").await;
+    let mut other = bench.sql().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE verifyd.webhook_deliveries IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    has_line(&daemon, "verifyd_webhook_deliveries_pending NaN").await;
+    has_line(&daemon, "verifyd_runs_queued 0").await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    has_line(&daemon, "verifyd_webhook_deliveries_pending 0").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_and_build_are_measured() {
     let mut bench = Bench::new().await;

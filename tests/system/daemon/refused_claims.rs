@@ -37,13 +37,33 @@ async fn refused_runs_keep_no_slot_from_the_others() {
         ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
     ]);
     bench.count_is("completed", 4).await;
-    bench.until(REFUSALS, |n| n >= REFUSED).await;
+    bench.until_taken().await;
     let line = daemon.wait_for(FAILED);
     assert!(line.contains("not today"), "{line}");
     let lines = daemon.lines.lock().unwrap().clone();
     let failed = lines.iter().filter(|line| line.contains(FAILED)).count();
     let most = 1 + began.elapsed().as_secs() / 60;
     assert!(failed as u64 <= most, "{failed} lines");
+}
+
+/// Runs of a tenant are completed before each refused run of another one has been tried, while every slot pauses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_does_not_wait_behind_all_refused_runs_of_another_one() {
+    const MANY: i64 = 120;
+    let bench = Bench::new().await;
+    let [healthy, refused] = [1, 2].map(|tenant| bench.healthy(tenant));
+    bench.execute(RULE).await;
+    let runs = bench.record(&[refused], MANY).await;
+    bench.hint(&runs).await;
+    let runs = bench.record(&[healthy], 2).await;
+    bench.hint(&runs).await;
+    let _daemon = bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", SLOTS),
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
+    ]);
+    bench.count_is("completed", 2).await;
+    let refusals = bench.numbers(REFUSALS).await[0];
+    assert!(refusals < MANY, "{refusals} claims were refused before");
 }
 
 /// Every claim is refused until the trigger is dropped.
