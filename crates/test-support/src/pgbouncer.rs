@@ -22,6 +22,11 @@ impl PgBouncer {
         Self::in_mode("transaction", server, connections)
     }
 
+    /// The same, with the connection next that has been idle for the longest time.
+    pub fn sharing_in_turn(server: &str, connections: u32) -> Self {
+        Self::in_mode("transaction\nserver_round_robin = 1", server, connections)
+    }
+
     /// The same in session mode: each client has one of the connections.
     pub fn in_session_mode(server: &str, connections: u32) -> Self {
         Self::in_mode("session", server, connections)

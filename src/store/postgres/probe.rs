@@ -17,7 +17,7 @@ use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use uuid::Uuid;
 
 /// How often the sessions of two connections are compared.
@@ -80,11 +80,10 @@ const MAY_RECORD: &str = "
         AND coalesce(has_sequence_privilege(pg_get_serial_sequence('operation_runs', 'id'), 'USAGE'), true)
     FROM unnest(ARRAY['workspace_id', 'tenant_id', 'type', 'status', 'context', 'created_at']) AS c(name)";
 
+/// In one message: a pooler may give each message another session.
 async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
-    Ok(sqlx::query_scalar("SELECT pg_backend_pid()")
-        .persistent(false)
-        .fetch_one(connection)
-        .await?)
+    let row = sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection);
+    Ok(row.await?.try_get(0)?)
 }
 
 /// Returns whether two connections, used alternately, keep a session each. Without a pooler, and with one in session mode,

@@ -12,7 +12,7 @@ use crate::ports::wake::{Listening, WakeSignal, WakeStore};
 use async_trait::async_trait;
 use rand::Rng as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -101,11 +101,9 @@ async fn is_direct(options: &PgConnectOptions) -> Result<bool, StoreError> {
         }
         connected => connected?,
     };
-    let direct: Option<String> = sqlx::query_scalar("SELECT current_setting($1, true)")
-        .bind(DIRECT)
-        .persistent(false)
-        .fetch_one(&mut connection)
-        .await?;
+    let setting = format!("SELECT current_setting('{DIRECT}', true)");
+    let row = sqlx::raw_sql(AssertSqlSafe(setting)).fetch_one(&mut connection);
+    let direct: Option<String> = row.await?.try_get(0)?;
     connection.close().await?;
     Ok(direct.as_deref() == Some("on"))
 }

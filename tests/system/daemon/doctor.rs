@@ -263,6 +263,23 @@ async fn a_rule_of_the_application_that_refuses_runs_is_found() {
             drop_trigger,
             "completing a run: not today",
         ),
+        (
+            "CREATE TABLE audit (actor text NOT NULL); \
+             CREATE FUNCTION audited() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN INSERT INTO audit VALUES (NULL); RETURN new; END'; \
+             CREATE TRIGGER refused BEFORE UPDATE ON operation_runs FOR EACH ROW \
+             EXECUTE FUNCTION audited()",
+            drop_trigger,
+            "claiming a run: null value in column \"actor\"",
+        ),
+        (
+            "CREATE FUNCTION dropped() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN RETURN NULL; END'; \
+             CREATE TRIGGER refused BEFORE INSERT ON operation_runs FOR EACH ROW \
+             EXECUTE FUNCTION dropped()",
+            drop_trigger,
+            "recording a check: a trigger keeps the row out",
+        ),
     ] {
         bench.execute(rule).await;
         let (code, bad) = examined(&bench);

@@ -147,6 +147,23 @@ async fn what_is_proposed_for_a_table_of_a_type_works() {
 }
 
 #[tokio::test]
+async fn that_a_partition_key_cannot_be_changed_is_said() {
+    let root = RUNS.replace("operation_runs", "all_runs");
+    let by = format!(
+        "{} PARTITION BY RANGE (id); CREATE TABLE operation_runs PARTITION OF all_runs \
+         FOR VALUES FROM (MINVALUE) TO (MAXVALUE)",
+        root.replace("id bigserial", "id serial")
+    );
+    let bed = replaced(&["operation_runs"], &by).await;
+    let [_, left] = mended(&bed).await;
+    assert_eq!(subjects(&left), ["operation_runs.id"]);
+    assert!(
+        left[0].remedy.starts_with("create the table anew"),
+        "{left:?}"
+    );
+}
+
+#[tokio::test]
 async fn what_no_cast_leads_to_is_said() {
     let runs = RUNS.replace("id bigserial", "id run_id").replace(
         "created_at timestamptz NOT NULL DEFAULT now()",

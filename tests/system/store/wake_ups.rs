@@ -3,7 +3,8 @@
 use crate::store::bed::{Bed, settings};
 use crate::store::fixtures::context;
 use secrecy::SecretString;
-use sqlx::postgres::PgListener;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgListener};
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::pgbouncer::PgBouncer;
@@ -201,6 +202,28 @@ async fn behind_pgbouncer_in_session_mode_notifications_arrive() {
     let store = verifyd::store::connect(&settings(&url)).await.unwrap();
     assert_eq!(store.try_pooling().await.unwrap(), Pooling::None);
     assert_eq!(store.try_listening().await.unwrap(), Listening::Received);
+}
+
+/// Two idle sessions, of which each statement gets the other one: as if each of two connections had its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_shares_sessions_in_turn_is_not_listened_behind() {
+    let bed = Bed::postgres().await;
+    let pooler = PgBouncer::sharing_in_turn(&bed.url(), 2);
+    let url = pooler.url_of(&bed.url());
+    let options: PgConnectOptions = url.parse().unwrap();
+    let options = options.extra_float_digits(None);
+    let mut both = [
+        options.connect().await.unwrap(),
+        options.connect().await.unwrap(),
+    ];
+    for statement in ["BEGIN", "COMMIT"] {
+        for connection in &mut both {
+            sqlx::raw_sql(statement).execute(connection).await.unwrap();
+        }
+    }
+    let store = verifyd::store::connect(&settings(&url)).await.unwrap();
+    assert_eq!(store.try_pooling().await.unwrap(), Pooling::Transaction);
+    assert_eq!(store.try_listening().await.unwrap(), Listening::NotReceived);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
