@@ -89,9 +89,12 @@ async fn a_thousand_requests_in_flight_take_several_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_requests_at_the_start_open_one_connection() {
     let server = Server::start(HEALTH, Ending::Open, 100).await;
-    let provider = provider(&server, 1);
     let targets: Vec<Target> = (0..30).map(target_of).collect();
-    let all = join_all(targets.iter().map(|target| provider.check(target))).await;
-    assert_eq!(all.iter().flat_map(reasons).collect::<Vec<_>>(), []);
-    assert_eq!(server.connections(), 1);
+    // Often, as it depends on what comes first: the server's limit or the next request.
+    for connections in 1..=8 {
+        let provider = provider(&server, 1);
+        let all = join_all(targets.iter().map(|target| provider.check(target))).await;
+        assert_eq!(all.iter().flat_map(reasons).collect::<Vec<_>>(), []);
+        assert_eq!(server.connections(), connections);
+    }
 }

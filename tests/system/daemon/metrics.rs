@@ -73,17 +73,21 @@ async fn requests_are_counted_by_route_method_and_class() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_in_flight_until_its_answer_or_the_end_of_its_peer() {
     let bench = Bench::new().await;
-    let token = bench.token(&["run"]);
+    let token = bench.token(&["read"]);
     let daemon = bench.serve(&[]);
+    let mut other = bench.sql().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE provider_connections IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut other)
+        .await
+        .unwrap();
     let mut peer = TcpStream::connect(&daemon.listening).await.unwrap();
-    let request = format!(
-        "POST /v1/connections/1/checks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
-         Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
-    );
+    let request =
+        format!("GET /v1/connections HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
     peer.write_all(request.as_bytes()).await.unwrap();
     has_line(&daemon, "verifyd_http_requests_in_flight 1").await;
     drop(peer);
     has_line(&daemon, "verifyd_http_requests_in_flight 0").await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
