@@ -1,6 +1,6 @@
 //! axe-core on every page, in both colour schemes.
 
-use crate::pages::browser::Browser;
+use crate::pages::webdriver::Browser;
 use crate::tools::installed;
 use serde_json::{Value, json};
 

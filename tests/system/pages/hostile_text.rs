@@ -2,7 +2,7 @@
 
 use crate::api::scene::{ALL, Scene};
 use crate::pages::accessibility;
-use crate::pages::browser::Browser;
+use crate::pages::webdriver::Browser;
 use serde_json::{Value, json};
 use verifyd::domain::RunId;
 use verifyd::domain::access::Binding;

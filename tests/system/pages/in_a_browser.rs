@@ -2,7 +2,7 @@
 
 use crate::api::scene::{ALL, Scene};
 use crate::pages::accessibility;
-use crate::pages::browser::{Browser, ENTER, TAB};
+use crate::pages::webdriver::{Browser, ENTER, TAB};
 use verifyd::domain::access::Binding;
 use verifyd_simulator::Scenario;
 

@@ -1,7 +1,6 @@
 //! The pages: over plain HTTP, and in a real browser.
 
 mod accessibility;
-mod browser;
 mod demo;
 mod hostile_text;
 mod in_a_browser;
@@ -11,3 +10,4 @@ mod over_http;
 pub mod person;
 mod screenshots;
 mod surfaces;
+mod webdriver;

@@ -1,7 +1,7 @@
 //! The pictures of README.
 
-use crate::pages::browser::Browser;
 use crate::pages::demo::Demo;
+use crate::pages::webdriver::Browser;
 use std::time::Duration;
 
 /// Bytes of one picture, at most.
