@@ -207,16 +207,17 @@ macro_rules! listed_member {
     };
 }
 
-/// Whether the row is shown as a run: callers may name its id, and status and outcome are known.
-/// `invalid_runs` lists the others.
+/// Whether the row is shown as a run: callers may name its id, status and outcome are known, and it is completed or
+/// `is_claimable!`. `invalid_runs` lists the others.
 macro_rules! is_shown {
     ($($db:ident)?) => {
-        "id > 0 AND status IN ('queued', 'running', 'completed')
-         AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked'))"
+        "id > 0 AND status IN ('queued', 'running', 'completed') AND CASE status
+         WHEN 'completed' THEN outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked')
+         ELSE outcome IS NULL AND completed_at IS NULL END"
     };
 }
 
-/// Whether a queued run can ever be claimed. `invalid_runs` lists the others.
+/// Whether a run that is not completed can ever be claimed. `invalid_runs` lists the others.
 macro_rules! is_claimable {
     ($($db:ident)?) => {
         "r.outcome IS NULL AND r.completed_at IS NULL AND r.id > 0"

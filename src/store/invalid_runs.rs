@@ -136,13 +136,13 @@ impl From<InvalidRunRow> for InvalidRun {
             Some("queued" | "running") if row.outcome.is_some() => (
                 "outcome",
                 format!(
-                    "{} on a run that is not completed, allowed: null",
+                    "{} on a run that is not completed, allowed: null; no worker claims it",
                     shown(&row.outcome)
                 ),
             ),
             Some("queued" | "running") if row.completed => (
                 "completed_at",
-                "set on a run that is not completed, allowed: null".to_owned(),
+                "set on a run that is not completed, allowed: null; no worker claims it".to_owned(),
             ),
             Some("completed") if is_outcome(&row.outcome) && !row.completed => {
                 ("completed_at", "null on a completed run".to_owned())

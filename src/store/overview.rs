@@ -34,11 +34,11 @@ const ACTIVE_RUNS: i64 = 10_000;
 /// Largest number of rows that are read for one run, in a table that may contain other runs.
 const ROWS_PER_RUN: i64 = 20;
 
-/// The active runs are found by their index, once for the whole page.
+/// The active runs are found by their index, once for the whole page. An invalid run, which is never completed, is none.
 const ACTIVE: Sql = both!(
     "WITH active AS MATERIALIZED (SELECT " listed_member!("r.context", provider_connection_id)
     " AS connection, r.tenant_id, r.id FROM operation_runs r WHERE r.type = " run_type!()
-    " AND r.status IN ('queued', 'running') LIMIT "
+    " AND r.status IN ('queued', 'running') AND " is_claimable!() " LIMIT "
 );
 
 const STATES: Sql = both!(

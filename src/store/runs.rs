@@ -68,7 +68,7 @@ const COUNTS: Sql = both!(
     time!("r.created_at") ") FILTER (WHERE status = 'queued'))" each!("::float8", ") * 86400.0")
     " AS oldest_queued_seconds
      FROM operation_runs r WHERE r.type = " run_type!()
-    " AND r.status IN ('queued', 'running') AND (r.status = 'running' OR " is_claimable!() ")"
+    " AND r.status IN ('queued', 'running') AND " is_claimable!()
 );
 
 const READ_LATEST_REPORT: Sql = both!(

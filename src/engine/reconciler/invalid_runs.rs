@@ -1,4 +1,4 @@
-//! Logs invalid runs, which verifyd cannot work on.
+//! Logs invalid runs.
 
 use crate::engine::with_timeout;
 use crate::ports::store::Store;

@@ -80,7 +80,7 @@ async fn rows_that_contradict_themselves_are_shown_where_nothing_refuses_them() 
             .await
             .unwrap();
     }
-    // A doctor shows five, the newest first.
+    // A doctor shows five, the newest first, and how many more there are.
     let odd = || {
         let said = doctor(&bench, "invalid runs").into_iter();
         said.filter(|line| line.starts_with("operation_runs."))
@@ -93,10 +93,12 @@ async fn rows_that_contradict_themselves_are_shown_where_nothing_refuses_them() 
             "operation_runs.context of run 6: a blocked run without verification_report",
             "operation_runs.completed_at of run 5: null on a completed run",
             "operation_runs.outcome of run 4: null on a completed run, allowed: succeeded, failed, blocked",
-            "operation_runs.completed_at of run 3: set on a run that is not completed, allowed: null",
-            "operation_runs.outcome of run 2: \"failed\" on a run that is not completed, allowed: null",
+            "operation_runs.completed_at of run 3: set on a run that is not completed, allowed: null; no worker claims it",
+            "operation_runs.outcome of run 2: \"failed\" on a run that is not completed, allowed: null; no worker claims it",
         ]
     );
+    let last = doctor(&bench, "invalid runs").pop();
+    assert_eq!(last.as_deref(), Some("and 1 more"));
     sqlx::query("DELETE FROM operation_runs WHERE id > 1")
         .execute(&mut sql)
         .await

@@ -227,12 +227,23 @@ pub async fn a_credential_until_infinity_never_expires(bed: &Bed) {
 /// As another application's default may be; then 200 of them before ten healthy ones.
 pub async fn what_can_never_be_claimed_costs_nobody_anything(bed: &Bed) {
     bed.lift_constraints().await;
+    bed.exec(
+        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status) \
+         VALUES (1, 1, 7, 'microsoft', 'enabled')",
+    )
+    .await;
     let mut invalid = Vec::new();
-    for (n, (columns, values)) in [
-        ("outcome", "'pending'"),
-        ("outcome", "'succeeded'"),
-        ("completed_at", "'2026-01-02T03:04:05Z'"),
-        ("outcome, completed_at", "'', '2026-01-02T03:04:05Z'"),
+    for (n, (status, columns, values)) in [
+        ("queued", "outcome", "'pending'"),
+        ("queued", "outcome", "'succeeded'"),
+        ("queued", "completed_at", "'2026-01-02T03:04:05Z'"),
+        (
+            "queued",
+            "outcome, completed_at",
+            "'', '2026-01-02T03:04:05Z'",
+        ),
+        ("running", "outcome", "'succeeded'"),
+        ("running", "completed_at", "'2026-01-02T03:04:05Z'"),
     ]
     .iter()
     .cycle()
@@ -242,7 +253,7 @@ pub async fn what_can_never_be_claimed_costs_nobody_anything(bed: &Bed) {
         let id = n + 1;
         invalid.push(format!(
             "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context, \
-                 {columns}) VALUES ({id}, 1, 7, '{RUN_TYPE}', 'queued', '{CONTEXT}', {values})"
+                 {columns}) VALUES ({id}, 1, 7, '{RUN_TYPE}', '{status}', '{CONTEXT}', {values})"
         ));
     }
     invalid.push(format!(
@@ -253,6 +264,24 @@ pub async fn what_can_never_be_claimed_costs_nobody_anything(bed: &Bed) {
           '{CONTEXT}')"
     ));
     bed.unchecked(&invalid.join("; ")).await;
+    // None is shown as a run, and none keeps its connection from being checked.
+    let newest = RunFilter {
+        limit: 10,
+        ..RunFilter::default()
+    };
+    let listed = bed.store.runs(&newest).await.unwrap();
+    let listed: Vec<i64> = listed.iter().map(|run| run.id.0).collect();
+    assert_eq!(listed, [4_611_686_018_427_387_904]);
+    for run in 1..=6 {
+        assert_eq!(bed.store.run(RunId(run)).await.unwrap(), None, "{run}");
+    }
+    let active = async || {
+        let state = bed
+            .store
+            .connection_state(ConnectionId(1), &Binding::EVERYTHING);
+        state.await.unwrap().unwrap().active_run_id
+    };
+    assert_eq!(active().await, None);
     let healthy: Vec<RunId> = (0..10).map(|n| RunId(1_000 + n)).collect();
     for run in &healthy {
         bed.exec(&format!(
@@ -261,6 +290,7 @@ pub async fn what_can_never_be_claimed_costs_nobody_anything(bed: &Bed) {
         ))
         .await;
     }
+    assert_eq!(active().await, healthy.last().copied());
     let mut expected = healthy.clone();
     expected.push(RunId(4_611_686_018_427_387_904));
     // A sweep that may deliver no more than the healthy ones delivers them all, and no other.
@@ -290,7 +320,8 @@ pub async fn what_can_never_be_claimed_costs_nobody_anything(bed: &Bed) {
     }
     // They count as what they are, not as waiting.
     let counts = bed.store.counts().await.unwrap();
-    assert_eq!((counts.queued, counts.oldest_queued_seconds), (0, None));
+    assert_eq!((counts.queued, counts.running), (0, 0));
+    assert_eq!(counts.oldest_queued_seconds, None);
     let waiting = bed.store.longest_waiting(&Binding::EVERYTHING, 10).await;
     assert_eq!(waiting.unwrap(), []);
     assert_eq!(
