@@ -5,6 +5,7 @@
 
 mod connections;
 mod http;
+mod invalid_runs;
 mod modules;
 mod outbound;
 mod webhooks;
@@ -38,7 +39,7 @@ const LITTLE_SPACE: u64 = 512 * 1024 * 1024;
 const REFUSING_RULE: &str = "let the trigger or constraint that refuses it accept what verifyd \
      writes: status, outcome, context, failure_summary, started_at and completed_at of its runs";
 
-/// Rows of `operation_runs` that are looked through, and invalid runs that are shown.
+/// Rows of a table that are looked through, and invalid ones that are shown.
 const LATEST_ROWS: u32 = 10_000;
 const SHOWN: u32 = 5;
 
@@ -162,7 +163,11 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
                     connections::check(store, settings, lines).await;
                 })
                 .await;
-                in_time("runs", store, &mut lines, runs).await;
+                let dead_after = settings.worker.dead_after;
+                in_time("runs", store, &mut lines, async |store, lines| {
+                    runs(store, dead_after, lines).await;
+                })
+                .await;
             }
             in_time("clock", store, &mut lines, clock).await;
             disk(store, &mut lines);
@@ -383,30 +388,17 @@ fn disk(store: &dyn Store, lines: &mut Vec<Line>) {
 }
 
 /// What is to be said of runs, and of what follows from them.
-async fn runs(store: &dyn Store, lines: &mut Vec<Line>) {
+async fn runs(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>) {
     guards(store, lines).await;
     lines.push(webhooks::check(store).await);
-    activity(store, lines).await;
-    invalid_runs(store, lines).await;
+    activity(store, dead_after, lines).await;
+    invalid_runs::check(store, lines).await;
 }
 
-/// Rows that a producer got wrong.
-async fn invalid_runs(store: &dyn Store, lines: &mut Vec<Line>) {
-    match store.invalid_runs(LATEST_ROWS, SHOWN).await {
-        Ok(invalid) => lines.extend(invalid.into_iter().map(|run| {
-            bad(
-                "invalid runs",
-                State::Warning,
-                format!(
-                    "operation_runs.{} of run {}: {}",
-                    run.column, run.operation_run_id, run.problem
-                ),
-                "correct whoever wrote it (docs/guides/enqueue.md says what a row must hold)",
-            )
-            .quoting()
-        })),
-        Err(failure) => lines.push(error("runs", &failure)),
-    }
+/// Says how many more there are than [`SHOWN`].
+fn more(part: &'static str, found: u64, remedy: &str) -> Option<Line> {
+    let more = found.saturating_sub(SHOWN.into());
+    (more > 0).then(|| bad(part, State::Warning, format!("and {more} more"), remedy))
 }
 
 /// Lists the guards: what the database itself refuses or repairs.
@@ -447,7 +439,7 @@ async fn listening(store: &dyn Store, lines: &mut Vec<Line>) {
 }
 
 /// Shows queued runs and workers.
-async fn activity(store: &dyn Store, lines: &mut Vec<Line>) {
+async fn activity(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>) {
     let now = SystemClock.now();
     let (counts, workers) = match (store.counts().await, store.workers().await) {
         (Ok(counts), Ok(workers)) => (counts, workers),
@@ -458,7 +450,10 @@ async fn activity(store: &dyn Store, lines: &mut Vec<Line>) {
     };
     let beating = workers
         .iter()
-        .filter(|w| (now - w.beat_at).num_seconds() < 60)
+        .filter(|w| {
+            let age = (now - w.beat_at).to_std();
+            age.map_or(true, |age| age <= dead_after)
+        })
         .count();
     let found = format!(
         "{} queued, {} running, {beating} workers alive",

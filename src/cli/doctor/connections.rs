@@ -5,6 +5,7 @@ use crate::app;
 use crate::config::Settings;
 use crate::credentials::envelope;
 use crate::domain::ConnectionId;
+use crate::domain::access::Binding;
 use crate::domain::connection::{ConnectionStatus, CredentialBinding, StoredCredential};
 use crate::ports::overview::ConnectionFilter;
 use crate::ports::store::{Store, StoreError};
@@ -27,10 +28,16 @@ pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>
         ..ConnectionFilter::default()
     };
     match store.connection_states(&filter).await {
-        Ok(found) => lines.extend(found.into_iter().filter_map(|state| {
-            let at = format!("connection {}: {}", state.connection.id, state.problem?);
-            Some(bad("connections", State::Warning, at, CORRECT_ROW).quoting())
-        })),
+        Ok(found) => {
+            let is_full = found.len() == SHOWN as usize;
+            lines.extend(found.into_iter().filter_map(|state| {
+                let at = format!("connection {}: {}", state.connection.id, state.problem?);
+                Some(bad("connections", State::Warning, at, CORRECT_ROW).quoting())
+            }));
+            if is_full && let Ok(counts) = store.connection_counts(&Binding::EVERYTHING).await {
+                lines.extend(super::more("connections", counts.unusable, CORRECT_ROW));
+            }
+        }
         Err(failure) => lines.push(error("connections", &failure)),
     }
     let (sealed, unreadable) = match credentials(store).await {
@@ -63,6 +70,11 @@ async fn credentials(
         read += PAGE;
         for found in page {
             match found.credential {
+                // Of a connection that cannot be used.
+                Err(StoreError::Corrupt {
+                    table: "provider_connections",
+                    ..
+                }) => {}
                 Ok((binding, stored)) => {
                     let key = match envelope::key_id(&stored.payload) {
                         Some(key) => format!("key {key:?}"),

@@ -38,8 +38,9 @@ struct WorkersPage {
     running: u64,
     versions: usize,
     webhooks: Webhooks,
-    /// What producers got wrong, so that nobody will ever work on it.
     mistakes: Vec<Mistake>,
+    /// Invalid runs that are not among `mistakes`.
+    more: usize,
     /// Payloads in the queue that are no hints.
     rejected: u64,
 }
@@ -103,6 +104,7 @@ async fn webhooks(pages: &Pages, now: DateTime<Utc>) -> Result<Webhooks, PageErr
     })
 }
 
+/// What a producer got wrong.
 struct Mistake {
     place: String,
     problem: String,
@@ -115,11 +117,13 @@ const SHOWN: u32 = 20;
 /// A queue that does not answer within this is left out.
 const QUEUE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Invalid rows of the table of runs, and payloads that were put aside.
-async fn mistakes(pages: &Pages) -> Result<(Vec<Mistake>, u64), PageError> {
-    let invalid = pages.store.invalid_runs(LATEST_ROWS, SHOWN).await?;
+/// Invalid runs, how many more there are, and payloads that were put aside.
+async fn mistakes(pages: &Pages) -> Result<(Vec<Mistake>, usize, u64), PageError> {
+    let invalid = pages.store.invalid_runs(LATEST_ROWS, LATEST_ROWS).await?;
+    let more = invalid.len().saturating_sub(SHOWN as usize);
     let mut mistakes: Vec<Mistake> = invalid
         .into_iter()
+        .take(SHOWN as usize)
         .map(|run| Mistake {
             place: format!(
                 "operation_runs.{} of run {}",
@@ -129,17 +133,17 @@ async fn mistakes(pages: &Pages) -> Result<(Vec<Mistake>, u64), PageError> {
         })
         .collect();
     let Some(queue) = &pages.queue else {
-        return Ok((mistakes, 0));
+        return Ok((mistakes, more, 0));
     };
     let looked = tokio::time::timeout(QUEUE_TIMEOUT, queue.dead_letters(SHOWN)).await;
     let Ok(Ok((rejected, sample))) = looked else {
-        return Ok((mistakes, 0));
+        return Ok((mistakes, more, 0));
     };
     mistakes.extend(sample.into_iter().map(|hint| Mistake {
         place: format!("delivery {}", hint.task_id),
         problem: hint.reason,
     }));
-    Ok((mistakes, rejected))
+    Ok((mistakes, more, rejected))
 }
 
 /// `GET /workers`
@@ -153,7 +157,7 @@ pub async fn page(
     }
     let workers = pages.store.workers().await?;
     let counts = pages.store.counts().await?;
-    let (mistakes, rejected) = mistakes(&pages).await?;
+    let (mistakes, more, rejected) = mistakes(&pages).await?;
     let now = pages.clock.now();
     let webhooks = webhooks(&pages, now).await?;
     let rows: Vec<Row> = workers
@@ -183,6 +187,7 @@ pub async fn page(
         versions: versions.len(),
         webhooks,
         mistakes,
+        more,
         rejected,
         queued: counts.queued,
         running: counts.running,

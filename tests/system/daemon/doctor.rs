@@ -308,3 +308,48 @@ async fn a_rule_of_the_application_that_refuses_runs_is_found() {
     assert_eq!(code, 1);
     assert!(found.contains("claiming a run: not today"), "{found}");
 }
+
+/// What is wrong with rows is named once for each of the first ones, and how many more there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_cannot_be_used_are_named_once_and_counted() {
+    let bench = Bench::new().await;
+    bench
+        .execute(
+            "ALTER TABLE provider_connections ALTER workspace_id DROP NOT NULL;
+             INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status)
+             SELECT n, NULL, 1, 'microsoft', 'enabled' FROM generate_series(1, 7) n;
+             INSERT INTO provider_credentials (provider_connection_id, kind, payload)
+             SELECT n, 'client_secret', 'x' FROM generate_series(1, 7) n",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    assert_eq!(code, 0, "{bad:?}");
+    let found = bad
+        .iter()
+        .map(|(part, found, _)| format!("{part}: {found}"));
+    let mut expected: Vec<String> = (1..=5)
+        .map(|id| {
+            format!("connections: connection {id}: provider_connections.workspace_id: it is NULL")
+        })
+        .collect();
+    expected.push("connections: and 2 more".to_owned());
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+}
+
+/// As the page of the workers has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_a_heartbeat_is_not_alive() {
+    let bench = Bench::new().await;
+    bench
+        .execute(
+            "INSERT INTO verifyd.workers
+                 (worker_id, version, concurrency, in_flight, started_at, beat_at)
+             VALUES ('beats', '1', 1, 0, now(), now() + interval '1 minute'),
+                    ('killed', '1', 1, 0, now(), now() - interval '50 seconds')",
+        )
+        .await;
+    let (_, parts) = answer(&bench);
+    let mut parts = parts.as_array().unwrap().iter();
+    let runs = parts.find(|part| part["part"] == "runs").unwrap();
+    assert_eq!(runs["found"], "0 queued, 0 running, 1 workers alive");
+}

@@ -444,4 +444,15 @@ async fn a_row_that_nobody_can_work_on_is_shown_and_breaks_no_list() {
     assert!(workers.contains("&lt;b&gt;pending") || workers.contains("&#60;b&#62;pending"));
     let runs = person.page("/runs").await;
     assert!(runs.contains(&format!("/runs/{run}")), "{runs}");
+    scene
+        .world
+        .sql(
+            "PRAGMA ignore_check_constraints = ON; \
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 21) \
+             INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
+             SELECT 1, 1, 'provider.connection.check', 'pending', '{}' FROM n",
+        )
+        .await;
+    let workers = person.page("/workers").await;
+    assert!(workers.contains("and 2 more runs"), "{workers}");
 }
