@@ -174,15 +174,17 @@ impl Relation {
             .casts
             .iter()
             .any(|cast| cast == accepted_types(family)[0]);
-        let value = if is_number && family == Family::Time {
-            format!("to_timestamp({of})")
-        } else if is_castable {
-            format!("{of}::{wanted}")
-        } else {
+        let is_epoch = is_number && family == Family::Time;
+        if !is_epoch && !is_castable {
             return format!(
                 "no statement makes {wanted} of {found}: give the {noun} a column {of} of type {wanted}"
             );
+        }
+        let cast = |value: &str| match is_epoch {
+            true => format!("to_timestamp({value})"),
+            false => format!("{value}::{wanted}"),
         };
+        let value = cast(of);
         let alter = format!("ALTER COLUMN {of} TYPE {wanted}");
         let (alter_table, alter) = match self.kind() {
             Kind::Table | Kind::Partitioned if self.dividing.contains(of) => {
@@ -212,9 +214,10 @@ impl Relation {
         };
         match &column.default {
             // A sequence is accepted in either type.
-            Some(default) if family != Family::Time && !default.starts_with("nextval(") => format!(
+            Some(default) if !default.starts_with("nextval(") => format!(
                 "{alter_table} {name} ALTER COLUMN {of} DROP DEFAULT, {alter}, \
-                 ALTER COLUMN {of} SET DEFAULT ({default})::{wanted};"
+                 ALTER COLUMN {of} SET DEFAULT {};",
+                cast(&format!("({default})"))
             ),
             _ => format!("{alter_table} {name} {alter};"),
         }

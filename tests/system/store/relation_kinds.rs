@@ -181,6 +181,27 @@ async fn what_no_cast_leads_to_is_said() {
     }
 }
 
+#[tokio::test]
+async fn a_default_gets_the_type_of_its_column() {
+    for column in [
+        "varchar(30) NOT NULL DEFAULT CURRENT_TIMESTAMP::text",
+        "bigint NOT NULL DEFAULT extract(epoch FROM now())",
+        "date DEFAULT CURRENT_DATE",
+    ] {
+        let created_at = "created_at timestamptz NOT NULL DEFAULT now()";
+        let by = RUNS.replace(created_at, &format!("created_at {column}"));
+        let bed = replaced(&["operation_runs"], &by).await;
+        let [found, left] = mended(&bed).await;
+        assert_eq!(found.len(), 6, "{found:?}");
+        assert_eq!(left, [], "{column}");
+        bed.exec("INSERT INTO operation_runs (workspace_id, type, status) VALUES (1, 'x', 'x')")
+            .await;
+        let recent =
+            "SELECT count(*) FROM operation_runs WHERE created_at > now() - interval '2 days'";
+        assert_eq!(bed.number(recent).await, 1, "{column}");
+    }
+}
+
 const CONNECTIONS: &str = "
     SELECT 1::bigint AS id, 1::bigint AS workspace_id, 1::bigint AS tenant_id, ''::text AS provider,
         ''::text AS display_name, ''::text AS status, ''::text AS entra_tenant_id,
