@@ -36,10 +36,7 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     }
     let mut enforced = None;
     if args.enforce {
-        enforced = Some(store.enforce().await.context(
-            "the schema is up to date, but not all guards could be added; they need the rights of \
-             the owner of operation_runs, and `verifyd migrate --enforce` may be repeated",
-        )?);
+        enforced = Some(store.enforce().await.context(remedy::NOT_ALL_GUARDS)?);
     }
     let findings = findings(store.as_ref()).await?;
     if args.json.json {

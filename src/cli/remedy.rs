@@ -95,8 +95,18 @@ pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
         .or_else(|| of_sqlite(&text))
 }
 
+/// What `migrate --enforce` says where it fails.
+pub(super) const NOT_ALL_GUARDS: &str = "the schema is up to date, but not all guards could be added; they need the rights \
+     of the owner of operation_runs, and `verifyd migrate --enforce` may be repeated";
+
 /// Of a command that failed.
 pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
+    if error.to_string() == NOT_ALL_GUARDS && format!("{error:#}").contains("SQLSTATE 42501") {
+        return Some(
+            "run the command as the owner of operation_runs, or make its role a member of the owner's for as long as \
+             it takes (GRANT owner TO verifyd_migrate)",
+        );
+    }
     let mut causes = error.chain();
     causes.find_map(|cause| match cause.downcast_ref() {
         Some(OperationError::Store(error)) => of_store(error),

@@ -278,6 +278,7 @@ async fn guards_are_added_to_another_application_s_table_by_its_owner_s_right() 
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("the rights of the owner"), "{said}");
+    assert!(said.contains("(GRANT owner TO verifyd_migrate)"), "{said}");
 
     let lend = format!("GRANT {owner} TO verifyd_migrate");
     bench.execute(&lend).await;
