@@ -28,6 +28,10 @@ const POSTGRES: &[(&str, &str)] = &[
         "give the column a default, or let it be NULL: verifyd's own INSERT does not name it \
          (docs/guides/enqueue.md says which columns it does)",
     ),
+    (
+        "SQLSTATE 22001",
+        "give the column that is too short the type text; `verifyd doctor` names those that serve writes",
+    ),
     ("SQLSTATE 53100", "make room on the server's disk"),
     (
         "SQLSTATE 53300",

@@ -6,7 +6,7 @@ use super::relation::{COLUMNS, Column, FIND, Relation, accepted_types, wanted_ty
 use crate::ports::schema::{InspectStore, SchemaFinding};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations::WANTED_VERSION;
-use crate::store::tables::{APPLICATION, OWN, Table};
+use crate::store::tables::{APPLICATION, OWN, Table, least_length};
 use async_trait::async_trait;
 use sqlx::PgConnection;
 
@@ -166,7 +166,15 @@ impl PostgresStore {
                         relation.change_type(name, column, *family),
                     ));
                 }
-                Some(_) => {}
+                Some(column) => {
+                    let least = owner.least_length(table.name, &column.name);
+                    let too_short = relation.too_short(name, column, least);
+                    findings.extend(
+                        too_short.map(|(problem, remedy)| {
+                            SchemaFinding::fatal(subject, problem, remedy)
+                        }),
+                    );
+                }
             }
         }
         if findings.len() > first
@@ -292,6 +300,14 @@ impl Owner {
             "operation_runs" => &["SELECT", "UPDATE"],
             "tenant_permissions" => &["SELECT", "INSERT", "UPDATE"],
             _ => &["SELECT"],
+        }
+    }
+
+    /// The characters that a column of text must have room for: in a table of verifyd's as many as there are.
+    fn least_length(self, table: &str, column: &str) -> usize {
+        match self {
+            Self::Verifyd { .. } => usize::MAX,
+            Self::Application { .. } => least_length(table, column),
         }
     }
 
