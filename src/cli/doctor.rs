@@ -532,10 +532,11 @@ fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
 }
 
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {
+    let is_missing = |line: &Line| line.part == "keys" && line.state == State::Failed;
     lines.push(match app::open_existing_vault(settings) {
         Ok(vault) => match vault.key_ids().as_slice() {
             // Another line about keys: there are credentials that none of them opens.
-            [] if settings.is_embedded() && lines.iter().any(|line| line.part == "keys") => bad(
+            [] if settings.is_embedded() && lines.iter().any(is_missing) => bad(
                 "keys",
                 State::Failed,
                 "none",

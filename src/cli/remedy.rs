@@ -37,8 +37,6 @@ const POSTGRES: &[(&str, &str)] = &[
     ),
     ("SQLSTATE 53100", "make room on the server's disk"),
     ("SQLSTATE 53300", MORE_CONNECTIONS),
-    // The server refuses more than those that are open.
-    ("no connection within acquire_timeout", MORE_CONNECTIONS),
     (
         "statement pooling mode",
         "let PgBouncer pool in transaction or session mode (pool_mode): verifyd uses transactions",
@@ -396,7 +394,6 @@ mod tests {
                 "ignore_startup_parameters",
             ),
             ("a value does not fit (SQLSTATE 22001)", "the type text"),
-            ("no connection within acquire_timeout", "CONNECTION LIMIT"),
             (
                 "transaction blocks not allowed in statement pooling mode (SQLSTATE 08P01)",
                 "pool_mode",

@@ -104,7 +104,7 @@ impl Credentials {
         let key = envelope::key_id(&stored.payload).map(str::to_owned);
         let failure = vault.open(binding, stored).err();
         let flaw = failure.as_ref().and_then(VaultError::flaw);
-        if !flaw.is_some_and(|flaw| flaw.cause.before_decryption()) {
+        if flaw.is_none_or(|flaw| !flaw.cause.before_decryption()) {
             self.opening.insert(key.clone());
         }
         let (Some(failure), Some(flaw)) = (&failure, flaw) else {
