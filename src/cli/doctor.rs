@@ -8,6 +8,7 @@ mod http;
 mod invalid_runs;
 mod modules;
 mod outbound;
+mod sessions;
 mod webhooks;
 
 use super::args::JsonArg;
@@ -18,7 +19,6 @@ use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{CLAIMING, COMPLETING, Pooling, RECORDING, RELEASING};
 use crate::ports::queue::{DeadLetter, QueueError};
 use crate::ports::store::{Store, StoreError};
-use crate::ports::wake::Listening;
 use crate::telemetry::build_info::{BUILD, BuildInfo};
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
@@ -158,7 +158,10 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
                 |state: State| lines.iter().any(|l| l.part == "schema" && l.state == state);
             if schema_is(State::Ok) && !schema_is(State::Failed) {
                 in_time("writing", store, &mut lines, writing).await;
-                in_time("listening", store, &mut lines, listening).await;
+                in_time("listening", store, &mut lines, async |store, lines| {
+                    lines.push(sessions::listening(store, settings).await);
+                })
+                .await;
                 in_time("connections", store, &mut lines, async |store, lines| {
                     connections::check(store, settings, lines).await;
                 })
@@ -242,8 +245,9 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
         }
     };
     // Everything else uses statements that a pooler may lose.
+    let mut limit = None;
     match store.try_pooling().await {
-        Ok(Pooling::None) => {}
+        Ok(Pooling::None) => limit = sessions::limit(store.as_ref()).await,
         Ok(Pooling::Transaction) => lines.push(ok(
             "pooler",
             "in transaction mode, and statements get through",
@@ -267,6 +271,7 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
     match store.ping().await {
         Ok(version) => {
             lines.push(ok("database", format!("{} {version}", store.kind())));
+            lines.extend(limit);
             Some(store)
         }
         Err(failure) => {
@@ -320,10 +325,11 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
     }
 }
 
-/// Whether the application refuses a step with a run. Where a right is missing, that is the remedy.
+/// Whether the application refuses a step with a run. Where a right or a policy is missing, that is the remedy.
 fn is_refused_by_a_rule(why: &str) -> bool {
     let steps = [RECORDING, CLAIMING, RELEASING, COMPLETING];
-    steps.iter().any(|step| why.starts_with(step)) && !why.contains("SQLSTATE 42501")
+    let of_the_role = ["SQLSTATE 42501", "row-level security"];
+    steps.iter().any(|step| why.starts_with(step)) && !of_the_role.iter().any(|o| why.contains(o))
 }
 
 /// Tests the writes of `serve`, rolled back.
@@ -414,27 +420,6 @@ async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
             "run `verifyd migrate --enforce` as the table's owner",
         ),
         Err(failure) => error("guards", &failure),
-    });
-}
-
-/// Whether a bare INSERT wakes a worker.
-async fn listening(store: &dyn Store, lines: &mut Vec<Line>) {
-    let part = "listening";
-    lines.push(match store.try_listening().await {
-        Ok(Listening::Received) => ok(part, "notifications arrive: a bare INSERT wakes a worker"),
-        Ok(Listening::Off) => ok(part, "off: bare INSERTs are found by the sweep"),
-        Ok(Listening::NotReceived) => bad(
-            part,
-            State::Warning,
-            "notifications do not arrive, so that bare INSERTs are found by the sweep only",
-            "set database.listen_url to a connection without a pooler in transaction mode",
-        ),
-        Err(failure) => bad(
-            part,
-            State::Warning,
-            format!("bare INSERTs are found by the sweep only: {failure}"),
-            "check database.listen_url and that the user may connect once more",
-        ),
     });
 }
 
@@ -542,10 +527,11 @@ fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
 }
 
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {
+    let is_missing = |line: &Line| line.part == "keys" && line.state == State::Failed;
     lines.push(match app::open_existing_vault(settings) {
         Ok(vault) => match vault.key_ids().as_slice() {
             // Another line about keys: there are credentials that none of them opens.
-            [] if settings.is_embedded() && lines.iter().any(|line| line.part == "keys") => bad(
+            [] if settings.is_embedded() && lines.iter().any(is_missing) => bad(
                 "keys",
                 State::Failed,
                 "none",

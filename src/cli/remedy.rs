@@ -3,6 +3,9 @@
 use crate::operations::OperationError;
 use crate::ports::store::{SchemaFinding, StoreError};
 
+pub(super) const MORE_CONNECTIONS: &str = "allow more connections (max_connections of the server, CONNECTION LIMIT of role and \
+     database), lower database.max_connections (each replica takes two more), or use a pooler (docs/guides/deploy.md)";
+
 /// What mends an error of PostgreSQL or of a pooler before it, by a part of its text. The first that fits counts.
 const POSTGRES: &[(&str, &str)] = &[
     (
@@ -28,11 +31,19 @@ const POSTGRES: &[(&str, &str)] = &[
         "give the column a default, or let it be NULL: verifyd's own INSERT does not name it \
          (docs/guides/enqueue.md says which columns it does)",
     ),
-    ("SQLSTATE 53100", "make room on the server's disk"),
     (
-        "SQLSTATE 53300",
-        "allow more connections (max_connections of the server, CONNECTION LIMIT of role and database), lower \
-         database.max_connections (each replica takes two more), or use a pooler (docs/guides/deploy.md)",
+        "SQLSTATE 22001",
+        "give the column that is too short the type text; `verifyd doctor` names those that serve writes",
+    ),
+    ("SQLSTATE 53100", "make room on the server's disk"),
+    ("SQLSTATE 53300", MORE_CONNECTIONS),
+    (
+        "statement pooling mode",
+        "let PgBouncer pool in transaction or session mode (pool_mode): verifyd uses transactions",
+    ),
+    (
+        "no more connections allowed",
+        "raise the limit of PgBouncer that is named, or lower database.max_connections (each replica takes two more)",
     ),
     (
         "startup parameter",
@@ -98,6 +109,20 @@ pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
 /// What `migrate --enforce` says where it fails.
 pub(super) const NOT_ALL_GUARDS: &str = "the schema is up to date, but not all guards could be added; they need the rights \
      of the owner of operation_runs, and `verifyd migrate --enforce` may be repeated";
+
+/// Of the connection that listens, which may have a URL of its own.
+pub(super) fn of_listening(error: &StoreError, has_url: bool) -> String {
+    let remedy = of_store(error)
+        .unwrap_or("check database.url (DATABASE_URL) and that the user may connect once more");
+    if has_url {
+        let url = "database.listen_url";
+        remedy
+            .replace("database.url (DATABASE_URL)", url)
+            .replace("database.url", url)
+    } else {
+        remedy.to_owned()
+    }
+}
 
 /// Of a command that failed.
 pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
@@ -378,6 +403,15 @@ mod tests {
                 "unsupported startup parameter: options (SQLSTATE 08P01)",
                 "ignore_startup_parameters",
             ),
+            ("a value does not fit (SQLSTATE 22001)", "the type text"),
+            (
+                "transaction blocks not allowed in statement pooling mode (SQLSTATE 08P01)",
+                "pool_mode",
+            ),
+            (
+                "no more connections allowed (max_client_conn) (SQLSTATE 08P01)",
+                "limit of PgBouncer",
+            ),
             (
                 "attempt to write a readonly database (SQLite 1032)",
                 "may write",
@@ -411,6 +445,38 @@ mod tests {
             "No such file or directory (os error 2)",
         ] {
             assert_eq!(of_store(&StoreError::Unavailable(error.to_owned())), None);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_cannot_listen_has_the_remedy_of_its_cause_and_its_url() {
+        for (error, of_url, of_listen_url) in [
+            (
+                "cannot execute LISTEN during recovery (SQLSTATE 25006)",
+                "the primary (database.url)",
+                "the primary (database.listen_url)",
+            ),
+            (
+                "password authentication failed (SQLSTATE 28P01)",
+                "password of database.url (DATABASE_URL)",
+                "password of database.listen_url",
+            ),
+            (
+                "the connection was closed",
+                "check database.url (DATABASE_URL) and",
+                "check database.listen_url and",
+            ),
+            (
+                "too many connections for role \"app\" (SQLSTATE 53300)",
+                "CONNECTION LIMIT",
+                "lower database.max_connections",
+            ),
+        ] {
+            let error = StoreError::Unavailable(error.to_owned());
+            for (has_url, words) in [(false, of_url), (true, of_listen_url)] {
+                let remedy = of_listening(&error, has_url);
+                assert!(remedy.contains(words), "{words}: {remedy}");
+            }
         }
     }
 

@@ -112,6 +112,17 @@ impl Cause {
         (self as usize) < Self::UnknownContent as usize
     }
 
+    /// Whether another key may open it.
+    pub const fn is_of_keys(self) -> bool {
+        matches!(
+            self,
+            Self::KeyNotConfigured
+                | Self::NotAuthentic
+                | Self::LaravelNoKey
+                | Self::LaravelOtherKey
+        )
+    }
+
     /// Returns the path of the member that is wrong.
     const fn field(self) -> &'static str {
         match self {

@@ -23,6 +23,15 @@ pub enum Pooling {
     TransactionWithLostStatements,
 }
 
+/// A limit that leaves a process fewer connections than it opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionLimit {
+    /// What sets it, in words.
+    pub name: String,
+    pub allowed: i64,
+    pub needed: i64,
+}
+
 /// Room on the disk of an embedded database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
@@ -48,6 +57,11 @@ pub trait ProbeStore: Send + Sync {
 
     /// Writes what `serve` writes, as the user of `database.url`, and rolls back.
     async fn try_writing(&self) -> Result<(), StoreError>;
+
+    /// Returns the lowest limit of connections, where it is too low for one process.
+    async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
+        Ok(None)
+    }
 
     /// Returns by how many seconds the database's clock is ahead of this machine's.
     async fn clock_ahead(&self) -> Result<f64, StoreError> {

@@ -26,6 +26,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether a right is missing, as PostgreSQL says it.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused(why) if why.contains("SQLSTATE 42501"))
+    }
+
     /// Whether the same call may work later, with nothing changed by a person.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Contended(_))

@@ -30,6 +30,8 @@ pub enum Listening {
     Received,
     /// None arrived: a pooler in between shares connections.
     NotReceived,
+    /// None can arrive: the connection that listens is one of another database.
+    Elsewhere,
     /// Turned off, or a database that has no notifications.
     Off,
 }

@@ -123,13 +123,16 @@ pub(super) fn not_kept_out(checkable: i64) -> Result<(), StoreError> {
     }
 }
 
-/// Returns what the step has written. `None` is a refusal, too: a trigger of the application can keep a row
-/// as it is without an error.
+/// What can keep a row as it is without an error.
+pub(super) const TRIGGER: &str = "a trigger";
+
+/// Returns what the step has written. `None` is a refusal, too, by `keeper`.
 pub(super) fn accepted<T>(
     step: &str,
+    keeper: &str,
     written: Result<Option<T>, StoreError>,
 ) -> Result<T, StoreError> {
-    let kept = || StoreError::Refused("a trigger keeps the row of operation_runs as it is".into());
+    let kept = || StoreError::Refused(format!("{keeper} keeps the row of operation_runs as it is"));
     let written = written.and_then(|written| written.ok_or_else(kept));
     written.map_err(|error| refused(step, error))
 }

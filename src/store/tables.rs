@@ -1,5 +1,7 @@
 //! The tables and columns that verifyd uses, for `inspect`: one list for both kinds of database.
 
+use crate::domain::run::RUN_TYPE;
+
 /// The families of types that a column may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
@@ -77,6 +79,21 @@ pub(super) const APPLICATION: &[Table] = tables! {
         Time: acknowledged_at expires_at withdrawn_at; Text: withdrawn_by;
     }
 };
+
+/// The characters that a column of text of the application must have room for: of what `serve` writes, where that has
+/// a known length, else none.
+pub(super) fn least_length(table: &str, column: &str) -> usize {
+    match (table, column) {
+        ("operation_runs", "type") => RUN_TYPE.len(),
+        // "completed", "succeeded"
+        ("operation_runs", "status" | "outcome") => 9,
+        // "granted", "missing"
+        ("tenant_permissions", "status") => 7,
+        // The id of an application, a slash and the name of a role.
+        ("tenant_permissions", "permission_key") => 36 + 1 + 120,
+        _ => 0,
+    }
+}
 
 /// verifyd's own tables, without schema or prefix.
 pub(super) const OWN: &[Table] = tables! {

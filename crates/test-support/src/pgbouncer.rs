@@ -32,6 +32,11 @@ impl PgBouncer {
         Self::in_mode("session", server, connections)
     }
 
+    /// The same in statement mode, which allows no transactions.
+    pub fn in_statement_mode(server: &str, connections: u32) -> Self {
+        Self::in_mode("statement", server, connections)
+    }
+
     fn in_mode(mode: &str, server: &str, connections: u32) -> Self {
         let server: url::Url = server.parse().expect("the address of the server is a URL");
         let port = free_port();

@@ -257,6 +257,13 @@ impl From<StoreError> for Problem {
             )
             .retry_after(RETRY);
         }
+        if error.is_forbidden() {
+            return Self::new(
+                Kind::Unavailable,
+                "The database refuses this to verifyd; the log says why, under this request's id.",
+            )
+            .retry_after(RETRY);
+        }
         Self::new(
             Kind::Defect,
             "The database refused; the log says why, under this request's id.",

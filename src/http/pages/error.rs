@@ -162,6 +162,15 @@ impl IntoResponse for PageError {
                         .to_owned(),
                 )
             }
+            Self::Store(error) if error.is_forbidden() => {
+                tracing::error!(%error, "a page could not be made");
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "The database refuses this to verifyd",
+                    "The log of verifyd says why, and \u{201c}verifyd doctor\u{201d} what to do."
+                        .to_owned(),
+                )
+            }
             Self::Store(error) => {
                 tracing::error!(%error, "a page could not be read");
                 (

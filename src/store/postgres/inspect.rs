@@ -6,7 +6,7 @@ use super::relation::{COLUMNS, Column, FIND, Relation, accepted_types, wanted_ty
 use crate::ports::schema::{InspectStore, SchemaFinding};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations::WANTED_VERSION;
-use crate::store::tables::{APPLICATION, OWN, Table};
+use crate::store::tables::{APPLICATION, OWN, Table, least_length};
 use async_trait::async_trait;
 use sqlx::PgConnection;
 
@@ -45,11 +45,38 @@ const UNIQUE: &str = "
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k)
             = (SELECT array_agg(c ORDER BY c) FROM unnest($2::text[]) c))";
 
-/// UPDATE may be granted on some columns only, as deploy/postgres-grants.sql does.
+/// The privileges that are missing, the role, and whether policies decide which rows it reads and writes. UPDATE may be
+/// granted on some columns only, as deploy/postgres-grants.sql does.
 const PRIVILEGES: &str = "
-    SELECT p FROM unnest($2::text[]) AS p WHERE NOT CASE p
-        WHEN 'UPDATE' THEN has_any_column_privilege($1::oid, p)
-        ELSE has_table_privilege($1::oid, p) END";
+    SELECT ARRAY(SELECT p FROM unnest($2::text[]) AS p WHERE NOT CASE p
+            WHEN 'UPDATE' THEN has_any_column_privilege($1::oid, p)
+            ELSE has_table_privilege($1::oid, p) END),
+        quote_ident(current_user), row_security_active($1::oid)";
+
+/// The privileges that the role lacks to record a run, and how they are granted. An id from an identity column takes none
+/// on its sequence.
+pub(super) const MISSING_TO_RECORD: &str = "
+    SELECT 'INSERT', 'INSERT (workspace_id, tenant_id, type, status, context, created_at) ON operation_runs TO '
+        || quote_ident(current_user)
+    WHERE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('operation_runs')
+        AND a.attname = ANY ('{workspace_id,tenant_id,type,status,context,created_at}')
+        AND NOT has_column_privilege(a.attrelid, a.attnum, 'INSERT'))
+    UNION ALL
+    SELECT 'USAGE of ' || s.name, 'USAGE ON SEQUENCE ' || s.name || ' TO ' || quote_ident(current_user)
+    FROM pg_attribute a
+    CROSS JOIN LATERAL pg_get_serial_sequence('operation_runs', a.attname::text) AS s(name)
+    WHERE a.attrelid = to_regclass('operation_runs') AND a.attname = 'id' AND a.attidentity = ''
+      AND NOT has_sequence_privilege(s.name, 'USAGE, UPDATE')";
+
+/// `$1`: the name of a table that statements do not find. A schema that has it, `public` first, whether the role may use
+/// that schema, the role, and its search_path.
+const ELSEWHERE: &str = "
+    SELECT quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE'), quote_ident(current_user),
+        current_setting('search_path')
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relname = $1::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+      AND n.nspname NOT IN ('verifyd', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
+    ORDER BY n.nspname <> 'public', n.nspname LIMIT 1";
 
 #[async_trait]
 impl InspectStore for PostgresStore {
@@ -85,6 +112,7 @@ impl InspectStore for PostgresStore {
                     .filter(|_| table.name == "operation_runs");
                 if let Some(runs) = runs {
                     self.advise_columns(tx, &runs, &mut findings).await?;
+                    self.advise_recording(tx, &mut findings).await?;
                     self.advise_indexes(tx, &runs, &mut findings).await?;
                 }
             }
@@ -131,11 +159,7 @@ impl PostgresStore {
     ) -> Result<Option<Relation>, StoreError> {
         let found = self.rows(FIND).bind(name);
         let Some(relation): Option<Relation> = found.fetch_optional(&mut *tx).await? else {
-            findings.push(SchemaFinding::fatal(
-                name.to_owned(),
-                "the table is missing",
-                owner.missing_table(),
-            ));
+            findings.push(self.missing_table(tx, name, owner).await?);
             return Ok(None);
         };
         let privileges = owner.privileges(name);
@@ -166,7 +190,15 @@ impl PostgresStore {
                         relation.change_type(name, column, *family),
                     ));
                 }
-                Some(_) => {}
+                Some(column) => {
+                    let least = owner.least_length(table.name, &column.name);
+                    let too_short = relation.too_short(name, column, least);
+                    findings.extend(
+                        too_short.map(|(problem, remedy)| {
+                            SchemaFinding::fatal(subject, problem, remedy)
+                        }),
+                    );
+                }
             }
         }
         if findings.len() > first
@@ -217,6 +249,62 @@ impl PostgresStore {
         Ok(())
     }
 
+    /// See [`MISSING_TO_RECORD`]. Runs of other producers are worked on all the same.
+    async fn advise_recording(
+        &self,
+        tx: &mut PgConnection,
+        findings: &mut Vec<SchemaFinding>,
+    ) -> Result<(), StoreError> {
+        let missing = self.rows(MISSING_TO_RECORD);
+        let missing: Vec<(String, String)> = missing.fetch_all(&mut *tx).await?;
+        findings.extend(missing.into_iter().map(|(missing, grant)| SchemaFinding {
+            privilege: true,
+            ..SchemaFinding::advice(
+                "operation_runs",
+                format!(
+                    "the privilege is missing: {missing}; this role can start no check by command line, API or page"
+                ),
+                format!("as the table's owner: GRANT {grant};"),
+            )
+        }));
+        Ok(())
+    }
+
+    /// Why a name leads to nothing: the table is missing, or the role does not see it.
+    async fn missing_table(
+        &self,
+        tx: &mut PgConnection,
+        name: &str,
+        owner: Owner,
+    ) -> Result<SchemaFinding, StoreError> {
+        let elsewhere = self.rows(ELSEWHERE).bind(name);
+        let elsewhere: Option<(String, bool, String, String)> =
+            elsewhere.fetch_optional(&mut *tx).await?;
+        let (problem, remedy) = match &elsewhere {
+            None => (
+                "the table is missing".to_owned(),
+                owner.missing_table().to_owned(),
+            ),
+            Some((schema, false, user, _)) => (
+                format!("the role {user} may not use the schema {schema}, which has the table"),
+                format!("as the schema's owner: GRANT USAGE ON SCHEMA {schema} TO {user};"),
+            ),
+            Some((schema, true, user, path)) => (
+                format!(
+                    "search_path ({path}) does not name the schema {schema}, which has the table"
+                ),
+                format!(
+                    "correct search_path in the options of database.url if it is there; else: ALTER ROLE {user} \
+                     SET search_path = {schema};"
+                ),
+            ),
+        };
+        Ok(SchemaFinding {
+            privilege: matches!(elsewhere, Some((_, false, ..))),
+            ..SchemaFinding::fatal(name.to_owned(), problem, remedy)
+        })
+    }
+
     async fn inspect_privileges(
         &self,
         tx: &mut PgConnection,
@@ -225,24 +313,36 @@ impl PostgresStore {
         needed: &'static [&'static str],
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
-        let missing: Vec<String> = self
-            .scalar(PRIVILEGES)
+        let (missing, user, is_restricted): (Vec<String>, String, bool) = self
+            .rows(PRIVILEGES)
             .bind(oid)
             .bind(needed)
-            .fetch_all(&mut *tx)
+            .fetch_one(&mut *tx)
             .await?;
         if !missing.is_empty() {
             let missing = missing.join(", ");
-            let user: String = self
-                .scalar("SELECT quote_ident(current_user)")
-                .fetch_one(&mut *tx)
-                .await?;
             findings.push(SchemaFinding {
                 fatal: true,
                 privilege: true,
                 subject: name.to_owned(),
                 problem: format!("the privilege is missing: {missing}"),
                 remedy: format!("as the table's owner: GRANT {missing} ON {name} TO {user};"),
+            });
+        }
+        if is_restricted {
+            findings.push(SchemaFinding {
+                privilege: true,
+                ..SchemaFinding::advice(
+                    name.to_owned(),
+                    format!(
+                        "row-level security applies to the role {user}, which sees no rows and writes none but \
+                         those that a policy admits"
+                    ),
+                    format!(
+                        "let policies of the table admit all rows to {user}, or as a superuser: ALTER ROLE {user} \
+                         BYPASSRLS;"
+                    ),
+                )
             });
         }
         Ok(())
@@ -292,6 +392,14 @@ impl Owner {
             "operation_runs" => &["SELECT", "UPDATE"],
             "tenant_permissions" => &["SELECT", "INSERT", "UPDATE"],
             _ => &["SELECT"],
+        }
+    }
+
+    /// The characters that a column of text must have room for: in a table of verifyd's as many as there are.
+    fn least_length(self, table: &str, column: &str) -> usize {
+        match self {
+            Self::Verifyd { .. } => usize::MAX,
+            Self::Application { .. } => least_length(table, column),
         }
     }
 

@@ -2,11 +2,12 @@
 //! Those of `serve` are tried once it is known that they get through.
 
 use super::PostgresStore;
+use super::inspect::MISSING_TO_RECORD;
 use crate::domain::RunId;
 use crate::domain::attempt::AttemptEnd;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
-    CLAIMING, COMPLETING, Pooling, ProbeStore, RECORDING, RELEASING, TableSize,
+    CLAIMING, COMPLETING, ConnectionLimit, Pooling, ProbeStore, RECORDING, RELEASING, TableSize,
 };
 use crate::ports::store_error::StoreError;
 use crate::store::End;
@@ -69,16 +70,24 @@ const TABLE_SIZES: &str = "
         OR c.oid IN (SELECT to_regclass(t.name)::oid FROM unnest($1::text[]) AS t(name)))
     ORDER BY 2 DESC, 1";
 
+/// The lowest limit of connections.
+const CONNECTION_LIMIT: &str = "
+    SELECT l.name, l.allowed FROM (
+        SELECT 'CONNECTION LIMIT of the role ' || quote_ident(r.rolname), r.rolconnlimit::bigint
+        FROM pg_roles r WHERE r.rolname = session_user AND NOT r.rolsuper
+        UNION ALL
+        SELECT 'CONNECTION LIMIT of the database ' || quote_ident(d.datname), d.datconnlimit::bigint
+        FROM pg_database d JOIN pg_roles r ON r.rolname = session_user
+        WHERE d.datname = current_database() AND NOT r.rolsuper
+        UNION ALL
+        SELECT 'max_connections of the server', current_setting('max_connections')::bigint
+            - current_setting('superuser_reserved_connections')::bigint
+    ) AS l(name, allowed) WHERE l.allowed >= 0 ORDER BY l.allowed LIMIT 1";
+
 /// insufficient_privilege
 const MAY_NOT: &str = "42501";
 /// unique_violation: the application allows one run of a connection at a time, and one is there.
 const NOT_UNIQUE: &str = "23505";
-
-/// Whether this user may record a check. `serve` needs not, and a trigger may lack a right of its own.
-const MAY_RECORD: &str = "
-    SELECT bool_and(has_column_privilege('operation_runs', c.name, 'INSERT'))
-        AND coalesce(has_sequence_privilege(pg_get_serial_sequence('operation_runs', 'id'), 'USAGE'), true)
-    FROM unnest(ARRAY['workspace_id', 'tenant_id', 'type', 'status', 'context', 'created_at']) AS c(name)";
 
 /// In one message: a pooler may give each message another session.
 async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
@@ -161,12 +170,10 @@ async fn record(tx: &mut PgConnection) -> Result<Option<RunId>, StoreError> {
     let code = error.as_database_error().and_then(|error| error.code());
     let is_tolerated = match code.as_deref() {
         Some(NOT_UNIQUE) => true,
+        // `serve` needs not, and `inspect` names what is missing. A trigger may lack a right of its own.
         Some(MAY_NOT) => {
-            let may_record: bool = sqlx::query_scalar(MAY_RECORD)
-                .persistent(false)
-                .fetch_one(&mut *tx)
-                .await?;
-            !may_record
+            let missing = sqlx::query(MISSING_TO_RECORD).persistent(false);
+            missing.fetch_optional(&mut *tx).await?.is_some()
         }
         _ => false,
     };
@@ -176,6 +183,19 @@ async fn record(tx: &mut PgConnection) -> Result<Option<RunId>, StoreError> {
     }
 }
 
+/// What keeps a row of `operation_runs` as it is without an error.
+async fn keeper(tx: &mut PgConnection) -> Result<&'static str, StoreError> {
+    let is_restricted: bool = sqlx::query_scalar("SELECT row_security_active('operation_runs')")
+        .persistent(false)
+        .fetch_one(tx)
+        .await?;
+    Ok(if is_restricted {
+        "row-level security"
+    } else {
+        probe::TRIGGER
+    })
+}
+
 impl PostgresStore {
     /// Does with a run what `serve` does with it. A trigger or a constraint of the application may refuse each
     /// step.
@@ -183,13 +203,14 @@ impl PostgresStore {
         let Some(run) = record(tx).await? else {
             return self.try_claiming(tx).await;
         };
+        let keeper = keeper(tx).await?;
         let claimed = self.claim_locked(tx, probe::claim(run)).await;
-        let claim = probe::accepted(CLAIMING, claimed)?;
+        let claim = probe::accepted(CLAIMING, keeper, claimed)?;
         let mut inner = tx.begin().await?;
         let mut shared = self.shared(&mut *inner);
         let released = release_in(&mut shared, &claim, AttemptEnd::Shutdown, None).await;
         let released = released.map(|released| released.then_some(()));
-        probe::accepted(RELEASING, released)?;
+        probe::accepted(RELEASING, keeper, released)?;
         inner.rollback().await?;
         for request in probe::completions(&claim)? {
             let mut inner = tx.begin().await?;
@@ -197,7 +218,7 @@ impl PostgresStore {
                 .complete_runs(&mut inner, std::slice::from_ref(&request))
                 .await;
             let completed = completed.map(|completed| completed.contains(run).then_some(()));
-            probe::accepted(COMPLETING, completed)?;
+            probe::accepted(COMPLETING, keeper, completed)?;
             inner.rollback().await?;
         }
         Ok(())
@@ -223,6 +244,10 @@ impl ProbeStore for PostgresStore {
             let mut first = self.options.connect().await?;
             let mut second = self.options.connect().await?;
             let shared = !keep_their_sessions(&mut first, &mut second).await?;
+            if shared {
+                // A pooler in statement mode refuses it.
+                first.begin().await?.rollback().await?;
+            }
             let pooling = match (shared, self.named) {
                 (false, _) => Pooling::None,
                 (true, false) => Pooling::Transaction,
@@ -276,6 +301,26 @@ impl ProbeStore for PostgresStore {
             Ok(sizes
                 .map(|(table, bytes, rows)| TableSize { table, bytes, rows })
                 .collect())
+        })
+        .await
+    }
+
+    async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
+        // Besides those of the pool one for the heartbeat, and one for listening.
+        let listening = u32::from(self.listen.is_some());
+        let needed = i64::from(self.pool.options().get_max_connections() + 1 + listening);
+        self.transaction(async |tx| {
+            let (name, allowed): (String, i64) = self
+                .rows(CONNECTION_LIMIT)
+                .persistent(false)
+                .fetch_one(&mut *tx)
+                .await?;
+            let limit = ConnectionLimit {
+                name,
+                allowed,
+                needed,
+            };
+            Ok((allowed < needed).then_some(limit))
         })
         .await
     }

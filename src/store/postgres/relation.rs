@@ -22,9 +22,11 @@ pub(super) const FIND: &str = "
     FROM pg_class c WHERE c.oid = to_regclass($1)";
 
 /// `$1`: a relation. Of a column's type, which may be a domain, the base type, and which of the types that verifyd needs
-/// its values can be cast to. Of a column that is inherited the table that it comes from, if it is one.
+/// its values can be cast to. Of a text the limit of its length. Of a column that is inherited the table that it comes
+/// from, if it is one.
 pub(super) const COLUMNS: &str = "
     SELECT a.attname::text AS name, t.typname::text AS type, b.typname::text AS base,
+        CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod >= 4 THEN a.atttypmod - 4 END AS length,
         pg_get_expr(d.adbin, d.adrelid) AS default,
         ARRAY(SELECT w.typname::text FROM pg_type w
             WHERE w.typnamespace = 'pg_catalog'::regnamespace
@@ -83,6 +85,7 @@ from_row! {
     pub(super) struct Column {
         pub name: String,
         pub found as "type": String,
+        length: Option<i32>,
         base: String,
         default: Option<String>,
         casts: Vec<String>,
@@ -221,6 +224,19 @@ impl Relation {
             ),
             _ => format!("{alter_table} {name} {alter};"),
         }
+    }
+
+    /// Returns why a column of text has no room for what `serve` writes, and what to do; `None` if it has.
+    pub fn too_short(&self, name: &str, column: &Column, least: usize) -> Option<(String, String)> {
+        let length = column.length?;
+        usize::try_from(length)
+            .is_ok_and(|length| length < least)
+            .then(|| {
+                (
+                    format!("{}({length}) is too short, needed: text", column.found),
+                    self.change_type(name, column, Family::Text),
+                )
+            })
     }
 
     /// Returns how to add a missing unique key.

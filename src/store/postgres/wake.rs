@@ -22,6 +22,10 @@ use uuid::Uuid;
 /// The channel that `verifyd.notify_queued` (migration 6) notifies.
 const QUEUED: &str = "verifyd_queued";
 
+/// Tells databases apart, also those of two servers. Notifications stay within one.
+const PLACE: &str =
+    "SELECT format('%s %s', current_database(), extract(epoch FROM pg_postmaster_start_time()))";
+
 /// A setting of the session that only a direct connection can be opened with: a pooler in any mode refuses it, or
 /// passes its own connection on, without it.
 const DIRECT: &str = "verifyd.direct";
@@ -226,8 +230,8 @@ impl WakeStore for PostgresStore {
                         tracing::warn!(
                             "notifications of the database do not arrive, there seems to be a \
                              pooler on the way: bare INSERTs are found by the sweep only; \
-                             set database.listen_url to a direct connection, or database.listen \
-                             to off"
+                             set database.listen_url to a direct connection to the same database, \
+                             or database.listen to off"
                         );
                     }
                     has_warned = true;
@@ -267,6 +271,19 @@ impl WakeStore for PostgresStore {
         let Some(mut subscription) = Subscription::open(options).await? else {
             return Ok(Listening::NotReceived);
         };
+        let there: String = sqlx::query_scalar(PLACE)
+            .persistent(false)
+            .fetch_one(&mut subscription.listener)
+            .await?;
+        let here: String = self
+            .transaction(async |tx| {
+                let place = self.scalar(PLACE).fetch_one(tx).await?;
+                Ok::<_, StoreError>(place)
+            })
+            .await?;
+        if there != here {
+            return Ok(Listening::Elsewhere);
+        }
         self.notify(&subscription.own).await?;
         let until = Instant::now() + PROBE_TIMEOUT;
         loop {

@@ -48,11 +48,11 @@ impl SqliteStore {
             Err(error) => return Err(probe::refused(RECORDING, error)),
         };
         let claimed = self.claim_prepared(tx, probe::claim(run)).await;
-        let claim = probe::accepted(CLAIMING, claimed)?;
+        let claim = probe::accepted(CLAIMING, probe::TRIGGER, claimed)?;
         let mut inner = tx.begin().await?;
         let released = release_in(&mut &mut *inner, &claim, AttemptEnd::Shutdown, None).await;
         let released = released.map(|released| released.then_some(()));
-        probe::accepted(RELEASING, released)?;
+        probe::accepted(RELEASING, probe::TRIGGER, released)?;
         inner.rollback().await?;
         for request in probe::completions(&claim)? {
             let mut inner = tx.begin().await?;
@@ -60,7 +60,7 @@ impl SqliteStore {
                 .complete_runs(&mut inner, std::slice::from_ref(&request))
                 .await;
             let completed = completed.map(|completed| completed.contains(run).then_some(()));
-            probe::accepted(COMPLETING, completed)?;
+            probe::accepted(COMPLETING, probe::TRIGGER, completed)?;
             inner.rollback().await?;
         }
         Ok(())

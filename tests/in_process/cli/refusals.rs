@@ -224,6 +224,32 @@ async fn a_connection_that_cannot_be_used_is_listed_and_left_out_of_a_rotation()
     }
 }
 
+/// One that opens says nothing of the others, and the remedy is that of the cause.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_credential_that_does_not_open_is_found_by_doctor() {
+    let desk = Desk::new().await;
+    for name in ["fine", "copied", "again", "plain"] {
+        let named = format!("--secret-stdin --display-name {name}");
+        desk.add(Scenario::Healthy, &named, SIMULATED_SECRET);
+    }
+    desk.sql(
+        "UPDATE provider_credentials SET payload = (SELECT payload FROM provider_credentials
+             WHERE provider_connection_id = 1) WHERE provider_connection_id IN (2, 3);
+         UPDATE provider_credentials SET payload = 'simulated-secret-~1' WHERE provider_connection_id = 4",
+    )
+    .await;
+    let shown = stdout(&desk.ends("doctor", 0));
+    for words in [
+        "connections 2, 3: the credential cannot be decrypted: it was changed, was sealed for another place",
+        "store the credential again for this connection",
+        "connection 4: the credential cannot be decrypted: the payload is plain text, not encrypted",
+        "replace the secret, which others may have read",
+    ] {
+        assert_holds(&shown, words);
+    }
+    assert!(!shown.contains("connection 1:"), "{shown}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_open_nothing_are_found_by_doctor() {
     let desk = Desk::new().await;
@@ -238,19 +264,25 @@ async fn keys_that_open_nothing_are_found_by_doctor() {
     super::json(&with_keys(&add, SIMULATED_SECRET));
     assert_eq!(with_keys("doctor", "").status.code(), Some(0));
     // The same name for another key, and another name.
-    for other in [
-        format!("first:{OTHER_KEY}\n"),
-        format!("second:{OTHER_KEY}\n"),
+    for (other, found, remedy) in [
+        (
+            "first",
+            "it was changed, was sealed for another place, or its key is another one",
+            "give the key first the value that it had when it sealed the credential",
+        ),
+        (
+            "second",
+            "the key that it was sealed with is not configured (the key first)",
+            "add that key to credentials.keys, or store the credential again",
+        ),
     ] {
-        std::fs::write(&keys, other).unwrap();
+        std::fs::write(&keys, format!("{other}:{OTHER_KEY}\n")).unwrap();
         let output = with_keys("doctor", "");
         let shown = stdout(&output);
         assert_eq!(output.status.code(), Some(1), "{shown}");
-        assert_holds(
-            &shown,
-            "connection 1 was sealed with key \"first\" and does not open",
-        );
-        assert_holds(&shown, "add the key that sealed it");
+        let found = format!("connection 1: the credential cannot be decrypted: {found}");
+        assert_holds(&shown, &found);
+        assert_holds(&shown, remedy);
     }
     std::fs::write(&keys, format!("first:{KEY}\nsecond:short\n")).unwrap();
     let output = with_keys("doctor", "");

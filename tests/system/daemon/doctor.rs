@@ -88,6 +88,143 @@ async fn a_pooler_that_loses_statements_is_named_with_what_to_set() {
     assert_eq!((code, bad.len()), (1, 1), "{bad:?}");
     let advice = "ignore_startup_parameters = options";
     assert!(bad[0].2.contains(advice), "{bad:?}");
+
+    let pooler = PgBouncer::in_statement_mode(&bench.database.url(), 2);
+    bench.set("DATABASE_URL", pooler.url_of(&bench.database.url()));
+    let (code, bad) = examined(&bench);
+    assert_eq!((code, bad.len()), (1, 1), "{bad:?}");
+    assert!(bad[0].2.contains("pool_mode"), "{bad:?}");
+}
+
+/// The statement that ends a remedy.
+fn statement(remedy: &str) -> &str {
+    assert!(remedy.ends_with(';'), "{remedy}");
+    remedy.rsplit(": ").next().unwrap()
+}
+
+/// What `serve` can do without is a warning, and what is printed mends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_role_may_not_do_is_named() {
+    let mut bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    let token = bench.token(&["run"]);
+    bench.grant().await;
+    bench.become_role("verifyd_serve");
+    assert_eq!(examined(&bench), (0, vec![]));
+
+    bench
+        .execute("REVOKE INSERT ON operation_runs FROM verifyd_serve")
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "schema"));
+    let missing = "operation_runs: the privilege is missing: INSERT; ";
+    assert!(found.starts_with(missing), "{found}");
+    let daemon = bench.serve(&[]);
+    let checks = format!(
+        "http://{}/v1/connections/{connection}/checks",
+        daemon.listening
+    );
+    let request = reqwest::Client::new().post(checks).bearer_auth(token);
+    let refused = request.json(&json!({})).send().await.unwrap();
+    assert_eq!(refused.status(), 503);
+    let refused = refused.text().await.unwrap();
+    assert!(
+        refused.contains("The database refuses this to verifyd"),
+        "{refused}"
+    );
+    drop(daemon);
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+
+    for table in [
+        "provider_connections",
+        "verifyd.latest_reports",
+        "verifyd.tenant_inventory",
+    ] {
+        let security = format!("ALTER TABLE {table}");
+        bench
+            .execute(&format!("{security} ENABLE ROW LEVEL SECURITY"))
+            .await;
+        let (code, bad) = examined(&bench);
+        let [(part, found, _)] = &bad[..] else {
+            panic!("{bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (0, "schema"));
+        let applies = format!("{table}: row-level security applies to the role verifyd_serve");
+        assert!(found.starts_with(&applies), "{found}");
+        bench
+            .execute(&format!("{security} DISABLE ROW LEVEL SECURITY"))
+            .await;
+    }
+    // Of a policy for no command but these it is no trigger that keeps the run as it is.
+    for (policies, said) in [
+        (
+            "",
+            "recording a check: new row violates row-level security policy",
+        ),
+        (
+            "CREATE POLICY reads ON operation_runs FOR SELECT USING (true);
+             CREATE POLICY records ON operation_runs FOR INSERT WITH CHECK (true)",
+            "claiming a run: row-level security keeps the row of operation_runs as it is",
+        ),
+    ] {
+        let secured = "ALTER TABLE operation_runs ENABLE ROW LEVEL SECURITY;";
+        bench.execute(&format!("{secured} {policies}")).await;
+        let (code, bad) = examined(&bench);
+        let [(schema, ..), (writing, found, remedy)] = &bad[..] else {
+            panic!("{bad:?}")
+        };
+        let parts = [schema.as_str(), writing.as_str()];
+        assert_eq!((code, parts), (1, ["schema", "writing"]));
+        assert!(found.contains(said), "{said}: {found}");
+        assert!(remedy.contains("BYPASSRLS"), "{remedy}");
+    }
+    bench
+        .execute("ALTER TABLE operation_runs DISABLE ROW LEVEL SECURITY")
+        .await;
+
+    // One connection fewer than `serve` opens.
+    let url = bench.database.url();
+    let name = url.rsplit('/').next().unwrap();
+    let limit = |limit: i32| format!("ALTER DATABASE {name} CONNECTION LIMIT {limit}");
+    bench.execute(&limit(11)).await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "database"));
+    let limited = format!(
+        "CONNECTION LIMIT of the database {name} is 11; `serve` opens up to 12 connections"
+    );
+    assert_eq!(found, &limited);
+    assert!(remedy.contains("database.max_connections"), "{remedy}");
+    bench.execute(&limit(-1)).await;
+
+    // Tables that are there, and that the role does not see.
+    bench
+        .execute("REVOKE USAGE ON SCHEMA public FROM PUBLIC, verifyd_serve")
+        .await;
+    let (code, bad) = examined(&bench);
+    let hidden = "operation_runs: the role verifyd_serve may not use the schema public";
+    let (_, _, remedy) = bad
+        .iter()
+        .find(|(_, found, _)| found.starts_with(hidden))
+        .unwrap_or_else(|| panic!("{bad:?}"));
+    assert_eq!(code, 1);
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+    let url = bench.environment["DATABASE_URL"].clone() + "?options=-c%20search_path%3Dnowhere";
+    bench.set("DATABASE_URL", url);
+    let (code, bad) = examined(&bench);
+    let hidden = "operation_runs: search_path (nowhere) does not name the schema public";
+    assert!(
+        bad.iter().any(|(_, found, _)| found.starts_with(hidden)),
+        "{bad:?}"
+    );
+    assert_eq!(code, 1);
 }
 
 /// What `serve` needs is tried, too: whoever may send a hint and not take it back sends none.

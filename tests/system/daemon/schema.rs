@@ -47,6 +47,11 @@ async fn what_doctor_calls_fatal_is_neither_migrated_nor_served() {
             "the type is json, needed: jsonb",
         ),
         (
+            "ALTER TABLE operation_runs ALTER COLUMN status TYPE varchar(8)",
+            "operation_runs.status",
+            "varchar(8) is too short, needed: text",
+        ),
+        (
             "ALTER TABLE operation_runs DROP COLUMN started_at",
             "operation_runs.started_at",
             "the column is missing",

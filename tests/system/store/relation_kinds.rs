@@ -53,6 +53,45 @@ async fn what_is_proposed_for_a_table_works() {
 }
 
 #[tokio::test]
+async fn columns_without_room_for_what_is_written_are_widened() {
+    let bed = Bed::postgres().await;
+    bed.exec("DROP TABLE operation_runs").await;
+    bed.exec(
+        &RUNS
+            .replace(
+                "id bigserial",
+                "id bigserial PRIMARY KEY, failure_summary jsonb",
+            )
+            .replace("context json ", "context jsonb ")
+            .replace("type text", "type varchar(24)")
+            .replace(
+                "status text NOT NULL",
+                "status varchar(8) NOT NULL DEFAULT 'queued'",
+            )
+            .replace("outcome text", "outcome char(9)"),
+    )
+    .await;
+    bed.exec(
+        "ALTER TABLE tenant_permissions ALTER COLUMN permission_key TYPE varchar(156);
+         ALTER TABLE verifyd.workers ALTER COLUMN version TYPE varchar(255)",
+    )
+    .await;
+    let [found, left] = mended(&bed).await;
+    let fatal: Vec<SchemaFinding> = found.into_iter().filter(|f| f.fatal).collect();
+    assert_eq!(
+        subjects(&fatal),
+        [
+            "verifyd.workers.version",
+            "operation_runs.type",
+            "operation_runs.status",
+            "tenant_permissions.permission_key",
+        ]
+    );
+    assert_eq!(fatal[1].problem, "varchar(24) is too short, needed: text");
+    assert_eq!(left, []);
+}
+
+#[tokio::test]
 async fn what_is_proposed_for_a_partitioned_table_works() {
     let by = format!(
         "{RUNS} PARTITION BY RANGE (id); CREATE TABLE operation_runs_all PARTITION OF operation_runs \

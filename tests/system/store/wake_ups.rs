@@ -227,6 +227,15 @@ async fn a_pooler_that_shares_sessions_in_turn_is_not_listened_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_another_database_is_listened_to_is_said() {
+    let (bed, other) = (Bed::postgres().await, Bed::empty_postgres().await);
+    let mut beside = settings(&bed.url());
+    beside.listen_url = SecretString::from(other.url());
+    let store = verifyd::store::connect(&beside).await.unwrap();
+    assert_eq!(store.try_listening().await.unwrap(), Listening::Elsewhere);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn that_nothing_listens_is_said() {
     let bed = Bed::postgres().await;
     let mut beside = settings(&bed.url());
