@@ -17,6 +17,7 @@ use crate::domain::time_input;
 use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, SessionId, TenantId, WorkspaceId};
 use crate::ports::overview::{ConnectionCursor, ConnectionSort};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use std::any::TypeId;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -48,20 +49,27 @@ pub struct Cli {
 impl Cli {
     /// Parses the arguments of this process. Ends it where they are wrong, or ask for help.
     pub fn from_process() -> Self {
-        let matches = with_negative_numbers(Self::command()).get_matches();
+        let matches = with_negative_values(Self::command()).get_matches();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 }
 
-/// Takes `-1` behind an option for its value, which its parser refuses with what is allowed, not for an unknown
-/// option.
-fn with_negative_numbers(command: clap::Command) -> clap::Command {
+/// Takes `-1` behind an option for its value, and `-1d` where a time is read. The value's parser refuses it with
+/// what is allowed; otherwise it would be an unknown option.
+fn with_negative_values(command: clap::Command) -> clap::Command {
+    let times = [
+        TypeId::of::<std::time::Duration>(),
+        TypeId::of::<chrono::DateTime<chrono::Utc>>(),
+        TypeId::of::<Expiry>(),
+    ];
     command
         .mut_args(|arg| {
             let takes_values = arg.get_action().takes_values();
+            let value = arg.get_value_parser().type_id();
             arg.allow_negative_numbers(takes_values)
+                .allow_hyphen_values(times.iter().any(|time| value == *time))
         })
-        .mut_subcommands(with_negative_numbers)
+        .mut_subcommands(with_negative_values)
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,13 +9,14 @@ use super::args::{
 use super::{output, render};
 use crate::app::Services;
 use crate::credentials::envelope::is_envelope;
-use crate::credentials::{NamedFile, credential_from_files, validity};
+use crate::credentials::{NamedFile, Validity, credential_from_files, validity};
 use crate::domain::access::Binding;
 use crate::domain::client_secret;
-use crate::domain::connection::ConnectionStatus;
+use crate::domain::connection::{ConnectionStatus, CredentialKind, ProviderConnection};
 use crate::domain::credential::Credential;
 use crate::domain::permission::PermissionStatus;
 use crate::domain::plan::Unknown;
+use crate::domain::reason::Reason;
 use crate::domain::text_decoding;
 use crate::files;
 use crate::operations::connections::{self as operations, ConnectionRequest};
@@ -71,7 +72,7 @@ fn standard_input(flag: &str) -> anyhow::Result<Zeroizing<String>> {
 }
 
 /// The credential that the arguments point to, if they point to one.
-fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
+fn credential(args: &CredentialArgs, now: DateTime<Utc>) -> anyhow::Result<Option<Credential>> {
     let source = &args.source;
     if source.secret_stdin {
         let secret = standard_input("--secret-stdin")?;
@@ -82,7 +83,7 @@ fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
         }));
     }
     if let Some(file) = &source.certificate {
-        return certificate(file, args).map(Some);
+        return certificate(file, args, now).map(Some);
     }
     if let Some(file) = &source.federated_token_file {
         anyhow::ensure!(
@@ -95,7 +96,11 @@ fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
     Ok(None)
 }
 
-fn certificate(path: &Path, args: &CredentialArgs) -> anyhow::Result<Credential> {
+fn certificate(
+    path: &Path,
+    args: &CredentialArgs,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Credential> {
     let read = |flag: &str, path: &Path| {
         files::read(path, MAX_FILE_BYTES).with_context(|| format!("{flag} {}", path.display()))
     };
@@ -122,6 +127,7 @@ fn certificate(path: &Path, args: &CredentialArgs) -> anyhow::Result<Credential>
         },
         key.as_ref().map(|(name, bytes)| NamedFile { name, bytes }),
         password.as_ref(),
+        now,
     )
     .with_context(|| match &key {
         Some((key, _)) => format!("--certificate {name} --private-key {key}"),
@@ -130,10 +136,13 @@ fn certificate(path: &Path, args: &CredentialArgs) -> anyhow::Result<Credential>
 }
 
 /// Says what will block the connection's runs: dates that are past, or not yet there.
-fn note_dates(services: &Services, credential: &Credential, expires_at: Option<DateTime<Utc>>) {
+fn note_dates(
+    services: &Services,
+    what: CredentialKind,
+    validity: Option<Validity>,
+    expires_at: Option<DateTime<Utc>>,
+) {
     let now = services.clock.now();
-    let what = credential.kind();
-    let validity = validity(credential);
     let until = [expires_at, validity.map(|validity| validity.until)];
     let until = until.into_iter().flatten().min();
     if let Some(until) = until.filter(|until| *until <= now) {
@@ -159,13 +168,14 @@ async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()
         client_id: args.client_id,
         cloud: args.cloud,
         module: args.module,
-        credential: credential(&args.credential)?,
+        credential: credential(&args.credential, services.clock.now())?,
         expires_at: args.credential.expires_at,
     };
     let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
     let id = operations::add_connection(store, vault, &services.providers, &request).await?;
     if let Some(credential) = &request.credential {
-        note_dates(services, credential, request.expires_at);
+        let (kind, validity) = (credential.kind(), validity(credential));
+        note_dates(services, kind, validity, request.expires_at);
     }
     if args.json.json {
         return output::json(&json!({ "provider_connection_id": id }));
@@ -202,7 +212,11 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         .as_ref()
         .map(|stored| services.vault.open(connection.binding(), stored));
     let opens = opened.as_ref().map(Result::is_ok);
-    let why = opened.and_then(Result::err);
+    let why = match opened {
+        Some(Ok(credential)) => flaw(services, &connection, &credential),
+        Some(Err(error)) => Some(error.to_string()),
+        None => None,
+    };
     if args.json.json {
         return output::json(&json!({
             "connection": connection,
@@ -212,7 +226,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                 "expires_at": c.expires_at,
                 "updated_at": c.updated_at,
                 "decryptable": opens,
-                "problem": why.as_ref().map(ToString::to_string),
+                "problem": why,
                 "needs_rotation": services.vault.needs_rotation(&c.payload),
             })),
             "latest": latest,
@@ -324,6 +338,25 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// Returns what the provider finds wrong with a credential that opens, in the words of a report.
+fn flaw(
+    services: &Services,
+    connection: &ProviderConnection,
+    credential: &Credential,
+) -> Option<String> {
+    let provider = services.providers.get(&connection.provider)?;
+    let unmet = provider.preflight(connection, credential).err()?;
+    if !matches!(
+        unmet.reason,
+        Reason::CredentialMalformed | Reason::CertificateNotYetValid
+    ) {
+        return None;
+    }
+    let facts = unmet.evidence.iter();
+    let facts: Vec<String> = facts.map(|f| format!("{} {}", f.kind, f.value)).collect();
+    Some(format!("{}: {}", unmet.reason, facts.join(", ")))
+}
+
 async fn set_status(
     services: &Services,
     args: &ConnectionArgs,
@@ -339,7 +372,8 @@ async fn set_status(
 
 async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow::Result<()> {
     let given = args.credential.expires_at;
-    let credential = match (credential(&args.credential)?, given) {
+    let now = services.clock.now();
+    let credential = match (credential(&args.credential, now)?, given) {
         (Some(credential), _) => credential,
         (None, Some(expires_at)) => return set_expiry(services, args, expires_at).await,
         (None, None) => anyhow::bail!(
@@ -349,7 +383,7 @@ async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow
     };
     let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
     let sealed = operations::set_credential(store, vault, args.id, &credential, given).await?;
-    note_dates(services, &credential, given);
+    note_dates(services, sealed.kind, validity(&credential), given);
     if args.json.json {
         return output::json(&json!({
             "provider_connection_id": args.id,
@@ -369,13 +403,34 @@ async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow
     Ok(())
 }
 
-/// Records when the stored credential expires.
+/// Records when the stored credential expires: at most until its certificate ends.
 async fn set_expiry(
     services: &Services,
     args: &SetCredentialArgs,
-    expires_at: DateTime<Utc>,
+    given: DateTime<Utc>,
 ) -> anyhow::Result<()> {
-    operations::set_credential_expiry(services.store.as_ref(), args.id, expires_at).await?;
+    let store = services.store.as_ref();
+    let stored = match store.connection(args.id).await {
+        Ok(found) => found.and_then(|(connection, stored)| Some((connection, stored?))),
+        Err(StoreError::Corrupt { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    // Of a certificate that cannot be opened only the given date is known.
+    let own = stored.as_ref().and_then(|(connection, stored)| {
+        let opened = services.vault.open(connection.binding(), stored);
+        validity(&opened.ok()?)
+    });
+    let expires_at = own.map_or(given, |own| own.until.min(given));
+    operations::set_credential_expiry(store, args.id, expires_at).await?;
+    if let Some((_, stored)) = &stored {
+        note_dates(services, stored.kind, own, Some(expires_at));
+    }
+    if expires_at < given {
+        output::note(format!(
+            "The certificate ends before {}, and the earlier date counts.",
+            output::day(given)
+        ));
+    }
     if args.json.json {
         return output::json(&json!({
             "provider_connection_id": args.id,

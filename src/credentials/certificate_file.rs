@@ -3,13 +3,14 @@
 //! The format is detected from the bytes, not from the name. Everything is converted to one PEM text, in
 //! which [`credential_from_pem`] finds the pair. Errors name the command that converts an unsupported format.
 
-use super::pem::{self, credential_from_pem};
+use super::pem::{self, credential_from_pem, validity};
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
 use crate::domain::text_decoding::{self, TextError};
 use crate::ports::vault::VaultError;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
 use p12_keystore::{Pkcs12Archive, error::Error as Pkcs12Error};
 use pkcs5::EncryptionScheme;
 use secrecy::{ExposeSecret, SecretString};
@@ -43,56 +44,79 @@ pub enum FileError {
     )]
     CertificateAlone,
     #[error(
+        "there is a private key and no certificate; give the certificate's file with --certificate FILE and \
+         the key's with --private-key FILE"
+    )]
+    KeyAlone,
+    #[error("it holds no private key")]
+    NoPrivateKey,
+    #[error(
         "it is a PKCS#7 file (.p7b), which never holds a private key; export the certificate with its private key as .pfx"
     )]
     Pkcs7,
     #[error("{what} cannot be read here; convert it with: {command}")]
     Convert { what: &'static str, command: String },
-    #[error("it is neither PEM, nor DER, nor PKCS#12")]
-    UnknownFormat,
+    #[error(
+        "a private key {form} cannot be read here; give {file} with --private-key, after making it with: \
+         {command}"
+    )]
+    ConvertKey {
+        form: &'static str,
+        file: String,
+        command: String,
+    },
+    #[error("it holds neither a certificate nor a private key, in PEM, DER or PKCS#12")]
+    NothingFound,
+    #[error("the file of --private-key: {0}")]
+    PrivateKeyFile(Box<Self>),
 }
 
 /// The credential of a file with certificate and key, or of two files with one of them each.
+///
+/// Of several pairs it takes the one that is valid now, and of several such the one that ends last.
 pub fn credential_from_files(
     certificate: NamedFile<'_>,
     private_key: Option<NamedFile<'_>>,
     password: Option<&SecretString>,
+    now: DateTime<Utc>,
 ) -> Result<Credential, FileError> {
-    let found = contents(certificate, password)?;
-    let Contents { keys, mut rest } = match private_key {
-        None => found,
-        Some(file) => {
-            let key = contents(file, password)?;
-            let mut rest = found.rest;
-            rest.push_str(&key.rest);
-            // The one that was named, whatever else there is.
-            let keys = if key.keys.is_empty() {
-                found.keys
-            } else {
-                key.keys
-            };
-            Contents { keys, rest }
+    let with_keys = private_key.is_none();
+    let mut found = Reader::new(certificate, password, with_keys).contents(certificate.bytes)?;
+    if let Some(file) = private_key {
+        let wrong = |error| FileError::PrivateKeyFile(Box::new(error));
+        let reader = Reader::new(file, password, true);
+        let key = reader.contents(file.bytes).map_err(wrong)?;
+        if key.keys.is_empty() {
+            return Err(wrong(FileError::NoPrivateKey));
         }
-    };
-    if keys.len() <= 1 {
-        let has_certificate = rest.contains(BEGIN_CERTIFICATE);
-        if let Some(key) = keys.first() {
-            rest.push_str(key);
-        } else if has_certificate {
-            return Err(FileError::CertificateAlone);
-        }
-        return Ok(credential_from_pem(&rest)?);
+        found.keys = key.keys;
+        found.rest.push_str(&key.rest);
     }
-    // Of several keys the one that a certificate belongs to.
+    let Contents { keys, rest } = found;
+    match (keys.is_empty(), rest.contains(BEGIN_CERTIFICATE)) {
+        (true, true) => return Err(FileError::CertificateAlone),
+        (true, false) => return Err(FileError::NothingFound),
+        (false, false) => return Err(FileError::KeyAlone),
+        (false, true) => {}
+    }
+    let mut chosen: Option<(Credential, Option<(bool, DateTime<Utc>)>)> = None;
     let mut error = None;
     for key in &keys {
-        let pair = Zeroizing::new(format!("{}{}", key.as_str(), rest.as_str()));
-        match credential_from_pem(&pair) {
-            Ok(credential) => return Ok(credential),
+        let pair = Zeroizing::new([key.as_str(), rest.as_str()].concat());
+        match credential_from_pem(&pair, now) {
+            Ok(credential) => {
+                let rank = validity(&credential).map(|validity| validity.rank(now));
+                if chosen.as_ref().is_none_or(|(_, best)| rank > *best) {
+                    chosen = Some((credential, rank));
+                }
+            }
             Err(why) => error = error.or(Some(why)),
         }
     }
-    Err(error.unwrap_or_else(|| Cause::NoPrivateKey.into()).into())
+    match chosen {
+        Some((credential, _)) => Ok(credential),
+        None => Err(error.unwrap_or_else(|| Cause::NoPrivateKey.into()).into()),
+    }
 }
 
 const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
@@ -117,182 +141,213 @@ impl Contents {
     }
 }
 
-fn contents(file: NamedFile<'_>, password: Option<&SecretString>) -> Result<Contents, FileError> {
-    match file.bytes {
-        [0x30, ..] if body_of(file.bytes).is_some() => from_der(file, password),
-        [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] => Err(FileError::Convert {
-            what: "a Java keystore",
-            command: format!(
-                "keytool -importkeystore -srckeystore {0} -destkeystore {0}.pfx -deststoretype PKCS12",
-                quoted(file.name)
-            ),
-        }),
-        _ => from_text(file, password),
-    }
-}
-
-fn from_text(file: NamedFile<'_>, password: Option<&SecretString>) -> Result<Contents, FileError> {
-    let text = match text_decoding::decode(file.bytes) {
-        Ok(text) => text,
-        // Bytes that are no text are another format, not text with a wrong byte in it.
-        Err(error) if file.bytes.windows(5).any(|five| five == b"-----") => {
-            return Err(error.into());
-        }
-        Err(_) => return Err(FileError::UnknownFormat),
-    };
-    if text.contains("-----BEGIN ") {
-        return from_pem(file.name, &text, password);
-    }
-    // Key Vault gives a PKCS#12 file as base64; other tools give DER so.
-    let mut base64 = Zeroizing::new(String::with_capacity(text.len()));
-    base64.extend(text.chars().filter(|c| !c.is_ascii_whitespace()));
-    match STANDARD.decode(base64.as_bytes()).map(Zeroizing::new) {
-        Ok(der) if der.first() == Some(&0x30) && body_of(&der).is_some() => {
-            let file = NamedFile {
-                name: file.name,
-                bytes: &der,
-            };
-            from_der(file, password)
-        }
-        _ => Err(FileError::UnknownFormat),
-    }
-}
-
-fn from_pem(
-    name: &str,
-    text: &str,
-    password: Option<&SecretString>,
-) -> Result<Contents, FileError> {
-    let beside = match text.contains(BEGIN_CERTIFICATE) {
-        true => Beside::Certificate,
-        false => Beside::Nothing,
-    };
-    let blocks = pem::blocks(text).map_err(|cause| match cause {
-        Cause::KeyProtected => plain_key(name, beside),
-        other => VaultError::from(other).into(),
-    })?;
-    let mut contents = Contents::default();
-    for block in blocks {
-        match block.label {
-            "PKCS7" | "CMS" => return Err(FileError::Pkcs7),
-            "OPENSSH PRIVATE KEY" => {
-                return Err(FileError::Convert {
-                    what: "a private key in the format of OpenSSH",
-                    command: format!("ssh-keygen -p -m PKCS8 -f {}", quoted(name)),
-                });
-            }
-            "ENCRYPTED PRIVATE KEY" => {
-                let key = decrypt_key(name, &block.der()?, password, beside)?;
-                contents.add("PRIVATE KEY", &key);
-            }
-            label if label.ends_with("PRIVATE KEY") => contents.keys.push(block.text),
-            _ => contents.rest.push_str(&block.text),
-        }
-    }
-    Ok(contents)
-}
-
-/// The structure is detected from its beginning, so that a key that is not RSA is reported as one.
-fn from_der(file: NamedFile<'_>, password: Option<&SecretString>) -> Result<Contents, FileError> {
-    let mut contents = Contents::default();
-    if matches!(X509Certificate::from_der(file.bytes), Ok(([], _))) {
-        contents.add("CERTIFICATE", file.bytes);
-        return Ok(contents);
-    }
-    match body_of(file.bytes).unwrap_or_default() {
-        [0x02, 0x01, 0x03, ..] => return from_pkcs12(file, password),
-        // A version, then an algorithm, a number, or a key.
-        [0x02, 0x01, 0x00 | 0x01, 0x30, ..] => contents.add("PRIVATE KEY", file.bytes),
-        [0x02, 0x01, 0x00 | 0x01, 0x02, ..] => contents.add("RSA PRIVATE KEY", file.bytes),
-        [0x02, 0x01, 0x01, 0x04, ..] => contents.add("EC PRIVATE KEY", file.bytes),
-        [0x06, 0x09, rest @ ..] if rest.starts_with(PKCS7) => return Err(FileError::Pkcs7),
-        [0x30, ..] => {
-            let key = decrypt_key(file.name, file.bytes, password, Beside::Nothing)?;
-            contents.add("PRIVATE KEY", &key);
-        }
-        _ => return Err(FileError::UnknownFormat),
-    }
-    Ok(contents)
-}
-
 /// 1.2.840.113549.1.7, the beginning of every content type of PKCS#7.
 const PKCS7: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07];
 
-fn from_pkcs12(
-    file: NamedFile<'_>,
-    password: Option<&SecretString>,
-) -> Result<Contents, FileError> {
-    let given = password.map_or("", |password| password.expose_secret());
-    let archive = Pkcs12Archive::from_pkcs12(file.bytes, given).map_err(|error| match error {
-        Pkcs12Error::MacError(_) | Pkcs12Error::UnpadError | Pkcs12Error::Pkcs5Error(_) => {
-            wrong_password(password)
+const PROTECTED: &str = "that is protected by a password in this form";
+
+/// Reads one file.
+struct Reader<'a> {
+    /// The file's name as a shell takes it, for messages.
+    name: String,
+    password: Option<&'a SecretString>,
+    /// Whether private keys are read; those of PEM are left out where another file has the key.
+    with_keys: bool,
+    /// Commands that turn the file into what OpenSSL reads; empty where it reads the file itself.
+    filter: String,
+}
+
+impl<'a> Reader<'a> {
+    fn new(file: NamedFile<'_>, password: Option<&'a SecretString>, with_keys: bool) -> Self {
+        Self {
+            name: quoted(file.name),
+            password,
+            with_keys,
+            filter: String::new(),
         }
-        _ => FileError::Convert {
-            what: "this PKCS#12 file",
-            command: format!(
-                "openssl pkcs12 -in {0} -out {0}.pem -nodes",
-                quoted(file.name)
-            ),
-        },
-    })?;
-    let mut contents = Contents::default();
-    for key in &archive.keys {
-        contents.add("PRIVATE KEY", key.key.as_der());
     }
-    for certificate in &archive.certs {
-        contents.add("CERTIFICATE", certificate.cert.as_der());
-    }
-    Ok(contents)
-}
 
-/// The PKCS#8 key of an `EncryptedPrivateKeyInfo`: an algorithm, and what it encrypted.
-fn decrypt_key(
-    name: &str,
-    der: &[u8],
-    password: Option<&SecretString>,
-    beside: Beside,
-) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let (algorithm, encrypted) = body_of(der)
-        .and_then(|body| {
-            let (algorithm, rest) = split_value(body)?;
-            let (octets, rest) = split_value(rest)?;
-            (octets[0] == 0x04 && rest.is_empty()).then_some((algorithm, body_of(octets)?))
-        })
-        .ok_or(FileError::UnknownFormat)?;
-    let scheme = EncryptionScheme::try_from(algorithm).map_err(|_| plain_key(name, beside))?;
-    let given = password.ok_or(FileError::PasswordNeeded)?.expose_secret();
-    match scheme.decrypt(given, encrypted) {
-        Ok(key) => Ok(Zeroizing::new(key)),
-        Err(pkcs5::Error::DecryptFailed) => Err(wrong_password(password)),
-        Err(_) => Err(plain_key(name, beside)),
-    }
-}
-
-fn wrong_password(password: Option<&SecretString>) -> FileError {
-    match password {
-        Some(_) => FileError::WrongPassword,
-        None => FileError::PasswordNeeded,
-    }
-}
-
-/// The content of a file without a key, and what the converted file has to contain.
-#[derive(Clone, Copy)]
-enum Beside {
-    Nothing,
-    Certificate,
-}
-
-/// For keys that are encrypted in a way that is not read here.
-fn plain_key(name: &str, beside: Beside) -> FileError {
-    let name = quoted(name);
-    FileError::Convert {
-        what: "a private key that is protected by a password in this form",
-        command: match beside {
-            Beside::Nothing => format!("openssl pkey -in {name} -out {name}.plain.pem"),
-            Beside::Certificate => {
-                format!("(openssl x509 -in {name}; openssl pkey -in {name}) > {name}.plain.pem")
+    fn contents(mut self, bytes: &[u8]) -> Result<Contents, FileError> {
+        let name = &self.name;
+        match bytes {
+            [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] => {
+                Err(FileError::Convert {
+                    what: "a Java keystore",
+                    command: format!(
+                        "keytool -importkeystore -srckeystore {name} -destkeystore {name}.pfx \
+                         -deststoretype PKCS12"
+                    ),
+                })
             }
-        },
+            [0x1e, 0xf1, 0xb5, 0xb0, ..] => Err(self.unread_key("in the format PVK")),
+            _ => self
+                .read_binary(bytes)
+                .unwrap_or_else(|| self.read_text(bytes)),
+        }
+    }
+
+    fn read_text(&mut self, bytes: &[u8]) -> Result<Contents, FileError> {
+        let text = match text_decoding::decode(bytes) {
+            Ok(text) => text,
+            // Bytes that are no text are another format, not text with a wrong byte in it.
+            Err(error) if bytes.windows(5).any(|five| five == b"-----") => {
+                return Err(error.into());
+            }
+            Err(_) => return Err(FileError::NothingFound),
+        };
+        if text.contains("-----BEGIN ") {
+            if bytes.contains(&0) {
+                // UTF-16.
+                self.filter = format!(r"tr -cd '\11-\176' < {} | ", self.name);
+            }
+            return self.read_pem(&text);
+        }
+        // Key Vault gives a PKCS#12 file as base64; other tools give DER so.
+        let mut base64 = Zeroizing::new(String::with_capacity(text.len()));
+        base64.extend(text.chars().filter(|c| !c.is_ascii_whitespace()));
+        let der = STANDARD.decode(base64.as_bytes()).map(Zeroizing::new);
+        self.filter = format!("tr -cd 'A-Za-z0-9+/=' < {} | base64 -d | ", self.name);
+        der.ok()
+            .and_then(|der| self.read_binary(&der))
+            .unwrap_or(Err(FileError::NothingFound))
+    }
+
+    fn read_pem(&self, text: &str) -> Result<Contents, FileError> {
+        let mut contents = Contents::default();
+        for block in pem::blocks(text).map_err(VaultError::from)? {
+            let is_key = block.label.ends_with("PRIVATE KEY");
+            if is_key && !self.with_keys {
+                continue;
+            }
+            match block.label {
+                "PKCS7" | "CMS" => return Err(FileError::Pkcs7),
+                "OPENSSH PRIVATE KEY" => return Err(self.openssh_key()),
+                _ if is_key && block.is_protected => return Err(self.unread_key(PROTECTED)),
+                "ENCRYPTED PRIVATE KEY" => {
+                    contents.add("PRIVATE KEY", &self.decrypt_key(&block.der()?)?);
+                }
+                _ if is_key => contents.keys.push(block.text),
+                // Older labels; what OpenSSL trusts the certificate for comes after it.
+                "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => {
+                    let der = block.der()?;
+                    let (certificate, _) =
+                        split_value(&der).ok_or(VaultError::from(Cause::CertificateUnreadable))?;
+                    contents.add("CERTIFICATE", certificate);
+                }
+                _ => contents.rest.push_str(&block.text),
+            }
+        }
+        Ok(contents)
+    }
+
+    /// Reads DER; names the command for BER with lengths that are not given. `None` if the bytes are neither.
+    fn read_binary(&self, bytes: &[u8]) -> Option<Result<Contents, FileError>> {
+        Some(match bytes {
+            [0x30, 0x80, 0x02, 0x01, 0x03, ..] => Err(self.unread_pkcs12()),
+            [0x30, 0x80, 0x06, 0x09, rest @ ..] if rest.starts_with(PKCS7) => Err(FileError::Pkcs7),
+            [0x30, ..] => self.read_der(bytes, body_of(bytes)?),
+            _ => return None,
+        })
+    }
+
+    /// The structure is detected from its beginning, so that a key that is not RSA is reported as one.
+    fn read_der(&self, der: &[u8], body: &[u8]) -> Result<Contents, FileError> {
+        let mut contents = Contents::default();
+        if matches!(X509Certificate::from_der(der), Ok(([], _))) {
+            contents.add("CERTIFICATE", der);
+            return Ok(contents);
+        }
+        match body {
+            [0x02, 0x01, 0x03, ..] => return self.read_pkcs12(der),
+            // A version, then an algorithm, a number, or a key.
+            [0x02, 0x01, 0x00 | 0x01, 0x30, ..] => contents.add("PRIVATE KEY", der),
+            [0x02, 0x01, 0x00 | 0x01, 0x02, ..] => contents.add("RSA PRIVATE KEY", der),
+            [0x02, 0x01, 0x01, 0x04, ..] => contents.add("EC PRIVATE KEY", der),
+            [0x06, 0x09, rest @ ..] if rest.starts_with(PKCS7) => return Err(FileError::Pkcs7),
+            [0x30, ..] => contents.add("PRIVATE KEY", &self.decrypt_key(der)?),
+            _ => return Err(FileError::NothingFound),
+        }
+        Ok(contents)
+    }
+
+    fn read_pkcs12(&self, der: &[u8]) -> Result<Contents, FileError> {
+        let given = self.password.map_or("", |given| given.expose_secret());
+        let archive = Pkcs12Archive::from_pkcs12(der, given).map_err(|error| match error {
+            Pkcs12Error::MacError(_) | Pkcs12Error::UnpadError | Pkcs12Error::Pkcs5Error(_) => {
+                self.wrong_password()
+            }
+            _ => self.unread_pkcs12(),
+        })?;
+        let mut contents = Contents::default();
+        for key in &archive.keys {
+            contents.add("PRIVATE KEY", key.key.as_der());
+        }
+        for certificate in &archive.certs {
+            contents.add("CERTIFICATE", certificate.cert.as_der());
+        }
+        Ok(contents)
+    }
+
+    /// The PKCS#8 key of an `EncryptedPrivateKeyInfo`: an algorithm, and what it encrypted.
+    fn decrypt_key(&self, der: &[u8]) -> Result<Zeroizing<Vec<u8>>, FileError> {
+        let (algorithm, encrypted) = body_of(der)
+            .and_then(|body| {
+                let (algorithm, rest) = split_value(body)?;
+                let (octets, rest) = split_value(rest)?;
+                (octets[0] == 0x04 && rest.is_empty()).then_some((algorithm, body_of(octets)?))
+            })
+            .ok_or(FileError::NothingFound)?;
+        let scheme =
+            EncryptionScheme::try_from(algorithm).map_err(|_| self.unread_key(PROTECTED))?;
+        let given = self.password.ok_or(FileError::PasswordNeeded)?;
+        match scheme.decrypt(given.expose_secret(), encrypted) {
+            Ok(key) => Ok(Zeroizing::new(key)),
+            Err(pkcs5::Error::DecryptFailed) => Err(self.wrong_password()),
+            Err(_) => Err(self.unread_key(PROTECTED)),
+        }
+    }
+
+    fn wrong_password(&self) -> FileError {
+        match self.password {
+            Some(_) => FileError::WrongPassword,
+            None => FileError::PasswordNeeded,
+        }
+    }
+
+    fn unread_pkcs12(&self) -> FileError {
+        FileError::Convert {
+            what: "this PKCS#12 file",
+            command: self.openssl("pkcs12 -legacy -nodes", "pem"),
+        }
+    }
+
+    fn unread_key(&self, form: &'static str) -> FileError {
+        FileError::ConvertKey {
+            form,
+            file: format!("{}.key", self.name),
+            command: self.openssl("pkey -provider legacy -provider default", "key"),
+        }
+    }
+
+    fn openssh_key(&self) -> FileError {
+        let name = &self.name;
+        FileError::ConvertKey {
+            form: "in the format of OpenSSH",
+            file: format!("{name}.key"),
+            command: format!(
+                "(umask 077; sed -n '/BEGIN OPENSSH/,/END OPENSSH/p' {name} > {name}.key) && \
+                 ssh-keygen -p -m PKCS8 -N '' -f {name}.key"
+            ),
+        }
+    }
+
+    /// The command of OpenSSL 3 that makes a file beside this one, which only its owner reads.
+    fn openssl(&self, command: &str, extension: &str) -> String {
+        let Self { name, filter, .. } = self;
+        match filter.as_str() {
+            "" => format!("openssl {command} -in {name} -out {name}.{extension}"),
+            filter => format!("{filter}openssl {command} -out {name}.{extension}"),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::iv::FixedLength;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -175,22 +176,30 @@ struct Fields {
 }
 
 /// Makes a credential of this kind from what was decrypted.
-pub(super) fn interpret(plain: &[u8], kind: CredentialKind) -> Result<Credential, VaultError> {
+pub(super) fn interpret(
+    plain: &[u8],
+    kind: CredentialKind,
+    now: DateTime<Utc>,
+) -> Result<Credential, VaultError> {
     if php::looks_serialised(plain) {
         return match php::unserialize(plain).map_err(|_| Cause::LaravelContent)? {
-            Php::Text(range) => interpret_text(&plain[range], kind),
-            Php::Array(entries) => from_fields(php_fields(plain, &entries)?, kind),
+            Php::Text(range) => interpret_text(&plain[range], kind, now),
+            Php::Array(entries) => from_fields(php_fields(plain, &entries)?, kind, now),
             Php::Null | Php::Bool(_) | Php::Int(_) => Err(Cause::LaravelContent.into()),
         };
     }
-    interpret_text(plain, kind)
+    interpret_text(plain, kind, now)
 }
 
-fn interpret_text(plain: &[u8], kind: CredentialKind) -> Result<Credential, VaultError> {
+fn interpret_text(
+    plain: &[u8],
+    kind: CredentialKind,
+    now: DateTime<Utc>,
+) -> Result<Credential, VaultError> {
     let json = plain.trim_ascii();
     if json.starts_with(b"{") {
         let fields = serde_json::from_slice(json).map_err(|_| Cause::LaravelContent)?;
-        return from_fields(fields, kind);
+        return from_fields(fields, kind, now);
     }
     let text = std::str::from_utf8(plain).map_err(|_| Cause::LaravelContent)?;
     match kind {
@@ -209,7 +218,7 @@ fn interpret_text(plain: &[u8], kind: CredentialKind) -> Result<Credential, Vaul
                 client_id: None,
             })
         }
-        CredentialKind::Certificate => credential_from_pem(text),
+        CredentialKind::Certificate => credential_from_pem(text, now),
         CredentialKind::FederatedTokenFile => Err(Cause::LaravelContent.into()),
     }
 }
@@ -239,7 +248,11 @@ fn php_fields(plain: &[u8], entries: &[(Php, Php)]) -> Result<Fields, VaultError
     Ok(fields)
 }
 
-fn from_fields(fields: Fields, kind: CredentialKind) -> Result<Credential, VaultError> {
+fn from_fields(
+    fields: Fields,
+    kind: CredentialKind,
+    now: DateTime<Utc>,
+) -> Result<Credential, VaultError> {
     match (kind, fields) {
         (
             CredentialKind::ClientSecret,
@@ -261,7 +274,7 @@ fn from_fields(fields: Fields, kind: CredentialKind) -> Result<Credential, Vault
             },
         ) => {
             let both = Zeroizing::new(format!("{}\n{certificate}", key.expose_secret()));
-            credential_from_pem(&both)
+            credential_from_pem(&both, now)
         }
         // The members of another kind of credential.
         (CredentialKind::ClientSecret, fields) if fields.private_key.is_some() => {

@@ -21,19 +21,25 @@ pub(super) struct Block<'a> {
     pub label: &'a str,
     /// The block without surrounding text.
     pub text: Zeroizing<String>,
+    /// Headers inside of a block exist only where a password protects it.
+    pub is_protected: bool,
     base64: Zeroizing<String>,
 }
 
 impl Block<'_> {
     pub(super) fn der(&self) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        if self.is_protected {
+            return Err(Cause::KeyProtected.into());
+        }
         let der = STANDARD.decode(self.base64.as_bytes());
         Ok(Zeroizing::new(der.map_err(|_| Cause::PemDamaged)?))
     }
 }
 
 /// Reads a credential from a PEM text that contains a private key and its certificate, in any order, with a
-/// chain or remarks around them. The key is PKCS#8 or PKCS#1, RSA and not encrypted.
-pub fn credential_from_pem(pem: &str) -> Result<Credential, VaultError> {
+/// chain or remarks around them. The key is PKCS#8 or PKCS#1, RSA and not encrypted. Of several certificates of
+/// the key it takes the one that is valid now, and of several such the one that ends last.
+pub fn credential_from_pem(pem: &str, now: DateTime<Utc>) -> Result<Credential, VaultError> {
     let blocks = short_blocks(pem)?;
     for block in &blocks {
         block.der()?;
@@ -51,15 +57,37 @@ pub fn credential_from_pem(pem: &str) -> Result<Credential, VaultError> {
         .filter(|b| b.label == "CERTIFICATE")
         .peekable();
     certificates.peek().ok_or(Cause::NoCertificate)?;
+    let mut unreadable = None;
+    let mut chosen: Option<(&Block<'_>, (bool, DateTime<Utc>))> = None;
     for certificate in certificates {
-        if certifies(&parse_certificate(&certificate.der()?)?, &pair) {
-            return Ok(Credential::Certificate {
-                private_key_pem: SecretString::from(key.text.as_str()),
-                certificate_pem: certificate.text.to_string(),
-            });
+        match validity_for(certificate, &pair) {
+            Ok(Some(validity)) => {
+                let rank = validity.rank(now);
+                if chosen.is_none_or(|(_, best)| rank > best) {
+                    chosen = Some((certificate, rank));
+                }
+            }
+            Ok(None) => {}
+            Err(error) => unreadable = unreadable.or(Some(error)),
         }
     }
-    Err(Cause::KeyMismatch.into())
+    match chosen {
+        Some((certificate, _)) => Ok(Credential::Certificate {
+            private_key_pem: SecretString::from(key.text.as_str()),
+            certificate_pem: certificate.text.to_string(),
+        }),
+        None => Err(unreadable.unwrap_or_else(|| Cause::KeyMismatch.into())),
+    }
+}
+
+/// Returns the validity of a certificate; `None` if it is another key's.
+fn validity_for(block: &Block<'_>, pair: &KeyPair) -> Result<Option<Validity>, VaultError> {
+    let der = block.der()?;
+    let certificate = parse_certificate(&der)?;
+    match certifies(&certificate, pair) {
+        true => Validity::of(&certificate).map(Some),
+        false => Ok(None),
+    }
 }
 
 /// When a certificate is valid.
@@ -67,6 +95,23 @@ pub fn credential_from_pem(pem: &str) -> Result<Credential, VaultError> {
 pub struct Validity {
     pub from: DateTime<Utc>,
     pub until: DateTime<Utc>,
+}
+
+impl Validity {
+    fn of(certificate: &X509Certificate<'_>) -> Result<Self, VaultError> {
+        let at = |time: ASN1Time| {
+            DateTime::from_timestamp(time.timestamp(), 0).ok_or(Cause::CertificateUnreadable)
+        };
+        Ok(Self {
+            from: at(certificate.validity().not_before)?,
+            until: at(certificate.validity().not_after)?,
+        })
+    }
+
+    /// Orders certificates: the one that is valid now comes last, and of several the one that ends last.
+    pub(super) fn rank(&self, now: DateTime<Utc>) -> (bool, DateTime<Utc>) {
+        (self.from <= now && now < self.until, self.until)
+    }
 }
 
 /// Returns the validity of the credential's certificate; `None` for other kinds, and for an invalid
@@ -94,18 +139,7 @@ pub(super) fn check(
     if certificate.label != "CERTIFICATE" {
         return Err(Cause::NoCertificate.into());
     }
-    let der = certificate.der()?;
-    let certificate = parse_certificate(&der)?;
-    if !certifies(&certificate, &pair) {
-        return Err(Cause::KeyMismatch.into());
-    }
-    let at = |time: ASN1Time| {
-        DateTime::from_timestamp(time.timestamp(), 0).ok_or(Cause::CertificateUnreadable)
-    };
-    Ok(Validity {
-        from: at(certificate.validity().not_before)?,
-        until: at(certificate.validity().not_after)?,
-    })
+    validity_for(certificate, &pair)?.ok_or_else(|| Cause::KeyMismatch.into())
 }
 
 fn rsa_key(block: &Block<'_>) -> Result<KeyPair, VaultError> {
@@ -140,8 +174,7 @@ fn short_blocks(pem: &str) -> Result<Vec<Block<'_>>, VaultError> {
     Ok(blocks(pem)?)
 }
 
-/// Splits a text into its blocks; what surrounds them is left out. A block with headers is
-/// [`Cause::KeyProtected`].
+/// Splits a text into its blocks; what surrounds them is left out.
 pub(super) fn blocks(pem: &str) -> Result<Vec<Block<'_>>, Cause> {
     let mut found = Vec::new();
     let mut lines = text_decoding::without_byte_order_mark(pem)
@@ -156,12 +189,10 @@ pub(super) fn blocks(pem: &str) -> Result<Vec<Block<'_>>, Cause> {
         let mut text = Zeroizing::new(String::with_capacity(pem.len() + 2));
         text.push_str(line);
         text.push('\n');
+        let mut is_protected = false;
         loop {
             let line = lines.next().ok_or(Cause::PemDamaged)?;
-            if line.contains(':') {
-                // Headers inside of a block exist only where a password protects it.
-                return Err(Cause::KeyProtected);
-            }
+            is_protected |= line.contains(':');
             text.push_str(line);
             text.push('\n');
             match between(line, "-----END ") {
@@ -173,6 +204,7 @@ pub(super) fn blocks(pem: &str) -> Result<Vec<Block<'_>>, Cause> {
         found.push(Block {
             label,
             text,
+            is_protected,
             base64,
         });
     }
@@ -186,6 +218,7 @@ fn between<'a>(line: &'a str, begin: &str) -> Option<&'a str> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::domain::time_input;
     use std::sync::LazyLock;
 
     /// An RSA key (PKCS#8) and a certificate for it that ends with the year 2031.
@@ -193,11 +226,20 @@ pub(super) mod tests {
 
     fn make() -> (String, String) {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let certificate = certificate_of(&key, 2020, 2031);
+        (key.serialize_pem(), certificate)
+    }
+
+    /// A certificate of the key from the first day of one year to the last day of another.
+    fn certificate_of(key: &rcgen::KeyPair, from: i32, until: i32) -> String {
         let mut params = rcgen::CertificateParams::new(vec!["verifyd.test".to_owned()]).unwrap();
-        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2031, 12, 31);
-        let certificate = params.self_signed(&key).unwrap();
-        (key.serialize_pem(), certificate.pem())
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 12, 31);
+        params.self_signed(key).unwrap().pem()
+    }
+
+    fn first_day_of(year: i32) -> DateTime<Utc> {
+        time_input::since(&format!("{year}-01-01")).unwrap()
     }
 
     fn why(result: Result<Credential, VaultError>) -> String {
@@ -231,10 +273,39 @@ pub(super) mod tests {
             ),
             (" ".repeat(MAX_PEM_BYTES + 1), "too long"),
         ] {
-            let why = why(credential_from_pem(&text));
+            let why = why(credential_from_pem(&text, first_day_of(2026)));
             assert!(why.contains(expected), "{expected}: {why}");
         }
-        let broken = certificate.replacen("MII", "AII", 1);
-        assert!(why(credential_from_pem(&format!("{key}{broken}"))).contains("cannot be parsed"));
+        let broken = format!("{key}{}", certificate.replacen("MII", "AII", 1));
+        let why = why(credential_from_pem(&broken, first_day_of(2026)));
+        assert!(why.contains("cannot be parsed"), "{why}");
+    }
+
+    #[test]
+    fn of_several_certificates_of_the_key_the_valid_one_that_ends_last_is_taken() {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let [expired, valid, longer, later] =
+            [(2001, 2002), (2020, 2030), (2021, 2031), (2040, 2050)]
+                .map(|(from, until)| certificate_of(&key, from, until));
+        let key = key.serialize_pem();
+        let (_, other) = &*PAIR;
+        let broken = other.replacen("MII", "AII", 1);
+        for (certificates, expected) in [
+            ([&expired, &valid, other], &valid),
+            ([&longer, &valid, &expired], &longer),
+            ([&valid, &longer, &later], &longer),
+            ([&later, &valid, &broken], &valid),
+            ([&broken, other, &expired], &expired),
+            ([&expired, &later, other], &later),
+        ] {
+            let [first, second, third] = certificates;
+            let pem = format!("{first}{second}{key}{third}");
+            match credential_from_pem(&pem, first_day_of(2026)) {
+                Ok(Credential::Certificate {
+                    certificate_pem, ..
+                }) => assert_eq!(certificate_pem.trim(), expected.trim()),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

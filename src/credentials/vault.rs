@@ -8,6 +8,7 @@ use crate::domain::connection::{CredentialBinding, StoredCredential};
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::{Cause, Flaw};
 use crate::domain::webhook::WebhookBinding;
+use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::vault::{SealedCredential, Vault, VaultError};
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
@@ -105,7 +106,7 @@ impl Vault for KeyRingVault {
             plaintext::read(&plain)?
         } else {
             let plain = laravel::decrypt(self.ring.laravel(), &stored.payload)?;
-            laravel::interpret(&plain, stored.kind)?
+            laravel::interpret(&plain, stored.kind, SystemClock.now())?
         };
         if credential.kind() != stored.kind {
             return Err(Cause::OtherKind.into());

@@ -1,6 +1,6 @@
 //! Parses times that people write: on the command line, in the API and on pages.
 
-use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, NaiveTime, Timelike as _, Utc};
 
 /// The accepted forms, for messages.
 pub const FORMS: &str = "2026-12-31 (in UTC), 2026-12-31 14:00 (in UTC), or RFC 3339 such as \
@@ -9,6 +9,8 @@ pub const FORMS: &str = "2026-12-31 (in UTC), 2026-12-31 14:00 (in UTC), or RFC 
 const FIRST_YEAR: i32 = 1970;
 /// Four digits are the most that every parser of RFC 3339 accepts.
 pub const LAST_YEAR: i32 = 9999;
+/// A second; chrono counts on in a leap second.
+const NANOS: u32 = 1_000_000_000;
 
 /// The text is not a time of the [`FORMS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +49,10 @@ pub fn parse(text: &str, day: Day) -> Result<DateTime<Utc>, InvalidTime> {
         .ok_or(InvalidTime)?
         .and_utc()
     };
+    // A leap second is the next second, as databases store it.
+    let nanos = at.nanosecond();
+    let seconds = at.timestamp() + i64::from(nanos / NANOS);
+    let at = DateTime::from_timestamp(seconds, nanos % NANOS).ok_or(InvalidTime)?;
     // Not `31-12-2026`, which would be the year 31; an offset may lead out of the last year.
     let four_digits = text.bytes().take_while(u8::is_ascii_digit).count() == 4;
     if four_digits && (FIRST_YEAR..=LAST_YEAR).contains(&at.year()) {
@@ -84,6 +90,9 @@ mod tests {
             ("2026-12-31T14:00:00.5Z", "2026-12-31T14:00:00.500Z"),
             ("2026-12-31T14:00:00+01:00", "2026-12-31T13:00:00Z"),
             ("2026-12-31 14:00:00-05:00", "2026-12-31T19:00:00Z"),
+            ("2026-12-31T23:59:60Z", "2027-01-01T00:00:00Z"),
+            ("2026-12-31 23:59:60", "2027-01-01T00:00:00Z"),
+            ("2026-12-31T23:59:60.5Z", "2027-01-01T00:00:00.500Z"),
         ] {
             let read =
                 until(text).map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true));
@@ -113,6 +122,7 @@ mod tests {
             "+10000-01-01T00:00:00Z",
             "290000-01-01",
             "9999-12-31T23:59:59-14:00",
+            "9999-12-31T23:59:60Z",
             "-2026-12-31",
             "1798761599",
             "2026-12-31T14:00:00+99:00",

@@ -122,11 +122,10 @@ impl<'a> Demo<'a> {
         simulate::write_token(simulator, &token_file)?;
         Ok(Self {
             services,
-            certificate: credential_from_pem(&format!(
-                "{}{}",
-                key.serialize_pem(),
-                certificate.pem()
-            ))?,
+            certificate: credential_from_pem(
+                &format!("{}{}", key.serialize_pem(), certificate.pem()),
+                services.clock.now(),
+            )?,
             federated: Credential::FederatedTokenFile { path: token_file },
         })
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::time_input;
 
 const CERTIFICATE: &str = include_str!("../testdata/cert.pem");
 const KEY: &str = include_str!("../testdata/key.pem");
@@ -10,6 +11,8 @@ const AES256: &[u8] = include_bytes!("../testdata/aes256.pfx");
 const RC2: &[u8] = include_bytes!("../testdata/rc2.pfx");
 const TRIPLE_DES: &[u8] = include_bytes!("../testdata/3des.pfx");
 const EMPTY_PASSWORD: &[u8] = include_bytes!("../testdata/empty-password.pfx");
+/// RC4, which is not read here.
+const RC4: &[u8] = include_bytes!("../testdata/rc4.pfx");
 const NOT_ENCRYPTED: &[u8] = include_bytes!("../testdata/none.pfx");
 const KEY_AES256: &str = include_str!("../testdata/key-aes256.pem");
 const KEY_TRIPLE_DES: &str = include_str!("../testdata/key-3des.pem");
@@ -38,7 +41,25 @@ fn open(bytes: &[u8], key: Option<&[u8]>, password: Option<&str>) -> Result<Cred
         },
         key,
         password.as_ref(),
+        now(),
     )
+}
+
+fn now() -> DateTime<Utc> {
+    time_input::since("2027-01-01").unwrap()
+}
+
+/// A certificate of the key from the first day of one year to that of another.
+fn certificate_of(key: &rcgen::KeyPair, from: i32, until: i32) -> String {
+    let mut parameters = rcgen::CertificateParams::new(["file.invalid".to_owned()]).unwrap();
+    parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(until, 1, 1);
+    parameters.self_signed(key).unwrap().pem()
+}
+
+/// PKCS#12 as BER: the length of the whole is not given, but ended by two zeros.
+fn ber(der: &[u8]) -> Vec<u8> {
+    [&[0x30, 0x80][..], body_of(der).unwrap(), &[0, 0]].concat()
 }
 
 fn utf16(text: &str) -> Vec<u8> {
@@ -62,6 +83,10 @@ fn assert_is_the_pair(case: &str, opened: Result<Credential, FileError>) {
 fn every_form_of_one_file_gives_the_same_pair() {
     let both = format!("{KEY}{CERTIFICATE}");
     let protected = format!("{CERTIFICATE}{KEY_AES256}");
+    let trusted = to_pem(
+        "TRUSTED CERTIFICATE",
+        &[der(CERTIFICATE), vec![0x30, 0]].concat(),
+    );
     let cases: Vec<(&str, Vec<u8>, Option<&str>)> = vec![
         ("key first", both.clone().into(), None),
         (
@@ -80,6 +105,16 @@ fn every_form_of_one_file_gives_the_same_pair() {
         (
             "bag attributes",
             format!("Bag Attributes\n    localKeyID: 01\nsubject=CN = x\n{both}").into(),
+            None,
+        ),
+        (
+            "label of old",
+            both.replace(" CERTIFICATE-", " X509 CERTIFICATE-").into(),
+            None,
+        ),
+        (
+            "trusted certificate",
+            format!("{KEY}{}", trusted.as_str()).into(),
             None,
         ),
         (
@@ -139,24 +174,49 @@ fn certificate_and_key_may_be_two_files_each_in_its_own_form() {
 }
 
 #[test]
+fn a_key_that_is_given_takes_the_place_of_one_that_cannot_be_read() {
+    for protected in [KEY_PBES1, KEY_TRADITIONAL] {
+        let both = format!("{protected}{CERTIFICATE}");
+        let opened = open(both.as_bytes(), Some(KEY.as_bytes()), None);
+        assert_is_the_pair("given key", opened);
+    }
+}
+
+#[test]
+fn of_several_pairs_the_one_that_is_valid_now_is_taken() {
+    let pairs = [(2001, 2002), (2020, 2040), (2041, 2042)].map(|(from, until)| {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let certificate = certificate_of(&key, from, until);
+        (key.serialize_pem(), certificate)
+    });
+    let file: String = pairs.iter().map(|(k, c)| format!("{k}{c}")).collect();
+    match open(file.as_bytes(), None, None) {
+        Ok(Credential::Certificate {
+            certificate_pem, ..
+        }) => assert_eq!(certificate_pem.trim(), pairs[1].1.trim()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn what_cannot_be_read_says_why_and_how_to_convert_it() {
     let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
     let ec = rcgen::KeyPair::generate().unwrap();
     let with = |key: &str| format!("{key}{CERTIFICATE}").into_bytes();
+    let nothing = "it holds neither a certificate nor a private key";
+    let public_key = ec.public_key_pem();
     let broken = [&AES256[..200], &[0xff; 40], &AES256[240..]].concat();
     let cases: Vec<(Vec<u8>, Option<&str>, &str)> = vec![
-        (Vec::new(), None, "neither PEM, nor DER"),
-        (b"hello".to_vec(), None, "neither PEM, nor DER"),
-        (vec![0xff; 50], None, "neither PEM, nor DER"),
-        (
-            b"\x89PNG\r\n\x1a\n\0\0".to_vec(),
-            None,
-            "neither PEM, nor DER",
-        ),
+        (Vec::new(), None, nothing),
+        (b"hello".to_vec(), None, nothing),
+        (vec![0xff; 50], None, nothing),
+        (b"\x89PNG\r\n\x1a\n\0\0".to_vec(), None, nothing),
+        (public_key.clone().into(), None, nothing),
+        (der(&public_key), None, nothing),
         (CERTIFICATE.into(), None, "--private-key FILE"),
         (der(CERTIFICATE), None, "--private-key FILE"),
-        (KEY.into(), None, "holds no certificate"),
-        (der(KEY), None, "holds no certificate"),
+        (KEY.into(), None, "a private key and no certificate"),
+        (der(KEY), None, "a private key and no certificate"),
         (with(&other.serialize_pem()), None, "public keys differ"),
         (with(&ec.serialize_pem()), None, "must be an RSA key"),
         (with(KEY_AES256), None, "--certificate-password-file FILE"),
@@ -181,19 +241,47 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
         (
             with(KEY_PBES1),
             Some(PASSWORD),
-            "(openssl x509 -in x.pfx; openssl pkey -in x.pfx) > x.pfx.plain.pem",
+            "give x.pfx.key with --private-key, after making it with: openssl pkey \
+             -provider legacy -provider default -in x.pfx -out x.pfx.key",
         ),
         (
             with(KEY_TRADITIONAL),
             Some(PASSWORD),
-            "openssl pkey -in x.pfx",
+            "openssl pkey -provider legacy -provider default -in x.pfx -out x.pfx.key",
+        ),
+        (
+            utf16(&format!("{KEY_TRADITIONAL}{CERTIFICATE}")),
+            Some(PASSWORD),
+            r"tr -cd '\11-\176' < x.pfx | openssl pkey -provider legacy -provider default -out x.pfx.key",
+        ),
+        (
+            RC4.into(),
+            Some(PASSWORD),
+            "openssl pkcs12 -legacy -nodes -in x.pfx -out x.pfx.pem",
+        ),
+        (
+            STANDARD.encode(RC4).into(),
+            Some(PASSWORD),
+            "tr -cd 'A-Za-z0-9+/=' < x.pfx | base64 -d | openssl pkcs12 -legacy -nodes -out x.pfx.pem",
+        ),
+        (
+            ber(AES256),
+            Some(PASSWORD),
+            "openssl pkcs12 -legacy -nodes -in x.pfx -out x.pfx.pem",
+        ),
+        (
+            STANDARD.encode(ber(AES256)).into(),
+            Some(PASSWORD),
+            "base64 -d | openssl pkcs12 -legacy -nodes -out x.pfx.pem",
+        ),
+        (ber(&der(PKCS7_PEM)), None, "never holds a private key"),
+        (
+            b"\x1e\xf1\xb5\xb0\0\0\0\0".to_vec(),
+            None,
+            "openssl pkey -provider legacy -provider default -in x.pfx -out x.pfx.key",
         ),
         (broken, Some(PASSWORD), ""),
-        (
-            AES256[..AES256.len() - 7].into(),
-            Some(PASSWORD),
-            "neither PEM, nor DER",
-        ),
+        (AES256[..AES256.len() - 7].into(), Some(PASSWORD), nothing),
         (PKCS7_PEM.into(), None, "never holds a private key"),
         (der(PKCS7_PEM), None, "never holds a private key"),
         (
@@ -204,7 +292,7 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
         (
             with("-----BEGIN OPENSSH PRIVATE KEY-----\nAA==\n-----END OPENSSH PRIVATE KEY-----\n"),
             None,
-            "ssh-keygen -p -m PKCS8 -f x.pfx",
+            "ssh-keygen -p -m PKCS8 -N '' -f x.pfx.key",
         ),
         (KEY[..KEY.len() / 2].into(), None, "damaged"),
         ([with(KEY), vec![0xff]].concat(), None, "is not UTF-8"),
@@ -214,13 +302,24 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
         assert!(error.contains(words), "{index}, {words}: {error}");
         assert!(!error.contains("wrong\""), "{error}");
     }
-    let error = open(
-        CERTIFICATE.as_bytes(),
-        Some(KEY_PBES1.as_bytes()),
-        Some(PASSWORD),
-    );
-    let error = error.unwrap_err().to_string();
-    assert!(error.contains("openssl pkey -in 'a key.pem'"), "{error}");
+    for (key, words) in [
+        (
+            KEY_PBES1.as_bytes().to_vec(),
+            "openssl pkey -provider legacy -provider default -in 'a key.pem' -out 'a key.pem'.key",
+        ),
+        (der(CERTIFICATE), "--private-key: it holds no private key"),
+        (
+            public_key.into_bytes(),
+            "--private-key: it holds no private key",
+        ),
+        (der(KEY_AES256), "--private-key: it is protected"),
+    ] {
+        let error = open(CERTIFICATE.as_bytes(), Some(&key), None).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    let error = open(KEY.as_bytes(), Some(KEY.as_bytes()), None).unwrap_err();
+    assert_eq!(error, FileError::KeyAlone);
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn every_content_that_cannot_be_used_has_its_cause() {
         ("bare secret", Certificate, Cause::NoPrivateKey),
         ("i:5;", ClientSecret, Cause::LaravelContent),
     ] {
-        let error = laravel::interpret(plain.as_bytes(), kind).unwrap_err();
+        let error = laravel::interpret(plain.as_bytes(), kind, SystemClock.now()).unwrap_err();
         assert_eq!(error.flaw().map(|flaw| flaw.cause), Some(cause), "{plain}");
     }
 }

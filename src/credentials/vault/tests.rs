@@ -97,7 +97,7 @@ fn every_kind_comes_back_as_it_was() {
         secret: CANARY.into(),
         client_id: Some("app".to_owned()),
     };
-    let pem = credential_from_pem(&format!("{key}{certificate}")).unwrap();
+    let pem = credential_from_pem(&format!("{key}{certificate}"), SystemClock.now()).unwrap();
     let file = Credential::FederatedTokenFile {
         path: "/var/run/secrets/token".into(),
     };
@@ -214,7 +214,7 @@ fn without_a_key_nothing_is_sealed_and_laravel_is_still_read() {
 fn the_expiry_of_a_certificate_is_read_from_it_unless_one_is_given() {
     let vault = vault(&[("k1", 1)]);
     let (key, certificate) = &*PAIR;
-    let pem = credential_from_pem(&format!("{key}{certificate}")).unwrap();
+    let pem = credential_from_pem(&format!("{key}{certificate}"), SystemClock.now()).unwrap();
     let end = |credential: &Credential, given: Option<DateTime<Utc>>| {
         let sealed = vault.seal(PLACE, credential, given);
         sealed.unwrap().expires_at

@@ -12,6 +12,7 @@ use verifyd::domain::credential_cause::Cause;
 use verifyd::domain::hint::Hint;
 use verifyd::domain::reason::Reason;
 use verifyd::engine::worker::Worker;
+use verifyd::ports::clock::{Clock as _, SystemClock};
 use verifyd::ports::vault::SealedCredential;
 use verifyd_simulator::Scenario;
 
@@ -24,7 +25,8 @@ pub fn certificate(from: i32) -> Credential {
     parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
     parameters.not_after = rcgen::date_time_ymd(from + 1, 1, 1);
     let certificate = parameters.self_signed(&key).unwrap();
-    credential_from_pem(&format!("{}{}", key.serialize_pem(), certificate.pem())).unwrap()
+    let pem = format!("{}{}", key.serialize_pem(), certificate.pem());
+    credential_from_pem(&pem, SystemClock.now()).unwrap()
 }
 
 async fn report_on(world: &World, worker: &Worker, id: ConnectionId, payload: &str) -> Value {

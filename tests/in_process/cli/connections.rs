@@ -66,6 +66,29 @@ async fn a_credential_that_is_too_large_to_be_read_is_named_and_can_be_replaced(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_of_another_application_is_named() {
+    const KEYS: &str = "base64:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let desk = Desk::new().await;
+    let id = desk.add(Scenario::Healthy, "--secret-stdin", SIMULATED_SECRET);
+    // What Laravel made of {"client_id":"5c000000-0000-4000-8000-c00000000002","client_secret":"s3cr3t"}.
+    desk.sql("UPDATE provider_credentials SET payload = 'eyJpdiI6IkFBRUNBd1FGQmdjSUNRb0xEQTBPRHc9PSIsInZhbHVlIjoianViNmVhQUl0TU11aVE1aGhNMkRueTEvK1pWUmlyaVk3eDRtK1hpWERvVW92RmwwZTlwNWFydElGV2RZSERxUDNnM2ZGZGd0L2EvOE5TZFRaakZFU1BHcldqM2crRi9WR3ZsZ1NhamgwN0U9IiwibWFjIjoiYTc3N2ZmZTY1MDA0NjIyNTI0YzRhZjU3NGE4OWY2MjM0OTE0OWQ3OWExZDk1MTkyZDRhOWRjNDQzMGZlNjczYiIsInRhZyI6IiJ9'")
+        .await;
+    let show = |line: &str| {
+        let mut command = desk.command(line);
+        command.env("VERIFYD__CREDENTIALS__LARAVEL_KEYS", KEYS);
+        finish(command, "")
+    };
+    let problem = "credential_malformed: field credential.client_id, \
+                   expected 5c000000-0000-4000-8000-c00000000001, \
+                   found 5c000000-0000-4000-8000-c00000000002";
+    let shown = json(&show(&format!("connections show {id} --json")));
+    assert_eq!(shown["credential"]["problem"], problem);
+    assert_eq!(shown["credential"]["decryptable"], true);
+    let shown = stdout(&show(&format!("connections show {id}")));
+    assert_holds(&shown, &format!("client_secret; {problem}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn permissions_that_another_connection_read_are_not_shown() {
     let desk = Desk::new().await;
     let own = desk.add(Scenario::Healthy, "--secret-stdin", SIMULATED_SECRET);

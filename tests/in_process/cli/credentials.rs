@@ -93,7 +93,7 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
         (PFX, "--certificate-password-file FILE"),
         (CERTIFICATE.as_bytes(), "--private-key FILE"),
         (b"\xfe\xed\xfe\xed\0\0\0\x02", "keytool -importkeystore"),
-        (b"nothing", "neither PEM, nor DER, nor PKCS#12"),
+        (b"nothing", "holds neither a certificate nor a private key"),
     ] {
         let output = desk.set_credential(file, one_file, b"");
         let said = stderr(&output);
@@ -103,7 +103,16 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
     let output = desk.set_credential(PFX, from_stdin, b"wrong\n");
     assert_holds(&stderr(&output), "the password does not open it");
 
-    // The date alone is recorded for the credential that is stored.
+    // The date alone is recorded for the credential that is stored, unless its certificate ends before.
+    let output = desk.set_credential(b"", "--expires-at 2100-01-01", b"");
+    assert_eq!(expires_at(&output), first);
+    assert_holds(&stderr(&output), "The certificate ends before 2100-01-01");
+    let shown = desk.json("connections show 1 --json");
+    assert_eq!(shown["credential"]["expires_at"], first);
+    let output = desk.set_credential(b"", "--expires-at 2001-01-01", b"");
+    assert_eq!(expires_at(&output), "2001-01-01T23:59:59Z");
+    let words = "The certificate has expired: it was valid until 2001-01-01";
+    assert_holds(&stderr(&output), words);
     let output = desk.set_credential(b"", "--expires-at 2031-05-06", b"");
     assert_eq!(expires_at(&output), "2031-05-06T23:59:59Z");
     let listed = desk.json("connections list --sort expiry --json");

@@ -84,6 +84,21 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
         ),
         ("prune --older-than 90", 2, "each with a unit"),
         (
+            "prune --older-than -1d",
+            2,
+            "'--older-than <DURATION>': allowed: numbers",
+        ),
+        (
+            "tokens create --name x --scope read --expires -1d",
+            2,
+            "'--expires <TIME>': allowed is 2026-12-31",
+        ),
+        (
+            "connections set-credential 1 --expires-at -1d",
+            2,
+            "'--expires-at <TIME>': allowed is 2026-12-31",
+        ),
+        (
             "tokens create --name x --scope read --expires 101years",
             2,
             "at most 100years",
@@ -105,6 +120,7 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
         ),
         ("debug log-filter info --for 0s", 2, "from 1s to 24h"),
         ("debug log-filter info --for 1ms", 2, "from 1s to 24h"),
+        ("debug log-filter info --for -1h", 2, "from 1s to 24h"),
         ("debug log-filter info --for 25h", 2, "--for"),
         (
             "debug log-filter info --for 24h",
