@@ -170,6 +170,11 @@ pub(super) fn of_opening(is_embedded: bool) -> &'static str {
 
 /// What mends an error of Redis or of the way to it, by parts of its text. The first that fits counts.
 const QUEUE: &[(&[&str], &str)] = &[
+    // Its text speaks of much that other remedies are found by.
+    (
+        &["DENIED"],
+        "give Redis a password and redis.url (REDIS_URL) the same, or turn its protected mode off",
+    ),
     (
         &["OOM command"],
         "raise maxmemory, or let Redis remove something else",
@@ -233,10 +238,6 @@ const QUEUE: &[(&[&str], &str)] = &[
     ),
     (&["LOADING"], "wait until Redis has loaded its data"),
     (&["max number of clients"], "raise maxclients of Redis"),
-    (
-        &["DENIED"],
-        "give Redis a password and redis.url (REDIS_URL) the same, or turn its protected mode off",
-    ),
     (
         &["WRONGTYPE"],
         "let nothing else write the keys of redis.queue; serve removes what does not fit",
@@ -376,6 +377,10 @@ mod tests {
             ),
             ("ERR DB index is out of range", "a database that Redis has"),
             ("ERR max number of clients reached", "raise maxclients"),
+            (
+                "DENIED Redis is running in protected mode. 4) Set up an authentication password",
+                "protected mode off",
+            ),
             (
                 "LOADING Redis is loading the dataset in memory",
                 "wait until",

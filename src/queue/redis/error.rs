@@ -122,7 +122,9 @@ async fn unasked_error(host: &str, port: u16) -> Option<String> {
         let mut line = String::new();
         let mut reader = BufReader::new(stream.take(MAX_UNASKED_BYTES));
         reader.read_line(&mut line).await.ok()?;
-        Some(line.strip_prefix('-')?.trim_end().to_owned())
+        // In protected mode advice of several sentences follows.
+        let error = line.strip_prefix('-')?.split(". ").next()?;
+        Some(error.trim_end().to_owned())
     };
     tokio::time::timeout(UNASKED_TIMEOUT, read).await.ok()?
 }

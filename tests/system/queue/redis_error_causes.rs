@@ -149,8 +149,8 @@ async fn an_error_before_any_command_is_told_in_the_servers_words() {
             "the server answers ERR max number of clients reached",
         ),
         (
-            "-DENIED Redis is running in protected mode.\r\n",
-            "the server answers DENIED Redis is running in protected mode.",
+            "-DENIED Redis is running in protected mode. If you want to connect from external\r\n",
+            "the server answers DENIED Redis is running in protected mode",
         ),
         ("", "it may want TLS (rediss://)"),
     ] {
