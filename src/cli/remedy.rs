@@ -6,6 +6,13 @@ use crate::ports::store::{SchemaFinding, StoreError};
 pub(super) const MORE_CONNECTIONS: &str = "allow more connections (max_connections of the server, CONNECTION LIMIT of role and \
      database), lower database.max_connections (each replica takes two more), or use a pooler (docs/guides/deploy.md)";
 
+const TRUST_AUTHORITY: &str = "let sslrootcert of database.url (DATABASE_URL) name a file of the authority that \
+     issued the server's certificate, in PEM";
+const RENEW_CERTIFICATE: &str =
+    "renew the certificate of the server, or correct this machine's clock";
+const GIVE_CLIENT_CERTIFICATE: &str = "let sslcert and sslkey of database.url (DATABASE_URL) name a certificate that \
+     the server accepts, and its key";
+
 /// What mends an error of PostgreSQL or of a pooler before it, by a part of its text. The first that fits counts.
 const POSTGRES: &[(&str, &str)] = &[
     (
@@ -51,6 +58,52 @@ const POSTGRES: &[(&str, &str)] = &[
          them (ignore_startup_parameters = options)",
     ),
     (
+        "configuration parameter",
+        "correct `options` of database.url (DATABASE_URL)",
+    ),
+    (
+        "invalid value for parameter",
+        "correct `options` of database.url (DATABASE_URL)",
+    ),
+    (
+        "the TLS file",
+        "let the parameter name a file of PEM that this user can read",
+    ),
+    (
+        "must be given together",
+        "give both parameters in database.url (DATABASE_URL), or neither",
+    ),
+    (
+        "SASLprep",
+        "give the role another password or name; every printable ASCII character can be in it",
+    ),
+    ("UnknownIssuer", TRUST_AUTHORITY),
+    (
+        "CaUsedAsEndEntity",
+        "give the server a certificate that is no authority's own (basicConstraints CA:FALSE)",
+    ),
+    (
+        "not valid for name",
+        "let database.url (DATABASE_URL) name the server as its certificate does",
+    ),
+    ("certificate expired", RENEW_CERTIFICATE),
+    ("certificate not valid yet", RENEW_CERTIFICATE),
+    (
+        "server does not support TLS",
+        "turn TLS on in the server (ssl = on), or let sslmode of database.url (DATABASE_URL) be prefer",
+    ),
+    (
+        "no encryption",
+        "let pg_hba.conf admit the user from here without TLS, or connect with it: ssl = on in the server, and \
+         sslmode=require in database.url (DATABASE_URL)",
+    ),
+    (
+        "KeyMismatch",
+        "let sslkey name the key of the certificate that sslcert names",
+    ),
+    ("valid client certificate", GIVE_CLIENT_CERTIFICATE),
+    ("alert: UnknownCA", GIVE_CLIENT_CERTIFICATE),
+    (
         "SQLSTATE 28P01",
         "correct user and password of database.url (DATABASE_URL)",
     ),
@@ -72,7 +125,9 @@ const LET_WRITE: &str = "let database.url (DATABASE_URL) name a file that this u
 fn of_sqlite(text: &str) -> Option<&'static str> {
     if let Some((_, why)) = text.split_once("cannot be created: ") {
         let has = |words: &str| why.contains(words);
-        return Some(if has("No such file") || has("Not a directory") {
+        return Some(if has("the parameter") {
+            "leave mode and immutable out of database.url (DATABASE_URL)"
+        } else if has("No such file") || has("Not a directory") {
             "create the folder of the file, or correct the path in database.url (DATABASE_URL)"
         } else if has("No space") || has("quota") {
             MAKE_ROOM
@@ -150,6 +205,11 @@ pub(super) fn of_opening(is_embedded: bool) -> &'static str {
 
 /// What mends an error of Redis or of the way to it, by parts of its text. The first that fits counts.
 const QUEUE: &[(&[&str], &str)] = &[
+    // Its text speaks of much that other remedies are found by.
+    (
+        &["DENIED"],
+        "give Redis a password and redis.url (REDIS_URL) the same, or turn its protected mode off",
+    ),
     (
         &["OOM command"],
         "raise maxmemory, or let Redis remove something else",
@@ -214,10 +274,6 @@ const QUEUE: &[(&[&str], &str)] = &[
     (&["LOADING"], "wait until Redis has loaded its data"),
     (&["max number of clients"], "raise maxclients of Redis"),
     (
-        &["DENIED"],
-        "give Redis a password and redis.url (REDIS_URL) the same, or turn its protected mode off",
-    ),
-    (
         &["WRONGTYPE"],
         "let nothing else write the keys of redis.queue; serve removes what does not fit",
     ),
@@ -245,6 +301,14 @@ const QUEUE: &[(&[&str], &str)] = &[
     (
         &["may want TLS"],
         "let redis.url (REDIS_URL) begin with rediss:// if the server speaks TLS; else look at its log",
+    ),
+    (
+        &["closed the connection"],
+        "look at the log of Redis; beyond its maxclients it closes connections over TLS without an answer",
+    ),
+    (
+        &["another protocol"],
+        "let redis.url (REDIS_URL) name the host and the port of Redis",
     ),
     (
         &["cannot be resolved"],
@@ -347,6 +411,11 @@ mod tests {
                 "leave the password out",
             ),
             ("ERR DB index is out of range", "a database that Redis has"),
+            ("ERR max number of clients reached", "raise maxclients"),
+            (
+                "DENIED Redis is running in protected mode. 4) Set up an authentication password",
+                "protected mode off",
+            ),
             (
                 "LOADING Redis is loading the dataset in memory",
                 "wait until",
@@ -373,6 +442,14 @@ mod tests {
             (
                 "the server closed the connection; it may want TLS (rediss://)",
                 "rediss://",
+            ),
+            (
+                "the server closed the connection: tls handshake eof",
+                "maxclients",
+            ),
+            (
+                "the server speaks another protocol than that of Redis",
+                "the port of Redis",
             ),
             (
                 "no server listens there: Connection refused (os error 111)",
@@ -411,6 +488,55 @@ mod tests {
             (
                 "no more connections allowed (max_client_conn) (SQLSTATE 08P01)",
                 "limit of PgBouncer",
+            ),
+            (
+                "unrecognized configuration parameter \"nonsense\" (SQLSTATE 42704)",
+                "`options`",
+            ),
+            (
+                "database.url cannot be used: the TLS file \"/a\" of the parameter sslcert cannot be read: No such file \
+                 or directory (os error 2)",
+                "a file of PEM",
+            ),
+            (
+                "the driver cannot sign in (SCRAM) with this password: SASLprep (RFC 4013) prohibits a character",
+                "another password",
+            ),
+            ("invalid peer certificate: UnknownIssuer", "sslrootcert"),
+            (
+                "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))",
+                "CA:FALSE",
+            ),
+            (
+                "invalid peer certificate: certificate not valid for name \"a\"; certificate is only valid for",
+                "as its certificate does",
+            ),
+            (
+                "invalid peer certificate: certificate expired: verification time",
+                "renew",
+            ),
+            (
+                "invalid peer certificate: certificate not valid yet: verification time",
+                "renew",
+            ),
+            ("TLS: server does not support TLS", "ssl = on"),
+            (
+                "no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption (SQLSTATE 28000)",
+                "sslmode=require",
+            ),
+            (
+                "TLS: keys may not be consistent: KeyMismatch",
+                "the certificate that sslcert names",
+            ),
+            (
+                "connection requires a valid client certificate (SQLSTATE 28000)",
+                "sslcert and sslkey",
+            ),
+            ("received fatal alert: UnknownCA", "sslcert and sslkey"),
+            (
+                "the file a.db cannot be created: the parameter mode=ro or immutable of database.url forbids to \
+                 write it",
+                "leave mode",
             ),
             (
                 "attempt to write a readonly database (SQLite 1032)",

@@ -1,6 +1,8 @@
 //! What is allowed as the value of a key, in one place: checked, and worded for messages and docs.
 
-use crate::domain::text_decoding;
+use crate::domain::server_address;
+use crate::domain::text_decoding::{self, Named};
+use crate::outbound::proxy::{self, ProxyAddressError};
 use config::{Value, ValueKind};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -132,17 +134,44 @@ impl Rule {
         if ok { Ok(()) } else { Err(self.found(value)) }
     }
 
+    /// The schemes of an address, where it must begin with one.
+    fn schemes(self) -> &'static [&'static str] {
+        match self {
+            Self::DatabaseUrl => &["postgres", "postgresql", "sqlite"],
+            Self::PostgresUrl => &["postgres", "postgresql"],
+            Self::RedisUrl => &["redis", "rediss"],
+            Self::ProxyUrl | Self::RedirectUri | Self::CloudBase | Self::Portal => {
+                &["http", "https"]
+            }
+            _ => &[],
+        }
+    }
+
     /// Why an address of the right scheme cannot be read. Quotes nothing that may be a part of the password.
     fn address_problem(self, text: &str) -> Option<String> {
-        if self == Self::ProxyUrl {
-            return crate::outbound::proxy::address_problem(text)
-                .map(|problem| problem.to_string());
+        let address = text.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+        let (scheme, _) = address.split_once(':').unwrap_or_default();
+        let lower = scheme.to_ascii_lowercase();
+        let is_known = self.schemes().contains(&&*lower);
+        // A quotation mark, for example, or what copying has left.
+        let first = text.chars().next().filter(|_| address.len() < text.len());
+        if let Some(first) = first.filter(|_| is_known) {
+            let first = Named(first);
+            return Some(format!(
+                "it begins with {first}; nothing may be before the scheme"
+            ));
         }
-        match (self, text.split_once(':')?.0) {
-            (Self::DatabaseUrl | Self::PostgresUrl, "postgres" | "postgresql") => {
+        match self {
+            Self::ProxyUrl => proxy_problem(text),
+            Self::DatabaseUrl | Self::PostgresUrl | Self::RedisUrl
+                if is_known && scheme != lower =>
+            {
+                Some(format!("the scheme must be in lower case, {lower}:"))
+            }
+            Self::DatabaseUrl | Self::PostgresUrl if is_known => {
                 crate::store::address_problem(text)
             }
-            (Self::RedisUrl, "redis" | "rediss") => crate::queue::redis::address_problem(text),
+            Self::RedisUrl if is_known => crate::queue::redis::address_problem(text),
             _ => None,
         }
     }
@@ -224,18 +253,32 @@ impl Rule {
             Self::DatabaseUrl => {
                 text.is_empty()
                     || text.strip_prefix("sqlite:").is_some_and(|p| !p.is_empty())
-                    || is_server_url(text, &["postgres", "postgresql"])
+                    || Self::PostgresUrl.allows_text(text)
             }
-            Self::PostgresUrl => {
-                text.is_empty() || is_server_url(text, &["postgres", "postgresql"])
+            Self::PostgresUrl | Self::RedisUrl => {
+                text.is_empty() || is_server_url(text, self.schemes())
             }
             // See `address_problem`.
             Self::ProxyUrl => true,
             Self::NoProxy => !text.chars().any(char::is_control),
-            Self::RedisUrl => text.is_empty() || is_server_url(text, &["redis", "rediss"]),
             Self::Integer(..) | Self::Keys | Self::LaravelKeys => false,
         }
     }
+}
+
+/// Why the text cannot be the address of a proxy: of one that cannot be read, which part is wrong.
+fn proxy_problem(text: &str) -> Option<String> {
+    let problem = proxy::address_problem(text)?;
+    let part = match problem {
+        ProxyAddressError::Unreadable | ProxyAddressError::More if text.contains("://") => {
+            server_address::problem(text)
+        }
+        ProxyAddressError::Unreadable | ProxyAddressError::More => {
+            server_address::problem(&format!("http://{text}"))
+        }
+        _ => None,
+    };
+    Some(part.unwrap_or_else(|| problem.to_string()))
 }
 
 /// A duration with its unit, such as `5s`.

@@ -128,6 +128,8 @@ fn name(character: char) -> Option<&'static str> {
         '\r' => "CARRIAGE RETURN",
         '\u{1b}' => "ESCAPE",
         ' ' => "SPACE",
+        '"' => "QUOTATION MARK",
+        '\'' => "APOSTROPHE",
         '\u{7f}' => "DELETE",
         '\u{85}' => "NEXT LINE",
         '\u{0}'..='\u{1f}' | '\u{80}'..='\u{9f}' => "CONTROL",

@@ -1,8 +1,10 @@
-//! Explains what is wrong with the address of a PostgreSQL server.
+//! Explains what is wrong with the address of a database.
 
 use crate::domain::server_address;
+use crate::domain::text_decoding::Named;
+use percent_encoding::percent_decode_str;
 use std::net::IpAddr;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 const SSL_MODES: &[&str] = &[
     "disable",
@@ -35,9 +37,27 @@ const PARAMETERS: &[&str] = &[
     "options",
 ];
 
-/// Returns what is wrong with `postgres://…`; `None` if the driver can parse it. Never quotes user or
+/// The allowed parameters of a database in a file, each with its values.
+const EMBEDDED_PARAMETERS: &[(&str, &[&str])] = &[
+    ("mode", &["rw", "rwc", "ro"]),
+    ("cache", &["private", "shared"]),
+    ("immutable", &["0", "1", "false", "true"]),
+    ("vfs", &["unix", "unix-dotfile", "unix-excl", "unix-none"]),
+];
+
+/// Returns what is wrong with `postgres://…` or `sqlite:…`; `None` if the driver can parse it. Never quotes user or
 /// password.
 pub fn problem(text: &str) -> Option<String> {
+    if text.starts_with("sqlite:") {
+        return embedded_problem(text);
+    }
+    // Encoded, too: in a password SASLprep prohibits it.
+    if let Some(control) = text.chars().find(|c| c.is_control()) {
+        return Some(format!(
+            "it holds {}; remove it, and let the password have none",
+            Named(control)
+        ));
+    }
     if let Some(problem) = server_address::problem(text) {
         return Some(problem);
     }
@@ -50,12 +70,49 @@ pub fn problem(text: &str) -> Option<String> {
     })
 }
 
+fn embedded_problem(text: &str) -> Option<String> {
+    let (path, query) = text.split_once('?').unwrap_or((text, ""));
+    if percent_decode_str(path).decode_utf8().is_err() {
+        return Some(
+            "the path has a % that begins no character of UTF-8; percent-encode % as %25"
+                .to_owned(),
+        );
+    }
+    form_urlencoded::parse(query.as_bytes()).find_map(|(name, value)| {
+        let mut known = EMBEDDED_PARAMETERS.iter();
+        match known.find(|(known, _)| *known == name) {
+            None => {
+                let names: Vec<&str> = EMBEDDED_PARAMETERS.iter().map(|(name, _)| *name).collect();
+                Some(format!(
+                    "the parameter {name:?} is not known, allowed: {}; percent-encode a ? of the path as %3F",
+                    names.join(", ")
+                ))
+            }
+            // A database in memory is refused with a reason of its own.
+            Some(_) if name == "mode" && value == "memory" => None,
+            Some((_, allowed)) if allowed.contains(&&*value) => None,
+            Some((_, allowed)) => Some(another_value(&name, &allowed.join(", "))),
+        }
+    })
+}
+
+/// Whether the parameters of `sqlite:…` forbid to write.
+pub(super) fn only_reads(text: &str) -> bool {
+    let query = text.split_once('?').map_or("", |(_, query)| query);
+    form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
+        matches!(
+            (&*name, &*value),
+            ("mode", "ro") | ("immutable", "1" | "true")
+        )
+    })
+}
+
+fn another_value(name: &str, allowed: &str) -> String {
+    format!("the parameter {name} has another value, allowed: {allowed}")
+}
+
 fn wrong_value(name: &str, value: &str) -> Option<String> {
-    let wrong = |allowed: &str| {
-        Some(format!(
-            "the parameter {name} has another value, allowed: {allowed}"
-        ))
-    };
+    let wrong = |allowed: &str| Some(another_value(name, allowed));
     match name {
         "sslmode" | "ssl-mode" if !SSL_MODES.contains(&&*value.to_ascii_lowercase()) => {
             wrong(&SSL_MODES.join(", "))
@@ -116,6 +173,10 @@ mod tests {
                 "the parameter \"sslmod\" is not known",
             ),
             ("S3cret!=x", "percent-encode ? as %3F"),
+            (
+                "application_name=a\tb",
+                "it holds U+0009 TAB; remove it, and let the password have none",
+            ),
         ] {
             let problem = problem(&format!("postgres://u:p@h/db?{query}")).unwrap_or_default();
             assert!(problem.contains(words), "{query}: {problem}");
@@ -157,6 +218,53 @@ mod tests {
                 None,
                 "{query}"
             );
+        }
+    }
+
+    #[test]
+    fn the_parameter_of_a_file_that_is_wrong_is_named_with_what_is_allowed() {
+        for (rest, words) in [
+            (
+                "x.db?foo=1",
+                "the parameter \"foo\" is not known, allowed: mode, cache, immutable, vfs; percent-encode",
+            ),
+            ("x.db?mode=rw&=1", "the parameter \"\" is not known"),
+            (
+                "x.db?mode=foo",
+                "the parameter mode has another value, allowed: rw, rwc, ro",
+            ),
+            (
+                "x.db?cache=",
+                "the parameter cache has another value, allowed: private, shared",
+            ),
+            (
+                "x.db?immutable=yes",
+                "the parameter immutable has another value, allowed: 0, 1, false, true",
+            ),
+            (
+                "x.db?mode=rwc&vfs=nope",
+                "the parameter vfs has another value, allowed: unix, unix-dotfile",
+            ),
+            ("100%ff.db", "percent-encode % as %25"),
+        ] {
+            let problem = problem(&format!("sqlite:{rest}")).unwrap_or_default();
+            assert!(problem.contains(words), "{rest}: {problem}");
+        }
+        for (rest, reads) in [
+            ("x.db", false),
+            ("//a%3Fb.db?mode=rwc&cache=private", false),
+            ("x.db?immutable=0&vfs=unix", false),
+            ("x.db?mode=ro", true),
+            ("x.db?cache=shared&immutable=true", true),
+        ] {
+            let address = format!("sqlite:{rest}");
+            assert_eq!(problem(&address), None, "{rest}");
+            assert!(
+                address
+                    .parse::<sqlx::sqlite::SqliteConnectOptions>()
+                    .is_ok()
+            );
+            assert_eq!(only_reads(&address), reads, "{rest}");
         }
     }
 }

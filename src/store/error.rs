@@ -22,7 +22,7 @@ impl From<Error> for StoreError {
             Error::Protocol(_) => Self::Unavailable("the protocol was violated".into()),
             Error::WorkerCrashed => Self::Unavailable("the database's thread ended".into()),
             Error::BeginFailed => Self::Unavailable("no transaction could be started".into()),
-            Error::Configuration(_) => Self::Refused("database.url cannot be parsed".into()),
+            Error::Configuration(e) => Self::Refused(unusable(&e.to_string()).into()),
             // The source may quote the value; only what names types is passed on.
             Error::ColumnDecode { index, source } => {
                 let why = source.to_string();
@@ -41,6 +41,36 @@ impl From<Error> for StoreError {
             Error::RowNotFound => Self::Refused("a row that must be there is missing".into()),
             _ => Self::Refused("the driver refused the statement".into()),
         }
+    }
+}
+
+/// Explains what the driver cannot use for a connection. Its text may quote a character of the password.
+fn unusable(said: &str) -> &'static str {
+    if said.starts_with("Failed to saslprep password") {
+        "the driver cannot sign in (SCRAM) with this password: SASLprep (RFC 4013) prohibits a character of it, \
+         such as a control character or an emoji"
+    } else if said.starts_with("Failed to saslprep username") {
+        "the driver cannot sign in (SCRAM) with the name of this user: SASLprep (RFC 4013) prohibits a character of \
+         it, such as a control character or an emoji"
+    } else if said.ends_with("must be given together") {
+        "sslcert and sslkey must be given together"
+    } else {
+        "database.url cannot be parsed"
+    }
+}
+
+/// Translates an error of the first connection. Whatever the server or SQLite does not know then, it is named by the
+/// address and not by the schema. No row was read that the message could quote.
+pub(super) fn opening(error: Error) -> StoreError {
+    match error {
+        Error::Database(e) if e.code().is_some_and(|code| code.starts_with("22")) => {
+            let code = e.code().unwrap_or_default();
+            StoreError::Refused(format!("{} (SQLSTATE {code})", e.message()))
+        }
+        error => match StoreError::from(error) {
+            StoreError::Schema(why) => StoreError::Refused(why),
+            other => other,
+        },
     }
 }
 
@@ -161,5 +191,30 @@ mod tests {
         }
         assert!(from_sqlite(261, "database is locked").is_transient());
         assert!(!from_sqlite(1555, "UNIQUE constraint failed").is_transient());
+    }
+
+    #[test]
+    fn what_the_driver_cannot_use_is_said_without_its_text() {
+        for (said, words) in [
+            (
+                "Failed to saslprep password: Error(ProhibitedCharacter('\u{1f600}'))",
+                "with this password: SASLprep",
+            ),
+            (
+                "Failed to saslprep username: Error(ProhibitedBidirectionalText)",
+                "with the name of this user: SASLprep",
+            ),
+            (
+                "user auth key and certs must be given together",
+                "sslcert and sslkey must be given together",
+            ),
+            ("illegal section start: 5ecret", "cannot be parsed"),
+        ] {
+            let error = StoreError::from(Error::Configuration(said.into())).to_string();
+            assert!(error.contains(words), "{error}");
+            for part in ["\u{1f600}", "5ecret"] {
+                assert!(!error.contains(part), "{error}");
+            }
+        }
     }
 }

@@ -263,6 +263,56 @@ fn an_address_that_cannot_be_read_says_what_to_change_and_never_the_password() {
             "rediss://h?db=1",
             "the parameter \"db\" is not known",
         ),
+        (
+            "DATABASE_URL",
+            "sqlite:x.db?foo=1",
+            "the parameter \"foo\" is not known, allowed: mode, cache, immutable, vfs",
+        ),
+        (
+            "DATABASE_URL",
+            "POSTGRES://u:canaryS3cr3t@h/db",
+            "the scheme must be in lower case, postgres:",
+        ),
+        (
+            "DATABASE_URL",
+            "SQLite:x.db",
+            "the scheme must be in lower case, sqlite:",
+        ),
+        (
+            "REDIS_URL",
+            "REDISS://:canaryS3cr3t@h",
+            "the scheme must be in lower case, rediss:",
+        ),
+        (
+            "DATABASE_URL",
+            "\"postgres://u:canaryS3cr3t@h/db\"",
+            "it begins with U+0022 QUOTATION MARK; nothing may be before the scheme",
+        ),
+        (
+            "REDIS_URL",
+            "\u{200b}redis://:canaryS3cr3t@h",
+            "it begins with U+200B ZERO WIDTH SPACE;",
+        ),
+        (
+            "VERIFYD__OUTBOUND__PROXY",
+            "'http://u:canaryS3cr3t@h:3128'",
+            "it begins with U+0027 APOSTROPHE;",
+        ),
+        (
+            "VERIFYD__OUTBOUND__PROXY",
+            "http://[::1",
+            "the text in brackets is no IPv6 address",
+        ),
+        (
+            "VERIFYD__OUTBOUND__PROXY",
+            "::1:3128",
+            "an IPv6 address must be in brackets",
+        ),
+        (
+            "VERIFYD__OUTBOUND__PROXY",
+            "u:canaryS3cr3t/x@h:3128",
+            "percent-encode / as %2F in the password",
+        ),
     ] {
         let error = errors(&[(name, url)]);
         assert!(

@@ -8,12 +8,26 @@ use redis::{
     RedisResult,
 };
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::TcpStream;
+
+const CLOSED: &str = "the server closed the connection";
+
+/// Timeout for the error that a server sends before any command.
+const UNASKED_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Longest such error that is read.
+const MAX_UNASKED_BYTES: u64 = 2048;
 
 /// Describes an error without any secret.
 pub(super) fn describe(error: &RedisError) -> String {
     let Some(code) = error.code() else {
         return match error.kind() {
             ErrorKind::Io => describe_io(error),
+            // Its text has several lines, with bytes of the answer.
+            ErrorKind::Parse if error.detail().is_some_and(|d| d.starts_with("Parse error")) => {
+                "the server speaks another protocol than that of Redis".to_owned()
+            }
             _ => error.to_string(),
         };
     };
@@ -43,7 +57,7 @@ fn describe_io(error: &RedisError) -> String {
     } else if has("corrupt message") || has("InvalidContentType") {
         "the server speaks no TLS there (rediss://)"
     } else if error.is_connection_dropped() {
-        "the server closed the connection; it may want TLS (rediss://)"
+        CLOSED
     } else {
         return text;
     };
@@ -76,7 +90,8 @@ pub(super) async fn try_to_connect(
     }
 }
 
-/// Describes an error; of a refused sign-in with the server's own answer, which the client leaves out.
+/// Describes an error; of a refused sign-in and of a closed connection with the server's own answer, which the client
+/// leaves out.
 async fn describe_with_answer(
     client: &Client,
     limits: &AsyncConnectionConfig,
@@ -87,7 +102,31 @@ async fn describe_with_answer(
     {
         return describe(&answer);
     }
-    describe(error)
+    let said = describe(error);
+    match client.get_connection_info().addr() {
+        ConnectionAddr::Tcp(host, port) if said.starts_with(CLOSED) => {
+            match unasked_error(host, *port).await {
+                Some(answer) => format!("the server answers {answer}"),
+                None => format!("{CLOSED}; it may want TLS (rediss://): {error}"),
+            }
+        }
+        _ => said,
+    }
+}
+
+/// Reads the error that a server sends before it closes a connection at once: at its `maxclients`, or in protected
+/// mode. The client misses it, because its commands meet a closed connection.
+async fn unasked_error(host: &str, port: u16) -> Option<String> {
+    let read = async {
+        let stream = TcpStream::connect((host, port)).await.ok()?;
+        let mut line = String::new();
+        let mut reader = BufReader::new(stream.take(MAX_UNASKED_BYTES));
+        reader.read_line(&mut line).await.ok()?;
+        // In protected mode advice of several sentences follows.
+        let error = line.strip_prefix('-')?.split(". ").next()?;
+        Some(error.trim_end().to_owned())
+    };
+    tokio::time::timeout(UNASKED_TIMEOUT, read).await.ok()?
 }
 
 /// Signs in once more, over a connection that did not sign in while it was opened.

@@ -26,6 +26,7 @@ mod recording;
 mod relation;
 mod schema;
 mod timeouts;
+mod tls_files;
 mod wake;
 mod webhook_deliveries;
 mod workers;
@@ -34,7 +35,7 @@ pub use private::Private;
 
 use super::End;
 use super::dialect::{is_failed_completion, run_type};
-use super::error::connecting;
+use super::error::{connecting, opening};
 use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
 use super::sql_store::InProcess;
 use crate::ports::store_error::StoreError;
@@ -122,7 +123,8 @@ impl PostgresStore {
                     "no connection within database.acquire_timeout ({:?})",
                     settings.acquire_timeout
                 ))
-            })??;
+            })?
+            .map_err(opening)?;
         let renewal = Arc::new(timeouts::Renewal::default());
         let pool = timeouts::pool_options(settings, &renewal).connect_lazy_with(options.clone());
         Ok(Arc::new_cyclic(|me| Self {

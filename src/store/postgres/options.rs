@@ -1,5 +1,6 @@
 //! Turns the address of a server into the driver's options.
 
+use super::tls_files;
 use crate::ports::store_error::StoreError;
 use crate::store::address;
 use sqlx::postgres::PgConnectOptions;
@@ -21,6 +22,7 @@ pub(super) fn read(key: &str, url: &str) -> Result<(PgConnectOptions, bool), Sto
     let options: PgConnectOptions = url
         .parse()
         .map_err(|_| refused("a parameter has a wrong value"))?;
+    let options = tls_files::check(options, &parsed).map_err(|problem| refused(&problem))?;
     // The driver looks an IPv6 address up with the brackets that it has in a URL.
     let address = options
         .get_host()

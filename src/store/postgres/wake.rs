@@ -9,6 +9,7 @@
 use super::{PostgresStore, probe};
 use crate::ports::store_error::StoreError;
 use crate::ports::wake::{Listening, WakeSignal, WakeStore};
+use crate::store::error::opening;
 use async_trait::async_trait;
 use rand::Rng as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
@@ -103,7 +104,7 @@ async fn is_direct(options: &PgConnectOptions) -> Result<bool, StoreError> {
         {
             return Ok(false);
         }
-        connected => connected?,
+        connected => connected.map_err(opening)?,
     };
     let setting = format!("SELECT current_setting('{DIRECT}', true)");
     let row = sqlx::raw_sql(AssertSqlSafe(setting)).fetch_one(&mut connection);

@@ -21,8 +21,9 @@ mod schema;
 mod webhook_deliveries;
 
 use super::dialect::{is_failed_completion, run_type};
+use super::error::opening;
 use super::sql_store::InProcess;
-use super::{DatabaseSettings, End, LimitSettings};
+use super::{DatabaseSettings, End, LimitSettings, address};
 use crate::ports::store_error::StoreError;
 use rustix::fs::Access;
 use secrecy::ExposeSecret;
@@ -111,7 +112,8 @@ impl SqliteStore {
                 StoreError::Unavailable(
                     "the file was not opened within database.acquire_timeout".into(),
                 )
-            })??;
+            })?
+            .map_err(opening)?;
         Ok(Arc::new_cyclic(|me| Self {
             file,
             writer,
@@ -171,6 +173,11 @@ fn options(settings: &DatabaseSettings) -> Result<SqliteConnectOptions, StoreErr
                 .into(),
         ));
     }
+    if let Some(problem) = address::problem(url) {
+        return Err(StoreError::Refused(format!(
+            "database.url cannot be used: {problem}"
+        )));
+    }
     let options: SqliteConnectOptions = url.parse().map_err(|_| {
         StoreError::Refused("database.url cannot be parsed, allowed: sqlite:FILE".into())
     })?;
@@ -178,6 +185,11 @@ fn options(settings: &DatabaseSettings) -> Result<SqliteConnectOptions, StoreErr
         return Err(StoreError::Refused(
             "database.url names no file, allowed: sqlite:FILE".into(),
         ));
+    }
+    let file = options.get_filename();
+    if address::only_reads(url) && !file.exists() {
+        let why = "the parameter mode=ro or immutable of database.url forbids to write it";
+        return Err(cannot_create(file, &std::io::Error::other(why)));
     }
     Ok(options)
 }

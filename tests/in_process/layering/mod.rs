@@ -12,7 +12,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("ports", &["domain"]),
     ("engine", &["domain", "ports"]),
     ("operations", &["domain", "ports", "engine::settings"]),
-    ("store", &["domain", "ports"]),
+    ("store", &["domain", "ports", "files"]),
     ("queue", &["domain", "ports"]),
     ("provider", &["domain", "ports", "outbound", "files"]),
     ("notify", &["domain", "ports"]),

@@ -128,6 +128,48 @@ async fn a_server_that_is_loading_says_so() {
     assert_says(&error, &["LOADING Redis is loading the dataset in memory"]);
 }
 
+/// Sends one line to whoever connects, and closes the connection.
+fn closing_with(line: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(line.as_bytes());
+        }
+    });
+    port
+}
+
+/// The client's own commands meet a closed connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_before_any_command_is_told_in_the_servers_words() {
+    for (line, words) in [
+        (
+            "-ERR max number of clients reached\r\n",
+            "the server answers ERR max number of clients reached",
+        ),
+        (
+            "-DENIED Redis is running in protected mode. If you want to connect from external\r\n",
+            "the server answers DENIED Redis is running in protected mode",
+        ),
+        ("", "it may want TLS (rediss://)"),
+    ] {
+        let error = ping(&format!("redis://127.0.0.1:{}", closing_with(line))).await;
+        assert_says(&error, &[words]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_another_protocol_is_no_redis() {
+    let port = answering("HTTP/1.1 400 Bad Request\r\n\r\n");
+    let error = ping(&format!("redis://127.0.0.1:{port}")).await;
+    assert_says(
+        &error,
+        &["the server speaks another protocol than that of Redis"],
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_failures_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
@@ -163,6 +205,8 @@ async fn tls_failures_are_told_apart() {
         &error,
         &["the server's certificate is not accepted", "UnknownIssuer"],
     );
+    let error = ping(&format!("rediss://127.0.0.1:{}", closing_with(""))).await;
+    assert_says(&error, &["the server closed the connection: "]);
     // It waits for the rest of what it takes for a command.
     let mut settings = patient(&format!("rediss://localhost:{}", server.port()));
     settings.connect_timeout = Duration::from_secs(1);

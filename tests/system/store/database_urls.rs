@@ -1,6 +1,8 @@
 //! Which database a URL means.
 
 use crate::store::bed::settings;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use verifyd::ports::store::StoreError;
 
 #[tokio::test]
 async fn an_unknown_scheme_is_refused_without_quoting_the_url() {
@@ -64,4 +66,64 @@ async fn an_ipv6_address_is_connected_to_and_not_looked_up() {
         .unwrap();
     store.ping().await.unwrap();
     store.close().await;
+}
+
+#[tokio::test]
+async fn an_unknown_option_is_no_fault_of_the_schema() {
+    for (options, words) in [
+        (
+            "-c nonsense=1",
+            "unrecognized configuration parameter \"nonsense\" (SQLSTATE 42704)",
+        ),
+        (
+            "-c statement_timeout=soon",
+            "invalid value for parameter \"statement_timeout\": \"soon\" (SQLSTATE 22023)",
+        ),
+    ] {
+        let mut url =
+            url::Url::parse(&std::env::var("VERIFYD_TEST_DATABASE_URL").unwrap()).unwrap();
+        url.query_pairs_mut().append_pair("options", options);
+        let error = verifyd::store::connect(&settings(url.as_str()))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, StoreError::Refused(_)), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+/// Asks for SCRAM, up to the message that the client answers with a proof of the password.
+async fn asking_for_scram() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let authentication = |kind: u32, data: &[u8]| {
+        let length = u32::try_from(8 + data.len()).unwrap();
+        [&b"R"[..], &length.to_be_bytes(), &kind.to_be_bytes(), data].concat()
+    };
+    let answers = [
+        authentication(10, b"SCRAM-SHA-256\0\0"),
+        authentication(11, b"r=nonce,s=c2FsdA==,i=4096"),
+    ];
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut message = [0; 1024];
+        for answer in answers {
+            assert!(stream.read(&mut message).await.unwrap() > 0);
+            stream.write_all(&answer).await.unwrap();
+        }
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_password_that_the_driver_cannot_prepare_is_the_reason() {
+    for character in ["%09", "%F0%9F%98%80"] {
+        let server = asking_for_scram().await;
+        let url = format!("postgres://u:p4ss{character}@{server}/d?sslmode=disable");
+        let error = verifyd::store::connect(&settings(&url)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Refused(_)), "{error}");
+        let error = error.to_string();
+        assert!(error.contains("with this password: SASLprep"), "{error}");
+        assert!(!error.contains("p4ss"), "{error}");
+    }
 }

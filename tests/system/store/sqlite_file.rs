@@ -37,15 +37,27 @@ async fn the_file_and_its_companions_are_private() {
 
 #[tokio::test]
 async fn what_is_no_file_is_refused() {
-    for url in [
-        "sqlite::memory:",
-        "sqlite://",
-        "sqlite:x.db?mode=memory",
-        "sqlite:x.db?colour=red",
+    for (url, words) in [
+        ("sqlite::memory:", "sqlite:FILE"),
+        ("sqlite://", "sqlite:FILE"),
+        ("sqlite:x.db?mode=memory", "sqlite:FILE"),
+        (
+            "sqlite:x.db?colour=red",
+            "the parameter \"colour\" is not known",
+        ),
+        (
+            "sqlite:x.db?vfs=nope",
+            "the parameter vfs has another value",
+        ),
     ] {
         let error = verifyd::store::connect(&settings(url)).await.unwrap_err();
         assert!(matches!(error, StoreError::Refused(_)), "{url}: {error}");
-        assert!(error.to_string().contains("sqlite:FILE"), "{url}: {error}");
+        assert!(error.to_string().contains(words), "{url}: {error}");
+    }
+    for url in ["sqlite:x.db?mode=ro", "sqlite:x.db?immutable=1"] {
+        let error = verifyd::store::connect(&settings(url)).await.unwrap_err();
+        let words = "x.db cannot be created: the parameter mode=ro or immutable";
+        assert!(error.to_string().contains(words), "{url}: {error}");
     }
     assert!(!std::path::Path::new("x.db").exists());
     let nowhere = "sqlite:/nowhere/at/all/verifyd.db";
