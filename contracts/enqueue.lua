@@ -22,6 +22,9 @@
 -- Example  redis-cli --eval enqueue.lua verifyd:data verifyd:active verifyd:signal verifyd:meta , \
 --            "$(uuidgen)" '{"v":1,"operation_run_id":42}' 1
 
+if #KEYS < 4 or #ARGV < 3 then
+  return redis.error_reply('ERR the script takes 4 keys, and as arguments task id, payload and max_attempts')
+end
 local id = ARGV[1]
 if #id == 0 or #id > 128 or string.find(id, '[^\33-\126]') then
   return redis.error_reply('ERR the task id must be 1 to 128 printable ASCII characters')

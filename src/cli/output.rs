@@ -56,6 +56,14 @@ pub fn second(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// Returns how long ago a time was, or how far ahead it is.
+pub fn ago(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
+    if (then - now).num_seconds() > 0 {
+        return format!("in {}", age(then, now));
+    }
+    format!("{} ago", age(now, then))
+}
+
 /// Returns the elapsed time, in whole seconds or larger units.
 pub fn age(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     let seconds = (now - then).num_seconds().max(0).unsigned_abs();
@@ -66,4 +74,25 @@ pub fn age(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
         _ => seconds / 86_400 * 86_400,
     };
     humantime::format_duration(std::time::Duration::from_secs(rounded)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::TimeDelta;
+
+    #[test]
+    fn a_time_ahead_is_told_from_one_that_has_passed() {
+        let now = DateTime::UNIX_EPOCH;
+        for (milliseconds, text) in [
+            (-7_300_000, "2h ago"),
+            (-5_000, "5s ago"),
+            (999, "0s ago"),
+            (5_000, "in 5s"),
+            (32_400_000, "in 9h"),
+        ] {
+            let then = now + TimeDelta::milliseconds(milliseconds);
+            assert_eq!(ago(now, then), text);
+        }
+    }
 }

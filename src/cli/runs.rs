@@ -60,10 +60,7 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
             render::outcome(run.status, run.outcome),
             render::overall(&overall),
             wrong,
-            output::or_dash(
-                run.recorded_at
-                    .map(|at| format!("{} ago", output::age(now, at))),
-            ),
+            output::or_dash(run.recorded_at.map(|at| output::ago(now, at))),
         ]);
     }
     output::line(table);

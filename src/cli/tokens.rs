@@ -76,7 +76,7 @@ async fn list(store: &dyn Store, as_json: bool) -> anyhow::Result<ExitCode> {
         "Created",
     ]);
     for token in &tokens {
-        let ago = |at| format!("{} ago", output::age(now, at));
+        let ago = |at| output::ago(now, at);
         table.add_row([
             token.id.to_string(),
             render::clean(&token.name),

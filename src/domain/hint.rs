@@ -4,7 +4,11 @@
 //! run's id is read from the database.
 
 use super::ids::RunId;
+use super::request::kind;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 
 /// Payloads larger than this (bytes) are refused unread.
 pub const MAX_PAYLOAD_BYTES: usize = 4096;
@@ -32,10 +36,19 @@ pub struct Hint {
 pub enum HintError {
     #[error("the payload has {0} bytes, allowed: at most {MAX_PAYLOAD_BYTES}")]
     TooLarge(usize),
+    #[error("the payload is not one JSON object (line {line}, column {column})")]
+    NoObject { line: usize, column: usize },
+    #[error("{member} is {found}, allowed: {allowed}")]
+    Member {
+        member: &'static str,
+        found: &'static str,
+        allowed: &'static str,
+    },
     #[error(
-        "the payload is not a JSON object with v and operation_run_id (line {line}, column {column})"
+        "a member is not known or is there twice (line {line}, column {column}), allowed: v, \
+         operation_run_id, traceparent, tracestate"
     )]
-    Malformed { line: usize, column: usize },
+    UnknownMember { line: usize, column: usize },
     #[error("v is {0}, allowed: {PAYLOAD_VERSION}")]
     Version(u32),
     #[error("operation_run_id is {0}, allowed: a positive integer")]
@@ -66,10 +79,8 @@ impl Hint {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(HintError::TooLarge(payload.len()));
         }
-        let hint: Self = serde_json::from_slice(payload).map_err(|e| HintError::Malformed {
-            line: e.line(),
-            column: e.column(),
-        })?;
+        let hint: Self = serde_json::from_slice(payload)
+            .map_err(|error| HintError::of_unreadable(payload, &error))?;
         if hint.v != PAYLOAD_VERSION {
             return Err(HintError::Version(hint.v));
         }
@@ -85,6 +96,41 @@ impl Hint {
         }
         Ok(hint)
     }
+}
+
+impl HintError {
+    /// Finds what is wrong with a payload that cannot be read as a hint.
+    fn of_unreadable(payload: &[u8], error: &serde_json::Error) -> Self {
+        let (line, column) = (error.line(), error.column());
+        let Ok(members) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(payload) else {
+            return Self::NoObject { line, column };
+        };
+        let rules: [(&str, &str, fn(&str) -> bool); 4] = [
+            ("v", "1", reads::<u32>),
+            (
+                "operation_run_id",
+                "a positive integer without fraction or exponent",
+                reads::<RunId>,
+            ),
+            ("traceparent", "a text", reads::<Option<String>>),
+            ("tracestate", "a text", reads::<Option<String>>),
+        ];
+        for (member, allowed, fits) in rules {
+            let found = members.get(member).copied().map(RawValue::get);
+            if !fits(found.unwrap_or("null")) {
+                return Self::Member {
+                    member,
+                    found: found.map_or("missing", kind),
+                    allowed,
+                };
+            }
+        }
+        Self::UnknownMember { line, column }
+    }
+}
+
+fn reads<T: DeserializeOwned>(json: &str) -> bool {
+    serde_json::from_str::<T>(json).is_ok()
 }
 
 fn is_traceparent(text: &str) -> bool {
@@ -122,10 +168,38 @@ mod tests {
             Hint::decode(br#"{"v":1,"operation_run_id":0}"#),
             Err(HintError::RunId(0))
         );
-        assert!(matches!(
-            Hint::decode(b"{}"),
-            Err(HintError::Malformed { .. })
-        ));
+        for (payload, said) in [
+            (r#"{"v":1"#, "the payload is not one JSON object (line 1"),
+            ("[1]", "the payload is not one JSON object (line 1"),
+            ("{}", "v is missing, allowed: 1"),
+            (
+                r#"{"v":"1","operation_run_id":1}"#,
+                "v is a text, allowed: 1",
+            ),
+            (
+                r#"{"v":1,"operation_run_id":"29"}"#,
+                "operation_run_id is a text, allowed: a positive integer without fraction or exponent",
+            ),
+            (
+                r#"{"v":1,"operation_run_id":1.0}"#,
+                "operation_run_id is a number, allowed: a positive integer without fraction or exponent",
+            ),
+            (
+                r#"{"v":1,"operation_run_id":1,"traceparent":{}}"#,
+                "traceparent is an object, allowed: a text",
+            ),
+            (
+                r#"{"v":1,"operation_run_id":1,"run":5}"#,
+                "a member is not known or is there twice (line 1",
+            ),
+            (
+                r#"{"v":1,"v":1,"operation_run_id":1}"#,
+                "a member is not known or is there twice (line 1",
+            ),
+        ] {
+            let error = Hint::decode(payload.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with(said), "{payload}: {error}");
+        }
         assert!(matches!(
             Hint::decode(&vec![b' '; MAX_PAYLOAD_BYTES + 1]),
             Err(HintError::TooLarge(_))

@@ -134,7 +134,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
 }
 
 /// The type of a JSON value, by how it begins.
-fn kind(json: &str) -> &'static str {
+pub(super) fn kind(json: &str) -> &'static str {
     match json.trim_start().bytes().next() {
         Some(b'{') => "an object",
         Some(b'[') => "an array",

@@ -470,9 +470,15 @@ fn context_problem(problem: &ContextProblem) -> Unmet {
     other(reason, "context", &problem.allowed(), &problem.found())
 }
 
-/// Returns the target, which must be the connection's directory.
+/// Returns the target, which must be the connection's directory. Where the connection has none, no target fits.
 fn target_scope(request: &RunRequest, connection: &ProviderConnection) -> Result<String, Unmet> {
     const PATH: &str = "context.target_scope.entra_tenant_id";
+    const OWN: &str = "provider_connections.entra_tenant_id";
+    let own = connection.entra_tenant_id.as_deref().unwrap_or_default();
+    if !is_guid(own) {
+        let found = if own.is_empty() { "none" } else { own };
+        return Err(other(Reason::ConnectionMalformed, OWN, "a GUID", found));
+    }
     let unmet = |reason| Unmet::field(reason, PATH, "a GUID");
     malformed(request, "context.target_scope")?;
     malformed(request, PATH).map_err(|_| unmet(Reason::TargetScopeMalformed))?;
@@ -484,7 +490,6 @@ fn target_scope(request: &RunRequest, connection: &ProviderConnection) -> Result
     if !is_guid(asked) {
         return Err(unmet(Reason::TargetScopeMalformed));
     }
-    let own = connection.entra_tenant_id.as_deref().unwrap_or("none");
     if !own.eq_ignore_ascii_case(asked) {
         return Err(Unmet {
             reason: Reason::TargetScopeMismatch,

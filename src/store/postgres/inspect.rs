@@ -25,15 +25,19 @@ const UNNAMED: &str = "
     ORDER BY a.attnum";
 
 /// `$1`: names of tables, as statements resolve them. The mark changes when a table is created again, renamed
-/// or truncated, and when a column, a unique index or a privilege changes. It reads only catalogues.
+/// or truncated, and when a column, a unique index, a privilege, or a setting of the database or the role changes.
+/// It reads only catalogues.
 const MARK: &str = "
-    SELECT md5(string_agg(concat_ws(' ', t.name, c.oid, c.relfilenode, c.relkind, c.relowner, c.relacl,
+    SELECT md5(concat_ws(' ', (SELECT string_agg(s::text, ';' ORDER BY s::text) FROM pg_db_role_setting s
+        WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+          AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))),
+      string_agg(concat_ws(' ', t.name, c.oid, c.relfilenode, c.relkind, c.relowner, c.relacl,
         (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attacl), ','
                            ORDER BY a.attnum)
          FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
         (SELECT string_agg(concat_ws(' ', i.indexrelid, i.indkey), ',' ORDER BY i.indexrelid)
          FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid)), ';'
-        ORDER BY t.name))
+        ORDER BY t.name)))
     FROM unnest($1::text[]) AS t(name) LEFT JOIN pg_class c ON c.oid = to_regclass(t.name)";
 
 /// An index over all rows with exactly these key columns, in any order.

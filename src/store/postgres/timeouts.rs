@@ -36,7 +36,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const RENEWED_WITHIN: Duration = Duration::from_secs(60);
 
 /// When connections were last due to be reopened: statements that were prepared before the schema changed may
-/// fail for ever.
+/// fail for ever, and a session keeps the settings of its database and role with which it was opened.
 #[derive(Debug, Default)]
 pub(super) struct Renewal(Mutex<Option<Instant>>);
 
@@ -88,25 +88,27 @@ pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) 
         .after_release(|connection, _| {
             Box::pin(async move {
                 match tokio::time::timeout(RELEASE_TIMEOUT, settle(connection)).await {
-                    Ok(settled) => settled.map(|()| true),
+                    Ok(may_write) => may_write,
                     Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
                 }
             })
         })
 }
 
-/// Tests that the connection answers, and leaves no transaction open on it. The driver rolls back the
-/// transactions that it knows of, but not a `BEGIN` whose caller went before the answer.
+/// Tests that the connection answers, leaves no transaction open on it, and returns whether its session may write.
+/// The driver rolls back the transactions that it knows of, but not a `BEGIN` whose caller went before the answer.
 ///
 /// A statement outside of an explicit transaction begins its own: both times are equal, unless one was begun
-/// earlier.
-async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    const IS_OPEN: &str = "SELECT now() < statement_timestamp()";
-    let row = connection.fetch_one(sqlx::raw_sql(IS_OPEN)).await?;
+/// earlier. A session that was opened while the database only read, or on a standby, may stay so when others may
+/// write again: it is replaced.
+async fn settle(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    const STATE: &str = "SELECT now() < statement_timestamp(),
+                                current_setting('transaction_read_only') = 'off'";
+    let row = connection.fetch_one(sqlx::raw_sql(STATE)).await?;
     if row.try_get(0)? {
         connection.execute(sqlx::raw_sql("ROLLBACK")).await?;
     }
-    Ok(())
+    row.try_get(1)
 }
 
 /// An error has the pool close the connection without another word to the server.

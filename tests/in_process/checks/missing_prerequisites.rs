@@ -213,6 +213,23 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
         expect(run, reason).await;
     }
 
+    // Whatever the run says, it is the connection that has to be corrected.
+    for (value, found) in [("NULL", "none"), ("''", "none"), ("'contoso'", "contoso")] {
+        let id = world.connection(1, &tenant, "health_check").await;
+        world.set(id, &format!("entra_tenant_id = {value}")).await;
+        let recorded = world.record(id, |_| {}).await;
+        let named = json!({ "entra_tenant_id": tenant });
+        let by_statement = world
+            .record(id, |new| new.context["target_scope"] = named)
+            .await;
+        for run in [recorded, by_statement] {
+            let run = expect(run, Reason::ConnectionMalformed).await;
+            let evidence = check(&run, "preflight.target_scope")["evidence"].clone();
+            assert_eq!(evidence[0]["value"], "provider_connections.entra_tenant_id");
+            assert_eq!(evidence[2]["value"], found);
+        }
+    }
+
     let other = world.connection(1, &tenant, "health_check").await;
     let vault = &world.services.vault;
     let binding = world.row(other).await.binding();

@@ -2,9 +2,9 @@
 
 use crate::enqueue::guide::{Snippet, snippets};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use test_support::bench::{Bench, Daemon};
-use test_support::redis_server::PrivateRedis;
+use test_support::redis_server::{PrivateRedis, keys_of};
 
 /// A sweep that comes this rarely starts no run while a test lasts.
 const NO_SWEEP: &[(&str, &str)] = &[
@@ -67,13 +67,13 @@ fn interpreter(language: &str) -> (Command, &'static str) {
     }
 }
 
-/// Runs the snippet as a person would who pasted it, and returns the run that it printed.
-fn paste(bench: &Bench, worker: &Daemon, snippet: &Snippet, connection: i64) -> i64 {
+/// Runs the snippet as a person would who pasted it.
+fn run(bench: &Bench, worker: &Daemon, snippet: &Snippet, connection: i64) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let (mut command, suffix) = interpreter(&snippet.language);
     let file = folder.path().join(format!("snippet.{suffix}"));
     std::fs::write(&file, &snippet.text).unwrap();
-    let output = command
+    command
         .arg(&file)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("DATABASE_URL", bench.database.url())
@@ -83,7 +83,12 @@ fn paste(bench: &Bench, worker: &Daemon, snippet: &Snippet, connection: i64) -> 
         .env("VERIFYD_TOKEN", token(bench))
         .stdin(Stdio::null())
         .output()
-        .unwrap();
+        .unwrap()
+}
+
+/// Runs the snippet, and returns the run that it printed.
+fn paste(bench: &Bench, worker: &Daemon, snippet: &Snippet, connection: i64) -> i64 {
+    let output = run(bench, worker, snippet, connection);
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
@@ -129,6 +134,26 @@ async fn ends_in_a_completed_run(kind: &str, language: &str) {
     let shown = bench.json(&["runs", "show", &run.to_string()]);
     assert_eq!(shown["outcome"], "succeeded", "{shown}");
     assert_eq!(shown["context"]["provider_connection_id"], connection);
+}
+
+/// psql alone prints nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_does_not_exist_is_said_and_no_hint_is_sent() {
+    let redis = PrivateRedis::start();
+    let bench = bench(&redis).await;
+    let worker = bench.serve(&[]);
+    for (name, snippet) in snippets() {
+        if name.ends_with("-http") || name == "psql-insert" {
+            continue;
+        }
+        let output = run(&bench, &worker, &snippet, 404);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains("no such connection"), "{name}: {said}");
+    }
+    let keys = keys_of(&redis.url(), "verifyd").await;
+    let is_sent = |key: &String| key.ends_with(":data") || key.ends_with(":dead");
+    assert!(!keys.iter().any(is_sent), "{keys:?}");
 }
 
 macro_rules! each {

@@ -168,6 +168,18 @@ async fn the_script_refuses_what_could_not_be_acknowledged() {
     }
     let large = enqueue(&url, &name, b"large", &[b' '; 4097]).await;
     assert!(large.is_err());
+    for (keys, arguments) in [(3, 3), (4, 2), (4, 0)] {
+        let mut call = redis::cmd("EVAL");
+        call.arg(include_str!("../../../contracts/enqueue.lua"));
+        call.arg(keys);
+        for part in ["data", "active", "signal", "meta"].iter().take(keys) {
+            call.arg(format!("{name}:{part}"));
+        }
+        call.arg(&["id", "{}", "1"][..arguments]);
+        let refused = call.query_async::<i64>(&mut connection(&url).await).await;
+        let why = refused.unwrap_err().to_string();
+        assert!(why.contains("the script takes 4 keys"), "{why}");
+    }
     assert_eq!(keys_of(&url, &name).await, Vec::<String>::new());
 
     let first = enqueue(&url, &name, b"a", payload).await;

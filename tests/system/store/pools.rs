@@ -1,7 +1,7 @@
 //! What a store says of its connections.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::succeeded;
+use crate::store::fixtures::{POLICY, succeeded, worker};
 use std::sync::Arc;
 use test_support::waiting::until;
 
@@ -22,4 +22,36 @@ pub async fn a_connection_counts_as_used_until_its_call_ends(bed: &Bed) {
     assert!(pools.iter().all(|pool| pool.idle <= pool.max), "{pools:?}");
     // See `bed::settings`.
     assert!(pools.iter().any(|pool| pool.max == 8), "{pools:?}");
+}
+
+/// A session keeps the settings of its database with which it was opened, also when they are gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_session_was_opened_with_does_not_outlast_its_change() {
+    let bed = Bed::postgres().await;
+    let runs = [bed.queued().await, bed.queued().await];
+    let url = bed.url();
+    let name = url.rsplit('/').next().unwrap();
+    // What changes the default is not bound by it.
+    let set = async |setting: &str| {
+        let change = format!("BEGIN READ WRITE; ALTER DATABASE {name} SET {setting}; COMMIT");
+        bed.exec(&change).await;
+    };
+    for (run, setting) in runs.into_iter().zip([
+        "default_transaction_read_only = on",
+        "search_path = elsewhere",
+    ]) {
+        set(setting).await;
+        let store = bed.replica().await;
+        store.schema_mark().await.unwrap();
+        let me = worker("w1");
+        assert!(store.claim(run, &me, &POLICY).await.is_err(), "{setting}");
+        let is_unused = async || store.pools().iter().all(|pool| pool.used == 0);
+        until("all connections are returned", is_unused).await;
+        let (setting, _) = setting.split_once(" = ").unwrap();
+        set(&format!("{setting} TO DEFAULT")).await;
+        // As the sweep does.
+        store.schema_mark().await.unwrap();
+        let claimed = store.claim(run, &me, &POLICY).await.unwrap();
+        assert!(claimed.claimed().is_some(), "{setting}");
+    }
 }
