@@ -424,16 +424,27 @@ pub async fn a_context_of_any_shape_ends_and_is_kept(bed: &Bed) {
 
 /// The guard on a table of verifyd's own, and that it is none on a run's way.
 pub async fn a_large_context_is_refused_when_it_is_recorded(bed: &Bed) {
-    let insert = |kind: &str, size: usize| {
+    let insert = |kind: &str, status: &str, started: &str, size: usize| {
         format!(
-            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
-             VALUES (1, 7, '{kind}', 'queued', '{{\"x\": \"{}\"}}')",
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, started_at, context) \
+             VALUES (1, 7, '{kind}', '{status}', {started}, '{{\"x\": \"{}\"}}')",
             "a".repeat(size)
         )
     };
-    assert!(bed.try_exec(&insert(RUN_TYPE, 262_144)).await.is_err());
-    bed.exec(&insert("another.type", 262_144)).await;
-    bed.exec(&insert(RUN_TYPE, 262_000)).await;
+    bed.exec(&insert("another.type", "queued", "NULL", 262_144))
+        .await;
+    for status in ["queued", "running"] {
+        let large = insert(RUN_TYPE, status, "NULL", 262_144);
+        assert!(bed.try_exec(&large).await.is_err(), "{status}");
+        // PostgreSQL loads no such context; SQLite would, with the row.
+        if !bed.is_postgres() {
+            let large = insert(RUN_TYPE, status, "'2026-01-02T03:04:05Z'", 262_144);
+            assert!(bed.try_exec(&large).await.is_err(), "{status}");
+            let turned = format!("UPDATE operation_runs SET type = '{RUN_TYPE}'");
+            assert!(bed.try_exec(&turned).await.is_err());
+        }
+    }
+    bed.exec(&insert(RUN_TYPE, "queued", "NULL", 262_000)).await;
     let run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
     let held = bed.claim(run, "w").await;
     assert_eq!(held.context, ContextSize::Large);
