@@ -171,7 +171,7 @@ conformance! {
         a_connection_that_cannot_be_used_is_listed_with_its_reason;
     hostile_rows:
         a_time_that_is_none_stops_nothing,
-        a_credential_until_infinity_never_expires,
+        the_expiry_of_a_credential_is_read_alike_everywhere,
         what_can_never_be_claimed_costs_nobody_anything,
         a_context_of_any_shape_ends_and_is_kept,
         a_large_context_is_refused_when_it_is_recorded,
