@@ -385,6 +385,12 @@ async fn requeue(
     Ok(queued)
 }
 
+/// Whether the whole transaction has to be repeated: serialization_failure, deadlock_detected.
+fn is_conflict(error: &StoreError) -> bool {
+    matches!(error, StoreError::Contended(why)
+        if ["40001", "40P01"].iter().any(|code| why.ends_with(&format!("(SQLSTATE {code})"))))
+}
+
 /// The inner error: the database refuses one of the runs, and none is queued.
 async fn try_requeue(
     tx: &mut dyn SqlConnection,
@@ -393,7 +399,9 @@ async fn try_requeue(
     SAVEPOINT.execute(tx).await?;
     let queued = REQUEUE.bind(runs).fetch_ids(tx).await;
     // Without a connection, nothing is known of the runs.
-    if queued.is_err() && ROLLBACK_TO_SAVEPOINT.execute(tx).await.is_err() {
+    if let Err(error) = &queued
+        && (is_conflict(error) || ROLLBACK_TO_SAVEPOINT.execute(tx).await.is_err())
+    {
         return queued.map(Ok);
     }
     RELEASE_SAVEPOINT.execute(tx).await?;
