@@ -77,6 +77,8 @@ pub struct StoredCredential {
     /// An envelope of `credentials`, or a Laravel `Crypt` payload. Never plain text.
     pub payload: String,
     pub expires_at: Option<DateTime<Utc>>,
+    /// Whether it is recorded that it never expires.
+    pub never_expires: bool,
     pub updated_at: Option<DateTime<Utc>>,
 }
 

@@ -1,7 +1,7 @@
 //! Data about many connections and runs.
 
 use super::connection::ProviderConnection;
-use super::connection_facts::{ExpirySource, KeptFacts};
+use super::connection_facts::{CredentialExpiry, ExpirySource, KeptFacts};
 use super::ids::{ConnectionId, RunId, TenantId, WorkspaceId};
 use super::report::redact;
 use super::run::{Outcome, RunStatus};
@@ -76,11 +76,11 @@ impl KnownFacts {
     }
 
     /// Adds the recorded expiry where no check has found one.
-    pub fn or_recorded(self, expires_at: Option<DateTime<Utc>>) -> Self {
-        match (self.credential_expiry_source, expires_at) {
-            (None, Some(_)) => Self {
-                credential_expires_at: expires_at,
-                credential_expiry_source: Some(ExpirySource::Recorded),
+    pub fn or_recorded(self, recorded: Option<CredentialExpiry>) -> Self {
+        match (self.credential_expiry_source, recorded) {
+            (None, Some(recorded)) => Self {
+                credential_expires_at: recorded.expires_at,
+                credential_expiry_source: Some(recorded.source),
                 ..self
             },
             _ => self,

@@ -162,7 +162,7 @@ pub struct Target {
     pub credential: Credential,
     /// When it was last replaced; what was replaced just now may not be known everywhere yet.
     pub credential_changed_at: Option<chrono::DateTime<chrono::Utc>>,
-    /// When it expires, as it was recorded with it.
+    /// When it expires, as it was recorded with it; after the year 9999: never.
     pub credential_expires_at: Option<chrono::DateTime<chrono::Utc>>,
     /// Facts from earlier checks that still apply.
     pub known: ConnectionFacts,

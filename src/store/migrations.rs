@@ -5,7 +5,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// The version that this build needs.
-pub(super) const WANTED_VERSION: i64 = 16;
+pub(super) const WANTED_VERSION: i64 = 17;
 
 macro_rules! migrations {
     ($folder:literal: $($version:literal $name:literal),+ $(,)?) => {
@@ -18,8 +18,10 @@ macro_rules! migrations {
 }
 
 /// The guards of a SQLite file. They may be applied again.
-pub(super) const SQLITE_GUARDS: &str =
-    include_str!("../../migrations/sqlite/0015_old_libraries.sql");
+pub(super) const SQLITE_GUARDS: &str = concat!(
+    include_str!("../../migrations/sqlite/0015_old_libraries.sql"),
+    include_str!("../../migrations/sqlite/0017_unclaimed_contexts.sql"),
+);
 
 type Source = (i64, &'static str, &'static str);
 
@@ -30,7 +32,7 @@ pub(super) fn postgres() -> Vec<Source> {
         7 "0007_inventory_digest", 8 "0008_turns",
         9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
-        15 "0015_old_libraries", 16 "0016_kept_answers"
+        15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts"
     )
 }
 
@@ -41,7 +43,7 @@ pub(super) fn sqlite() -> Vec<Source> {
         7 "0007_inventory_digest", 8 "0008_turns",
         9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
-        15 "0015_old_libraries", 16 "0016_kept_answers"
+        15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts"
     )
 }
 

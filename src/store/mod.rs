@@ -30,6 +30,7 @@ mod postgres;
 mod probe;
 mod prune;
 mod recording;
+mod refused_requeues;
 mod reused_ids;
 mod rows;
 mod runs;

@@ -49,11 +49,12 @@ impl<S: SqlStore> OrphanStore for S {
         let runs: Vec<i64> = attempts.iter().map(|attempt| attempt.run.0).collect();
         let tokens = attempts.iter().map(|attempt| attempt.token.to_string());
         let tokens: Vec<String> = tokens.collect();
+        let refused = &self.in_process().refused_requeues;
         transaction(self, async |tx| {
             let locked = LOCK_RUNS.bind(runs).fetch_ids(tx).await?;
             let release = RELEASE_ORPHANED.bind(locked).bind(&tokens).bind(&worker.0);
             let ended = release.fetch_all(tx).await?;
-            let (mut queued, postponed) = requeue_ended(tx, ended).await?;
+            let (mut queued, postponed) = requeue_ended(tx, refused, ended).await?;
             queued.extend(&postponed);
             queued.sort_unstable();
             mark_deliveries(tx, &queued, &[], &postponed).await?;

@@ -48,7 +48,7 @@ const STATES: Sql = both!(
     ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint,
        l.overall AS latest_overall, l.outcome AS latest_outcome,
        l.completed_at AS latest_completed_at, a.id AS active_run_id, " facts_columns!()
-    ", " time!("k.expires_at") " AS recorded_expires_at
+    ", " at!("k.expires_at") " AS recorded_expires_at
      FROM provider_connections c LEFT JOIN " facts_of_connection!() " LEFT JOIN " each!(
         "LATERAL (SELECT n.expires_at FROM provider_credentials n
                   WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true",
@@ -73,10 +73,25 @@ const COUNTS: Sql = both!(
     " WHERE true"
 );
 
+/// The recorded end of a credential, as it is sorted by. SQLite reads more texts as times than are shown as one.
+macro_rules! recorded_end {
+    (postgres) => {
+        time!(postgres "k.expires_at")
+    };
+    (sqlite) => {
+        concat!(
+            "CASE WHEN k.expires_at GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'
+                 AND k.expires_at >= '0001' THEN ",
+            time!(sqlite "k.expires_at"),
+            " END"
+        )
+    };
+}
+
 const CONNECTION_SQL: ConnectionSql = ConnectionSql {
     like: both!(each!("ILIKE ", "LIKE ")),
     expires: both!(
-        "coalesce(CASE WHEN f.expiry_source IS NULL THEN " time!("k.expires_at") " ELSE "
+        "coalesce(CASE WHEN f.expiry_source IS NULL THEN " recorded_end!() " ELSE "
         each!(
             "f.credential_expires_at END, 'infinity'::timestamptz)",
             "strftime('%Y-%m-%dT%H:%M:%fZ', f.credential_expires_at) END, '~')"
@@ -277,10 +292,10 @@ impl TryFrom<StateRow> for ConnectionState {
             _ => None,
         };
         let (connection, problem) = row.connection.listed();
-        let recorded = row.recorded_expires_at.and_then(Time::known);
+        let recorded = row.recorded_expires_at.and_then(rows::recorded_expiry);
         let listed_expiry = match row.facts.facts_expiry_source {
             Some(_) => row.facts.facts_credential_expires_at,
-            None => recorded,
+            None => recorded.and_then(|expiry| expiry.expires_at),
         };
         let kept = row.facts.kept(connection.id)?;
         Ok(Self {

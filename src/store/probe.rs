@@ -5,7 +5,8 @@ use super::bounds::{is_claimable, is_valid_connection};
 use super::claims::ClaimRequest;
 use super::completion::CompletionRequest;
 use super::dialect::{each, now, postgres_only, run_type};
-use super::sql::both;
+use super::recording::is_unfilled;
+use super::sql::{both, sql_for};
 use super::statement::Sql;
 use crate::domain::completion::Completion;
 use crate::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
@@ -15,15 +16,27 @@ use crate::ports::probe::RECORDING;
 use crate::ports::store_error::StoreError;
 use std::time::Duration;
 
-/// A check of an existing connection as the API records it.
-pub(super) const RECORD: Sql = both!(
-    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
-     SELECT c.workspace_id, c.tenant_id, " run_type!() ", 'queued', "
-    each!("jsonb_build_object", "json_object")
-    "('provider', c.provider, 'module', c.module, 'provider_connection_id', c.id, 'target_scope', "
-    each!("jsonb_build_object", "json_object") "('entra_tenant_id', c.entra_tenant_id)), " now!()
-    " FROM provider_connections c WHERE " is_valid_connection!() " ORDER BY c.id LIMIT 1 RETURNING id"
-);
+/// A check of an existing connection as the API records it: see `insert_run!` of `recording`.
+macro_rules! record {
+    ($db:ident $columns:literal, $values:literal) => {
+        sql_for!(
+            $db "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at" $columns
+            ") SELECT c.workspace_id, c.tenant_id, " run_type!() ", 'queued', "
+            each!("jsonb_build_object", "json_object")
+            "('provider', c.provider, 'module', c.module, 'provider_connection_id', c.id, 'target_scope', "
+            each!("jsonb_build_object", "json_object") "('entra_tenant_id', c.entra_tenant_id)), " now!() $values
+            " FROM provider_connections c WHERE " is_valid_connection!() " ORDER BY c.id LIMIT 1 RETURNING id, "
+            is_unfilled!()
+        )
+    };
+}
+
+pub(super) const RECORD: Sql = both!(record!("", ""));
+
+pub(super) const RECORD_EMPTY: Sql = both!(record!(
+    ", outcome, started_at, completed_at",
+    ", NULL, NULL, NULL"
+));
 
 /// Counts what [`RECORD`] records a check of.
 pub(super) const CHECKABLE: Sql = both!(

@@ -3,7 +3,7 @@
 use super::bounds::{connection_of_context, is_claimable};
 use super::dialect::{each, now, own, run_type};
 use super::onboarding::point_session;
-use super::sql::both;
+use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, transaction};
 use super::statement::Sql;
 use crate::domain::RunId;
@@ -31,13 +31,60 @@ const ACTIVE_RUN: Sql = both!(
     " = $1 AND r.workspace_id = $2 AND r.tenant_id IS NOT DISTINCT FROM $3 ORDER BY r.id DESC LIMIT 1"
 );
 
+/// Whether nothing has filled what is empty in a new run. Returned by an INSERT that leaves these columns out, which
+/// takes no right to write them.
+macro_rules! is_unfilled {
+    ($($db:ident)?) => {
+        "outcome IS NULL AND started_at IS NULL AND completed_at IS NULL"
+    };
+}
+pub(super) use is_unfilled;
+
+/// Records a run. `$columns` and `$values`: what an INSERT writes where a default of another application's table would
+/// fill the row.
+///
 /// The caller sends the hint, so no notification is needed (PostgreSQL's migration 6): transactions that notify
 /// commit one at a time.
-const INSERT_RUN: Sql = both!(
-    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
-     SELECT $1, $2, " run_type!() ", 'queued', $3, " now!()
-    each!(" FROM set_config('verifyd.told', 'on', true)", "") " RETURNING id"
-);
+macro_rules! insert_run {
+    ($db:ident $columns:literal, $values:literal) => {
+        sql_for!(
+            $db "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at" $columns
+            ") SELECT $1, $2, " run_type!() ", 'queued', $3, " now!() $values
+            each!(" FROM set_config('verifyd.told', 'on', true)", "") " RETURNING id, " is_unfilled!()
+        )
+    };
+}
+
+pub(super) const INSERT_RUN: Sql = both!(insert_run!("", ""));
+
+const INSERT_EMPTY_RUN: Sql = both!(insert_run!(
+    ", outcome, started_at, completed_at",
+    ", NULL, NULL, NULL"
+));
+
+/// Why a run was not recorded.
+pub(super) enum Unrecorded {
+    /// A default, or a trigger, has filled the row, so that nobody could claim it.
+    Filled,
+    Store(StoreError),
+}
+
+impl From<StoreError> for Unrecorded {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Unrecorded> for StoreError {
+    fn from(unrecorded: Unrecorded) -> Self {
+        match unrecorded {
+            Unrecorded::Filled => Self::Refused(
+                "a trigger fills outcome, started_at or completed_at of a new run".into(),
+            ),
+            Unrecorded::Store(error) => error,
+        }
+    }
+}
 
 /// An earlier run of the same id may have left a row.
 const DELIVERED: Sql = both!(
@@ -48,29 +95,41 @@ const DELIVERED: Sql = both!(
 #[async_trait]
 impl<S: SqlStore + RecordMany> RecordingStore for S {
     async fn record(&self, new: &NewRun) -> Result<Recorded, StoreError> {
-        transaction(self, async |tx| {
-            let recorded = match active_run(tx, new).await? {
-                Some(run_id) => Recorded {
-                    run_id,
-                    created: false,
-                },
-                None => Recorded {
-                    run_id: insert(tx, new).await?,
-                    created: true,
-                },
-            };
-            if let Some(session) = new.onboarding_session {
-                point_session(tx, session, new, recorded.run_id, recorded.created).await?;
-            }
-            Ok(recorded)
-        })
-        .await
+        let mut recorded = record(self, INSERT_RUN, new).await;
+        if let Err(Unrecorded::Filled) = recorded {
+            recorded = record(self, INSERT_EMPTY_RUN, new).await;
+        }
+        Ok(recorded?)
     }
 
     async fn record_many(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError> {
         NewRun::plain(new)?;
         self.record_plain(new).await
     }
+}
+
+async fn record(
+    store: &impl SqlStore,
+    insert_run: Sql,
+    new: &NewRun,
+) -> Result<Recorded, Unrecorded> {
+    transaction(store, async |tx| {
+        let recorded = match active_run(tx, new).await? {
+            Some(run_id) => Recorded {
+                run_id,
+                created: false,
+            },
+            None => Recorded {
+                run_id: insert(tx, insert_run, new).await?,
+                created: true,
+            },
+        };
+        if let Some(session) = new.onboarding_session {
+            point_session(tx, session, new, recorded.run_id, recorded.created).await?;
+        }
+        Ok(recorded)
+    })
+    .await
 }
 
 /// The active run of the connection of which there must be no other. It stays the only one until the
@@ -89,12 +148,19 @@ async fn active_run(tx: &mut dyn SqlConnection, new: &NewRun) -> Result<Option<R
 }
 
 /// Records one run as dispatched.
-pub(super) async fn insert(tx: &mut dyn SqlConnection, new: &NewRun) -> Result<RunId, StoreError> {
-    let insert = INSERT_RUN
+pub(super) async fn insert(
+    tx: &mut dyn SqlConnection,
+    insert_run: Sql,
+    new: &NewRun,
+) -> Result<RunId, Unrecorded> {
+    let insert = insert_run
         .bind(new.workspace_id.0)
         .bind(new.tenant_id.map(|t| t.0))
         .bind(&new.context);
-    let (id,): (i64,) = insert.fetch_one(tx).await?;
+    let (id, is_unfilled): (i64, bool) = insert.fetch_one(tx).await?;
+    if !is_unfilled {
+        return Err(Unrecorded::Filled);
+    }
     DELIVERED.bind(id).execute(tx).await?;
     Ok(RunId(id))
 }

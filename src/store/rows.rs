@@ -8,6 +8,7 @@ use crate::domain::attempt::AttemptRecord;
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, ProviderConnection, StoredCredential,
 };
+use crate::domain::connection_facts::{CredentialExpiry, ExpirySource};
 use crate::domain::names::UnknownName;
 use crate::domain::overview::LatestReport;
 use crate::domain::permission::StoredPermission;
@@ -395,14 +396,37 @@ impl CredentialPart {
             }
             (payload, _) => there(payload, TABLE, "payload", connection)?,
         };
+        if self.credential_expires_at == Some(Time::Unknown) {
+            return Err(StoreError::Corrupt {
+                table: TABLE,
+                column: "expires_at",
+                row: connection.to_string(),
+                why: "no time, allowed: null, infinity or a time of the years 1 to 9999".to_owned(),
+            });
+        }
+        let expiry = self.credential_expires_at.and_then(recorded_expiry);
         Ok(Some(StoredCredential {
             connection_id: ConnectionId(connection),
             kind: name(TABLE, "kind", connection, &kind.0)?,
             payload: payload.0,
-            expires_at: self.credential_expires_at.and_then(Time::expiry),
+            expires_at: expiry.and_then(|expiry| expiry.expires_at),
+            never_expires: expiry.is_some_and(|expiry| expiry.expires_at.is_none()),
             updated_at: self.credential_updated_at.and_then(Time::known),
         }))
     }
+}
+
+/// Returns the expiry that is recorded with a credential. One before all times counts as absent.
+pub(super) fn recorded_expiry(at: Time) -> Option<CredentialExpiry> {
+    let expires_at = match at {
+        Time::At(at) => Some(at),
+        Time::After => None,
+        Time::Before | Time::Unknown => return None,
+    };
+    Some(CredentialExpiry {
+        expires_at,
+        source: ExpirySource::Recorded,
+    })
 }
 
 impl TryFrom<ConnectionWithCredentialRow> for (ProviderConnection, Option<StoredCredential>) {

@@ -6,6 +6,7 @@
 use super::batching::Batcher;
 use super::claims::ClaimRequest;
 use super::completion::CompletionRequest;
+use super::refused_requeues::RefusedRequeues;
 use super::settings::LimitSettings;
 use super::statement::Statement;
 use crate::domain::completion_event::CompletionEvent;
@@ -96,6 +97,7 @@ pub(super) struct InProcess {
     pub recorded: Notify,
     pub claims: Batcher<ClaimRequest, ClaimAnswer>,
     pub completing: Batcher<CompletionRequest, bool>,
+    pub refused_requeues: RefusedRequeues,
     /// `limits.context_bytes`
     pub context_bytes: i64,
     /// Held while a context that is not small is read or written: one at a time, so that many of them take
@@ -112,6 +114,7 @@ impl InProcess {
             recorded: Notify::new(),
             claims: Batcher::default(),
             completing: Batcher::default(),
+            refused_requeues: RefusedRequeues::default(),
             context_bytes: i64::from(limits.context_bytes),
             large_contexts: Mutex::new(()),
             call_timeout,

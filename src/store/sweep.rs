@@ -6,6 +6,7 @@ use super::dialect::{
     postgres_only, run_type,
 };
 use super::postgres::{ADVISORY_SPACE, ADVISORY_SWEEP};
+use super::refused_requeues::RefusedRequeues;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, execute, transaction};
 use super::statement::{Sql, earlier};
@@ -71,7 +72,7 @@ const END_STRAYS: Sql = both!(
     ")) AND " is_running!() " IS NOT TRUE"
 );
 
-/// A time of the future, as `infinity`, does not keep a run.
+/// A time of the future, as `infinity`, does not keep a run. `$3`: runs that are left out.
 const WITHOUT_LEASE: Sql = both!(
     "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'running' AND "
     is_claimable!() " AND ("
@@ -85,7 +86,7 @@ const WITHOUT_LEASE: Sql = both!(
     ") IS NOT TRUE
       AND NOT EXISTS (SELECT 1 FROM " own!(run_attempts) " a
                       WHERE a.run_id = r.id AND a.ended_at IS NULL)
-      ORDER BY r.id LIMIT $2" postgres_only!(" FOR NO KEY UPDATE OF r SKIP LOCKED")
+      AND NOT (r.id " among!("$3") ") ORDER BY r.id LIMIT $2" postgres_only!(" FOR NO KEY UPDATE OF r SKIP LOCKED")
 );
 
 /// A lease taken between the snapshot of the statement that locked the run and its lock shows here.
@@ -96,6 +97,13 @@ const REQUEUE: Sql = both!(
                       WHERE a.run_id = r.id AND a.ended_at IS NULL)
       RETURNING id"
 );
+
+/// Constraints that are checked at the end of the transaction would fail all of it.
+const CHECK_AT_ONCE: Sql = both!(each!("SET CONSTRAINTS ALL IMMEDIATE", "SELECT 1"));
+
+const SAVEPOINT: Sql = both!("SAVEPOINT requeue");
+const ROLLBACK_TO_SAVEPOINT: Sql = both!("ROLLBACK TO SAVEPOINT requeue");
+const RELEASE_SAVEPOINT: Sql = both!("RELEASE SAVEPOINT requeue");
 
 /// Whether the run of `d.run_id` is, and may be claimed.
 macro_rules! is_queued {
@@ -255,19 +263,21 @@ const MARK_UNDISPATCHED: Sql = both!(
 #[async_trait]
 impl<S: SqlStore> SweepStore for S {
     async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
-        transaction(self, async |tx| {
+        let refused = &self.in_process().refused_requeues;
+        let swept = transaction(self, async |tx| {
             let alone = IS_ONLY_SWEEP.bind(ADVISORY_SPACE).bind(ADVISORY_SWEEP);
             let (is_only_sweep,): (bool,) = alone.fetch_one(tx).await?;
             if !is_only_sweep {
                 return Ok(None);
             }
-            let (mut reclaimed, postponed) = reclaim_dead(tx, policy).await?;
+            let (mut reclaimed, postponed) = reclaim_dead(tx, refused, policy).await?;
             let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
             let without_lease = WITHOUT_LEASE
                 .bind(earlier(policy.worker_dead_after))
-                .bind(room.max(0));
+                .bind(room.max(0))
+                .bind(refused.left_out());
             let without_lease = without_lease.fetch_ids(tx).await?;
-            reclaimed.extend(requeue(tx, without_lease).await?);
+            reclaimed.extend(requeue(tx, refused, without_lease).await?);
             let due = DUE
                 .bind(policy.redeliver)
                 .bind(earlier(policy.redeliver_after))
@@ -294,7 +304,9 @@ impl<S: SqlStore> SweepStore for S {
                 more: ahead.is_some(),
             }))
         })
-        .await
+        .await;
+        refused.measure();
+        swept
     }
 
     async fn mark_undispatched(&self, runs: &[RunId]) -> Result<(), StoreError> {
@@ -310,6 +322,7 @@ impl<S: SqlStore> SweepStore for S {
 /// Returns the runs that are queued again, and those whose attempt was a failed completion.
 async fn reclaim_dead(
     tx: &mut dyn SqlConnection,
+    refused: &RefusedRequeues,
     policy: &SweepPolicy,
 ) -> Result<(Vec<i64>, Vec<i64>), StoreError> {
     let dead_after = || earlier(policy.worker_dead_after);
@@ -321,7 +334,7 @@ async fn reclaim_dead(
     let locked = LOCK_RUNS.bind(&candidates[..]).fetch_ids(tx).await?;
     let end = END_DEAD.bind(dead_after()).bind(&locked[..]);
     let ended = end.fetch_all(tx).await?;
-    let queued = requeue_ended(tx, ended).await?;
+    let queued = requeue_ended(tx, refused, ended).await?;
     let strays = END_STRAYS.bind(dead_after()).bind(candidates).bind(locked);
     strays.execute(tx).await?;
     Ok(queued)
@@ -331,20 +344,68 @@ async fn reclaim_dead(
 /// did, and those whose attempt was a failed completion.
 pub(super) async fn requeue_ended(
     tx: &mut dyn SqlConnection,
+    refused: &RefusedRequeues,
     ended: Vec<(i64, bool)>,
 ) -> Result<(Vec<i64>, Vec<i64>), StoreError> {
     let runs = ended.iter().map(|(run, _)| *run).collect();
-    let queued = requeue(tx, runs).await?;
+    let queued = requeue(tx, refused, runs).await?;
     Ok(queued
         .into_iter()
         .partition(|run| ended.contains(&(*run, true))))
 }
 
-async fn requeue(tx: &mut dyn SqlConnection, runs: Vec<i64>) -> Result<Vec<i64>, StoreError> {
+/// Queues runs again, and returns those that are. One that the database refuses, or keeps as it is, costs the
+/// others nothing.
+async fn requeue(
+    tx: &mut dyn SqlConnection,
+    refused: &RefusedRequeues,
+    runs: Vec<i64>,
+) -> Result<Vec<i64>, StoreError> {
     if runs.is_empty() {
         return Ok(runs);
     }
-    REQUEUE.bind(runs).fetch_ids(tx).await
+    CHECK_AT_ONCE.execute(tx).await?;
+    let mut queued = Vec::with_capacity(runs.len());
+    match try_requeue(tx, &runs).await? {
+        Ok(all) => queued = all,
+        Err(_) => {
+            for run in &runs {
+                match try_requeue(tx, &[*run]).await? {
+                    Ok(one) => queued.extend(one),
+                    Err(error) => refused.note(*run, error),
+                }
+            }
+        }
+    }
+    for run in runs {
+        if !queued.contains(&run) {
+            refused.note(run, "the row stays as it is");
+        }
+    }
+    Ok(queued)
+}
+
+/// Whether the whole transaction has to be repeated: serialization_failure, deadlock_detected.
+fn is_conflict(error: &StoreError) -> bool {
+    matches!(error, StoreError::Contended(why)
+        if ["40001", "40P01"].iter().any(|code| why.ends_with(&format!("(SQLSTATE {code})"))))
+}
+
+/// The inner error: the database refuses one of the runs, and none is queued.
+async fn try_requeue(
+    tx: &mut dyn SqlConnection,
+    runs: &[i64],
+) -> Result<Result<Vec<i64>, StoreError>, StoreError> {
+    SAVEPOINT.execute(tx).await?;
+    let queued = REQUEUE.bind(runs).fetch_ids(tx).await;
+    // Without a connection, nothing is known of the runs.
+    if let Err(error) = &queued
+        && (is_conflict(error) || ROLLBACK_TO_SAVEPOINT.execute(tx).await.is_err())
+    {
+        return queued.map(Ok);
+    }
+    RELEASE_SAVEPOINT.execute(tx).await?;
+    Ok(queued)
 }
 
 /// Records when queued runs are to be delivered.

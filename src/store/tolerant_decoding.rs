@@ -86,8 +86,19 @@ impl Time {
             (Some(at), _) => Self::of(at),
             (None, "infinity" | "+infinity") => Self::After,
             (None, "-infinity") => Self::Before,
+            (None, _) if Self::has_long_year(text) => Self::After,
             (None, _) => Self::Unknown,
         }
+    }
+
+    /// Whether it is a time of a year with more than four digits.
+    fn has_long_year(text: &str) -> bool {
+        let text = text.trim_start_matches('+');
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (year, rest) = text.split_at(digits);
+        digits > 4
+            && !year.starts_with('0')
+            && matches!(Self::of_text(&format!("2000{rest}")), Self::At(_))
     }
 
     /// Returns the time. One that is out of range counts as absent.
@@ -335,6 +346,18 @@ mod tests {
         assert_eq!(Time::of_micros(i64::MAX), Time::After);
         assert_eq!(Time::of(EARLIEST), Time::At(EARLIEST));
         assert_eq!(Time::of(LATEST), Time::At(LATEST));
+        for (text, read) in [
+            ("99999-01-01", Time::After),
+            ("290000-02-29 00:00:00", Time::After),
+            ("+12026-01-02T03:04:05Z", Time::After),
+            ("-4713-01-01", Time::Before),
+            ("99999-13-01", Time::Unknown),
+            ("20260102", Time::Unknown),
+            ("00002026-01-02", Time::Unknown),
+            ("never", Time::Unknown),
+        ] {
+            assert_eq!(Time::of_text(text), read, "{text}");
+        }
         assert_eq!(EARLIEST.to_rfc3339(), "0001-01-01T00:00:00+00:00");
         assert_eq!(LATEST.to_rfc3339(), "9999-12-31T23:59:59+00:00");
         for (text, known) in [

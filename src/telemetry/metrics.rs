@@ -142,6 +142,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, "verifyd_polling", "1 while runs are taken from the database, as the queue is unavailable"),
     (Kind::Gauge, "verifyd_invalid_runs", "Invalid runs among the latest 10,000 rows, 1,000 at most"),
     (Kind::Gauge, "verifyd_runs_queued", "Runs with status queued"),
+    (Kind::Gauge, "verifyd_runs_requeue_refused", "Runs that the database refuses to queue again"),
     (Kind::Gauge, "verifyd_runs_running", "Runs with status running"),
     (Kind::Gauge, "verifyd_oldest_queued_seconds", "Age of the oldest queued run"),
     (Kind::Gauge, "verifyd_runs_in_flight", "Runs in flight in this process"),

@@ -56,6 +56,7 @@ fn stored(connection: i64, kind: CredentialKind, payload: &str) -> StoredCredent
         kind,
         payload: payload.to_owned(),
         expires_at: None,
+        never_expires: false,
         updated_at: None,
     }
 }

@@ -113,7 +113,7 @@ pub struct Ready {
     pub credential: Credential,
     /// When the credential was last replaced.
     pub credential_changed_at: Option<DateTime<Utc>>,
-    /// When it expires, as it was recorded with it.
+    /// When it expires, as it was recorded with it; after the year 9999: never.
     pub credential_expires_at: Option<DateTime<Utc>>,
     pub entra_tenant_id: String,
 }
@@ -341,7 +341,10 @@ impl Preflight {
             module,
             credential,
             credential_changed_at: stored.updated_at,
-            credential_expires_at: stored.expires_at,
+            credential_expires_at: match stored.never_expires {
+                true => Some(DateTime::<Utc>::MAX_UTC),
+                false => stored.expires_at,
+            },
             entra_tenant_id,
         })
     }

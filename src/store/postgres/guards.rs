@@ -26,6 +26,8 @@ struct Check {
     /// Name of the equivalent, possibly stricter rule in a table that verifyd made.
     own: &'static str,
     demands: &'static str,
+    /// A part of its definition that an older form of it, which has to be replaced, lacks.
+    mark: &'static str,
     /// True, and not NULL, for every row that may exist.
     holds: &'static str,
 }
@@ -36,6 +38,7 @@ const CHECKS: [Check; 3] = [
         own: "operation_runs_check_outcome",
         demands: "a completed run has one of the outcomes succeeded, failed, blocked and a \
                   completed_at",
+        mark: "",
         holds: sql!(
             "(type IS DISTINCT FROM " run_type!() " OR status IS DISTINCT FROM 'completed' \
               OR (outcome IN ('succeeded', 'failed', 'blocked') AND completed_at IS NOT NULL)) \
@@ -46,6 +49,7 @@ const CHECKS: [Check; 3] = [
         name: "verifyd_blocked_has_report",
         own: "operation_runs_check_blocked",
         demands: "a blocked run has reason_code, next_steps and a verification_report",
+        mark: "",
         holds: sql!(
             "(type IS DISTINCT FROM " run_type!() " OR outcome IS DISTINCT FROM 'blocked' OR ( \
                 jsonb_typeof(context -> 'reason_code') = 'string' \
@@ -59,14 +63,16 @@ const CHECKS: [Check; 3] = [
                 AND jsonb_typeof(context #> '{verification_report,checks}') = 'array')) IS TRUE"
         ),
     },
-    // Only for runs that are queued for the first time: a running run and a completion are never refused.
+    // Only for runs that were never claimed: what a claim or a completion writes is never refused. One that is
+    // recorded as running is queued later, by the sweep.
     Check {
         name: "verifyd_context_size",
         own: "operation_runs_check_context_size",
-        demands: "the context of a queued run has at most 262144 bytes",
+        demands: "the context of a run that was never claimed has at most 262144 bytes",
+        mark: "'running'",
         holds: sql!(
             "(type IS DISTINCT FROM " run_type!()
-            " OR status IS DISTINCT FROM 'queued' OR started_at IS NOT NULL OR context IS NULL \
+            " OR (status IN ('queued', 'running')) IS NOT TRUE OR started_at IS NOT NULL OR context IS NULL \
               OR CASE WHEN pg_column_size(context) > 1048576 THEN false \
                       ELSE octet_length(context::text) <= 262144 END) IS TRUE"
         ),
@@ -116,6 +122,7 @@ const RUNS_TABLE: &str = "
 const HAS_CHECK: &str = "
     SELECT convalidated FROM pg_constraint
     WHERE conrelid = $1::oid AND contype = 'c' AND conname IN ($2, $3)
+      AND strpos(pg_get_constraintdef(oid), $4) > 0
     ORDER BY convalidated DESC LIMIT 1";
 
 /// Whether the trigger exists. One that is disabled counts as missing.
@@ -260,6 +267,7 @@ impl PostgresStore {
             .bind(table.oid)
             .bind(check.name)
             .bind(check.own)
+            .bind(check.mark)
             .fetch_optional(&mut *tx)
             .await?;
         Ok(match validated {
@@ -328,8 +336,12 @@ impl PostgresStore {
                 return Ok(());
             }
             let sql = format!(
-                "ALTER TABLE {} ADD CONSTRAINT {} CHECK ({}) NOT VALID",
-                table.name, check.name, check.holds
+                "ALTER TABLE {} DROP CONSTRAINT IF EXISTS {name}, \
+                 DROP CONSTRAINT IF EXISTS {}, ADD CONSTRAINT {name} CHECK ({}) NOT VALID",
+                table.name,
+                check.own,
+                check.holds,
+                name = check.name,
             );
             run(tx, sql).await
         })

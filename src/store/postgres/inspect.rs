@@ -22,6 +22,17 @@ const UNNAMED: &str = "
     WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull
       AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
       AND a.attname <> ALL ('{workspace_id,tenant_id,type,status,context,created_at}')
+      AND a.attname <> ALL ('{outcome,started_at,completed_at}')
+    ORDER BY a.attnum";
+
+/// Columns that have to be NULL in a new run, and are not where its producer leaves them out; whether they are
+/// NOT NULL.
+const FILLED: &str = "
+    SELECT a.attname::text, a.attnotnull FROM pg_attribute a
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = $1::oid AND a.attgenerated = ''
+      AND a.attname IN ('outcome', 'started_at', 'completed_at')
+      AND (a.attnotnull OR ltrim(pg_get_expr(d.adbin, d.adrelid), '(') NOT LIKE 'NULL%')
     ORDER BY a.attnum";
 
 /// `$1`: names of tables, as statements resolve them. The mark changes when a table is created again, renamed
@@ -231,7 +242,7 @@ impl PostgresStore {
         Ok(Some(relation))
     }
 
-    /// See [`UNNAMED`]. Runs of other producers are worked on all the same.
+    /// See [`UNNAMED`] and [`FILLED`]. Runs of other producers are worked on all the same, or verifyd's own are.
     async fn advise_columns(
         &self,
         tx: &mut PgConnection,
@@ -247,6 +258,28 @@ impl PostgresStore {
                  can be started by command line, API or page",
                 format!(
                     "ALTER TABLE operation_runs ALTER COLUMN {column} SET DEFAULT …; or DROP NOT NULL"
+                ),
+            )
+        }));
+        let filled: Vec<(String, bool)> =
+            self.rows(FILLED).bind(runs.oid).fetch_all(&mut *tx).await?;
+        findings.extend(filled.into_iter().map(|(column, is_not_null)| {
+            let problem = match column.as_str() {
+                _ if is_not_null => "NOT NULL, so that no run can be recorded that a worker claims",
+                "started_at" => {
+                    "a default fills it, so that runs of other producers count as claimed before"
+                }
+                _ => "a default fills it, so that no worker claims runs of other producers",
+            };
+            let drop_not_null = match is_not_null {
+                true => format!(", ALTER COLUMN {column} DROP NOT NULL"),
+                false => String::new(),
+            };
+            SchemaFinding::advice(
+                format!("operation_runs.{column}"),
+                problem,
+                format!(
+                    "ALTER TABLE operation_runs ALTER COLUMN {column} DROP DEFAULT{drop_not_null};"
                 ),
             )
         }));

@@ -13,7 +13,7 @@ use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::claims::release_in;
 use crate::store::probe;
-use crate::store::statement::Statement;
+use crate::store::statement::{Sql, Statement};
 use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -144,14 +144,24 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
     Ok(seen > 0)
 }
 
+/// Inserts a check, and returns whether nothing has filled its row.
+async fn insert(tx: &mut PgConnection, record: Sql) -> Result<Option<(i64, bool)>, sqlx::Error> {
+    sqlx::query_as(record.postgres)
+        .persistent(false)
+        .fetch_optional(tx)
+        .await
+}
+
 /// Records a check. `None`: there is no connection to check, its check is there already, or this user may not record
 /// one.
 async fn record(tx: &mut PgConnection) -> Result<Option<RunId>, StoreError> {
     let mut inner = tx.begin().await?;
-    let recorded: Result<Option<i64>, sqlx::Error> = sqlx::query_scalar(probe::RECORD.postgres)
-        .persistent(false)
-        .fetch_optional(&mut *inner)
-        .await;
+    let mut recorded = insert(&mut inner, probe::RECORD).await;
+    if let Ok(Some((_, false))) = recorded {
+        inner.rollback().await?;
+        inner = tx.begin().await?;
+        recorded = insert(&mut inner, probe::RECORD_EMPTY).await;
+    }
     let error = match recorded {
         Ok(run) => {
             inner.commit().await?;
@@ -162,7 +172,7 @@ async fn record(tx: &mut PgConnection) -> Result<Option<RunId>, StoreError> {
                     .await?;
                 probe::not_kept_out(checkable)?;
             }
-            return Ok(run.map(RunId));
+            return Ok(run.map(|(run, _)| RunId(run)));
         }
         Err(error) => error,
     };

@@ -33,9 +33,9 @@ impl SqliteStore {
     /// Does with a run what `serve` does with it. A trigger of the application may refuse each step.
     async fn try_run(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
         let record = Statement::from(probe::RECORD);
-        let recorded: Result<Option<(i64,)>, _> = record.fetch_optional(&mut &mut *tx).await;
+        let recorded: Result<Option<(i64, bool)>, _> = record.fetch_optional(&mut &mut *tx).await;
         let run = match recorded {
-            Ok(Some((run,))) => RunId(run),
+            Ok(Some((run, _))) => RunId(run),
             Ok(None) => {
                 let checkable = Statement::from(probe::CHECKABLE);
                 let checkable: Option<(i64,)> = checkable.fetch_optional(&mut &mut *tx).await?;

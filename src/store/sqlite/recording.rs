@@ -4,7 +4,7 @@ use super::SqliteStore;
 use crate::domain::RunId;
 use crate::ports::recording::NewRun;
 use crate::ports::store_error::StoreError;
-use crate::store::recording::{RecordMany, insert};
+use crate::store::recording::{INSERT_RUN, RecordMany, insert};
 use crate::store::sql_store::transaction;
 use async_trait::async_trait;
 
@@ -14,7 +14,7 @@ impl RecordMany for SqliteStore {
         transaction(self, async |tx| {
             let mut ids = Vec::with_capacity(new.len());
             for new in new {
-                ids.push(insert(tx, new).await?);
+                ids.push(insert(tx, INSERT_RUN, new).await?);
             }
             Ok(ids)
         })

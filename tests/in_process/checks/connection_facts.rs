@@ -82,6 +82,33 @@ async fn a_blocked_run_leads_into_the_directory_that_an_earlier_check_has_found(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_recorded_as_infinity_never_expires() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let tenant = Scenario::CredentialExpiryUnknown.tenant_id(1);
+    let id = world.connection(1, &tenant, "health_check").await;
+    let run_with = async |expires_at: &str| {
+        let run = world.record(id, |_| {}).await;
+        world
+            .sql(&format!(
+                "UPDATE provider_credentials SET expires_at = '{expires_at}'"
+            ))
+            .await;
+        worker.pipeline.process(&Hint::new(run)).await;
+        let run = world.run(run).await;
+        assert_sound(&run, expires_at);
+        run
+    };
+    let expiry = check(&run_with("infinity").await, "credential.expiry").clone();
+    assert_eq!(expiry["message"], "The credential never expires.");
+    let run = run_with("never").await;
+    assert_eq!(reasons(&run, &["fail"]), ["connection_malformed"]);
+    let report = run.report().unwrap().to_string();
+    let column = "provider_credentials.expires_at";
+    assert!(report.contains(column), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_report_links_to_the_first_and_says_nothing_changed() {
     let world = World::new().await;
     let worker = world.worker().await;

@@ -126,6 +126,7 @@ async fn a_gauge_that_cannot_be_read_in_time_has_no_value() {
         .unwrap();
     has_line(&daemon, "verifyd_webhook_deliveries_pending NaN").await;
     has_line(&daemon, "verifyd_runs_queued 0").await;
+    has_line(&daemon, "verifyd_runs_requeue_refused 0").await;
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     has_line(&daemon, "verifyd_webhook_deliveries_pending 0").await;
 }

@@ -6,10 +6,11 @@ use serde_json::json;
 use std::time::Duration;
 use verifyd::domain::access::Binding;
 use verifyd::domain::completion::CheckedTarget;
+use verifyd::domain::connection_facts::ExpirySource;
 use verifyd::domain::run::{ContextProblem, RUN_TYPE};
 use verifyd::domain::{ConnectionId, Outcome, Reason, RunId, RunStatus, SessionId, TenantId};
 use verifyd::ports::acknowledgements::AcknowledgementFilter;
-use verifyd::ports::overview::ConnectionFilter;
+use verifyd::ports::overview::{ConnectionFilter, ConnectionSort};
 use verifyd::ports::store::{ContextSize, RunFilter, StoreError};
 
 /// Reads everything that lists, pages, metrics and `doctor` are made of.
@@ -52,7 +53,14 @@ pub async fn every_surface(bed: &Bed, what: &str) {
     store.connections(None, None, 200).await.unwrap();
     for state in shown.iter().filter(|state| state.problem.is_none()) {
         let id = state.connection.id;
-        store.connection(id).await.unwrap();
+        match store.connection(id).await {
+            // `doctor` names it.
+            Err(StoreError::Corrupt {
+                column: "expires_at",
+                ..
+            }) => continue,
+            read => assert!(read.unwrap().is_some(), "{what}"),
+        }
         store.starting_point(id).await.unwrap();
     }
     store.credentials(None, 200).await.unwrap();
@@ -203,8 +211,8 @@ pub async fn a_time_that_is_none_stops_nothing(bed: &Bed) {
     );
 }
 
-/// `infinity` is the usual word for never.
-pub async fn a_credential_until_infinity_never_expires(bed: &Bed) {
+/// `infinity` is the usual word for never, and what comes before all times is none.
+pub async fn the_expiry_of_a_credential_is_read_alike_everywhere(bed: &Bed) {
     bed.exec(
         "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status) \
          VALUES (1, 1, 7, 'microsoft', 'enabled'); \
@@ -212,15 +220,44 @@ pub async fn a_credential_until_infinity_never_expires(bed: &Bed) {
          VALUES (1, 'client_secret', 'x')",
     )
     .await;
-    for (time, expires) in [("infinity", false), ("-infinity", true)] {
+    let (never, absent) = match bed.is_postgres() {
+        true => (["infinity", "290000-01-01"], ["-infinity", "4713-01-01 BC"]),
+        false => (["infinity", "99999-01-01"], ["-infinity", "-4713-01-01"]),
+    };
+    let times = never.map(|time| (time, true)).into_iter();
+    for (time, is_never) in times.chain(absent.map(|time| (time, false))) {
         bed.exec(&format!(
             "UPDATE provider_credentials SET expires_at = '{time}'"
         ))
         .await;
         let start = bed.store.starting_point(ConnectionId(1)).await.unwrap();
-        let expires_at = start.unwrap().credential.unwrap().expires_at;
-        assert_eq!(expires_at.is_some(), expires, "{time}");
-        assert!(expires_at.is_none_or(|at| at.timestamp() < 0), "{time}");
+        let credential = start.unwrap().credential.unwrap();
+        assert_eq!(credential.expires_at, None, "{time}");
+        assert_eq!(credential.never_expires, is_never, "{time}");
+        let filter = ConnectionFilter {
+            limit: 10,
+            sort: ConnectionSort::Expiry,
+            ..ConnectionFilter::default()
+        };
+        let states = bed.store.connection_states(&filter).await.unwrap();
+        let state = &states[0];
+        assert_eq!(state.listed_expiry, None, "{time}");
+        assert_eq!(state.facts.credential_expires_at, None, "{time}");
+        let source = is_never.then_some(ExpirySource::Recorded);
+        assert_eq!(state.facts.credential_expiry_source, source, "{time}");
+    }
+    if bed.is_postgres() {
+        return;
+    }
+    for time in ["never", "", "now", "2461000"] {
+        bed.exec(&format!(
+            "UPDATE provider_credentials SET expires_at = '{time}'"
+        ))
+        .await;
+        let read = bed.store.connection(ConnectionId(1)).await;
+        let named = "provider_credentials.expires_at of row 1: no time";
+        let error = read.unwrap_err().to_string();
+        assert!(error.starts_with(named), "{time}: {error}");
     }
 }
 
@@ -455,16 +492,27 @@ pub async fn a_context_of_any_shape_ends_and_is_kept(bed: &Bed) {
 
 /// The guard on a table of verifyd's own, and that it is none on a run's way.
 pub async fn a_large_context_is_refused_when_it_is_recorded(bed: &Bed) {
-    let insert = |kind: &str, size: usize| {
+    let insert = |kind: &str, status: &str, started: &str, size: usize| {
         format!(
-            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
-             VALUES (1, 7, '{kind}', 'queued', '{{\"x\": \"{}\"}}')",
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, started_at, context) \
+             VALUES (1, 7, '{kind}', '{status}', {started}, '{{\"x\": \"{}\"}}')",
             "a".repeat(size)
         )
     };
-    assert!(bed.try_exec(&insert(RUN_TYPE, 262_144)).await.is_err());
-    bed.exec(&insert("another.type", 262_144)).await;
-    bed.exec(&insert(RUN_TYPE, 262_000)).await;
+    bed.exec(&insert("another.type", "queued", "NULL", 262_144))
+        .await;
+    for status in ["queued", "running"] {
+        let large = insert(RUN_TYPE, status, "NULL", 262_144);
+        assert!(bed.try_exec(&large).await.is_err(), "{status}");
+        // PostgreSQL loads no such context; SQLite would, with the row.
+        if !bed.is_postgres() {
+            let large = insert(RUN_TYPE, status, "'2026-01-02T03:04:05Z'", 262_144);
+            assert!(bed.try_exec(&large).await.is_err(), "{status}");
+            let turned = format!("UPDATE operation_runs SET type = '{RUN_TYPE}'");
+            assert!(bed.try_exec(&turned).await.is_err());
+        }
+    }
+    bed.exec(&insert(RUN_TYPE, "queued", "NULL", 262_000)).await;
     let run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
     let held = bed.claim(run, "w").await;
     assert_eq!(held.context, ContextSize::Large);

@@ -2,7 +2,7 @@
 //! as a Laravel application makes them, with its rows in them.
 
 use crate::store::bed::{Bed, settings};
-use crate::store::fixtures::{SWEEP, claim, refresh, sealed, succeeded};
+use crate::store::fixtures::{SWEEP, claim, new_run, refresh, sealed, succeeded};
 use sqlx::{AssertSqlSafe, PgPool};
 use std::time::Duration;
 use verifyd::domain::access::Binding;
@@ -182,6 +182,33 @@ async fn runs_are_worked_off_in_the_applications_tables() {
         )
         .await;
     assert_eq!(after, before);
+}
+
+/// The table has defaults for what is NULL in a new run: verifyd's own runs can be claimed all the same.
+#[tokio::test]
+async fn defaults_that_fill_a_new_run_are_overruled_and_named() {
+    let bed = beside().await;
+    bed.exec(
+        "ALTER TABLE operation_runs ALTER outcome SET DEFAULT 'pending', \
+         ALTER started_at SET DEFAULT now(), ALTER completed_at SET DEFAULT NULL::timestamp",
+    )
+    .await;
+    bed.store.migrate().await.unwrap();
+    let mut runs = vec![bed.recorded(1).await];
+    let many = bed.store.record_many(&[new_run(2), new_run(3)]).await;
+    runs.extend(many.unwrap());
+    assert_eq!(bed.count("operation_runs").await, 4 + 3);
+    for run in runs {
+        assert_eq!(bed.run(run).await.started_at, None);
+        bed.claim(run, "w1").await;
+    }
+    bed.store.try_writing().await.unwrap();
+    let findings = bed.store.inspect().await.unwrap().into_iter();
+    let of_columns = findings.filter(|finding| finding.subject.starts_with("operation_runs."));
+    let remedies: Vec<String> = of_columns.map(|finding| finding.remedy).collect();
+    let drop_default =
+        |column: &str| format!("ALTER TABLE operation_runs ALTER COLUMN {column} DROP DEFAULT;");
+    assert_eq!(remedies, ["outcome", "started_at"].map(drop_default));
 }
 
 #[tokio::test]

@@ -73,6 +73,32 @@ async fn only_enforce_guards_the_table_of_another_application() {
     );
 }
 
+/// The constraint's first form did not look at what is recorded as running.
+#[tokio::test]
+async fn an_older_form_of_a_constraint_is_replaced() {
+    let bed = migrated().await;
+    bed.exec(
+        "ALTER TABLE operation_runs ADD CONSTRAINT verifyd_context_size CHECK (status <> 'queued' \
+         OR started_at IS NOT NULL OR octet_length(context::text) <= 262144)",
+    )
+    .await;
+    let size = "verifyd_context_size".to_owned();
+    assert!(bed.store.guards().await.unwrap().missing.contains(&size));
+    let enforced = bed.store.enforce().await.unwrap();
+    assert!(enforced.added.contains(&size), "{enforced:?}");
+    assert_eq!(
+        bed.store.guards().await.unwrap().missing,
+        Vec::<String>::new()
+    );
+    let insert = format!(
+        "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
+         VALUES (1, 7, '{RUN_TYPE}', 'running', '{}')",
+        quoted(&json!({ "x": "a".repeat(262_144) }))
+    );
+    let refused = bed.try_exec(&insert).await.unwrap_err().to_string();
+    assert!(refused.contains(&size), "{refused}");
+}
+
 /// The guards hold for runs of verifyd's type, also with times without a time zone, and are out of
 /// the way of everything else.
 #[tokio::test]

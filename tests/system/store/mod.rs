@@ -154,6 +154,7 @@ conformance! {
         a_retired_worker_loses_its_runs,
         a_running_run_without_a_lease_is_queued_after_one_lease_time,
         a_stray_attempt_does_not_hold_up_the_sweep,
+        a_run_that_the_database_refuses_to_queue_costs_the_others_nothing,
         a_reclaimed_run_is_exhausted_when_its_attempts_are_spent,
         rows_of_another_type_are_never_touched,
         sweeps_of_two_replicas_deliver_a_run_once,
@@ -170,7 +171,7 @@ conformance! {
         a_connection_that_cannot_be_used_is_listed_with_its_reason;
     hostile_rows:
         a_time_that_is_none_stops_nothing,
-        a_credential_until_infinity_never_expires,
+        the_expiry_of_a_credential_is_read_alike_everywhere,
         what_can_never_be_claimed_costs_nobody_anything,
         a_context_of_any_shape_ends_and_is_kept,
         a_large_context_is_refused_when_it_is_recorded,

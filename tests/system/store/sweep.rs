@@ -6,7 +6,7 @@ use crate::store::fixtures::{
 };
 use std::time::Duration;
 use verifyd::domain::run::RUN_TYPE;
-use verifyd::domain::{RunId, RunStatus};
+use verifyd::domain::{RunId, RunStatus, TenantId};
 use verifyd::ports::store::{AttemptEnd, ClaimPolicy, SweepPolicy, Swept};
 
 /// Deliveries that were lost are repeated.
@@ -264,6 +264,60 @@ pub async fn a_stray_attempt_does_not_hold_up_the_sweep(bed: &Bed) {
             "{run}"
         );
     }
+}
+
+/// Runs of the tenant 8 are refused, those of 9 kept as they are, and those of 10 refused by the commit.
+const RULES: [&str; 2] = [
+    "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+         IF new.tenant_id = 9 THEN RETURN NULL; END IF; RAISE EXCEPTION ''not today''; END';
+     CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
+         WHEN (new.status = 'queued' AND new.tenant_id IN (8, 9)) EXECUTE FUNCTION refuse();
+     CREATE CONSTRAINT TRIGGER refuse_late AFTER UPDATE ON operation_runs DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW WHEN (new.status = 'queued' AND new.tenant_id = 10) EXECUTE FUNCTION refuse()",
+    "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs
+         WHEN new.status = 'queued' AND new.tenant_id IN (8, 10)
+         BEGIN SELECT RAISE(ABORT, 'not today'); END;
+     CREATE TRIGGER refuse_late BEFORE UPDATE ON operation_runs
+         WHEN new.status = 'queued' AND new.tenant_id = 9 BEGIN SELECT RAISE(IGNORE); END",
+];
+
+pub async fn a_run_that_the_database_refuses_to_queue_costs_the_others_nothing(bed: &Bed) {
+    let (mut refused, mut others) = (Vec::new(), Vec::new());
+    for tenant in [8, 7, 9, 7, 10, 7] {
+        let lost = bed.queued_for(tenant, 1).await;
+        bed.claim(lost, "dead").await;
+        bed.age_run(lost, "started_at", 301).await;
+        let bare = bed
+            .insert_for(TenantId(tenant), RUN_TYPE, "running", &context(1))
+            .await;
+        bed.age_run(bare, "created_at", 301).await;
+        match tenant {
+            7 => &mut others,
+            _ => &mut refused,
+        }
+        .extend([lost, bare]);
+    }
+    bed.exec(RULES[usize::from(!bed.is_postgres())]).await;
+    let small = SweepPolicy { batch: 3, ..SWEEP };
+    let mut reclaimed = Vec::new();
+    for _ in 0..12 {
+        reclaimed.extend(sweep(bed, &small).await.reclaimed);
+    }
+    reclaimed.sort_unstable();
+    assert_eq!(reclaimed, others);
+    for run in &refused {
+        assert_eq!(bed.run(*run).await.status, RunStatus::Running);
+    }
+    for trigger in ["refuse", "refuse_late"] {
+        let on = match bed.is_postgres() {
+            true => " ON operation_runs",
+            false => "",
+        };
+        bed.exec(&format!("DROP TRIGGER {trigger}{on}")).await;
+    }
+    // Another replica does not leave them out.
+    let swept = bed.replica().await.sweep(&SWEEP).await.unwrap().unwrap();
+    assert_eq!(swept.reclaimed, refused);
 }
 
 pub async fn a_reclaimed_run_is_exhausted_when_its_attempts_are_spent(bed: &Bed) {

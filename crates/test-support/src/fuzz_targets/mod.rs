@@ -69,6 +69,7 @@ pub fn laravel_payload(data: &[u8]) -> bool {
                 kind: *kind,
                 payload: payload.clone(),
                 expires_at: None,
+                never_expires: false,
                 updated_at: None,
             };
             match vault.open(binding, &stored) {
