@@ -145,14 +145,6 @@ impl IntoResponse for PageError {
                 "This page could not be made",
                 "This is a defect of verifyd. Its log says where.".to_owned(),
             ),
-            Self::Store(error @ StoreError::Schema(_)) => {
-                tracing::error!(%error, "a page could not be made");
-                (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "The database's schema does not fit",
-                    "The log says what is missing. Pages work again once it is mended.".to_owned(),
-                )
-            }
             Self::Store(error) if error.is_transient() => {
                 tracing::warn!(%error, "a page could not be read");
                 (
@@ -164,12 +156,20 @@ impl IntoResponse for PageError {
             }
             Self::Store(error) => {
                 tracing::error!(%error, "a page could not be read");
-                (
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "This page could not be read",
-                    "The log of verifyd says why, and \u{201c}verifyd doctor\u{201d} what to do."
-                        .to_owned(),
-                )
+                match error.lacks() {
+                    Some(lacks) => (
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        lacks,
+                        "The log says what is missing. Pages work again once it is mended."
+                            .to_owned(),
+                    ),
+                    None => (
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        "This page could not be read",
+                        "The log of verifyd says why, and \u{201c}verifyd doctor\u{201d} what to do."
+                            .to_owned(),
+                    ),
+                }
             }
         };
         let retry_after = match &self {
@@ -228,5 +228,20 @@ pub async fn not_here(State(pages): State<Arc<Pages>>, uri: Uri) -> Response {
     match found {
         Some(to) if to != uri.path() => Redirect::to(&to).into_response(),
         _ => PageError::NotFound.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_database_lacks_is_no_defect() {
+        let page = |error: StoreError| PageError::from(error).into_response().status().as_u16();
+        let denied = "permission denied for table operation_runs (SQLSTATE 42501)";
+        assert_eq!(page(StoreError::Refused(denied.into())), 503);
+        assert_eq!(page(StoreError::Schema("column x is missing".into())), 503);
+        let refused = "duplicate key (SQLSTATE 23505)";
+        assert_eq!(page(StoreError::Refused(refused.into())), 500);
     }
 }
