@@ -2,13 +2,14 @@
 
 use super::Pages;
 use super::assets;
+use super::input::Path;
 use crate::domain::access::Scope;
 use crate::http::query::QueryText;
 use crate::http::rate_limit::whole_seconds;
 use crate::operations::OperationError;
 use crate::ports::store::StoreError;
 use askama::Template;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use std::sync::Arc;
@@ -207,7 +208,7 @@ pub fn render(template: &impl Template) -> Response {
 
 /// Reads an id of the path; one that is no number leads nowhere.
 pub fn id<T: std::str::FromStr>(path: &Path<String>) -> Result<T, PageError> {
-    path.parse().map_err(|_| PageError::NotFound)
+    path.0.parse().map_err(|_| PageError::NotFound)
 }
 
 /// Links in reports may lead to paths of the surrounding application. Asked for one of them, verifyd
