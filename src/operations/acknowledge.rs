@@ -85,7 +85,7 @@ pub async fn acknowledge(
             ),
         ));
     }
-    let (acknowledgement, created) = store
+    let made = store
         .acknowledge(&NewAcknowledgement {
             run: run.id,
             connection: own_connection(store, &run).await?,
@@ -98,6 +98,9 @@ pub async fn acknowledge(
             expires_at: request.expires_at,
         })
         .await?;
+    let (acknowledgement, created) = made.ok_or_else(|| {
+        not_acknowledgeable("is not completed any more, or at a time that has not passed".into())
+    })?;
     Ok(Acknowledged {
         acknowledgement,
         created,
