@@ -61,7 +61,7 @@ impl FromFields for ConnectionQuery {
             tenant: fields.id("tenant"),
             status: fields.name("status"),
             overall: fields.word("overall", OVERALL),
-            name: fields.text("name", NAME_CHARS),
+            name: fields.text("name", NAME_CHARS, false),
             sort,
             after: fields.cursor("after", |cursor: &ConnectionCursor| cursor.sort() == sort),
             limit: fields.limit(),

@@ -38,7 +38,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         (
             &["r", "--expires", "2020-01-01T00:00:00Z"],
             1,
-            "--expires: allowed is a time in the future",
+            "--expires: has passed, allowed: a time in the future",
         ),
         (&["r", "--expires", "soon"], 2, "such as 30d"),
     ] {
