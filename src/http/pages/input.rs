@@ -22,7 +22,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     type Rejection = PageError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, PageError> {
-        match extract::Path::from_request_parts(parts, state).await {
+        match <extract::Path<T> as FromRequestParts<S>>::from_request_parts(parts, state).await {
             Ok(extract::Path(read)) => Ok(Self(read)),
             Err(_) => Err(PageError::NotFound),
         }
@@ -33,7 +33,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = PageError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, PageError> {
-        match extract::Query::from_request_parts(parts, state).await {
+        match <extract::Query<T> as FromRequestParts<S>>::from_request_parts(parts, state).await {
             Ok(extract::Query(read)) => Ok(Self(read)),
             Err(_) => Err(PageError::Refused(
                 "The address has a parameter more than once.".to_owned(),
@@ -46,7 +46,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Form<T> {
     type Rejection = PageError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, PageError> {
-        match axum::Form::from_request(request, state).await {
+        match <axum::Form<T> as FromRequest<S>>::from_request(request, state).await {
             Ok(axum::Form(read)) => Ok(Self(read)),
             Err(_) => Err(PageError::Refused(
                 "The form lacks a field, has one more than once, or is none. Nothing was changed. \

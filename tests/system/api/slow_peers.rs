@@ -11,6 +11,10 @@ use tokio::net::TcpStream;
 use verifyd::domain::access::Binding;
 use verifyd::telemetry::metrics::Metrics;
 
+/// Statements of this database that wait for a table.
+const WAITING: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
+                       WHERE d.datname = current_database() AND NOT granted AND locktype = 'relation'";
+
 /// Times out nothing by itself while a test runs.
 const LONG: Duration = Duration::from_secs(600);
 
@@ -115,8 +119,7 @@ async fn while_every_connection_is_being_answered_health_still_is() {
         .unwrap();
     let ask = format!("GET /v1/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
     let mut busy = [begun(&scene, &ask).await, begun(&scene, &ask).await];
-    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'";
-    until("they wait", async || scene.sql(waiting).await == 2).await;
+    until("they wait", async || scene.sql(WAITING).await == 2).await;
     let client = reqwest::Client::builder()
         .pool_max_idle_per_host(0)
         .build()
@@ -180,12 +183,11 @@ async fn however_many_ask_the_database_is_asked_once_at_a_time() {
         asked.push(stream);
     }
     // Two statements of one measurement read the table.
-    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'";
-    until("they wait", async || scene.sql(waiting).await >= 2).await;
+    until("they wait", async || scene.sql(WAITING).await >= 2).await;
     for _ in 0..20 {
         let alive = reqwest::get(format!("http://{address}/healthz")).await;
         assert_eq!(alive.unwrap().status(), 200);
-        assert_eq!(scene.sql(waiting).await, 2);
+        assert_eq!(scene.sql(WAITING).await, 2);
     }
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     for stream in &mut asked {
