@@ -161,6 +161,8 @@ impl Services {
             untaken_after: settings.http.stuck_after.max(2 * busy),
             stopping,
             logged: Mutex::default(),
+            rows: Default::default(),
+            database: Default::default(),
         })
     }
 

@@ -58,7 +58,7 @@ async fn report_life(health: &Health) {
 }
 
 /// Reports what `/readyz` says, whenever it has changed.
-async fn report_status(health: &Health) {
+async fn report_status(health: &Arc<Health>) {
     let mut reported = String::new();
     loop {
         let status = health.status().await;

@@ -16,6 +16,7 @@ use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::vault::VaultError;
 use crate::ports::webhook_deliveries::{DeliveryFilter, Replay};
 use crate::ports::webhook_endpoints::{Endpoint, NewEndpoint, SealedSecrets};
+use crate::view::words::counted;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
@@ -139,16 +140,19 @@ fn state(endpoint: &Endpoint, now: DateTime<Utc>) -> String {
     }
     let mut state = "enabled".to_owned();
     if endpoint.failures > 0 {
-        state += &format!(", {} failures in a row", endpoint.failures);
+        let failures = counted(endpoint.failures.into(), "failure");
+        state += &format!(", {failures} in a row");
     }
     match (endpoint.circuit, endpoint.circuit_probe_at) {
         (CircuitState::Closed, _) | (_, None) => {}
-        (circuit, Some(probe)) if probe <= now => {
-            state += &format!(", circuit {circuit}, a probe goes with the next message");
-        }
         (circuit, Some(probe)) => {
             let at = output::second(probe);
-            state += &format!(", circuit {circuit}, next probe at {at}");
+            let next = match endpoint.oldest_pending_since {
+                _ if probe <= now => "a probe goes with the next message".to_owned(),
+                Some(_) => format!("next probe at {at}"),
+                None => format!("a probe goes with the first message after {at}"),
+            };
+            state += &format!(", circuit {circuit}, {next}");
         }
     }
     state
@@ -265,13 +269,19 @@ async fn replay(services: &Services, args: &ReplayArgs) -> anyhow::Result<()> {
         },
         _ => anyhow::bail!("name a delivery, or --endpoint with --since"),
     };
-    let replayed = webhooks::replay(services.store.as_ref(), which).await?;
+    let (replayed, endpoint) = webhooks::replay(services.store.as_ref(), which).await?;
     if args.json.json {
         return output::json(&json!({ "replayed": replayed }));
     }
     output::line(format!("{} {replayed} to be sent again", "✓".green()));
     if let (Some(id), 0) = (args.id, replayed) {
         output::note(format!("Delivery {id} is pending already."));
+    }
+    if !endpoint.enabled {
+        let id = endpoint.id;
+        output::note(format!(
+            "Endpoint {id} is disabled: nothing is sent until `verifyd webhooks enable {id}`."
+        ));
     }
     Ok(())
 }
@@ -323,4 +333,62 @@ pub async fn reseal(services: &Services) -> anyhow::Result<Resealed> {
         }
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::WorkspaceId;
+
+    #[test]
+    fn a_state_says_when_a_probe_is_sent() {
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        let said = |failures, probe: Option<i64>, pending: bool| {
+            let endpoint = Endpoint {
+                id: EndpointId(1),
+                workspace_id: WorkspaceId(1),
+                url: "https://example.com".into(),
+                description: None,
+                changed_only: false,
+                enabled: true,
+                disabled_reason: None,
+                failures,
+                circuit: match probe {
+                    Some(_) => CircuitState::Open,
+                    None => CircuitState::Closed,
+                },
+                circuit_opened_at: probe.map(|_| at(0)),
+                circuit_probe_at: probe.map(at),
+                oldest_pending_since: pending.then(|| at(0)),
+                created_at: at(0),
+                previous_secret_until: None,
+            };
+            state(&endpoint, at(10))
+        };
+        for (failures, probe, pending, words) in [
+            (0, None, false, "enabled"),
+            (1, None, true, "enabled, 1 failure in a row"),
+            (
+                5,
+                Some(10),
+                true,
+                "enabled, 5 failures in a row, circuit open, a probe goes with the next message",
+            ),
+            (
+                5,
+                Some(20),
+                true,
+                "enabled, 5 failures in a row, circuit open, next probe at 1970-01-01 00:00:20",
+            ),
+            (
+                5,
+                Some(20),
+                false,
+                "enabled, 5 failures in a row, circuit open, a probe goes with the first message \
+                 after 1970-01-01 00:00:20",
+            ),
+        ] {
+            assert_eq!(said(failures, probe, pending), words);
+        }
+    }
 }

@@ -4,13 +4,14 @@
 //! arrived. Only a waiting connection can be closed: its peer loses nothing but the time to connect again, or the
 //! answer to a request whose body it still sends though no more of it is needed.
 //! Connections beyond the limit for which none can be closed go to a small reserve, where only the health
-//! endpoints answer. So no number of slow connections keeps a liveness probe from its answer.
+//! endpoints answer. There, a connection whose answer needs the database waits until that is sent. So no number of
+//! slow connections, and no slow database, keeps a liveness probe from its answer.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio_util::sync::CancellationToken;
 
 /// Connections beyond the limit, on which only the health endpoints answer.
@@ -58,6 +59,8 @@ struct Connection {
     reserved: bool,
     /// Since when it waits for a whole request, in ticks; or [`WORKING`].
     waits: AtomicU64,
+    /// Whether it waits also while its request is being answered.
+    yields: AtomicBool,
     evicted: CancellationToken,
 }
 
@@ -113,6 +116,7 @@ impl ConnectionSlots {
             peer,
             reserved: !room,
             waits: AtomicU64::new(self.tick()),
+            yields: AtomicBool::new(false),
             evicted: CancellationToken::new(),
         });
         if room {
@@ -190,9 +194,17 @@ impl ConnectionSlot {
         self.connection.evicted.cancelled().await;
     }
 
+    /// A request begins. In the reserve it is sure of its answer only if that `is_immediate`.
+    pub fn begins(&self, is_immediate: bool) {
+        let yields = self.connection.reserved && !is_immediate;
+        self.connection.yields.store(yields, Ordering::Relaxed);
+    }
+
     /// A whole request has arrived.
     pub fn works(&self) {
-        self.connection.waits.store(WORKING, Ordering::Relaxed);
+        if !self.connection.yields.load(Ordering::Relaxed) {
+            self.connection.waits.store(WORKING, Ordering::Relaxed);
+        }
     }
 
     /// The answer is out: it waits for the next request.
@@ -267,8 +279,17 @@ mod tests {
         // A further one takes the slot of the oldest that has sent no request.
         let probe = slots.take(peer(9)).unwrap();
         assert!(probe.is_reserved() && is_closed(&reserve[0]));
-        reserve.iter().for_each(ConnectionSlot::works);
-        probe.works();
+        // So does one while others there wait for the database.
+        for slot in &reserve {
+            slot.begins(false);
+            slot.works();
+        }
+        let second = slots.take(peer(9)).unwrap();
+        assert!(second.is_reserved() && is_closed(&reserve[1]));
+        for slot in reserve.iter().chain([&probe, &second]) {
+            slot.begins(true);
+            slot.works();
+        }
         assert!(
             slots.take(peer(9)).is_none(),
             "everything is being answered"
@@ -276,7 +297,7 @@ mod tests {
         drop(busy);
         let ordinary = slots.take(peer(9)).unwrap();
         assert!(!ordinary.is_reserved(), "slots that are free are used");
-        drop((reserve, probe, ordinary));
+        drop((reserve, probe, second, ordinary));
         let state = slots.state.lock();
         assert_eq!((state.open.len(), state.ordinary), (0, 0));
         assert!(state.of_peer.is_empty());

@@ -1,5 +1,6 @@
 //! Health endpoints: whether the process is alive, and whether it can claim runs.
 
+use super::single_flight::SingleFlight;
 use crate::engine::reconciler::ReconcilerState;
 use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
 use crate::engine::worker::WorkerState;
@@ -43,7 +44,13 @@ pub struct Health {
     pub stopping: CancellationToken,
     /// The message of the last error of the database that was logged.
     pub logged: Mutex<String>,
+    /// Calls of the database: each is made once at a time, however many ask.
+    pub rows: SingleFlight<()>,
+    pub database: SingleFlight<(Problem, Problem)>,
 }
+
+/// What is wrong with a part, if anything is.
+type Problem = Option<String>;
 
 /// `GET /healthz`: 200 while the loops of this process make progress and it processes what it can, else 503.
 /// Calls no dependency: without a database the loops still make progress.
@@ -82,7 +89,9 @@ pub async fn ready(State(health): State<Arc<Health>>) -> Response {
 pub async fn metrics(State(health): State<Arc<Health>>) -> String {
     // Before this request uses a connection itself.
     health.measure_connections();
-    health.measure_rows().await;
+    let measured = Arc::clone(&health);
+    let rows = async move { measured.measure_rows().await };
+    health.rows.get(rows).await;
     metrics::gauge!("verifyd_runs_in_flight").set(f64::from(health.worker.in_flight.claimed()));
     health.metrics.render()
 }
@@ -184,7 +193,7 @@ impl Health {
     }
 
     /// What `/readyz` answers, in a line.
-    pub(crate) async fn status(&self) -> String {
+    pub(crate) async fn status(self: &Arc<Self>) -> String {
         let parts = self.readiness().await.into_iter();
         let problems = parts.filter_map(|(name, problem)| Some(format!("{name}: {}", problem?)));
         match problems.collect::<Vec<_>>().as_slice() {
@@ -200,6 +209,7 @@ impl Health {
             StoreError::Unavailable(_) => "unavailable",
             StoreError::Contended(_) => "busy",
             StoreError::Schema(_) => SCHEMA_UNFIT,
+            error if error.lacks().is_some() => "a privilege is missing",
             StoreError::Corrupt { .. } | StoreError::Refused(_) => "refused",
         };
         let message = error.to_string();
@@ -211,8 +221,8 @@ impl Health {
         format!("{class}; the log says why")
     }
 
-    /// Returns the state of each part: its name, and what is wrong with it.
-    async fn readiness(&self) -> Vec<(&'static str, Option<String>)> {
+    /// Returns what is wrong with the database, and with its schema.
+    async fn check_database(&self) -> (Problem, Problem) {
         let store = &self.store;
         let database = match tokio::time::timeout(self.check_timeout, store.ping()).await {
             Ok(Ok(_)) => None,
@@ -236,6 +246,19 @@ impl Health {
                 Err(_) => Some("no answer within the timeout".to_owned()),
             }
         };
+        (database, schema)
+    }
+
+    /// Returns the state of each part: its name, and what is wrong with it.
+    async fn readiness(self: &Arc<Self>) -> Vec<(&'static str, Problem)> {
+        let checked = Arc::clone(self);
+        let check = async move { checked.check_database().await };
+        let panicked = || Some("the check panicked; the log says where".to_owned());
+        let (database, schema) = self
+            .database
+            .get(check)
+            .await
+            .unwrap_or_else(|| (panicked(), panicked()));
         let queue = self.queue.health();
         let polling = self.reconciler.polling.load(Ordering::Relaxed);
         let consumer = match queue.last_activity {

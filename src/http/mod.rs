@@ -12,6 +12,7 @@ mod rate_limit;
 pub(crate) mod request_limits;
 mod request_metrics;
 mod server;
+mod single_flight;
 mod write_timeout;
 
 use api::{Api, ApiSettings};

@@ -34,8 +34,10 @@ const HEAD: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Time for answers under way to end when the process stops.
 const GRACE: Duration = Duration::from_secs(5);
+/// The path whose answer needs nothing.
+const ALIVE: &str = "/healthz";
 /// The paths that are answered on reserved connections, and not counted: whoever asks for them is no client.
-const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+const HEALTH: [&str; 3] = [ALIVE, "/readyz", "/metrics"];
 
 /// The address at the other end of the connection; a proxy, where there is one in front. Never taken from a
 /// header, which any client can set.
@@ -136,6 +138,7 @@ async fn answer(
     is_unread: Arc<AtomicBool>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (parts, body) = request.into_parts();
+    slot.begins(parts.uri.path() == ALIVE);
     let expects_continue = parts.headers.contains_key(header::EXPECT);
     let (body, leftover) = TimedBody::of(body, limit, &slot);
     let mut request = hyper::Request::from_parts(parts, body);

@@ -72,20 +72,16 @@ pub async fn acknowledge(
         .iter()
         .find(|check| check.key == request.check_key)
         .ok_or_else(|| {
-            OperationError::invalid("check_key", no_such_check(&request.check_key, &report))
+            let key = redact::clean(&request.check_key, 120);
+            let problem = format!("the report has no check {key:?}");
+            OperationError::not_allowed("check_key", problem, wrong_checks(&report))
         })?;
     if !may_be_acknowledged(check) {
-        return Err(OperationError::invalid(
-            "check_key",
-            format!(
-                "{} is {}; allowed are checks that are fail or warn: {}",
-                check.key,
-                check.status,
-                wrong_checks(&report)
-            ),
-        ));
+        let problem = format!("{} is {}", check.key, check.status);
+        let allowed = wrong_checks(&report);
+        return Err(OperationError::not_allowed("check_key", problem, allowed));
     }
-    let (acknowledgement, created) = store
+    let made = store
         .acknowledge(&NewAcknowledgement {
             run: run.id,
             connection: own_connection(store, &run).await?,
@@ -98,6 +94,9 @@ pub async fn acknowledge(
             expires_at: request.expires_at,
         })
         .await?;
+    let (acknowledgement, created) = made.ok_or_else(|| {
+        not_acknowledgeable("is not completed any more, or at a time that has not passed".into())
+    })?;
     Ok(Acknowledged {
         acknowledgement,
         created,
@@ -177,16 +176,13 @@ pub(super) fn future(at: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), Operat
     if at > now && at.year() <= LAST_YEAR {
         return Ok(());
     }
-    let problem = format!("allowed is a time in the future, up to the year {LAST_YEAR}");
-    Err(OperationError::invalid("expires_at", problem))
-}
-
-fn no_such_check(key: &str, report: &Report) -> String {
-    format!(
-        "the report has no check {:?}; allowed are checks that are fail or warn: {}",
-        redact::clean(key, 120),
-        wrong_checks(report)
-    )
+    let problem = if at > now {
+        "is too late"
+    } else {
+        "has passed"
+    };
+    let allowed = format!("a time in the future, up to the year {LAST_YEAR}");
+    Err(OperationError::not_allowed("expires_at", problem, allowed))
 }
 
 /// Names the checks that can be acknowledged.
@@ -197,7 +193,7 @@ fn wrong_checks(report: &Report) -> String {
         .filter(|check| may_be_acknowledged(check))
         .map(|check| check.key.as_str())
         .collect();
-    match keys.len() {
+    let named = match keys.len() {
         0 => "there is none".to_owned(),
         n if n > NAMED_KEYS => format!(
             "{} and {} more",
@@ -205,5 +201,6 @@ fn wrong_checks(report: &Report) -> String {
             n - NAMED_KEYS
         ),
         _ => keys.join(", "),
-    }
+    };
+    format!("checks that are fail or warn: {named}")
 }

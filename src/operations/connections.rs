@@ -45,8 +45,8 @@ pub async fn add_connection(
         ("client_id", &request.client_id),
     ] {
         if !is_guid(value) {
-            let problem = format!("{value:?}: allowed is a GUID");
-            return Err(OperationError::invalid(field, problem));
+            let problem = format!("{value:?} is not allowed");
+            return Err(OperationError::not_allowed(field, problem, "a GUID"));
         }
     }
     let display_name = match &request.display_name {

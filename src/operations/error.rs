@@ -44,7 +44,7 @@ impl OperationError {
         Self::NotFound { what, id }
     }
 
-    /// For a value whose problem says what is allowed.
+    /// For a value in whose place no other one is possible.
     pub(super) fn invalid(field: &'static str, problem: impl Into<String>) -> Self {
         Self::Invalid {
             field,
@@ -53,13 +53,22 @@ impl OperationError {
         }
     }
 
-    /// For a value that none of these names match.
-    pub(super) fn unknown_name(field: &'static str, found: &str, known: &[&str]) -> Self {
+    /// For a value in whose place something else is allowed.
+    pub(super) fn not_allowed(
+        field: &'static str,
+        problem: impl Into<String>,
+        allowed: impl Into<String>,
+    ) -> Self {
         Self::Invalid {
             field,
-            problem: format!("{found:?} is not known"),
-            allowed: Some(known.join(", ")),
+            problem: problem.into(),
+            allowed: Some(allowed.into()),
         }
+    }
+
+    /// For a value that none of these names match.
+    pub(super) fn unknown_name(field: &'static str, found: &str, known: &[&str]) -> Self {
+        Self::not_allowed(field, format!("{found:?} is not known"), known.join(", "))
     }
 }
 

@@ -13,8 +13,9 @@ pub(super) fn text(
     let value = value.trim();
     let length = value.chars().count();
     if length == 0 || length > chars {
-        let problem = format!("has {length} characters, allowed: 1 to {chars}");
-        return Err(OperationError::invalid(field, problem));
+        let problem = format!("has {length} characters");
+        let allowed = format!("1 to {chars}");
+        return Err(OperationError::not_allowed(field, problem, allowed));
     }
     let allowed = |c: char| !c.is_control() || lines && (c == '\n' || c == '\t' || c == '\r');
     if !value.chars().all(allowed) {
@@ -23,8 +24,8 @@ pub(super) fn text(
         } else {
             "one line of text"
         };
-        let problem = format!("has a control character, allowed: {allowed}");
-        return Err(OperationError::invalid(field, problem));
+        let problem = "has a control character";
+        return Err(OperationError::not_allowed(field, problem, allowed));
     }
     Ok(value.to_owned())
 }

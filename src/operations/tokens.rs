@@ -30,11 +30,8 @@ pub async fn create_token(
 ) -> Result<(TokenRecord, SecretString), OperationError> {
     let name = text("name", &request.name, NAME_CHARS, false)?;
     if request.scopes.contains(&Scope::Admin) && request.binding != Binding::EVERYTHING {
-        return Err(OperationError::Invalid {
-            field: "scopes",
-            problem: "admin belongs to no workspace, and the token is bound to one".to_owned(),
-            allowed: Some("read, run".to_owned()),
-        });
+        let problem = "admin belongs to no workspace, and the token is bound to one";
+        return Err(OperationError::not_allowed("scopes", problem, "read, run"));
     }
     if let Some(at) = request.expires_at {
         future(at, now)?;

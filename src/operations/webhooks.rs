@@ -5,7 +5,7 @@ use crate::domain::webhook::{DisabledReason, WebhookBinding};
 use crate::domain::{DeliveryId, EndpointId};
 use crate::ports::store::Store;
 use crate::ports::vault::Vault;
-use crate::ports::webhook_deliveries::{DeliveryAttempt, DeliveryFilter, Replay};
+use crate::ports::webhook_deliveries::{Delivery, DeliveryAttempt, DeliveryFilter, Replay};
 use crate::ports::webhook_endpoints::{Endpoint, NewEndpoint};
 use std::time::Duration;
 
@@ -62,29 +62,25 @@ pub async fn attempts(
     Ok(store.delivery_attempts(id).await?)
 }
 
-/// Begins ended deliveries anew. Returns how many; a delivery that is pending needs nothing.
-pub async fn replay(store: &dyn Store, which: Replay) -> Result<u64, OperationError> {
-    match which {
-        Replay::One(id) => find_delivery(store, id).await?,
-        Replay::Since { endpoint, .. } => {
-            let endpoints = store.endpoints(None).await?;
-            if !endpoints.iter().any(|known| known.id == endpoint) {
-                return Err(no_such_endpoint(endpoint));
-            }
-        }
-    }
-    Ok(store.replay(which).await?)
+/// Begins ended deliveries anew. Returns how many, and their endpoint; a delivery that is pending needs nothing.
+pub async fn replay(store: &dyn Store, which: Replay) -> Result<(u64, Endpoint), OperationError> {
+    let id = match which {
+        Replay::One(id) => find_delivery(store, id).await?.endpoint_id,
+        Replay::Since { endpoint, .. } => endpoint,
+    };
+    let endpoints = store.endpoints(None).await?;
+    let endpoint = endpoints.into_iter().find(|known| known.id == id);
+    let endpoint = endpoint.ok_or_else(|| no_such_endpoint(id))?;
+    Ok((store.replay(which).await?, endpoint))
 }
 
-async fn find_delivery(store: &dyn Store, id: DeliveryId) -> Result<(), OperationError> {
+async fn find_delivery(store: &dyn Store, id: DeliveryId) -> Result<Delivery, OperationError> {
     let newest_up_to_it = DeliveryFilter {
         before: Some(DeliveryId(id.0.saturating_add(1))),
         limit: 1,
         ..DeliveryFilter::default()
     };
     let found = store.deliveries(&newest_up_to_it).await?;
-    let found = found.iter().any(|delivery| delivery.id == id);
-    found
-        .then_some(())
-        .ok_or_else(|| OperationError::not_found("delivery", id))
+    let found = found.into_iter().find(|delivery| delivery.id == id);
+    found.ok_or_else(|| OperationError::not_found("delivery", id))
 }

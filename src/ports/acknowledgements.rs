@@ -40,11 +40,12 @@ pub struct AcknowledgementFilter {
 #[async_trait]
 pub trait AcknowledgementStore: Send + Sync {
     /// Records it. If an active one exists on the same check of the same run, that one is returned and the
-    /// flag is false.
+    /// flag is false. `None`: the run is not, or no longer, completed at a time that has passed, so nobody would
+    /// find it.
     async fn acknowledge(
         &self,
         new: &NewAcknowledgement,
-    ) -> Result<(Acknowledgement, bool), StoreError>;
+    ) -> Result<Option<(Acknowledgement, bool)>, StoreError>;
 
     /// Marks it as withdrawn; it stays as history. One that was withdrawn before is returned as it
     /// is. None: no such acknowledgement.

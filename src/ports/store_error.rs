@@ -26,13 +26,20 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether a right is missing, as PostgreSQL says it.
-    pub fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Refused(why) if why.contains("SQLSTATE 42501"))
-    }
-
     /// Whether the same call may work later, with nothing changed by a person.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Contended(_))
+    }
+
+    /// What the database lacks for verifyd, in words, where a person has to add it: nothing is wrong with the call.
+    pub fn lacks(&self) -> Option<&'static str> {
+        match self {
+            Self::Schema(_) => Some("The database's schema does not fit"),
+            // insufficient_privilege
+            Self::Refused(why) if why.contains("(SQLSTATE 42501)") => {
+                Some("The database denies verifyd a privilege")
+            }
+            _ => None,
+        }
     }
 }

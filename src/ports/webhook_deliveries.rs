@@ -190,7 +190,7 @@ pub struct DeliveryCounts {
     pub failed: u64,
     /// Those that were given up because of their age.
     pub failed_by_age: u64,
-    /// Age of the oldest pending one; `None` when none is pending.
+    /// Age of the oldest pending one of an enabled endpoint; `None` when none is pending.
     pub oldest_pending_seconds: Option<f64>,
     /// Endpoints whose circuit is not closed.
     pub open_circuits: u64,

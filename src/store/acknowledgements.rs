@@ -58,14 +58,30 @@ macro_rules! active {
     };
 }
 
-/// Whether `a` was made on the completed run that `r` is now, and not on an earlier run of the same id.
+/// Whether `a`, or one that is made `now`, is of the completed run that `r` is now, and not of an earlier run of the
+/// same id.
 macro_rules! is_of_this_run {
     (postgres) => {
-        "extract(epoch FROM a.acknowledged_at::timestamptz) + 1
-             >= extract(epoch FROM r.completed_at::timestamptz)"
+        is_of_this_run!(postgres at "a.acknowledged_at")
     };
     (sqlite) => {
-        sql_for!(sqlite a_second_after!("a.acknowledged_at") " >= " moment!("r.completed_at"))
+        is_of_this_run!(sqlite at "a.acknowledged_at")
+    };
+    (postgres now) => {
+        is_of_this_run!(postgres at "now()")
+    };
+    (sqlite now) => {
+        is_of_this_run!(sqlite at "'now'")
+    };
+    (postgres at $time:literal) => {
+        concat!(
+            "extract(epoch FROM ",
+            $time,
+            "::timestamptz) + 1 >= extract(epoch FROM r.completed_at::timestamptz)"
+        )
+    };
+    (sqlite at $time:literal) => {
+        sql_for!(sqlite a_second_after!($time) " >= " moment!("r.completed_at"))
     };
 }
 pub(super) use is_of_this_run;
@@ -134,7 +150,8 @@ const INSERT: Sql = both!(
     "INSERT INTO verification_check_acknowledgements
         (operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at, expires_at)
      SELECT r.id, $2, $3, $4, $5, " now!() ", $6 FROM operation_runs r
-     WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " RETURNING " columns!("")
+     WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " AND " is_of_this_run!(now)
+    " RETURNING " columns!("")
 );
 
 /// From here to the end of the transaction no run of the connection is completed. Without such a row verifyd
@@ -323,7 +340,7 @@ impl<S: SqlStore> AcknowledgementStore for S {
     async fn acknowledge(
         &self,
         new: &NewAcknowledgement,
-    ) -> Result<(Acknowledgement, bool), StoreError> {
+    ) -> Result<Option<(Acknowledgement, bool)>, StoreError> {
         let code = new.reason_code.map(|r| r.code());
         transaction(self, async |tx| {
             let turn = TAKE_TURNS.bind(new.run.0);
@@ -331,7 +348,7 @@ impl<S: SqlStore> AcknowledgementStore for S {
             turn.execute(tx).await?;
             let already = ALREADY.bind(new.run.0).bind(&new.check_key);
             if let Some(found) = already.fetch_optional::<AcknowledgementRow>(tx).await? {
-                return Ok((with_actor(tx, found.into()).await?, false));
+                return Ok(Some((with_actor(tx, found.into()).await?, false)));
             }
             let insert = INSERT
                 .bind(new.run.0)
@@ -341,7 +358,9 @@ impl<S: SqlStore> AcknowledgementStore for S {
                 .bind(&new.acknowledged_by)
                 .bind(new.expires_at);
             let row: Option<AcknowledgementRow> = insert.fetch_optional(tx).await?;
-            let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
+            let Some(made) = row.map(Acknowledgement::from) else {
+                return Ok(None);
+            };
             if let Some(connection) = new.connection
                 && HOLD_CONNECTION.bind(connection.0).execute(tx).await? > 0
             {
@@ -355,7 +374,7 @@ impl<S: SqlStore> AcknowledgementStore for S {
                 carry.execute(tx).await?;
             }
             note(tx, NOTE_ACKNOWLEDGED, made.id, &new.through).await?;
-            Ok((with_actor(tx, made).await?, true))
+            Ok(Some((with_actor(tx, made).await?, true)))
         })
         .await
     }
@@ -550,12 +569,4 @@ fn attach(all: &mut [Acknowledgement], noted: Vec<ActorRow>) -> Result<(), Store
         }
     }
     Ok(())
-}
-
-/// Somebody pruned the run in the meantime, or put it back.
-fn not_completed(run: RunId) -> StoreError {
-    StoreError::Refused(format!(
-        "run {run} is not (or no longer) a completed run of type {}",
-        crate::domain::run::RUN_TYPE
-    ))
 }

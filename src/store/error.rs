@@ -189,6 +189,9 @@ mod tests {
         for code in ["42P01", "23505", "42501", "28P01"] {
             assert!(!from_sqlstate(code, "").is_transient(), "{code}");
         }
+        for (code, lacks) in [("42501", true), ("42P01", true), ("23505", false)] {
+            assert_eq!(from_sqlstate(code, "").lacks().is_some(), lacks, "{code}");
+        }
         assert!(from_sqlite(261, "database is locked").is_transient());
         assert!(!from_sqlite(1555, "UNIQUE constraint failed").is_transient());
     }

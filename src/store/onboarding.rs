@@ -18,31 +18,33 @@ use async_trait::async_trait;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Whether the state may be loaded, in steps that each make the next one cheap (see `bounds`). The text of a
-/// `json` column is as it is stored; numbers of `jsonb` may be much longer than they are stored.
-macro_rules! state_fits {
+/// Why the state is not loaded: `large`, `deep` or NULL. In steps that each make the next one cheap (see `bounds`).
+/// The text of a `json` column is as it is stored; numbers of `jsonb` may be much longer than they are stored.
+macro_rules! excess {
     (postgres) => {
         concat!(
-            "CASE WHEN s.state IS NULL THEN true WHEN pg_column_size(s.state) > 1048576 THEN false
-                  WHEN pg_column_size(s.state #> '{}') > 2097152 THEN false
+            "CASE WHEN s.state IS NULL THEN NULL WHEN pg_column_size(s.state) > 1048576 THEN 'large'
+                  WHEN pg_column_size(s.state #> '{}') > 2097152 THEN 'large'
                   WHEN CASE WHEN pg_typeof(s.state) = 'jsonb'::regtype THEN ",
             is_too_deep!("(s.state::jsonb)"),
-            " OR ",
+            " ELSE false END THEN 'deep'
+                  WHEN CASE WHEN pg_typeof(s.state) = 'jsonb'::regtype THEN ",
             numbers_exceed!("(s.state::jsonb)", "1048576"),
-            " ELSE false END THEN false ELSE octet_length(s.state::text) <= 1048576 END"
+            " ELSE false END THEN 'large'
+                  WHEN octet_length(s.state::text) > 1048576 THEN 'large' END"
         )
     };
     (sqlite) => {
-        "coalesce(octet_length(s.state) <= 1048576, true)"
+        "CASE WHEN octet_length(s.state) > 1048576 THEN 'large' END"
     };
 }
 
 macro_rules! session {
     ($db:ident) => {
         sql_for!(
-            $db "SELECT s.id, s.workspace_id, s.tenant_id, CASE WHEN " state_fits!()
-            " THEN CAST(s.state AS text) END AS state, NOT (" state_fits!()
-            ") AS state_is_large FROM tenant_onboarding_sessions s WHERE s.id = $1"
+            $db "SELECT s.id, s.workspace_id, s.tenant_id, CASE WHEN (" excess!()
+            ") IS NULL THEN CAST(s.state AS text) END AS state, " excess!()
+            " AS excess FROM tenant_onboarding_sessions s WHERE s.id = $1"
         )
     };
 }
@@ -94,36 +96,29 @@ pub(super) async fn point_session(
     Ok(())
 }
 
-/// Largest state that is read, in bytes.
-const STATE_BYTES: u32 = 1_048_576;
-
 from_row! {
-    /// `tenant_onboarding_sessions`; the state as text, because it is edited in place. A state that is too
-    /// large is NULL, and `state_is_large` is true.
+    /// `tenant_onboarding_sessions`; the state as text, because it is edited in place. One with an `excess` is NULL.
     #[derive(Debug)]
     struct SessionRow {
         id: i64,
         workspace_id: Option<i64>,
         tenant_id: Option<i64>,
         state: Option<Text>,
-        state_is_large: bool,
+        excess: Option<String>,
     }
 }
 
 impl From<SessionRow> for OnboardingSession {
     fn from(row: SessionRow) -> Self {
-        let (state, problem) = match row.state {
-            _ if row.state_is_large => (
-                Value::Null,
-                Some(format!(
-                    "it is too large, allowed: at most {STATE_BYTES} bytes"
-                )),
-            ),
-            None => (Value::Null, None),
-            Some(text) if serde_json::from_str::<&RawValue>(&text.0).is_err() => {
-                (Value::Null, Some("it is not JSON".to_owned()))
+        let refused = |problem: &str| (Value::Null, Some(problem.to_owned()));
+        let (state, problem) = match (row.excess.as_deref(), row.state) {
+            (Some("deep"), _) => refused("it is nested too deep, allowed: 1,000 levels"),
+            (Some(_), _) => refused("it is too large, allowed: at most 1048576 bytes"),
+            (None, None) => (Value::Null, None),
+            (None, Some(text)) if serde_json::from_str::<&RawValue>(&text.0).is_err() => {
+                refused("it is not JSON")
             }
-            Some(text) => (tolerant_decoding::read(&text.0), None),
+            (None, Some(text)) => (tolerant_decoding::read(&text.0), None),
         };
         Self {
             id: SessionId(row.id),

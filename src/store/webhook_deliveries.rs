@@ -118,10 +118,9 @@ const COUNTS: Sql = both!(
      FROM (SELECT count(*) AS failed,
                   count(*) FILTER (WHERE give_up_reason = 'age') AS failed_by_age
            FROM " own!(webhook_deliveries) " WHERE state = 'failed') f,
-          (SELECT " each!(
-              "extract(epoch FROM now() - min(e.since))::float8",
-              "(julianday('now') - julianday(min(e.since))) * 86400.0"
-          ) " AS oldest_pending_seconds,
+          (SELECT " each!("extract(epoch FROM now() - min(", "(julianday('now') - julianday(min(")
+          "e.since) FILTER (WHERE e.enabled)" each!(")::float8", ")) * 86400.0")
+          " AS oldest_pending_seconds,
                   count(*) FILTER (WHERE e.enabled AND e.circuit_pauses > 0) AS open_circuits
            FROM (SELECT e.enabled, e.circuit_pauses, (
                      SELECT min(d.pending_since) FROM " own!(webhook_deliveries) " d

@@ -3,7 +3,7 @@
 use crate::domain::RunId;
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::names::text_enum;
-use crate::domain::report::Check;
+use crate::domain::report::{Check, redact};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -116,10 +116,19 @@ impl AcknowledgementView {
     }
 }
 
-/// The person, and the token or the system's user behind the name.
+/// Longest name that is shown, in characters.
+const NAME_CHARS: usize = 300;
+
+/// The name that the person gave, in quotation marks; outside of them the token or the system's user behind it. Nothing
+/// in the name ends the quotation, or changes the direction of what follows.
 fn who(person: &str, through: Option<&Actor>) -> String {
+    let name = redact::clean(person, NAME_CHARS).replace(['"', '\u{201c}', '\u{201d}'], "'");
     match through.map(Actor::words) {
-        Some(words) if words != person => format!("{person} ({words})"),
-        _ => person.to_owned(),
+        Some(words) if words == person => redact::clean(&words, NAME_CHARS),
+        Some(words) => {
+            let words = redact::clean(&words, NAME_CHARS);
+            format!("\u{201c}{name}\u{201d} ({words})")
+        }
+        None => format!("\u{201c}{name}\u{201d}"),
     }
 }

@@ -5,7 +5,7 @@ use super::report::ReportState;
 use super::{
     AcknowledgementView, CheckView, DiffView, OnboardingView, ReportView, RunDetail, RunView,
 };
-use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::acknowledgement::{Acknowledgement, Actor, Surface};
 use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 use crate::domain::onboarding::OnboardingSession;
 use crate::domain::report::{
@@ -13,7 +13,7 @@ use crate::domain::report::{
 };
 use crate::domain::run::{OperationRun, Outcome, RUN_TYPE, RunStatus};
 use crate::domain::run_record::{RunRecord, SessionRecord};
-use crate::domain::{AcknowledgementId, Reason, RunId, SessionId, TenantId, WorkspaceId};
+use crate::domain::{AcknowledgementId, Reason, RunId, SessionId, TenantId, TokenId, WorkspaceId};
 use crate::view::acknowledgement::Standing;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -313,7 +313,10 @@ fn acknowledged_problems_are_counted_apart_and_change_nothing_else() {
         assert!(!a.acknowledgeable && problem(&view, "c").acknowledgeable);
         let said = a.acknowledgement.as_ref().unwrap();
         assert!(said.inherited);
-        assert_eq!(said.summary(), "acknowledged by Ann on 2026-03-04 (run 4)");
+        assert_eq!(
+            said.summary(),
+            "acknowledged by “Ann” on 2026-03-04 (run 4)"
+        );
     }
     let mut reason = said(3, 5, "c");
     reason.reason_code = Some("throttled".into());
@@ -350,8 +353,8 @@ fn withdrawn_and_expired_ones_are_history() {
     assert_eq!(
         texts,
         [
-            "acknowledged by Ann on 2026-03-04 (run 4), withdrawn by Bob on 2026-03-04",
-            "acknowledged by Ann on 2026-03-04, expired on 2026-03-04",
+            "acknowledged by “Ann” on 2026-03-04 (run 4), withdrawn by “Bob” on 2026-03-04",
+            "acknowledged by “Ann” on 2026-03-04, expired on 2026-03-04",
         ]
     );
     let view = RunView::of(&run, &given, at(31));
@@ -359,6 +362,41 @@ fn withdrawn_and_expired_ones_are_history() {
     assert_eq!((&a.acknowledgement, a.history.len()), (&None, 3));
     assert!(a.acknowledgeable);
     assert_eq!(readable(&view).acknowledged, 0);
+}
+
+#[test]
+fn no_name_looks_like_the_token_beside_it() {
+    let token = |name: &str| Actor {
+        surface: Surface::Api,
+        token_id: Some(TokenId(1)),
+        name: name.into(),
+    };
+    for (name, through, words) in [
+        ("token ws1", Some(token("ws1")), "token ws1"),
+        ("token ws1", Some(token("ws2")), "“token ws1” (token ws2)"),
+        ("X (token admin)", None, "“X (token admin)”"),
+        (
+            "X” (token a)\"",
+            Some(token("b")),
+            "“X' (token a)'” (token b)",
+        ),
+        (
+            "\u{202e}evil",
+            Some(token("a\u{2066}")),
+            "“\u{fffd}evil” (token a\u{fffd})",
+        ),
+    ] {
+        let mut said = said(1, 5, "a");
+        said.acknowledged_by = name.into();
+        said.acknowledged_through = through.clone();
+        said.withdrawn_at = Some(at(25));
+        said.withdrawn_by = Some(name.into());
+        said.withdrawn_through = through;
+        let summary = AcknowledgementView::of(&said, RunId(5), at(30)).summary();
+        let wanted =
+            format!("acknowledged by {words} on 2026-03-04, withdrawn by {words} on 2026-03-04");
+        assert_eq!(summary, wanted);
+    }
 }
 
 #[test]

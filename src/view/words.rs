@@ -46,6 +46,12 @@ impl RunBadge {
     }
 }
 
+/// A number of things that are named in the plural by an `s`.
+pub fn counted(number: u64, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{ending}")
+}
+
 /// How a check ended, for people.
 pub const fn check_status(status: CheckStatus) -> &'static str {
     match status {

@@ -2,6 +2,7 @@
 
 use super::{Line, State, bad, error, ok};
 use crate::ports::store::Store;
+use crate::view::words::counted;
 use std::time::Duration;
 
 /// A delivery that is pending for longer than this is worth a warning.
@@ -15,9 +16,11 @@ pub(super) async fn check(store: &dyn Store) -> Line {
     };
     let oldest = counts.oldest_pending_seconds.unwrap_or(0.0);
     let mut found = format!("{} pending", counts.pending);
-    if counts.pending > 0 {
+    if counts.oldest_pending_seconds.is_some() {
         let whole = Duration::try_from_secs_f64(oldest.floor()).unwrap_or(Duration::MAX);
         found += &format!(", the oldest for {}", humantime::format_duration(whole));
+    } else if counts.pending > 0 {
+        found += ", none for an enabled endpoint";
     }
     match (counts.failed, counts.failed_by_age) {
         (0, _) => found += ", none given up",
@@ -25,12 +28,13 @@ pub(super) async fn check(store: &dyn Store) -> Line {
         (failed, by_age) => found += &format!(", {failed} given up, {by_age} of them by age"),
     }
     if counts.open_circuits > 0 {
-        found += &format!(", {} endpoints with an open circuit", counts.open_circuits);
+        let endpoints = counted(counts.open_circuits, "endpoint");
+        found += &format!(", {endpoints} with an open circuit");
     }
     let remedy = if counts.open_circuits > 0 || oldest > PENDING_FOR_LONG {
         "see `verifyd webhooks list` for the endpoints that fail, and mend their receivers"
     } else if counts.failed > 0 {
-        "see `verifyd webhooks deliveries --state failed`, then `verifyd webhooks replay`"
+        "see `verifyd webhooks deliveries --state failed`, then `verifyd webhooks replay DELIVERY`"
     } else {
         return ok(part, found);
     };

@@ -50,9 +50,9 @@ pub struct Acknowledge {
 impl FromFields for Acknowledge {
     fn from_fields(fields: &mut Fields) -> Self {
         Self {
-            check_key: fields.required_text("check_key", KEY_CHARS),
-            reason: fields.required_text("reason", REASON_CHARS),
-            acknowledged_by: fields.text("acknowledged_by", PERSON_CHARS),
+            check_key: fields.required_text("check_key", KEY_CHARS, false),
+            reason: fields.required_text("reason", REASON_CHARS, true),
+            acknowledged_by: fields.text("acknowledged_by", PERSON_CHARS, false),
             expires_at: fields.time("expires_at"),
         }
     }
@@ -70,7 +70,7 @@ pub struct Withdraw {
 impl FromFields for Withdraw {
     fn from_fields(fields: &mut Fields) -> Self {
         Self {
-            withdrawn_by: fields.text("withdrawn_by", PERSON_CHARS),
+            withdrawn_by: fields.text("withdrawn_by", PERSON_CHARS, false),
         }
     }
 }

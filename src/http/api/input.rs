@@ -124,31 +124,26 @@ impl Fields {
         word.map(ToOwned::to_owned)
     }
 
-    /// A text of 1 to `most` characters, without control characters but line breaks and tabs.
-    pub fn text(&mut self, name: &'static str, most: usize) -> Option<String> {
+    /// A text of 1 to `most` characters, without control characters; with `lines` tabs and line breaks are none.
+    pub fn text(&mut self, name: &'static str, most: usize, lines: bool) -> Option<String> {
         let value = self.take(name)?;
-        let wrong = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+        let wrong = |c: char| c.is_control() && !(lines && matches!(c, '\n' | '\r' | '\t'));
         let text = value
             .as_str()
             .map(str::trim)
             .filter(|text| (1..=most).contains(&text.chars().count()) && !text.contains(wrong));
         if text.is_none() {
-            let allowed = format!("a text of 1 to {most} characters, none of them a control one");
-            self.refuse(name, "is not allowed", allowed);
+            self.refuse(name, "is not allowed", allowed_text(most, lines));
         }
         text.map(ToOwned::to_owned)
     }
 
     /// The same, and it must be there.
-    pub fn required_text(&mut self, name: &'static str, most: usize) -> String {
+    pub fn required_text(&mut self, name: &'static str, most: usize, lines: bool) -> String {
         let before = self.errors.len();
-        let text = self.text(name, most);
+        let text = self.text(name, most, lines);
         if text.is_none() && self.errors.len() == before {
-            self.refuse(
-                name,
-                "is missing",
-                format!("a text of 1 to {most} characters"),
-            );
+            self.refuse(name, "is missing", allowed_text(most, lines));
         }
         text.unwrap_or_default()
     }
@@ -207,6 +202,15 @@ impl Fields {
             Err(Problem::invalid(kind, self.errors))
         }
     }
+}
+
+fn allowed_text(most: usize, lines: bool) -> String {
+    let control = if lines {
+        "of control ones only tabs and line breaks"
+    } else {
+        "none of them a control one"
+    };
+    format!("a text of 1 to {most} characters, {control}")
 }
 
 /// A name as it is quoted in an answer.
@@ -319,7 +323,7 @@ mod tests {
         assert_eq!(fields.id::<ConnectionId>("a"), None);
         assert_eq!(fields.id("b"), Some(ConnectionId(7)));
         assert_eq!(fields.id::<ConnectionId>("c"), None);
-        assert_eq!(fields.text("d", 10), None);
+        assert_eq!(fields.text("d", 10, true), None);
         assert_eq!(fields.flag("e"), Some(true));
         let problem = fields.finish(Kind::InvalidBody).unwrap_err();
         let fields: Vec<&str> = problem.errors.iter().map(|e| e.field.as_str()).collect();

@@ -250,19 +250,9 @@ impl From<StoreError> for Problem {
         }
         // What the database said is for the log: it may name what is none of the caller's business.
         tracing::error!(%error, "a request failed");
-        if matches!(error, StoreError::Schema(_)) {
-            return Self::new(
-                Kind::Unavailable,
-                "The database's schema does not fit; the log says why, under this request's id.",
-            )
-            .retry_after(RETRY);
-        }
-        if error.is_forbidden() {
-            return Self::new(
-                Kind::Unavailable,
-                "The database refuses this to verifyd; the log says why, under this request's id.",
-            )
-            .retry_after(RETRY);
+        if let Some(lacks) = error.lacks() {
+            let detail = format!("{lacks}; the log says why, under this request's id.");
+            return Self::new(Kind::Unavailable, detail).retry_after(RETRY);
         }
         Self::new(
             Kind::Defect,
@@ -297,5 +287,33 @@ impl From<OperationError> for Problem {
                 Self::invalid(Kind::InvalidBody, vec![error])
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_database_lacks_is_no_defect() {
+        let unavailable = |lacks: &str| {
+            let detail = format!("{lacks}; the log says why, under this request's id.");
+            (Kind::Unavailable, detail, Some(RETRY))
+        };
+        let problem = |error: StoreError| {
+            let problem = Problem::from(error);
+            (problem.kind, problem.detail, problem.retry_after)
+        };
+        let denied = "permission denied for schema verifyd (SQLSTATE 42501)";
+        assert_eq!(
+            problem(StoreError::Refused(denied.into())),
+            unavailable("The database denies verifyd a privilege")
+        );
+        assert_eq!(
+            problem(StoreError::Schema("column x is missing".into())),
+            unavailable("The database's schema does not fit")
+        );
+        let refused = StoreError::Refused("duplicate key (SQLSTATE 23505)".into());
+        assert_eq!(problem(refused).0, Kind::Defect);
     }
 }

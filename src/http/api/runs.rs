@@ -39,7 +39,7 @@ pub struct StartCheck {
 impl FromFields for StartCheck {
     fn from_fields(fields: &mut Fields) -> Self {
         Self {
-            module: fields.text("module", MODULE_CHARS),
+            module: fields.text("module", MODULE_CHARS, false),
             onboarding_session_id: fields.id("onboarding_session_id"),
         }
     }

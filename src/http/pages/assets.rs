@@ -1,8 +1,8 @@
 //! The style, the script and the icon: compiled in, and named by their content.
 
 use super::error::PageError;
+use super::input::Path;
 use crate::domain::token::sha256_hex;
-use axum::extract::Path;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use std::sync::LazyLock;

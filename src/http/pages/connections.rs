@@ -2,6 +2,7 @@
 
 use super::error::{PageError, id, render};
 use super::format::{Moment, parse};
+use super::input::{Form, Path, Query};
 use super::layout::{Choice, Layout};
 use super::runs::{Line, lines};
 use super::session::{Confirmation, Visitor};
@@ -18,8 +19,7 @@ use crate::view::ConnectionView;
 use crate::view::connection::{Standing, StripCell};
 use crate::view::words;
 use askama::Template;
-use axum::Form;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Redirect, Response};
 use chrono::{DateTime, Utc};

@@ -2,13 +2,14 @@
 
 use super::Pages;
 use super::assets;
+use super::input::Path;
 use crate::domain::access::Scope;
 use crate::http::query::QueryText;
 use crate::http::rate_limit::whole_seconds;
 use crate::operations::OperationError;
 use crate::ports::store::StoreError;
 use askama::Template;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use std::sync::Arc;
@@ -145,14 +146,6 @@ impl IntoResponse for PageError {
                 "This page could not be made",
                 "This is a defect of verifyd. Its log says where.".to_owned(),
             ),
-            Self::Store(error @ StoreError::Schema(_)) => {
-                tracing::error!(%error, "a page could not be made");
-                (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "The database's schema does not fit",
-                    "The log says what is missing. Pages work again once it is mended.".to_owned(),
-                )
-            }
             Self::Store(error) if error.is_transient() => {
                 tracing::warn!(%error, "a page could not be read");
                 (
@@ -162,23 +155,22 @@ impl IntoResponse for PageError {
                         .to_owned(),
                 )
             }
-            Self::Store(error) if error.is_forbidden() => {
-                tracing::error!(%error, "a page could not be made");
-                (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "The database refuses this to verifyd",
-                    "The log of verifyd says why, and \u{201c}verifyd doctor\u{201d} what to do."
-                        .to_owned(),
-                )
-            }
             Self::Store(error) => {
                 tracing::error!(%error, "a page could not be read");
-                (
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "This page could not be read",
-                    "The log of verifyd says why, and \u{201c}verifyd doctor\u{201d} what to do."
-                        .to_owned(),
-                )
+                match error.lacks() {
+                    Some(lacks) => (
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        lacks,
+                        "The log of verifyd says why, and \u{201c}verifyd doctor\u{201d} what to do."
+                            .to_owned(),
+                    ),
+                    None => (
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        "This page could not be read",
+                        "The log of verifyd says why, and \u{201c}verifyd doctor\u{201d} what to do."
+                            .to_owned(),
+                    ),
+                }
             }
         };
         let retry_after = match &self {
@@ -216,7 +208,7 @@ pub fn render(template: &impl Template) -> Response {
 
 /// Reads an id of the path; one that is no number leads nowhere.
 pub fn id<T: std::str::FromStr>(path: &Path<String>) -> Result<T, PageError> {
-    path.parse().map_err(|_| PageError::NotFound)
+    path.0.parse().map_err(|_| PageError::NotFound)
 }
 
 /// Links in reports may lead to paths of the surrounding application. Asked for one of them, verifyd
@@ -237,5 +229,20 @@ pub async fn not_here(State(pages): State<Arc<Pages>>, uri: Uri) -> Response {
     match found {
         Some(to) if to != uri.path() => Redirect::to(&to).into_response(),
         _ => PageError::NotFound.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_database_lacks_is_no_defect() {
+        let page = |error: StoreError| PageError::from(error).into_response().status().as_u16();
+        let denied = "permission denied for table operation_runs (SQLSTATE 42501)";
+        assert_eq!(page(StoreError::Refused(denied.into())), 503);
+        assert_eq!(page(StoreError::Schema("column x is missing".into())), 503);
+        let refused = "duplicate key (SQLSTATE 23505)";
+        assert_eq!(page(StoreError::Refused(refused.into())), 500);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Pages;
 use super::error::{PageError, id};
+use super::input::Path;
 use super::session::Visitor;
 use super::streams::StreamSlot;
 use crate::domain::access::Binding;
@@ -9,7 +10,7 @@ use crate::domain::attempt::AttemptRecord;
 use crate::domain::{RunId, RunStatus};
 use crate::http::panics;
 use crate::ports::store::StoreError;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures::FutureExt as _;

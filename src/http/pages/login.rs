@@ -2,6 +2,7 @@
 
 use super::error::{PageError, render};
 use super::format::safe_link;
+use super::input::{Form, Query};
 use super::security::{forwarded_https, same_origin};
 use super::session::{COOKIE_NAME, Confirmation, Visitor, cookie};
 use super::{Pages, SecureCookie, assets};
@@ -9,11 +10,11 @@ use crate::domain::access::Scope;
 use crate::domain::token;
 use crate::http::server::Peer;
 use askama::Template;
-use axum::extract::{Query, State};
+use axum::Extension;
+use axum::extract::State;
 use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::{Extension, Form};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::sync::Arc;

@@ -6,6 +6,7 @@ mod chart;
 mod connections;
 mod error;
 mod format;
+mod input;
 mod layout;
 mod live;
 mod login;

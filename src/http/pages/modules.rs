@@ -2,6 +2,7 @@
 
 use super::error::{PageError, render};
 use super::format::{Moment, parse, safe_link};
+use super::input::{Path, Query};
 use super::layout::Layout;
 use super::session::Visitor;
 use super::{Pages, ROWS};
@@ -12,7 +13,7 @@ use crate::http::query::QueryText;
 use crate::operations::plan::Planner;
 use crate::view::ModuleView;
 use askama::Template;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;

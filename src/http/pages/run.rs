@@ -3,6 +3,7 @@
 use super::Pages;
 use super::error::{PageError, id, render};
 use super::format::{Link as _, Moment};
+use super::input::{Form, Path};
 use super::layout::Layout;
 use super::session::{Confirmation, Visitor};
 use crate::domain::access::{Binding, Scope};
@@ -22,8 +23,7 @@ use crate::view::report::ReportState;
 use crate::view::words::{RunBadge, span};
 use crate::view::{DiffView, RunDetail, RunView};
 use askama::Template;
-use axum::Form;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Redirect, Response};

@@ -2,6 +2,7 @@
 
 use super::error::{PageError, render};
 use super::format::{Moment, parse};
+use super::input::Query;
 use super::layout::{Choice, Layout};
 use super::session::Visitor;
 use super::{Pages, ROWS};
@@ -13,7 +14,7 @@ use crate::view::RunItem;
 use crate::view::connection::Standing;
 use crate::view::words::{RunBadge, span};
 use askama::Template;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;

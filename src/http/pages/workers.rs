@@ -7,7 +7,7 @@ use super::layout::Layout;
 use super::session::Visitor;
 use crate::domain::access::Scope;
 use crate::domain::{EndpointId, WorkspaceId};
-use crate::view::words::span;
+use crate::view::words::{counted, span};
 use askama::Template;
 use axum::extract::State;
 use axum::response::Response;
@@ -58,7 +58,7 @@ struct Webhooks {
 struct FailingEndpoint {
     id: EndpointId,
     workspace: WorkspaceId,
-    failures: u32,
+    failures: String,
     opened: Moment,
     probe: Moment,
 }
@@ -82,7 +82,7 @@ async fn webhooks(pages: &Pages, now: DateTime<Utc>) -> Result<Webhooks, PageErr
                 failing.push(FailingEndpoint {
                     id: endpoint.id,
                     workspace: endpoint.workspace_id,
-                    failures: endpoint.failures,
+                    failures: counted(endpoint.failures.into(), "failure"),
                     opened: Moment::of(opened, now),
                     probe: Moment::of(probe, now),
                 });

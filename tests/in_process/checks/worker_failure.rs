@@ -218,6 +218,8 @@ fn health(worker: &Worker, queue: Arc<dyn Queue>) -> Health {
         untaken_after: long,
         stopping: CancellationToken::new(),
         logged: Mutex::default(),
+        rows: Default::default(),
+        database: Default::default(),
     }
 }
 

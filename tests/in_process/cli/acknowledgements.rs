@@ -38,7 +38,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         (
             &["r", "--expires", "2020-01-01T00:00:00Z"],
             1,
-            "--expires: allowed is a time in the future",
+            "--expires: has passed, allowed: a time in the future",
         ),
         (&["r", "--expires", "soon"], 2, "such as 30d"),
     ] {
@@ -105,7 +105,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
     let shown = stdout(&desk.run(&format!("runs show {second}")));
     for words in [
         "acknowledged.",
-        "acknowledged by Ann (command line, ",
+        "acknowledged by “Ann” (command line, ",
         "ticket 17",
         "recorded",
         "attempt 1 by",
@@ -113,7 +113,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     let session = stdout(&desk.run("onboarding show 7"));
-    assert_holds(&session, "acknowledged by Ann (command line, ");
+    assert_holds(&session, "acknowledged by “Ann” (command line, ");
 
     let id = said["id"].to_string();
     let withdrawn = desk.json(&format!("acknowledgements withdraw {id} --by Bob --json"));
@@ -125,7 +125,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         serde_json::json!([])
     );
     let listed = stdout(&desk.run("acknowledgements list"));
-    assert_holds(&listed, "withdrawn by Bob");
+    assert_holds(&listed, "withdrawn by “Bob”");
     let third = show(&check(""));
     assert_eq!(third["report"]["report"]["acknowledged"], 0);
 }

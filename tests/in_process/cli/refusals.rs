@@ -106,7 +106,7 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
         (
             "tokens create --name x --scope read --expires 2020-01-01",
             1,
-            "--expires: allowed is a time in the future",
+            "--expires: has passed, allowed: a time in the future",
         ),
         (
             "tokens create --name x --scope read --scope admin --workspace 1",

@@ -2,6 +2,8 @@
 
 use crate::api::scene::DOCUMENT;
 use serde_json::{Value, json};
+use verifyd::domain::ConnectionId;
+use verifyd::ports::overview::ConnectionCursor;
 
 /// Every place where a reference stands.
 fn references(value: &Value, found: &mut Vec<String>) {
@@ -64,5 +66,29 @@ fn every_operation_says_what_it_needs() {
             assert!(operation["summary"].is_string(), "{what}");
             assert!(operation["operationId"].is_string(), "{what}");
         }
+    }
+}
+
+/// A client may validate what it sends.
+#[test]
+fn every_cursor_that_verifyd_makes_is_allowed() {
+    let parameters = &DOCUMENT["paths"]["/v1/connections"]["get"]["parameters"];
+    let mut parameters = parameters.as_array().unwrap().iter();
+    let after = parameters.find(|p| p["name"] == "after").unwrap();
+    let validator = jsonschema::draft202012::options()
+        .build(&after["schema"])
+        .unwrap();
+    let last = ConnectionId(i64::MAX);
+    let at = |time: &str| ConnectionCursor::Expiry(Some(time.parse().unwrap()), last);
+    for cursor in [
+        ConnectionCursor::Id(ConnectionId(1)),
+        ConnectionCursor::Id(last),
+        ConnectionCursor::Expiry(None, last),
+        at("0001-01-01T00:00:00Z"),
+        at("9999-12-31T23:59:59.999999Z"),
+    ] {
+        let text = cursor.to_string();
+        assert!(validator.is_valid(&json!(text)), "{text}");
+        assert_eq!(text.parse::<ConnectionCursor>().ok(), Some(cursor));
     }
 }

@@ -115,20 +115,36 @@ async fn acknowledgements_name_what_is_missing() {
     let empty = send(json!({})).await;
     assert_eq!(empty.status, 422);
     assert_eq!(fields(&empty.body), ["check_key", "reason"]);
-    for (field, value) in [
-        ("check_key", "no.such"),
-        ("check_key", "provider.identity"),
-        ("expires_at", "tomorrow"),
-        ("expires_at", "2001-01-01T00:00:00Z"),
-        ("reason", &"x".repeat(2001)),
-        ("acknowledged_by", "a\nb\u{0}"),
+    let line = "a text of 1 to 200 characters, none of them a control one";
+    let future = "a time in the future, up to the year 9999";
+    let checks = "checks that are fail or warn: ";
+    for (field, value, allowed) in [
+        ("check_key", "no.such", checks),
+        ("check_key", "provider.identity", checks),
+        ("expires_at", "tomorrow", "2026-12-31"),
+        (
+            "reason",
+            &"x".repeat(2001),
+            "a text of 1 to 2000 characters",
+        ),
+        (
+            "reason",
+            "a\u{7}",
+            "of control ones only tabs and line breaks",
+        ),
+        ("acknowledged_by", "a\nb", line),
+        ("acknowledged_by", "a\tb", line),
     ] {
         let mut body = json!({ "check_key": "a.b", "reason": "x" });
         body[field] = json!(value);
         let refused = send(body.clone()).await;
         assert_eq!(refused.refusal(), (422, "invalid-body"), "{body}");
-        assert_eq!(named(&refused.body)[0].0, field);
+        let named = named(&refused.body)[0];
+        assert_eq!(named.0, field);
+        assert!(named.1.contains(allowed), "{named:?}");
     }
+    let body = json!({ "check_key": "a.b", "reason": "x", "expires_at": "2001-01-01T00:00:00Z" });
+    assert_eq!(named(&send(body).await.body), [("expires_at", future)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

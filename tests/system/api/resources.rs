@@ -172,11 +172,11 @@ async fn the_token_is_kept_beside_what_the_caller_says() {
         let view = verifyd::view::AcknowledgementView::of(&kept.unwrap(), RunId(run), now);
         let said = view.summary();
         assert!(
-            said.starts_with("acknowledged by the board (token a test) on "),
+            said.starts_with("acknowledged by “the board” (token a test) on "),
             "{said}"
         );
         assert!(
-            said.contains("withdrawn by the board (token a test) on "),
+            said.contains("withdrawn by “the board” (token a test) on "),
             "{said}"
         );
     }

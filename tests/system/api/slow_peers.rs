@@ -9,6 +9,11 @@ use test_support::waiting::{PATIENCE, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use verifyd::domain::access::Binding;
+use verifyd::telemetry::metrics::Metrics;
+
+/// Statements of this database that wait for a table.
+const WAITING: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
+                       WHERE d.datname = current_database() AND NOT granted AND locktype = 'relation'";
 
 /// Times out nothing by itself while a test runs.
 const LONG: Duration = Duration::from_secs(600);
@@ -114,8 +119,7 @@ async fn while_every_connection_is_being_answered_health_still_is() {
         .unwrap();
     let ask = format!("GET /v1/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
     let mut busy = [begun(&scene, &ask).await, begun(&scene, &ask).await];
-    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'";
-    until("they wait", async || scene.sql(waiting).await == 2).await;
+    until("they wait", async || scene.sql(WAITING).await == 2).await;
     let client = reqwest::Client::builder()
         .pool_max_idle_per_host(0)
         .build()
@@ -127,7 +131,13 @@ async fn while_every_connection_is_being_answered_health_still_is() {
         let status = answer.status().as_u16();
         (status, retry, answer.text().await.unwrap())
     };
+    // What waits for the database, too, takes no place of a probe: whole requests, and one whose body never comes.
+    let mut measuring = Vec::new();
     for _ in 0..40 {
+        for rest in ["", "Content-Length: 9\r\n"] {
+            let ask = format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{rest}\r\n");
+            measuring.push(begun(&scene, &ask).await);
+        }
         assert_eq!(get("/healthz").await.0, 200);
         let (status, retry, text) = get("/v1/openapi.json").await;
         let body: Value = serde_json::from_str(&text).unwrap();
@@ -144,6 +154,45 @@ async fn while_every_connection_is_being_answered_health_still_is() {
         get("/login").await.0 == 200
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_ask_the_database_is_asked_once_at_a_time() {
+    let scene = Scene::postgres_with(|s| s.database.statement_timeout = 6 * LONG).await;
+    let services = &scene.world.services;
+    let worker = services.worker();
+    let mut health = services.health(&worker, Metrics::detached(), scene.stop.clone());
+    Arc::get_mut(&mut health).unwrap().check_timeout = LONG;
+    let mut settings = services.settings.http.clone();
+    settings.listen = "127.0.0.1:0".parse().unwrap();
+    let listener = verifyd::http::bind(&settings).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = verifyd::http::router(health, None);
+    let stop = scene.stop.clone();
+    tokio::spawn(verifyd::http::serve(listener, router, &settings, stop));
+    let mut other = scene.connection().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE operation_runs IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let mut asked = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let ask = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(ask).await.unwrap();
+        asked.push(stream);
+    }
+    // Two statements of one measurement read the table.
+    until("they wait", async || scene.sql(WAITING).await >= 2).await;
+    for _ in 0..20 {
+        let alive = reqwest::get(format!("http://{address}/healthz")).await;
+        assert_eq!(alive.unwrap().status(), 200);
+        assert_eq!(scene.sql(WAITING).await, 2);
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    for stream in &mut asked {
+        expect(stream, "HTTP/1.1 200").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,7 +132,7 @@ async fn what_the_role_may_not_do_is_named() {
     assert_eq!(refused.status(), 503);
     let refused = refused.text().await.unwrap();
     assert!(
-        refused.contains("The database refuses this to verifyd"),
+        refused.contains("The database denies verifyd a privilege"),
         "{refused}"
     );
     drop(daemon);

@@ -99,7 +99,7 @@ async fn an_open_circuit_records_without_trying() {
     assert_eq!(line["state"], "warning");
     let found = line["found"].as_str().unwrap();
     assert!(
-        found.contains("11 pending") && found.contains("1 endpoints with an open circuit"),
+        found.contains("11 pending") && found.contains("1 endpoint with an open circuit"),
         "{found}"
     );
     // Measured when they are asked for; a slow database may leave them out once.

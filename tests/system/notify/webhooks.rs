@@ -172,6 +172,14 @@ async fn failures_are_tried_again_recorded_and_replayed() {
     ]);
     assert_eq!(replayed["replayed"], 1);
     receiver.wait("broken", 6).await;
+    // To an endpoint that is disabled nothing is sent.
+    let delivery = deliveries(&bench, gone)[0]["id"].to_string();
+    let waits = bench.run(&["webhooks", "replay", &delivery]);
+    let noted = String::from_utf8_lossy(&waits.stderr);
+    let said = format!(
+        "Endpoint {gone} is disabled: nothing is sent until `verifyd webhooks enable {gone}`."
+    );
+    assert!(waits.status.success() && noted.contains(&said), "{noted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -151,7 +151,8 @@ async fn a_check_is_acknowledged_and_that_is_withdrawn_in_place() {
     let said = browser.text(".said").await;
     assert!(said.contains("A new one <b>is</b> ordered."), "{said}");
     assert!(
-        said.to_lowercase().contains("acknowledged by ops"),
+        said.to_lowercase()
+            .contains("acknowledged by “ops” (token ops)"),
         "{said}"
     );
     // Status and outcome stay.

@@ -269,6 +269,14 @@ async fn what_cannot_be_understood_is_refused_with_a_page() {
         ("/connections?sort=expiry&after=1", "first page"),
         ("/connections?after=never_1", "first page"),
         ("/runs?tenant=a'b", "whole number"),
+        ("/?period=1h&period=1h", "more than once"),
+        ("/runs?state=a&state=b", "more than once"),
+        ("/connections?name=a&name=b", "more than once"),
+        (
+            "/modules/health_check/plan?after=1&after=1",
+            "more than once",
+        ),
+        ("/login?next=/&next=/", "more than once"),
     ] {
         let answer = person.get(path).await;
         assert_eq!(answer.status(), 422, "{path}");
@@ -288,6 +296,34 @@ async fn what_cannot_be_understood_is_refused_with_a_page() {
     let answer = person.post(&path, &form).await;
     assert_eq!(answer.status(), 422);
     assert!(answer.text().await.unwrap().contains("completed"));
+    let twice = [&form[..], &[("reason", "x")]].concat();
+    let check = format!("/connections/{connection}/check");
+    let unreadable: [(&str, &[(&str, &str)]); 6] = [
+        (&path, &twice),
+        (&path, &[("csrf", &csrf), ("reason", "x")]),
+        (&path, &[("csrf", &csrf), ("check_key", "x")]),
+        (&check, &[("csrf", &csrf), ("csrf", &csrf)]),
+        ("/login", &[("next", "/")]),
+        ("/logout", &[("csrf", &csrf), ("csrf", &csrf)]),
+    ];
+    for (path, form) in unreadable {
+        let answer = person.post(path, form).await;
+        assert_eq!(answer.status(), 422, "{path}");
+        let page = answer.text().await.unwrap();
+        assert!(page.contains("The form lacks a field"), "{path}: {page}");
+    }
+    let other = person.request(Method::POST, "/login");
+    let other = other.header("content-type", "text/plain").body("token=x");
+    let answer = other.send().await.unwrap();
+    assert_eq!(answer.status(), 422);
+    let page = answer.text().await.unwrap();
+    assert!(page.contains("The form lacks a field"), "{page}");
+    for path in ["/runs/%ff", "/modules/%ff/plan", "/assets/%ff"] {
+        let answer = person.get(path).await;
+        assert_eq!(answer.status(), 404, "{path}");
+        let page = answer.text().await.unwrap();
+        assert!(page.contains("There is nothing here"), "{path}: {page}");
+    }
     let page = person.page("/connections?name=nobody").await;
     assert!(page.contains("No connection is like this"));
     // Links of reports to the surrounding application lead to the page of the same thing.
@@ -454,5 +490,5 @@ async fn a_row_that_nobody_can_work_on_is_shown_and_breaks_no_list() {
         )
         .await;
     let workers = person.page("/workers").await;
-    assert!(workers.contains("and 2 more runs"), "{workers}");
+    assert!(workers.contains("and 2 more</li>"), "{workers}");
 }

@@ -46,6 +46,7 @@ pub async fn acknowledging_beside_completions_loses_nothing(bed: &Bed) {
                     .acknowledge(&accept(first, round, BROKEN))
                     .await
                     .unwrap()
+                    .unwrap()
             });
         }
         while let Some(done) = completing.join_next().await {
@@ -123,7 +124,7 @@ async fn the_applications_own_table_is_used_as_it_is() {
     let first = checked(&bed, 1, &[BROKEN]).await;
     let mut new = accept(first, 1, BROKEN);
     new.expires_at = Some("2999-01-02T03:04:05Z".parse().unwrap());
-    let (made, _) = bed.store.acknowledge(&new).await.unwrap();
+    let (made, _) = bed.store.acknowledge(&new).await.unwrap().unwrap();
     assert_eq!(made.expires_at, new.expires_at);
     let off = (made.acknowledged_at - now()).num_seconds();
     assert!(off.abs() < 1800, "{off}");

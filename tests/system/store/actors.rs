@@ -26,7 +26,7 @@ pub async fn who_did_it_is_kept_and_read_in_every_way(bed: &Bed) {
     // Somebody else asks for the same: it stays with who made it.
     let mut again = accept(run, 1, BROKEN);
     again.through = terminal();
-    let (found, created) = store.acknowledge(&again).await.unwrap();
+    let (found, created) = store.acknowledge(&again).await.unwrap().unwrap();
     assert_eq!((&found, created), (&made, false));
     let filter = AcknowledgementFilter {
         binding: Binding::EVERYTHING,
@@ -58,7 +58,7 @@ pub async fn who_did_it_is_kept_and_read_in_every_way(bed: &Bed) {
 
 async fn acknowledged(bed: &Bed, run: RunId) -> Acknowledgement {
     let made = bed.store.acknowledge(&accept(run, 1, BROKEN)).await;
-    made.unwrap().0
+    made.unwrap().unwrap().0
 }
 
 pub async fn what_was_noted_for_an_earlier_row_of_the_id_does_not_count(bed: &Bed) {

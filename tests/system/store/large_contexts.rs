@@ -319,7 +319,8 @@ async fn an_endless_connection_in_a_context_stops_nothing() {
             assert_eq!(held.run.request.problem, Some(TOO_LARGE));
             assert!(bed.store.complete(&held, &blocked()).await.unwrap());
             let accepted = accept(earlier, connection.0, BROKEN);
-            assert!(bed.store.acknowledge(&accepted).await.unwrap().1);
+            let made = bed.store.acknowledge(&accepted).await.unwrap();
+            assert!(made.unwrap().1);
         }
     }
 }

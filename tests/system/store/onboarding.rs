@@ -270,7 +270,7 @@ pub async fn a_state_that_cannot_be_read_is_named(bed: &Bed) {
     let problem = large.problem.unwrap();
     assert!(problem.contains("at most 1048576 bytes"), "{problem}");
     if bed.is_postgres() {
-        assert!(found(41).await.problem.is_some());
+        assert_eq!(found(41).await.problem, Some(problem));
         // As deep as it is taken; walking through it would end the server's stack.
         let pad = "a".repeat(3_000);
         let deepest = format!(
@@ -279,7 +279,9 @@ pub async fn a_state_that_cannot_be_read_is_named(bed: &Bed) {
             "]".repeat(10_000)
         );
         session_of(bed, 43, 1, "7", &deepest).await;
-        assert!(found(43).await.problem.is_some());
+        let problem = found(43).await.problem;
+        let wanted = "it is nested too deep, allowed: 1,000 levels";
+        assert_eq!(problem.as_deref(), Some(wanted));
     }
     let deep = found(42).await;
     assert_eq!((deep.run(), deep.problem), (Some(RunId(12)), None));

@@ -402,6 +402,7 @@ async fn acknowledge(bed: &Bed, run: RunId, id: ConnectionId) -> Acknowledgement
         .store
         .acknowledge(&accept(run, id.0, said))
         .await
+        .unwrap()
         .unwrap();
     assert!(created);
     made

@@ -241,6 +241,9 @@ pub async fn what_is_pending_for_too_long_is_given_up(bed: &Bed) {
     assert!(bed.store.set_endpoint_enabled(id, operator).await.unwrap());
     bed.age(&table, "pending_since", "state = 'pending'", 4000)
         .await;
+    // It is counted, and no reason to look for an endpoint that fails.
+    let waiting = counts(bed).await;
+    assert_eq!((waiting.pending, waiting.oldest_pending_seconds), (2, None));
     assert_eq!(bed.store.give_up_deliveries(HOUR, 1).await.unwrap(), 1);
     assert_eq!(bed.store.give_up_deliveries(HOUR, 1).await.unwrap(), 1);
     assert_eq!(bed.store.give_up_deliveries(HOUR, 1).await.unwrap(), 0);
