@@ -158,6 +158,7 @@ conformance! {
         a_reclaimed_run_is_exhausted_when_its_attempts_are_spent,
         rows_of_another_type_are_never_touched,
         sweeps_of_two_replicas_deliver_a_run_once,
+        sweeps_side_by_side_reclaim_a_run_once,
         left_over_deliveries_are_forgotten,
         left_over_deliveries_that_wait_are_forgotten;
     poison_runs:
