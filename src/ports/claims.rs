@@ -32,6 +32,8 @@ pub enum ClaimAnswer {
     Claimed(Box<Claim>),
     /// The run is not there, not verifyd's, not queued, or not due yet.
     NotClaimable,
+    /// Another transaction keeps it locked; nothing waits for it.
+    Locked,
     /// It has one attempt left and has lost a worker before, or none is left: it may have killed the worker,
     /// or may only have been in flight at the same time. Nothing was written; claim it as isolated.
     RequiresIsolation,
@@ -42,7 +44,7 @@ impl ClaimAnswer {
     pub fn claimed(self) -> Option<Claim> {
         match self {
             Self::Claimed(claim) => Some(*claim),
-            Self::NotClaimable | Self::RequiresIsolation => None,
+            Self::NotClaimable | Self::Locked | Self::RequiresIsolation => None,
         }
     }
 }

@@ -6,7 +6,8 @@ pub enum StoreError {
     /// Not reachable, or it refused or ended the connection. Nothing is known of what was under way.
     #[error("the database is not available: {0}")]
     Unavailable(String),
-    /// A deadlock, a serialization failure or a lock that was not granted in time: try again.
+    /// A deadlock, a serialization failure, a lock that was not granted in time, or another answer to one statement
+    /// that says to try again.
     #[error("the database is contended: {0}")]
     Contended(String),
     /// A row contains an invalid value.

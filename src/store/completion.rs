@@ -35,6 +35,9 @@ const MERGED_BYTES: i64 = 16 * 1024 * 1024;
 /// No context stays.
 const NOTHING_KEPT: i64 = -1;
 
+/// Of the context stays what verifyd reads of it. Both databases' statements have this number.
+const OWN_MEMBERS_KEPT: i64 = -2;
+
 /// The values of a completion, prepared by the caller: only an inventory that has changed is serialised while
 /// the transaction is open.
 pub(super) struct CompletionRequest {
@@ -129,7 +132,8 @@ where
     S: SqlStore + Batching + CompleteByItself,
     CompletionRequest: BatchedCall<S, Answer = bool>,
 {
-    /// A context that the database refuses to copy does not prevent the completion.
+    /// A context that the database refuses to copy does not prevent the forced completion. Before it, nothing tells
+    /// such a refusal from one that has another cause and may end.
     async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
         within(self.in_process().call_timeout, async {
             let mut request = CompletionRequest::new(claim, completion)?;
@@ -140,9 +144,9 @@ where
                 request = CompletionRequest::new(claim, completion)?;
             }
             match self.complete_by_itself(&request).await {
-                Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
+                Err(StoreError::Refused(why)) if claim.forced_completion => {
                     tracing::warn!(%why, "cannot keep the context of the run; replacing it");
-                    request.kept = NOTHING_KEPT;
+                    request.kept = OWN_MEMBERS_KEPT;
                     let dropped = self.complete_by_itself(&request).await;
                     // A refusal for another reason is returned as it is.
                     dropped.map_err(|_| StoreError::Refused(why))

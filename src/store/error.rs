@@ -6,6 +6,7 @@ use crate::ports::webhook_endpoints::EndpointError;
 use sqlx::Error;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
+use sqlx::postgres::PgSeverity;
 use std::io::ErrorKind;
 
 impl From<Error> for StoreError {
@@ -79,7 +80,9 @@ pub(super) fn opening(error: Error) -> StoreError {
 /// the role.
 pub(super) fn connecting(error: Error) -> StoreError {
     match StoreError::from(error) {
-        StoreError::Refused(why) | StoreError::Schema(why) => StoreError::Unavailable(why),
+        StoreError::Refused(why) | StoreError::Schema(why) | StoreError::Contended(why) => {
+            StoreError::Unavailable(why)
+        }
         other => other,
     }
 }
@@ -119,20 +122,25 @@ impl From<MigrateError> for StoreError {
 fn from_database(error: &dyn DatabaseError) -> StoreError {
     let code = error.code().unwrap_or_default();
     if let Some(postgres) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
-        from_sqlstate(&code, postgres.message())
+        let ends_session = matches!(postgres.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+        from_sqlstate(&code, postgres.message(), ends_session)
     } else {
         from_sqlite(code.parse().unwrap_or_default(), error.message())
     }
 }
 
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-fn from_sqlstate(code: &str, message: &str) -> StoreError {
+///
+/// What does not end the session is an answer to one statement, and may be a trigger's own, whatever the code.
+fn from_sqlstate(code: &str, message: &str, ends_session: bool) -> StoreError {
     let text = || format!("{message} (SQLSTATE {code})");
     match code {
         // serialization_failure, deadlock_detected, lock_not_available, query_canceled
         "40001" | "40P01" | "55P03" | "57014" => StoreError::Contended(text()),
         // read_only_sql_transaction: a former primary after a failover
-        "25006" | "25P03" | "25P04" => StoreError::Unavailable(text()),
+        "25006" => StoreError::Unavailable(text()),
+        "25P03" | "25P04" if ends_session => StoreError::Unavailable(text()),
+        "25P03" | "25P04" => StoreError::Contended(text()),
         // not_null_violation: a column that verifyd's statements do not name
         "42P01" | "23502" | "42703" | "42883" | "42804" | "42P10" | "3F000" | "42704" | "42P07"
         | "42701" => StoreError::Schema(text()),
@@ -146,7 +154,8 @@ fn from_sqlstate(code: &str, message: &str) -> StoreError {
         )),
         _ => match code.get(..2).unwrap_or_default() {
             // connection exception, insufficient resources, operator intervention, system error
-            "08" | "53" | "57" | "58" => StoreError::Unavailable(text()),
+            "08" | "53" | "57" | "58" if ends_session => StoreError::Unavailable(text()),
+            "08" | "53" | "57" | "58" => StoreError::Contended(text()),
             // Data exceptions quote the value in their message.
             "22" => StoreError::Refused(format!("a value does not fit (SQLSTATE {code})")),
             _ => StoreError::Refused(text()),
@@ -176,7 +185,11 @@ mod tests {
 
     #[test]
     fn a_data_exception_does_not_quote_the_value() {
-        let error = from_sqlstate("22P02", "invalid input syntax for type uuid: \"s3cret\"");
+        let error = from_sqlstate(
+            "22P02",
+            "invalid input syntax for type uuid: \"s3cret\"",
+            false,
+        );
         assert!(!error.to_string().contains("s3cret"), "{error}");
         assert!(matches!(error, StoreError::Refused(_)));
     }
@@ -184,10 +197,18 @@ mod tests {
     #[test]
     fn what_may_work_later_is_told_from_what_may_not() {
         for code in ["40001", "40P01", "55P03", "57P01", "08006", "53300"] {
-            assert!(from_sqlstate(code, "").is_transient(), "{code}");
+            for ends_session in [true, false] {
+                let error = from_sqlstate(code, "", ends_session);
+                assert!(error.is_transient(), "{code}");
+            }
         }
         for code in ["42P01", "23505", "42501", "28P01"] {
-            assert!(!from_sqlstate(code, "").is_transient(), "{code}");
+            assert!(!from_sqlstate(code, "", false).is_transient(), "{code}");
+        }
+        for code in ["08006", "25P03", "53100", "57P01", "58030"] {
+            let [answer, end] = [false, true].map(|ends| from_sqlstate(code, "", ends));
+            assert!(matches!(answer, StoreError::Contended(_)), "{code}");
+            assert!(matches!(end, StoreError::Unavailable(_)), "{code}");
         }
         for (code, lacks) in [("42501", true), ("42P01", true), ("23505", false)] {
             assert_eq!(from_sqlstate(code, "").lacks().is_some(), lacks, "{code}");

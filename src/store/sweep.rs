@@ -265,10 +265,12 @@ impl<S: SqlStore> SweepStore for S {
     async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
         let refused = &self.in_process().refused_requeues;
         let swept = transaction(self, async |tx| {
-            let alone = IS_ONLY_SWEEP.bind(ADVISORY_SPACE).bind(ADVISORY_SWEEP);
-            let (is_only_sweep,): (bool,) = alone.fetch_one(tx).await?;
-            if !is_only_sweep {
-                return Ok(None);
+            if policy.exclusive {
+                let alone = IS_ONLY_SWEEP.bind(ADVISORY_SPACE).bind(ADVISORY_SWEEP);
+                let (is_only_sweep,): (bool,) = alone.fetch_one(tx).await?;
+                if !is_only_sweep {
+                    return Ok(None);
+                }
             }
             let (mut reclaimed, postponed) = reclaim_dead(tx, refused, policy).await?;
             let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;

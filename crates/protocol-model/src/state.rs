@@ -215,7 +215,7 @@ impl Worker {
     }
 }
 
-/// The reconciler that holds the advisory lock, or sends what it found. One bit for each run.
+/// The reconciler that sweeps, or sends what it found. One bit for each run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reconciler {
     Idle,

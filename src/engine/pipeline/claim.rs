@@ -5,10 +5,15 @@ use crate::domain::RunId;
 use crate::engine::scheduling::in_flight::{ClaimedAttempt, InFlightGuard, Phase};
 use crate::engine::scheduling::isolation::NotAdmitted;
 use crate::engine::schema::SchemaState;
+use crate::engine::with_timeout;
 use crate::ports::open_calls::OpenCalls;
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, StoreError};
+use std::time::Duration;
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
+
+/// Time within which a database that is available answers.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A claimed run, with what this process holds until the attempt ends.
 pub(super) struct Attempt<'a> {
@@ -40,8 +45,9 @@ impl Pipeline {
             in_flight.enter(Phase::Claim);
             let answer = self.store.claim(run, &self.worker.id, &policy).await;
             match &answer {
-                Ok(_) | Err(StoreError::Schema(_)) => self.worker.claim_failures.answered(),
-                Err(_) => self.worker.claim_failures.failed(run),
+                Err(StoreError::Unavailable(_)) => self.worker.claim_failures.failed(run),
+                // A refusal is an answer: a restart would not change it.
+                Ok(_) | Err(_) => self.worker.claim_failures.answered(),
             }
             match answer {
                 Ok(ClaimAnswer::Claimed(claim)) => {
@@ -68,6 +74,10 @@ impl Pipeline {
                     metrics::counter!("verifyd_hints_without_claim_total").increment(1);
                     return Err(Processed::NotClaimable);
                 }
+                Ok(ClaimAnswer::Locked) => {
+                    let error = StoreError::Contended("another transaction locks the run".into());
+                    return Err(self.after_failed_claim(run, &error).await);
+                }
                 Ok(ClaimAnswer::RequiresIsolation) => {}
                 Err(error) => return Err(self.after_failed_claim(run, &error).await),
             }
@@ -88,7 +98,8 @@ impl Pipeline {
         }
     }
 
-    /// Logs a failed claim, and returns whether the same claim may succeed soon or the database refuses it.
+    /// Logs a failed claim, and returns how it goes on. Only while no claim can succeed is the hint held: what fails
+    /// for one run, whatever the reason, must not keep a slot from the others.
     async fn after_failed_claim(&self, run: RunId, error: &StoreError) -> Processed {
         match self.claim_log.line() {
             Some(left_out) => {
@@ -98,10 +109,19 @@ impl Pipeline {
         }
         let schema = self.schema_after(error).await;
         let is_changing = matches!(schema, Some(SchemaState::Unfit | SchemaState::Changed));
-        if error.is_transient() || is_changing {
+        let is_lost = matches!(error, StoreError::Unavailable(_));
+        if is_changing || is_lost && !self.database_answers().await {
             return Processed::Deferred;
         }
         self.refused_claims.refused();
-        Processed::Refused
+        match error.is_transient() {
+            true => Processed::Contended,
+            false => Processed::Refused,
+        }
+    }
+
+    async fn database_answers(&self) -> bool {
+        let answer = with_timeout(PING_TIMEOUT, self.store.ping());
+        answer.await.is_ok()
     }
 }

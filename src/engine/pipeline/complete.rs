@@ -35,7 +35,12 @@ impl Pipeline {
                 }
                 Err(error) => error,
             };
-            tracing::warn!(%error, "cannot write the result of the run");
+            match self.completion_log.line() {
+                Some(left_out) => {
+                    tracing::warn!(%error, left_out, "cannot write the result of the run");
+                }
+                None => tracing::debug!(%error, "cannot write the result of the run"),
+            }
             match self.schema_after(&error).await {
                 Some(SchemaState::Unfit) => return self.release_uncounted(attempt, retries).await,
                 Some(SchemaState::Changed) => {}

@@ -44,6 +44,8 @@ pub enum Processed {
     Deferred,
     /// The database refuses the claim; the run is delivered again later.
     Refused,
+    /// The claim failed, for this run at least, for a reason that may pass soon.
+    Contended,
 }
 
 impl Processed {
@@ -56,6 +58,7 @@ impl Processed {
             Self::Discarded => "discarded",
             Self::Deferred => "deferred",
             Self::Refused => "refused",
+            Self::Contended => "contended",
         }
     }
 }
@@ -106,6 +109,8 @@ pub struct Pipeline {
     pub refused_claims: RefusedClaims,
     /// Of claims that failed.
     claim_log: LogThrottle,
+    /// Of completions that failed.
+    completion_log: LogThrottle,
 }
 
 impl Pipeline {
@@ -123,6 +128,7 @@ impl Pipeline {
             isolation,
             refused_claims: RefusedClaims::default(),
             claim_log: LogThrottle::new(),
+            completion_log: LogThrottle::new(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Finds what was lost: due runs without a delivery, runs whose lease is dead, and orphans of this process,
 //! attempts that it does not process although its heartbeat keeps them alive.
 //!
-//! It runs in every replica; the database lets one replica at a time sweep.
+//! It runs in every replica; the database lets one replica at a time sweep, to save work.
 
 mod consumer_watch;
 pub(crate) mod invalid_runs;
@@ -17,6 +17,7 @@ use super::scheduling::Scheduler;
 use super::settings::ReconcilerSettings;
 use super::with_timeout;
 use super::worker::{Worker, WorkerState};
+use crate::ports::log_throttle::LogThrottle;
 use crate::ports::queue::Queue;
 use crate::ports::store::{Store, StoreError, SweepCursor};
 use crate::ports::wake::WakeSignal;
@@ -83,6 +84,9 @@ pub struct Reconciler {
     polling: Polling,
     /// Where the next sweep looks.
     cursor: SweepCursor,
+    /// The lock of the sweep was taken, at every try.
+    lock_held: ConditionTimer,
+    lock_log: LogThrottle,
     /// Dead letters as of the last sweep.
     dead_letters: u64,
     invalid_runs: InvalidRunLog,
@@ -106,6 +110,8 @@ impl Reconciler {
             settings: worker.reconciler.clone(),
             state: Arc::clone(&worker.reconciler_state),
             cursor: SweepCursor::START,
+            lock_held: ConditionTimer::default(),
+            lock_log: LogThrottle::new(),
             dead_letters: 0,
             invalid_runs: InvalidRunLog::default(),
             next_look: Instant::now(),

@@ -4,6 +4,7 @@ use super::{DELIVER_BELOW, Next, Reconciler};
 use crate::domain::RunId;
 use crate::ports::store::{StoreError, SweepPolicy};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Largest number of queued runs that a sweep reads ahead of its cursor, and behind it. Each part takes a few
 /// milliseconds.
@@ -11,6 +12,10 @@ pub const SWEEP_WINDOW: u32 = 2_048;
 
 /// Most runs that one sweep reclaims, and most that it delivers: one statement each, of a few milliseconds.
 const BATCH: u32 = 500;
+
+/// Time for which the lock of the sweep may be taken at every try: longer than replicas that sweep hold it. Any
+/// role can take it and keep it.
+const LOCK_HELD_FOR: Duration = Duration::from_secs(5);
 
 /// A queued run is delivered again only while fewer hints than this wait: in a longer queue its hint is most
 /// likely not lost but waiting.
@@ -30,15 +35,28 @@ impl Reconciler {
             Some(_) if !full => BATCH,
             _ => self.polling.capacity(full).min(BATCH),
         };
-        let policy = SweepPolicy {
+        let mut policy = SweepPolicy {
             worker_dead_after: self.worker.settings.dead_after,
             redeliver_after: self.settings.redeliver_after,
             redeliver: depth.is_none_or(|d| d < REDELIVER_BELOW),
             batch,
             window: SWEEP_WINDOW,
             from: self.cursor,
+            exclusive: true,
         };
-        let Some(swept) = self.store.sweep(&policy).await? else {
+        let mut swept = self.store.sweep(&policy).await?;
+        self.lock_held.set(swept.is_none());
+        if self.lock_held.lasted() > LOCK_HELD_FOR {
+            if let Some(left_out) = self.lock_log.line() {
+                tracing::warn!(
+                    left_out,
+                    "another session holds the lock of the sweep; sweeping without it"
+                );
+            }
+            policy.exclusive = false;
+            swept = self.store.sweep(&policy).await?;
+        }
+        let Some(swept) = swept else {
             return Ok(Next::Pause);
         };
         self.cursor = swept.next;

@@ -56,22 +56,35 @@ impl Scheduler {
     }
 
     /// Processes a run. The caller holds a slot. Where the database refuses the claim, the slot pauses first,
-    /// and tries once more if another claim is granted meanwhile: the cause may be gone.
+    /// and tries once more if another claim is granted meanwhile: the cause may be gone. A claim that may succeed
+    /// soon is tried again in any case.
     async fn process_in_slot(&self, hint: &Hint, stop: &CancellationToken) -> Processed {
         let mut processed = self.pipeline.process(hint).await;
-        if processed == Processed::Refused {
+        let mut retries = 0;
+        while retries < max_retries(processed) {
             let granted = tokio::select! {
                 biased;
-                () = stop.cancelled() => false,
+                () = stop.cancelled() => break,
                 granted = self.pipeline.refused_claims.pause() => granted,
             };
-            if granted {
-                processed = self.pipeline.process(hint).await;
+            if !granted && processed == Processed::Refused {
+                break;
             }
+            processed = self.pipeline.process(hint).await;
+            retries += 1;
         }
         if let Processed::Completed(_) = processed {
             self.completed.insert(hint.operation_run_id).await;
         }
         processed
+    }
+}
+
+/// How often a slot tries a failed claim again, before it goes to another run.
+fn max_retries(processed: Processed) -> u32 {
+    match processed {
+        Processed::Refused => 1,
+        Processed::Contended => 4,
+        _ => 0,
     }
 }

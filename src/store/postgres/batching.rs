@@ -16,15 +16,17 @@ const MIN_POOL_TO_KEEP: u32 = 8;
 /// Largest number of batches for which a connection is kept.
 const KEPT_FOR: u32 = 256;
 
+/// How long batches and claims wait for a lock, in milliseconds.
+pub(super) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = 250";
+
 /// Settings of a batch besides the limits of every transaction.
 ///
-/// A batch waits only a short time for a locked row: its calls are then sent separately, and only the one
-/// that needs the row waits.
+/// A batch waits only a short time for a lock: its calls are then sent separately.
 ///
 /// Plans are made once, and always for long tables: a plan that was made while a table was short would read
 /// all of it later. (A plan that has to read a table has so high a cost estimate that it would be compiled,
 /// so that is off.)
-const SETTINGS: &str = "SET LOCAL lock_timeout = 250; SET LOCAL enable_seqscan = off;
+const SETTINGS: &str = "SET LOCAL enable_seqscan = off;
                         SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan";
 
 /// Compresses reports with lz4. PostgreSQL's default method takes a fifth of the time of a claim and a
@@ -99,7 +101,10 @@ impl PostgresStore {
         } else {
             ""
         };
-        let begin = format!("{}; {SETTINGS}{compression}", self.begin.as_str());
+        let begin = format!(
+            "{}; {LOCK_TIMEOUT}; {SETTINGS}{compression}",
+            self.begin.as_str()
+        );
         Ok(AssertSqlSafe(begin).into_sql_str())
     }
 }

@@ -3,10 +3,11 @@
 //! Every transition locks the run first, then its attempt.
 //!
 //! One statement claims: [`CLAIM`]. A batch sends it at once and never waits for a locked run. The runs that
-//! it leaves undecided are claimed one by one: a separate statement, which waits, locks the run, and attempts
-//! of earlier claims are ended before the same statement is sent.
+//! it leaves undecided are claimed one by one: a separate statement locks the run, and attempts of earlier claims
+//! are ended before the same statement is sent. A run that another transaction keeps locked is not waited for,
+//! and nothing else for long: each call that waits takes a connection from the others.
 
-use super::batching::status;
+use super::batching::{LOCK_TIMEOUT, status};
 use super::{PostgresStore, is_failed_completion, run_type, seconds};
 use crate::domain::RunId;
 use crate::domain::run::RunRequest;
@@ -95,10 +96,10 @@ const IS_SMALL: &str = sql!(
     "SELECT " is_small!("r.context") " FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!()
 );
 
-/// Waits for the lock on the run.
+/// Locks the run, unless another transaction does.
 const LOCK_QUEUED: &str = sql!(
     "SELECT 1 FROM operation_runs WHERE id = $1 AND type = " run_type!()
-    " AND status = 'queued' FOR NO KEY UPDATE"
+    " AND status = 'queued' FOR NO KEY UPDATE SKIP LOCKED"
 );
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
@@ -142,21 +143,28 @@ impl BatchedCall<PostgresStore> for ClaimRequest {
 
 #[async_trait]
 impl ClaimByItself for PostgresStore {
-    /// Waits for the lock of the run.
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
         let run = call.run;
         let is_small = self.scalar::<bool>(IS_SMALL).bind(run.0);
         let is_small = self
-            .transaction(async |tx| Ok::<_, StoreError>(is_small.fetch_optional(tx).await?))
+            .transaction(async |tx| {
+                self.limit_lock_waits(tx).await?;
+                Ok::<_, StoreError>(is_small.fetch_optional(tx).await?)
+            })
             .await?;
         let _one_at_a_time = match is_small {
             Some(false) => Some(self.in_process.large_contexts.lock().await),
             _ => None,
         };
         self.transaction_with_end(async |tx| {
+            self.limit_lock_waits(tx).await?;
             let lock = self.scalar::<i32>(LOCK_QUEUED).bind(run.0);
             if lock.fetch_optional(&mut *tx).await?.is_none() {
-                return Ok(End::Rollback(ClaimAnswer::NotClaimable));
+                let queued = self.still_queued_runs(tx, vec![run.0]).await?;
+                return Ok(End::Rollback(match queued.get(&run.0) {
+                    Some(false) => ClaimAnswer::Locked,
+                    _ => ClaimAnswer::NotClaimable,
+                }));
             }
             let Some(mut claim) = self.claim_locked(tx, call).await? else {
                 let queued = self.still_queued_runs(tx, vec![run.0]).await?;
@@ -175,6 +183,12 @@ impl ClaimByItself for PostgresStore {
 }
 
 impl PostgresStore {
+    /// Has the transaction wait for locks no longer than a batch does: a rule of the application may need one.
+    async fn limit_lock_waits(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
+        self.sql(LOCK_TIMEOUT).execute(tx).await?;
+        Ok(())
+    }
+
     /// Ends or sets aside earlier attempts of a run that this transaction has locked, and claims it. Its
     /// context is left to be read.
     pub(super) async fn claim_locked(

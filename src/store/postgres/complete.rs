@@ -9,7 +9,7 @@ use super::batching::status;
 use super::{PostgresStore, run_type};
 use crate::ports::store_error::StoreError;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher};
-use crate::store::bounds::{connection_of_context, is_listable, member};
+use crate::store::bounds::{connection_of_context, is_listable, is_too_deep, member};
 use crate::store::claims::lock_running;
 use crate::store::completion::{
     CompleteByItself, Completed, CompletionRequest, Done, InventoryRow, conclude,
@@ -22,6 +22,21 @@ use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 use std::collections::HashMap;
+
+/// What verifyd reads of a context, where it is to stay: see `OWN_MEMBERS_KEPT`. Not of one that no claim reads.
+macro_rules! own_members {
+    () => {
+        sql!(
+            "CASE WHEN d.kept <> -2 OR pg_column_size(r.context) > 16777216 THEN '{}'
+                  WHEN pg_column_size(r.context #> '{}') > 16777216 THEN '{}'
+                  WHEN " is_too_deep!("r.context") " THEN '{}'
+                  ELSE jsonb_strip_nulls(jsonb_build_object(
+                      'provider', r.context -> 'provider', 'module', r.context -> 'module',
+                      'provider_connection_id', r.context -> 'provider_connection_id',
+                      'target_scope', r.context -> 'target_scope')) END"
+        )
+    };
+}
 
 /// The new context of the run. The producer's members stay: those that verifyd does not write as they are,
 /// and a context that is no object as the member `producer_context`. A context that is too large is replaced.
@@ -48,8 +63,8 @@ const COMPLETE: &str = sql!(
     UPDATE operation_runs r
     SET status = 'completed', outcome = d.outcome, completed_at = now(), failure_summary = d.failures,
         context = (d.defaults - 'target_scope') || CASE WHEN pg_column_size(r.context) > d.kept
-            THEN '{\"producer_context_dropped\": true}'
-            ELSE CASE coalesce(jsonb_typeof(r.context), 'null')
+            THEN '{\"producer_context_dropped\": true}'::jsonb || " own_members!()
+    " ELSE CASE coalesce(jsonb_typeof(r.context), 'null')
                 WHEN 'object' THEN r.context ||
                     CASE WHEN jsonb_typeof(r.context -> 'target_scope') = 'object'
                               AND jsonb_typeof(d.defaults -> 'target_scope') = 'object'

@@ -186,3 +186,26 @@ async fn what_the_database_refuses_is_tried_again_later_and_counts() {
         Processed::NotClaimable
     );
 }
+
+/// A process that gets answers is healthy, whatever they are: a restart would not change them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_claim_is_an_answer() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    world
+        .sql(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs WHEN new.status = 'running'
+             BEGIN SELECT raise(ABORT, 'refused by a rule of somebody else'); END",
+        )
+        .await;
+    for tenant in [1, 2] {
+        let connection = world.healthy(tenant).await;
+        let id = world.record(connection, |_| {}).await;
+        assert_eq!(
+            worker.pipeline.process(&Hint::new(id)).await,
+            Processed::Refused
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(worker.state.claim_failures.lasted(), Duration::ZERO);
+}

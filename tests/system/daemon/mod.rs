@@ -5,6 +5,7 @@ mod debug;
 mod doctor;
 mod drain;
 mod fair_queuing;
+mod foreign_locks;
 mod memory;
 mod metrics;
 mod privileges;

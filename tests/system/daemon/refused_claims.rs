@@ -66,6 +66,62 @@ async fn a_tenant_does_not_wait_behind_all_refused_runs_of_another_one() {
     assert!(refusals < MANY, "{refusals} claims were refused before");
 }
 
+/// Codes that also stand for failures of the whole database, each raised for one tenant.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_keep_no_slot_from_the_others_whatever_their_code() {
+    const CODES: [&str; 9] = [
+        "40001", "40P01", "55P03", "57014", "57P01", "53100", "58030", "08006", "25006",
+    ];
+    let bench = Bench::new().await;
+    let healthy = bench.healthy(1);
+    let tenants = 2..2 + CODES.len() as i64;
+    let refused: Vec<i64> = tenants.map(|tenant| bench.healthy(tenant)).collect();
+    let rule = format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE 'not today' USING errcode = (ARRAY['{}'])[(old.tenant_id - 1)::int]; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
+             WHEN (old.tenant_id > 1) EXECUTE FUNCTION refuse()",
+        CODES.join("','")
+    );
+    bench.execute(&rule).await;
+    let runs = bench.record(&refused, REFUSED).await;
+    bench.hint(&runs).await;
+    let runs = bench.record(&[healthy], 4).await;
+    bench.hint(&runs).await;
+    let _daemon = bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", SLOTS),
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
+    ]);
+    bench.count_is("completed", 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_completions_are_logged_once_a_minute() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    bench
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN RAISE EXCEPTION ''not today''; END';
+             CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
+                 WHEN (new.status = 'completed') EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let began = Instant::now();
+    let mut daemon = bench.serve(&[]);
+    bench.record(&[connection], REFUSED).await;
+    let line = daemon.wait_for("cannot write the result of the run");
+    assert!(line.contains("not today"), "{line}");
+    let failed = "SELECT count(*) FROM verifyd.run_attempts WHERE end_reason = 'error'";
+    bench.until(failed, |n| n >= REFUSED).await;
+    let lines = daemon.lines.lock().unwrap().clone();
+    let failed = lines
+        .iter()
+        .filter(|line| line.contains("cannot write the result of the run"));
+    let most = 1 + began.elapsed().as_secs() / 60;
+    assert!(failed.count() as u64 <= most, "{lines:?}");
+}
+
 /// Every claim is refused until the trigger is dropped.
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_that_were_refused_are_granted_once_the_rule_is_gone() {

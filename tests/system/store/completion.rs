@@ -199,6 +199,38 @@ pub async fn a_refused_completion_writes_nothing(bed: &Bed) {
     assert!(bed.store.complete(&held, &blocked()).await.unwrap());
 }
 
+/// The refusal may have another cause. The forced completion keeps what verifyd reads of the context.
+pub async fn a_refused_completion_drops_no_context_before_the_forced_one(bed: &Bed) {
+    let run = bed.queued().await;
+    let held = bed.claim(run, "w1").await;
+    bed.exec(if bed.is_postgres() {
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+         'BEGIN RAISE EXCEPTION ''a quota''; END'; \
+         CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW \
+         WHEN (new.status = 'completed' AND new.context ? 'note') EXECUTE FUNCTION refuse()"
+    } else {
+        "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs \
+         WHEN new.status = 'completed' AND json_type(new.context, '$.note') IS NOT NULL \
+         BEGIN SELECT RAISE(ABORT, 'a quota'); END"
+    })
+    .await;
+    let completion = succeeded();
+    let refused = bed.store.complete(&held, &completion).await;
+    assert!(
+        matches!(refused, Err(StoreError::Refused(_))),
+        "{refused:?}"
+    );
+    assert_eq!(bed.run(run).await.status, RunStatus::Running);
+    let mut forced = held.clone();
+    forced.forced_completion = true;
+    assert!(bed.store.complete(&forced, &completion).await.unwrap());
+    let mut kept = context(1);
+    kept.as_object_mut().unwrap().remove("note");
+    kept["producer_context_dropped"] = json!(true);
+    kept["verification_report"] = report_of(&completion);
+    assert_eq!(bed.run(run).await.context, kept);
+}
+
 pub async fn the_latest_report_never_moves_back(bed: &Bed) {
     let connection = ConnectionId(5);
     let (older, newer) = (bed.queued().await, bed.queued().await);

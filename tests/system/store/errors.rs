@@ -1,7 +1,9 @@
 //! Which error says what, and what none of them says.
 
 use crate::store::bed::{Bed, settings};
-use crate::store::fixtures::{POLICY, SWEEP, heartbeat, new_connection, sealed, succeeded, worker};
+use crate::store::fixtures::{
+    POLICY, SWEEP, failed, heartbeat, new_connection, report_of, sealed, succeeded, worker,
+};
 use std::time::Duration;
 use verifyd::domain::RunId;
 use verifyd::domain::connection::CredentialBinding;
@@ -41,17 +43,18 @@ pub async fn a_lock_that_is_not_granted_is_contention(bed: &Bed) {
     assert!(store.complete(&held, &succeeded()).await.unwrap());
 }
 
-/// A claim is a future that may be dropped at any point: the transaction is rolled back.
+/// A completion is a future that may be dropped at any point: the transaction is rolled back.
 pub async fn a_dropped_call_leaves_nothing_behind(bed: &Bed) {
     let run = bed.queued().await;
+    let held = bed.claim(run, "w1").await;
     let lock = bed.lock_run(run).await;
-    let (w1, w2) = (worker("w1"), worker("w2"));
-    let waiting = bed.store.claim(run, &w1, &POLICY);
+    let (dropped, completion) = (failed(), succeeded());
+    let waiting = bed.store.complete(&held, &dropped);
     let answer = tokio::time::timeout(Duration::from_millis(200), waiting).await;
     assert!(answer.is_err());
     lock.release().await;
-    let held = bed.store.claim(run, &w2, &POLICY).await.unwrap();
-    assert!(held.claimed().is_some_and(|claim| claim.attempt == 1));
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    assert_eq!(bed.run(run).await.report(), Some(&report_of(&completion)));
 }
 
 /// A refusal names the constraint, never the row.

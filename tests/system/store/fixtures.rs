@@ -49,6 +49,7 @@ pub const SWEEP: SweepPolicy = SweepPolicy {
     batch: 100,
     window: 1000,
     from: SweepCursor::START,
+    exclusive: true,
 };
 
 pub fn worker(name: &str) -> WorkerId {

@@ -115,6 +115,7 @@ conformance! {
         a_forged_token_completes_nothing,
         two_holders_race_to_complete_and_one_wins,
         a_refused_completion_writes_nothing,
+        a_refused_completion_drops_no_context_before_the_forced_one,
         the_latest_report_never_moves_back,
         without_a_connection_no_latest_report_is_written;
     connection_facts:
@@ -158,6 +159,7 @@ conformance! {
         a_reclaimed_run_is_exhausted_when_its_attempts_are_spent,
         rows_of_another_type_are_never_touched,
         sweeps_of_two_replicas_deliver_a_run_once,
+        sweeps_side_by_side_reclaim_a_run_once,
         left_over_deliveries_are_forgotten,
         left_over_deliveries_that_wait_are_forgotten;
     poison_runs:

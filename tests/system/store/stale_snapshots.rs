@@ -104,20 +104,6 @@ fn throttled(run: RunId) -> String {
     )
 }
 
-/// A claim that waited sees the `not_before` that was committed meanwhile.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_that_waited_honours_the_new_not_before() {
-    let bed = Bed::postgres().await;
-    let run = bed.queued().await;
-    let store = bed.store.clone();
-    let claim = async move { store.claim(run, &worker("w1"), &POLICY).await };
-    let answer = while_it_waits(&bed, &throttled(run), claim, "").await;
-    assert!(answer.unwrap().claimed().is_none());
-    let stored = bed.run(run).await;
-    assert_eq!((stored.status, stored.outcome), (RunStatus::Queued, None));
-    assert_eq!(bed.attempts(run).await.len(), 1);
-}
-
 /// A run that was due when the sweep looked, and was throttled before the sweep marked it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_that_waited_keeps_the_new_not_before() {

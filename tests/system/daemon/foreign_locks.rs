@@ -1,0 +1,47 @@
+//! Other sessions keep locks that verifyd asks for.
+
+use sqlx::Connection as _;
+use test_support::bench::Bench;
+
+/// Any role that may connect can take an advisory lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_of_the_sweep_that_is_kept_stops_no_sweep() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    let mut other = bench.sql().await;
+    sqlx::query("SELECT pg_advisory_lock(1986359913, 2)")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let mut daemon = bench.serve(&[]);
+    bench.record(&[connection], 2).await;
+    bench.all_completed().await;
+    daemon.wait_for("another session holds the lock of the sweep");
+    other.close().await.unwrap();
+}
+
+/// More queued runs than the worker has slots are locked for longer than the test takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn locked_runs_keep_no_slot_and_no_connection_from_the_others() {
+    let bench = Bench::new().await;
+    let [healthy, locked] = [1, 2].map(|tenant| bench.healthy(tenant));
+    let runs = bench.record(&[locked], 12).await;
+    let mut other = bench.sql().await;
+    let mut tx = other.begin().await.unwrap();
+    sqlx::query("SELECT FROM operation_runs WHERE id = ANY($1) FOR UPDATE")
+        .bind(&runs)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    bench.hint(&runs).await;
+    let runs = bench.record(&[healthy], 4).await;
+    bench.hint(&runs).await;
+    let daemon = bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", "4"),
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
+    ]);
+    bench.count_is("completed", 4).await;
+    bench.until_taken().await;
+    daemon.ready().await;
+    tx.rollback().await.unwrap();
+}
