@@ -211,7 +211,11 @@ mod tests {
             assert!(matches!(end, StoreError::Unavailable(_)), "{code}");
         }
         for (code, lacks) in [("42501", true), ("42P01", true), ("23505", false)] {
-            assert_eq!(from_sqlstate(code, "").lacks().is_some(), lacks, "{code}");
+            assert_eq!(
+                from_sqlstate(code, "", false).lacks().is_some(),
+                lacks,
+                "{code}"
+            );
         }
         assert!(from_sqlite(261, "database is locked").is_transient());
         assert!(!from_sqlite(1555, "UNIQUE constraint failed").is_transient());
