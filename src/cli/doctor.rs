@@ -8,6 +8,7 @@ mod http;
 mod invalid_runs;
 mod modules;
 mod outbound;
+mod print;
 mod sessions;
 mod webhooks;
 
@@ -20,7 +21,6 @@ use crate::ports::probe::{CLAIMING, COMPLETING, Pooling, RECORDING, RELEASING};
 use crate::ports::queue::{DeadLetter, QueueError};
 use crate::ports::store::{Store, StoreError};
 use crate::telemetry::build_info::{BUILD, BuildInfo};
-use owo_colors::OwoColorize as _;
 use serde::Serialize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -84,9 +84,9 @@ impl Line {
     }
 }
 
-/// Whether the text of this error may quote a value of a row.
+/// Whether the text of this error may quote a value of a row: a trigger chooses what the server says, and the SQLSTATE.
 pub(super) fn may_quote(error: &StoreError) -> bool {
-    matches!(error, StoreError::Corrupt { .. } | StoreError::Refused(_))
+    matches!(error, StoreError::Corrupt { .. } | StoreError::Refused(_)) || error.is_of_postgres()
 }
 
 fn ok(part: &'static str, found: impl Into<String>) -> Line {
@@ -197,17 +197,7 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
     if args.json {
         output::json(&serde_json::json!({ "ok": !failed, "parts": lines }))?;
     } else {
-        for line in &lines {
-            let mark = match line.state {
-                State::Ok => "✓".green().to_string(),
-                State::Warning => "!".yellow().to_string(),
-                State::Failed => "✗".red().to_string(),
-            };
-            output::line(format!("{mark} {:<9} {}", line.part, line.found));
-            if let Some(remedy) = &line.remedy {
-                output::line(format!("            {} {remedy}", "→".cyan()));
-            }
-        }
+        lines.iter().for_each(print::line);
     }
     Ok(exit::passed(!failed))
 }

@@ -4,23 +4,33 @@ use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Time between two lines of one kind.
-const INTERVAL: Duration = Duration::from_secs(60);
-
 /// Limits one kind of log line.
 #[derive(Debug)]
-pub struct LogThrottle(Mutex<(Option<Instant>, u64)>);
+pub struct LogThrottle {
+    /// Time between two lines.
+    interval: Duration,
+    /// When the last line was due, and how many were left out since.
+    state: Mutex<(Option<Instant>, u64)>,
+}
 
 impl LogThrottle {
+    /// One line a minute.
     pub const fn new() -> Self {
-        Self(parking_lot::const_mutex((None, 0)))
+        Self::every(Duration::from_secs(60))
+    }
+
+    pub const fn every(interval: Duration) -> Self {
+        Self {
+            interval,
+            state: parking_lot::const_mutex((None, 0)),
+        }
     }
 
     /// Returns how many lines were left out since the last one if a line is due, else `None`.
     pub fn line(&self) -> Option<u64> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let now = Instant::now();
-        if state.0.is_some_and(|last| now < last + INTERVAL) {
+        if state.0.is_some_and(|last| now < last + self.interval) {
             state.1 += 1;
             return None;
         }
@@ -40,7 +50,7 @@ mod tests {
         for _ in 0..1_000 {
             assert_eq!(quiet.line(), None);
         }
-        tokio::time::advance(INTERVAL).await;
+        tokio::time::advance(quiet.interval).await;
         assert_eq!(quiet.line(), Some(1_000));
         assert_eq!(quiet.line(), None);
     }

@@ -27,6 +27,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether PostgreSQL chose the text.
+    pub fn is_of_postgres(&self) -> bool {
+        self.to_string().contains("(SQLSTATE ")
+    }
+
     /// Whether the same call may work later, with nothing changed by a person.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Contended(_))

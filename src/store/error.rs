@@ -1,5 +1,6 @@
-//! Translates errors of the driver into those of the port. Never quotes a value of a row.
+//! Translates errors of the driver into those of the port. Never quotes a value of a row by itself.
 
+use crate::domain::report::redact::clean;
 use crate::ports::connections::AddConnectionError;
 use crate::ports::store_error::StoreError;
 use crate::ports::webhook_endpoints::EndpointError;
@@ -8,6 +9,11 @@ use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgSeverity;
 use std::io::ErrorKind;
+
+/// Characters of a server's message that are kept.
+const MESSAGE_LENGTH: usize = 1_000;
+/// Characters of an SQLSTATE.
+const SQLSTATE_LENGTH: usize = 5;
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
@@ -65,8 +71,7 @@ fn unusable(said: &str) -> &'static str {
 pub(super) fn opening(error: Error) -> StoreError {
     match error {
         Error::Database(e) if e.code().is_some_and(|code| code.starts_with("22")) => {
-            let code = e.code().unwrap_or_default();
-            StoreError::Refused(format!("{} (SQLSTATE {code})", e.message()))
+            StoreError::Refused(said(e.message(), &e.code().unwrap_or_default()))
         }
         error => match StoreError::from(error) {
             StoreError::Schema(why) => StoreError::Refused(why),
@@ -129,11 +134,17 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
     }
 }
 
+/// What PostgreSQL says. A trigger or a pooler may choose it, and logs and terminals show it.
+fn said(message: &str, code: &str) -> String {
+    let message = clean(message, MESSAGE_LENGTH);
+    format!("{message} (SQLSTATE {})", clean(code, SQLSTATE_LENGTH))
+}
+
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 ///
 /// What does not end the session is an answer to one statement, and may be a trigger's own, whatever the code.
 fn from_sqlstate(code: &str, message: &str, ends_session: bool) -> StoreError {
-    let text = || format!("{message} (SQLSTATE {code})");
+    let text = || said(message, code);
     match code {
         // serialization_failure, deadlock_detected, lock_not_available, query_canceled
         "40001" | "40P01" | "55P03" | "57014" => StoreError::Contended(text()),
@@ -157,7 +168,7 @@ fn from_sqlstate(code: &str, message: &str, ends_session: bool) -> StoreError {
             "08" | "53" | "57" | "58" if ends_session => StoreError::Unavailable(text()),
             "08" | "53" | "57" | "58" => StoreError::Contended(text()),
             // Data exceptions quote the value in their message.
-            "22" => StoreError::Refused(format!("a value does not fit (SQLSTATE {code})")),
+            "22" => StoreError::Refused(said("a value does not fit", code)),
             _ => StoreError::Refused(text()),
         },
     }
@@ -165,7 +176,7 @@ fn from_sqlstate(code: &str, message: &str, ends_session: bool) -> StoreError {
 
 /// <https://www.sqlite.org/rescode.html>; the low byte is the primary code.
 fn from_sqlite(code: i32, message: &str) -> StoreError {
-    let text = || format!("{message} (SQLite {code})");
+    let text = || format!("{} (SQLite {code})", clean(message, MESSAGE_LENGTH));
     match code & 0xff {
         // SQLITE_BUSY, SQLITE_LOCKED
         5 | 6 => StoreError::Contended(text()),
@@ -192,6 +203,20 @@ mod tests {
         );
         assert!(!error.to_string().contains("s3cret"), "{error}");
         assert!(matches!(error, StoreError::Refused(_)));
+    }
+
+    #[test]
+    fn what_a_trigger_says_is_cut_and_has_no_control_characters() {
+        let message = format!("x\n✓ y\u{1b}[2J{}", "z".repeat(100_000));
+        for error in [
+            from_sqlstate("40001", &message, false),
+            from_sqlstate("P0001", &message, false),
+            from_sqlstate("08\u{1b}[2J", &message, false),
+            from_sqlite(1811, &message),
+        ] {
+            let text = error.to_string();
+            assert!(text.chars().count() < 1_100 && !text.contains(char::is_control));
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,8 +56,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 }
 
 /// Lets a request in, or answers it. Around every route: see [`super::routes::Routes`]. What a request
-/// takes from others is taken after all of it is here.
-pub async fn admit(access: Access, mut request: Request, next: Next) -> Result<Response, Problem> {
+/// takes from others is taken after all of it is here. The response to a valid token has its [`TokenId`] as an
+/// extension.
+pub async fn admit(access: Access, request: Request, next: Next) -> Result<Response, Problem> {
     let api = request.extensions().get::<Arc<Api>>().cloned();
     let api = api.ok_or_else(|| Problem::new(Kind::Defect, "The API is not set up."))?;
     let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
@@ -67,7 +68,22 @@ pub async fn admit(access: Access, mut request: Request, next: Next) -> Result<R
         return Ok(next.run(request).await);
     };
     let caller = authenticate(&api, authorization, address).await?;
-    tracing::Span::current().record("token", caller.id().0);
+    let token = caller.id();
+    tracing::Span::current().record("token", token.0);
+    let answered = answer(&api, caller, scope, request, next).await;
+    let mut response = answered.into_response();
+    response.extensions_mut().insert(token);
+    Ok(response)
+}
+
+/// Answers the request of a valid token.
+async fn answer(
+    api: &Api,
+    caller: Caller,
+    scope: Scope,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     authorize(&caller, scope)?;
     let owner = caller.id();
     request.extensions_mut().insert(caller);
@@ -147,6 +163,12 @@ fn authorize(caller: &Caller, scope: Scope) -> Result<(), Problem> {
         "Bearer realm=\"verifyd\", error=\"insufficient_scope\", scope=\"{scope}\""
     ));
     Err(problem)
+}
+
+/// Answers what no route serves. No token of it is looked up, so it counts as one without.
+pub fn unrouted(api: &Api, request: &Request, problem: Problem) -> Problem {
+    let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    anonymous(api, address).err().unwrap_or(problem)
 }
 
 /// Counts a request that comes without a valid token, by the address it comes from.

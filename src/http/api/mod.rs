@@ -22,10 +22,12 @@ pub use document::document;
 
 use crate::domain::TokenId;
 use crate::domain::access::Scope;
+use crate::domain::report::redact::clean;
 use crate::http::panics;
 use crate::http::rate_limit::RateLimiter;
 use crate::http::request_limits::RequestLimits;
 use crate::ports::clock::Clock;
+use crate::ports::log_throttle::LogThrottle;
 use crate::ports::provider::Providers;
 use crate::ports::queue::Queue;
 use crate::ports::store::Store;
@@ -51,6 +53,11 @@ pub const PREFIX: &str = "/v1";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of a request id that a caller gives.
 const REQUEST_ID_LENGTH: usize = 64;
+/// Characters of a path in the log.
+const LOGGED_PATH_LENGTH: usize = 200;
+
+/// Of refused requests without a valid token, however many there are.
+static REFUSED: LogThrottle = LogThrottle::every(Duration::from_secs(1));
 
 /// Section `[http.api]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -144,14 +151,24 @@ pub fn router(api: Arc<Api>) -> Router {
     let (router, _) = routes().split();
     let body = DefaultBodyLimit::max(api.settings.max_body_bytes);
     let inner = router
-        .fallback(async || Problem::not_found())
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::clone(&api));
     Router::new()
         .nest(PREFIX, inner)
         // Or else the pages would answer it.
-        .route("/v1/", any(async || Problem::not_found()))
+        .route("/v1/", any(not_found).with_state(Arc::clone(&api)))
         .layer(body)
         .layer(middleware::from_fn_with_state(api, finish))
+}
+
+async fn not_found(State(api): State<Arc<Api>>, request: Request) -> Problem {
+    auth::unrouted(&api, &request, Problem::not_found())
+}
+
+async fn method_not_allowed(State(api): State<Arc<Api>>, request: Request) -> Problem {
+    let problem = Problem::of_status(StatusCode::METHOD_NOT_ALLOWED);
+    auth::unrouted(&api, &request, problem)
 }
 
 /// Around everything: time, panics, the request's id, the line in the log, problems.
@@ -168,7 +185,7 @@ async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -
     });
     let worked = tokio::time::timeout(api.request_limits.request_timeout, work);
     let answered = worked.instrument(span.clone()).await;
-    let response = answered.unwrap_or_else(|_| {
+    let mut response = answered.unwrap_or_else(|_| {
         Problem::new(
             Kind::Unavailable,
             "It takes longer than a request may. Try again.",
@@ -176,6 +193,7 @@ async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -
         .retry_after(Duration::from_secs(5))
         .into_response()
     });
+    let token = response.extensions_mut().remove::<TokenId>();
     let mut response = rendered(response, &path, &id);
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -188,9 +206,16 @@ async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
-    let status = response.status().as_u16();
+    let status = response.status();
+    let is_throttled = token.is_none() && status.is_client_error();
+    let left_out = is_throttled.then(|| REFUSED.line());
+    if left_out == Some(None) {
+        return response;
+    }
+    let (status, left_out) = (status.as_u16(), left_out.flatten());
+    let path = clean(&path, LOGGED_PATH_LENGTH);
     let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    span.in_scope(|| tracing::info!(%method, path, status, millis, "answered"));
+    span.in_scope(|| tracing::info!(%method, path, status, millis, left_out, "answered"));
     response
 }
 

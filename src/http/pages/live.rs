@@ -7,6 +7,7 @@ use super::session::Visitor;
 use super::streams::StreamSlot;
 use crate::domain::access::Binding;
 use crate::domain::attempt::AttemptRecord;
+use crate::domain::run::RunState;
 use crate::domain::{RunId, RunStatus};
 use crate::http::panics;
 use crate::ports::store::StoreError;
@@ -63,9 +64,8 @@ pub async fn run(
     path: Path<String>,
 ) -> Result<Events, PageError> {
     let id: RunId = id(&path)?;
-    let run = pages.store.run_state(id).await?;
-    run.filter(|run| visitor.binding.admits(run.workspace_id, run.tenant_id))
-        .ok_or(PageError::NotFound)?;
+    let run = state(&pages, id, &visitor.binding).await?;
+    run.ok_or(PageError::NotFound)?;
     open(pages, visitor, Watched::Run(id))
 }
 
@@ -144,14 +144,24 @@ impl Watch {
             });
         }
         match self.watched {
-            Watched::Run(id) => run_mark(&self.pages, id).await,
+            Watched::Run(id) => run_mark(&self.pages, id, &self.visitor.binding).await,
             Watched::Lists => lists_mark(&self.pages, &self.visitor.binding).await,
         }
     }
 }
 
-async fn run_mark(pages: &Pages, id: RunId) -> Result<Seen, StoreError> {
-    let Some(run) = pages.store.run_state(id).await? else {
+/// The run, if it is within reach. Its id may be given to another one while a stream watches it.
+async fn state(
+    pages: &Pages,
+    id: RunId,
+    binding: &Binding,
+) -> Result<Option<RunState>, StoreError> {
+    let run = pages.store.run_state(id).await?;
+    Ok(run.filter(|run| binding.admits(run.workspace_id, run.tenant_id)))
+}
+
+async fn run_mark(pages: &Pages, id: RunId, binding: &Binding) -> Result<Seen, StoreError> {
+    let Some(run) = state(pages, id, binding).await? else {
         return Ok(Seen {
             mark: "gone".into(),
             over: true,

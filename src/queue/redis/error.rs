@@ -2,6 +2,7 @@
 //!
 //! The client's messages contain no password: they name commands, hosts and answers of the server.
 
+use crate::domain::report::redact::clean;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, RedisConnectionInfo, RedisError,
@@ -19,8 +20,15 @@ const UNASKED_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest such error that is read.
 const MAX_UNASKED_BYTES: u64 = 2048;
 
-/// Describes an error without any secret.
+/// Characters of a description.
+const LENGTH: usize = 1_000;
+
+/// Describes an error without any secret and, as a server or a script may choose its text, without control characters.
 pub(super) fn describe(error: &RedisError) -> String {
+    clean(&text(error), LENGTH)
+}
+
+fn text(error: &RedisError) -> String {
     let Some(code) = error.code() else {
         return match error.kind() {
             ErrorKind::Io => describe_io(error),

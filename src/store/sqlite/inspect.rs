@@ -1,6 +1,6 @@
 //! Inspects the schema: names what is missing and what has another type.
 
-use super::SqliteStore;
+use super::{REPLACED, SqliteStore};
 use crate::ports::schema::{InspectStore, SchemaFinding, SchemaStore as _};
 use crate::ports::store_error::StoreError;
 use crate::store::from_row::from_row;
@@ -23,6 +23,10 @@ const JSON_LEVELS: i64 = 2_000;
 /// Whether the library reads JSON of so many levels: `PRAGMA compile_options` does not tell.
 const READS_JSON: &str = "SELECT json_valid(printf('%.*c', $1, '[') || printf('%.*c', $1, ']'))";
 
+/// The remedy where the file was replaced.
+const RESTART: &str = "stop `verifyd serve`, remove the -wal and -shm of the former file, put the file in place, \
+     and start `verifyd serve` again";
+
 from_row! {
     struct Column {
         name: String,
@@ -34,6 +38,10 @@ from_row! {
 #[async_trait]
 impl InspectStore for SqliteStore {
     async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
+        if self.is_replaced() {
+            let file = self.file.display().to_string();
+            return Ok(vec![SchemaFinding::fatal(file, REPLACED, RESTART)]);
+        }
         let mut findings = Vec::new();
         let mut reader = self.reader().await?;
         inspect_library(&mut reader, JSON_LEVELS, &mut findings).await?;
@@ -57,6 +65,9 @@ impl InspectStore for SqliteStore {
     }
 
     async fn schema_mark(&self) -> Result<String, StoreError> {
+        if self.is_replaced() {
+            return Ok(REPLACED.to_owned());
+        }
         Ok(
             sqlx::query_scalar("SELECT CAST(schema_version AS TEXT) FROM pragma_schema_version")
                 .fetch_one(&mut *self.reader().await?)

@@ -37,6 +37,7 @@ use sqlx::sqlite::{
 use sqlx::types::Json;
 use sqlx::{Connection as _, Sqlite, Transaction};
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -59,9 +60,18 @@ use now_moved_by;
 
 type Tx = Transaction<'static, Sqlite>;
 
+/// Device and inode.
+type FileId = (u64, u64);
+
+/// A file that replaces an open one is not written to: the open one and its write-ahead log belong to no path, or to
+/// the other file.
+const REPLACED: &str = "the file at database.url is another one than at the start, or gone";
+
 /// A SQLite database.
 pub(super) struct SqliteStore {
     file: PathBuf,
+    /// Of the file that the connections have open.
+    opened: FileId,
     writer: SqlitePool,
     readers: SqlitePool,
     in_process: InProcess,
@@ -114,8 +124,11 @@ impl SqliteStore {
                 )
             })?
             .map_err(opening)?;
+        let opened = file_id(&file)
+            .map_err(|e| StoreError::Unavailable(format!("{}: {e}", file.display())))?;
         Ok(Arc::new_cyclic(|me| Self {
             file,
+            opened,
             writer,
             readers,
             in_process: InProcess::new(limits, None),
@@ -126,6 +139,9 @@ impl SqliteStore {
     /// Begins a transaction that may write; no other one writes until it ends. Dropped without a commit, it
     /// is rolled back.
     async fn begin(&self) -> Result<Tx, StoreError> {
+        if self.is_replaced() {
+            return Err(StoreError::Unavailable(REPLACED.into()));
+        }
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 
@@ -156,6 +172,11 @@ impl SqliteStore {
                 Ok(answer)
             }
         }
+    }
+
+    /// Whether the path leads to another file than the open one, or to none.
+    fn is_replaced(&self) -> bool {
+        file_id(&self.file).ok() != Some(self.opened)
     }
 
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
@@ -218,6 +239,11 @@ async fn has_no_transaction(connection: &mut SqliteConnection) -> Result<bool, s
     Ok(!connection.is_in_transaction())
 }
 
+fn file_id(file: &Path) -> std::io::Result<FileId> {
+    let found = std::fs::metadata(file)?;
+    Ok((found.dev(), found.ino()))
+}
+
 /// SQLite gives the write-ahead log and the shared memory file the same mode.
 fn create_private(file: &Path) -> Result<(), StoreError> {
     let mut options = std::fs::OpenOptions::new();
@@ -266,17 +292,14 @@ fn id_list(ids: &[i64]) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::schema::InspectStore as _;
     use crate::store::settings::ListenMode;
 
-    /// Holds what docs/guides/operate.md promises about a loss of power.
-    #[tokio::test]
-    async fn a_commit_waits_for_the_disk() {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}", folder.path().join("test.db").display());
+    async fn connect(file: &Path) -> Arc<SqliteStore> {
         let limit = Duration::from_secs(60);
-        let store = SqliteStore::connect(
+        SqliteStore::connect(
             &DatabaseSettings {
-                url: url.into(),
+                url: format!("sqlite:{}", file.display()).into(),
                 max_connections: 2,
                 acquire_timeout: limit,
                 statement_timeout: limit,
@@ -286,7 +309,38 @@ mod tests {
             LimitSettings::default(),
         )
         .await
-        .unwrap();
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_replaced_is_found_and_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name| folder.path().join(name);
+        let file = at("test.db");
+        let store = connect(&file).await;
+        let mark = store.schema_mark().await.unwrap();
+        drop(store.begin().await.unwrap());
+        std::fs::write(at("other.db"), b"").unwrap();
+        std::fs::rename(&file, at("moved.db")).unwrap();
+        for _ in ["gone", "another"] {
+            assert_ne!(store.schema_mark().await.unwrap(), mark);
+            let findings = store.inspect().await.unwrap();
+            assert!(findings.len() == 1 && findings[0].fatal, "{findings:?}");
+            assert_eq!(findings[0].problem, REPLACED);
+            let refused = store.begin().await.err();
+            assert!(matches!(refused, Some(StoreError::Unavailable(why)) if why == REPLACED));
+            let _ = std::fs::rename(at("other.db"), &file);
+        }
+        std::fs::rename(at("moved.db"), &file).unwrap();
+        assert_eq!(store.schema_mark().await.unwrap(), mark);
+        drop(store.begin().await.unwrap());
+    }
+
+    /// Holds what docs/guides/operate.md promises about a loss of power.
+    #[tokio::test]
+    async fn a_commit_waits_for_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = connect(&folder.path().join("test.db")).await;
         let mut writer = store.writer.acquire().await.unwrap();
         let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
             .fetch_one(&mut *writer)

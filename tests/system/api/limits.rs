@@ -34,6 +34,11 @@ async fn without_a_token_one_may_ask_so_often() {
         assert_eq!(refused.status, 429, "{path}");
         assert!(!refused.header("retry-after").is_empty());
     }
+    // Nor does a path that does not exist, or a method, let in more.
+    assert_eq!(scene.get("", "/v1/nothing").await.status, 429);
+    assert_eq!(scene.get("", "/v1/").await.status, 429);
+    let refused = scene.request(Method::DELETE, "/v1/runs").send().await;
+    assert_eq!(refused.unwrap().status(), 429);
     // Whoever has a token is not held up by those who have none.
     assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
 }

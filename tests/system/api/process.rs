@@ -1,6 +1,7 @@
 //! The real process, and tokens as they are made.
 
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use test_support::bench::Bench;
 use verifyd_simulator::SimulatorOptions;
 
@@ -63,4 +64,45 @@ async fn a_token_is_printed_once_and_never_logged() {
     for secret in [token, &verifyd::domain::token::hash(token).unwrap()] {
         assert!(!printed.contains(secret), "a token in what was printed");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_no_token_does_not_fill_the_log() {
+    const REQUESTS: u64 = 200;
+    let bench = Bench::new().await;
+    let mut daemon = bench.serve(&[]);
+    let client = reqwest::Client::new();
+    let base = format!("http://{}/v1", daemon.listening);
+    let unknown = format!("{base}/{}", "x".repeat(10_000));
+    let begun = Instant::now();
+    for n in 0..REQUESTS {
+        let request = match n % 3 {
+            0 => client.get(format!("{base}/runs")),
+            1 => client.get(&unknown),
+            _ => client.delete(format!("{base}/runs")),
+        };
+        let status = request.send().await.unwrap().status();
+        assert!(status.is_client_error(), "{status}");
+    }
+    let seconds = begun.elapsed().as_secs();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    client.get(&unknown).send().await.unwrap();
+    daemon.terminate();
+    let printed = bench.printed.lock().unwrap().clone();
+    let lines: Vec<&str> = printed
+        .lines()
+        .filter(|line| line.contains("\"answered\""))
+        .collect();
+    let mut left_out = 0;
+    for line in &lines {
+        assert!(line.len() < 1_000, "{line}");
+        let line: Value = serde_json::from_str(line).unwrap();
+        left_out += line["left_out"].as_u64().unwrap();
+    }
+    let shown = u64::try_from(lines.len()).unwrap();
+    assert!(
+        (2..=seconds + 2).contains(&shown),
+        "{shown} lines in {seconds} s"
+    );
+    assert_eq!(shown + left_out, REQUESTS + 1);
 }

@@ -72,7 +72,11 @@ async fn a_bundle_explains_a_failure_without_tenants_and_secrets() {
          UPDATE tenants SET name = '{NAME}';
          ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_check_outcome;
          INSERT INTO operation_runs (workspace_id, tenant_id, type, status, outcome)
-         VALUES ({WORKSPACE}, {TENANT}, 'provider.connection.check', 'queued', '{NAME}')"
+         VALUES ({WORKSPACE}, {TENANT}, 'provider.connection.check', 'queued', '{NAME}');
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             RAISE EXCEPTION '{NAME} %', new.context USING ERRCODE = '40001'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON operation_runs
+         FOR EACH ROW EXECUTE FUNCTION refuse()"
     );
     bench.execute(&named).await;
     // The rights of `serve` suffice.

@@ -414,6 +414,35 @@ async fn a_live_page_ends_with_its_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_page_of_a_run_ends_when_its_id_is_given_to_another_tenant() {
+    let scene = Scene::postgres().await;
+    let mine = scene.add(1, Scenario::Healthy).await;
+    scene.add(2, Scenario::Healthy).await;
+    let run = scene.submit(mine).await;
+    let person = scene.person(ALL, tenant(1)).await;
+    let mut stream = person.get(&format!("/live/runs/{run}")).await;
+    assert_eq!(stream.status(), 200);
+    // One transaction: the run is never seen to be gone.
+    let anew = "TRUNCATE operation_runs RESTART IDENTITY;
+        INSERT INTO operation_runs (workspace_id, tenant_id, type, status)
+        VALUES (1, 2, 'provider.connection.check', 'queued')";
+    let mut other = scene.connection().await;
+    sqlx::raw_sql(anew).execute(&mut other).await.unwrap();
+    let path = format!("/runs/{run}");
+    assert_eq!(person.get(&path).await.status(), 404);
+    assert_eq!(scene.operator().await.get(&path).await.status(), 200);
+    let mut all = String::new();
+    let rest = async {
+        while let Some(chunk) = stream.chunk().await.unwrap() {
+            all.push_str(&String::from_utf8_lossy(&chunk));
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, rest).await;
+    ended.expect("the stream ends with the run");
+    assert!(all.contains("event: last"), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_from_elsewhere_brings_its_cookie_in_a_second_step() {
     let scene = Scene::sqlite().await;
     let nobody = Person::at(&scene.base);
