@@ -21,23 +21,26 @@ const MAX_UNASKED_BYTES: u64 = 2048;
 
 /// Describes an error without any secret.
 pub(super) fn describe(error: &RedisError) -> String {
-    let Some(code) = error.code() else {
+    // Of several commands in one message the first that failed.
+    let answers = error.clone().into_server_errors();
+    let answer = answers.as_ref().and_then(|answers| answers.first());
+    // `WRONGPASS`, `NOAUTH`, `NOPERM`, `LOADING`, `READONLY`, `OOM`, …
+    let (code, detail) = match answer {
+        Some((_, answer)) => (Some(answer.code()), answer.details()),
+        None => (error.code(), error.detail()),
+    };
+    let Some(code) = code else {
         return match error.kind() {
             ErrorKind::Io => describe_io(error),
             // Its text has several lines, with bytes of the answer.
-            ErrorKind::Parse if error.detail().is_some_and(|d| d.starts_with("Parse error")) => {
+            ErrorKind::Parse if detail.is_some_and(|d| d.starts_with("Parse error")) => {
                 "the server speaks another protocol than that of Redis".to_owned()
             }
             _ => error.to_string(),
         };
     };
-    // `WRONGPASS`, `NOAUTH`, `NOPERM`, `LOADING`, `READONLY`, `OOM`, …
-    let own = error.detail().map(str::to_owned);
-    let detail = own.or_else(|| {
-        let errors = error.clone().into_server_errors()?;
-        errors.first()?.1.details().map(str::to_owned)
-    });
-    match detail {
+    // Behind an error of a script stands which one it is.
+    match detail.and_then(|detail| detail.split(" script: ").next()) {
         Some(detail) => format!("the server answers {code} {detail}"),
         None => format!("the server answers {code}"),
     }
