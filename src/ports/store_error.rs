@@ -25,10 +25,19 @@ pub enum StoreError {
     Refused(String),
 }
 
+/// How PostgreSQL says that a right is missing (insufficient_privilege), or that a constraint or a trigger refuses a
+/// row; and what verifyd says of a trigger that does so without an error.
+const FORBIDDEN: [&str; 4] = [
+    "SQLSTATE 42501",
+    "SQLSTATE 23",
+    "SQLSTATE P0001",
+    "a trigger ",
+];
+
 impl StoreError {
-    /// Whether a right is missing, as PostgreSQL says it.
+    /// Whether a right is missing, or a rule of the application refuses a row. Neither is a defect of verifyd.
     pub fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Refused(why) if why.contains("SQLSTATE 42501"))
+        matches!(self, Self::Refused(why) if FORBIDDEN.iter().any(|said| why.contains(said)))
     }
 
     /// Whether the same call may work later, with nothing changed by a person.

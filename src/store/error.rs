@@ -194,6 +194,16 @@ mod tests {
     }
 
     #[test]
+    fn what_a_rule_of_the_application_refuses_is_told_from_a_defect() {
+        for code in ["42501", "23505", "23514", "P0001"] {
+            assert!(from_sqlstate(code, "").is_forbidden(), "{code}");
+        }
+        for code in ["42601", "23502", "40001"] {
+            assert!(!from_sqlstate(code, "").is_forbidden(), "{code}");
+        }
+    }
+
+    #[test]
     fn what_the_driver_cannot_use_is_said_without_its_text() {
         for (said, words) in [
             (
