@@ -139,7 +139,8 @@ fn state(endpoint: &Endpoint, now: DateTime<Utc>) -> String {
     }
     let mut state = "enabled".to_owned();
     if endpoint.failures > 0 {
-        state += &format!(", {} failures in a row", endpoint.failures);
+        let plural = if endpoint.failures == 1 { "" } else { "s" };
+        state += &format!(", {} failure{plural} in a row", endpoint.failures);
     }
     match (endpoint.circuit, endpoint.circuit_probe_at) {
         (CircuitState::Closed, _) | (_, None) => {}
