@@ -1,5 +1,6 @@
--- Least privilege in PostgreSQL (15 and later). Apply it as a superuser, or as an owner of the
--- database who may create roles, with the search_path that verifyd uses:
+-- Least privilege in PostgreSQL (15 and later). Apply it as a superuser, or as a role that owns the
+-- database and the application's tables, may create roles, and is a member of verifyd_migrate, which owns
+-- what `verifyd migrate` makes (GRANT verifyd_migrate TO owner;), with the search_path that verifyd uses:
 --
 --   psql -v ON_ERROR_STOP=1 -f deploy/postgres-grants.sql "$DATABASE_URL_OF_THE_OWNER"
 --
@@ -41,6 +42,23 @@ BEGIN
     END LOOP;
 END
 $roles$;
+
+-- Rights on a table are granted by its owner, or by a member of that role.
+DO $owners$
+DECLARE
+    other name;
+BEGIN
+    SELECT r.rolname INTO other FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+    WHERE NOT pg_has_role(r.oid, 'USAGE') AND (c.relnamespace = to_regnamespace('verifyd') OR c.oid IN (
+        to_regclass('operation_runs'), to_regclass('provider_connections'), to_regclass('provider_credentials'),
+        to_regclass('tenant_permissions'), to_regclass('tenants'), to_regclass('tenant_onboarding_sessions'),
+        to_regclass('verification_check_acknowledgements')));
+    IF FOUND THEN
+        RAISE EXCEPTION 'tables belong to the role %, of which the role % is no member', other, current_user
+            USING HINT = format('GRANT %I TO %I; and then apply this file again.', other, current_user);
+    END IF;
+END
+$owners$;
 
 -- The database and its schemas. TEMPORARY is granted to everyone unless it is taken away.
 DO $database$

@@ -254,7 +254,8 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         "owner",
         format!(
             "workspace {}, tenant {}",
-            connection.workspace_id, connection.tenant_id
+            output::id_or_dash(connection.workspace_id.0),
+            output::id_or_dash(connection.tenant_id.0)
         ),
     );
     line("provider", render::clean(&connection.provider));

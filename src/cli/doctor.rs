@@ -315,11 +315,11 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
     }
 }
 
-/// Whether the application refuses a step with a run. Where a right or a policy is missing, that is the remedy.
+/// Whether a rule of the application refuses a step with a run: no right, policy or key, which have other remedies.
 fn is_refused_by_a_rule(why: &str) -> bool {
     let steps = [RECORDING, CLAIMING, RELEASING, COMPLETING];
-    let of_the_role = ["SQLSTATE 42501", "row-level security"];
-    steps.iter().any(|step| why.starts_with(step)) && !of_the_role.iter().any(|o| why.contains(o))
+    let others = ["SQLSTATE 42501", "row-level security", "_pkey\""];
+    steps.iter().any(|step| why.starts_with(step)) && !others.iter().any(|o| why.contains(o))
 }
 
 /// Tests the writes of `serve`, rolled back.
@@ -430,8 +430,9 @@ async fn activity(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>
             age.map_or(true, |age| age <= dead_after)
         })
         .count();
+    let plural = if beating == 1 { "" } else { "s" };
     let found = format!(
-        "{} queued, {} running, {beating} workers alive",
+        "{} queued, {} running, {beating} worker{plural} alive",
         counts.queued, counts.running
     );
     let waiting_long = counts.oldest_queued_seconds.is_some_and(|s| s > 60.0);
@@ -531,18 +532,12 @@ fn keys(settings: &Settings, lines: &mut Vec<Line>) {
                 ok("keys", "none yet: `serve` creates the file when it starts")
             }
             [] => {
-                let (state, found) = match settings.credentials.laravel_keys.as_slice() {
-                    [] => (
-                        State::Failed,
-                        "none: credentials can neither be stored nor read",
-                    ),
-                    _ => (
-                        State::Warning,
-                        "only of a Laravel application: credentials can be read and not stored",
-                    ),
+                let found = match settings.credentials.laravel_keys.as_slice() {
+                    [] => "none: credentials can neither be stored nor read",
+                    _ => "only of a Laravel application: credentials can be read and not stored",
                 };
                 let remedy = "set credentials.keys or credentials.keys_file";
-                bad("keys", state, found, remedy)
+                bad("keys", State::Warning, found, remedy)
             }
             [writing] => ok("keys", format!("{writing} writes and reads")),
             [writing, reading @ ..] => ok(

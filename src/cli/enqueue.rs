@@ -1,7 +1,7 @@
 //! `verifyd enqueue`
 
 use super::args::EnqueueArgs;
-use super::{exit, output, render};
+use super::{exit, output, remedy, render};
 use crate::app::Services;
 use crate::domain::run::{Outcome, RunStatus};
 use crate::operations::{CheckRequest, start_check, wait_for_run};
@@ -24,6 +24,7 @@ pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<Exit
             "The run is recorded; its hint could not be sent ({error}), so a worker's sweep will \
              find it."
         ));
+        output::note(format!("→ {}", remedy::of_queue(&error.to_string())));
     }
     let id = started.recorded.run_id;
     let Some(seconds) = args.wait else {

@@ -41,6 +41,11 @@ pub fn or_dash(value: Option<impl std::fmt::Display>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
 }
 
+/// An id; 0 stands for one that is not there.
+pub fn id_or_dash(id: i64) -> String {
+    or_dash((id != 0).then_some(id))
+}
+
 /// A time to the day.
 pub fn day(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d").to_string()

@@ -51,7 +51,13 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
              notification of the database or by the sweep"
         );
     }
-
+    let credentials = &services.settings.credentials;
+    if services.vault.key_ids().is_empty() && credentials.laravel_keys.is_empty() {
+        tracing::warn!(
+            "no credentials.keys and no credentials.keys_file: no stored credential can be decrypted, so runs that \
+             need one end with credential_undecryptable"
+        );
+    }
     if let Some(proxy) = services.outbound.proxy() {
         tracing::info!(
             %proxy,

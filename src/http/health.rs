@@ -209,7 +209,6 @@ impl Health {
             StoreError::Unavailable(_) => "unavailable",
             StoreError::Contended(_) => "busy",
             StoreError::Schema(_) => SCHEMA_UNFIT,
-            error if error.lacks().is_some() => "a privilege is missing",
             StoreError::Corrupt { .. } | StoreError::Refused(_) => "refused",
         };
         let message = error.to_string();

@@ -26,6 +26,10 @@ pub enum StoreError {
     Refused(String),
 }
 
+/// How PostgreSQL says that a constraint or a trigger refuses a row, and what verifyd says of a trigger that does so
+/// without an error.
+const RULES: [&str; 3] = ["(SQLSTATE 23", "(SQLSTATE P0001)", "a trigger "];
+
 impl StoreError {
     /// Whether PostgreSQL chose the text.
     pub fn is_of_postgres(&self) -> bool {
@@ -37,13 +41,17 @@ impl StoreError {
         matches!(self, Self::Unavailable(_) | Self::Contended(_))
     }
 
-    /// What the database lacks for verifyd, in words, where a person has to add it: nothing is wrong with the call.
+    /// What the database lacks for verifyd, in words, where a person has to mend it: nothing is wrong with the call.
     pub fn lacks(&self) -> Option<&'static str> {
         match self {
             Self::Schema(_) => Some("The database's schema does not fit"),
             // insufficient_privilege
             Self::Refused(why) if why.contains("(SQLSTATE 42501)") => {
                 Some("The database denies verifyd a privilege")
+            }
+            // A rule of the application.
+            Self::Refused(why) if RULES.iter().any(|said| why.contains(said)) => {
+                Some("The database refuses this to verifyd")
             }
             _ => None,
         }

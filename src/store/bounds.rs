@@ -227,7 +227,7 @@ macro_rules! is_claimable {
 /// Whether the row of a connection is valid.
 macro_rules! is_valid_connection {
     ($($db:ident)?) => {
-        "c.status IN ('enabled', 'disabled') AND c.workspace_id IS NOT NULL
+        "c.id > 0 AND c.status IN ('enabled', 'disabled') AND c.workspace_id IS NOT NULL
          AND c.tenant_id IS NOT NULL AND c.provider IS NOT NULL"
     };
 }

@@ -235,7 +235,15 @@ mod tests {
             assert!(matches!(answer, StoreError::Contended(_)), "{code}");
             assert!(matches!(end, StoreError::Unavailable(_)), "{code}");
         }
-        for (code, lacks) in [("42501", true), ("42P01", true), ("23505", false)] {
+        for (code, lacks) in [
+            ("42501", true),
+            ("42P01", true),
+            ("23505", true),
+            ("23514", true),
+            ("P0001", true),
+            ("42601", false),
+            ("40001", false),
+        ] {
             assert_eq!(
                 from_sqlstate(code, "", false).lacks().is_some(),
                 lacks,

@@ -5,7 +5,7 @@ use super::bounds::{is_claimable, is_valid_connection};
 use super::claims::ClaimRequest;
 use super::completion::CompletionRequest;
 use super::dialect::{each, now, postgres_only, run_type};
-use super::recording::is_unfilled;
+use super::recording::{KEPT_OUT, is_unfilled};
 use super::sql::{both, sql_for};
 use super::statement::Sql;
 use crate::domain::completion::Completion;
@@ -129,10 +129,9 @@ pub(super) fn refused(step: &str, error: StoreError) -> StoreError {
 
 /// A trigger that keeps the check out without an error is a refusal, too. `checkable`: connections to check.
 pub(super) fn not_kept_out(checkable: i64) -> Result<(), StoreError> {
-    let kept_out = "a trigger keeps the row out of operation_runs";
     match checkable {
         0 => Ok(()),
-        _ => Err(refused(RECORDING, StoreError::Refused(kept_out.into()))),
+        _ => Err(refused(RECORDING, StoreError::Refused(KEPT_OUT.into()))),
     }
 }
 

@@ -62,6 +62,9 @@ const INSERT_EMPTY_RUN: Sql = both!(insert_run!(
     ", NULL, NULL, NULL"
 ));
 
+/// What a trigger does that lets an INSERT write nothing, without an error.
+pub(super) const KEPT_OUT: &str = "a trigger keeps the row out of operation_runs";
+
 /// Why a run was not recorded.
 pub(super) enum Unrecorded {
     /// A default, or a trigger, has filled the row, so that nobody could claim it.
@@ -157,7 +160,9 @@ pub(super) async fn insert(
         .bind(new.workspace_id.0)
         .bind(new.tenant_id.map(|t| t.0))
         .bind(&new.context);
-    let (id, is_unfilled): (i64, bool) = insert.fetch_one(tx).await?;
+    let recorded: Option<(i64, bool)> = insert.fetch_optional(tx).await?;
+    let kept_out = || StoreError::Refused(KEPT_OUT.into());
+    let (id, is_unfilled) = recorded.ok_or_else(kept_out)?;
     if !is_unfilled {
         return Err(Unrecorded::Filled);
     }

@@ -278,6 +278,9 @@ impl ConnectionRow {
     /// Returns the column with an invalid value, and why it is invalid.
     fn problem(&self) -> Option<(&'static str, String)> {
         let null = || "it is NULL".to_owned();
+        if self.id < 1 {
+            return Some(("id", format!("it is {}, allowed: from 1", self.id)));
+        }
         match &self.status {
             None => return Some(("status", null())),
             Some(status) if ConnectionStatus::stored(&status.0).is_none() => {

@@ -64,7 +64,7 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
         table.add_row([
             connection.provider_connection_id.to_string(),
             connection.title.clone(),
-            connection.tenant_id.to_string(),
+            output::id_or_dash(connection.tenant_id),
             render::clean(&connection.provider),
             output::or_dash(connection.cloud.as_deref().map(render::clean)),
             connection.status.to_string(),

@@ -450,6 +450,11 @@ fn bare(reason: Reason) -> Unmet {
 /// Fails for a field with a value that is not allowed.
 fn other(reason: Reason, path: &str, allowed: &str, found: &str) -> Unmet {
     let mut unmet = Unmet::field(reason, path, allowed);
+    // What nobody would see otherwise.
+    let found = match !found.is_empty() && found.trim() == found {
+        true => found.to_owned(),
+        false => format!("{found:?}"),
+    };
     unmet
         .evidence
         .push(Evidence::new(EvidenceKind::Found, found));

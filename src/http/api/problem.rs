@@ -313,7 +313,13 @@ mod tests {
             problem(StoreError::Schema("column x is missing".into())),
             unavailable("The database's schema does not fit")
         );
-        let refused = StoreError::Refused("duplicate key (SQLSTATE 23505)".into());
+        for rule in ["duplicate key (SQLSTATE 23505)", "a quota (SQLSTATE P0001)"] {
+            assert_eq!(
+                problem(StoreError::Refused(rule.into())),
+                unavailable("The database refuses this to verifyd")
+            );
+        }
+        let refused = StoreError::Refused("a value does not fit (SQLSTATE 22001)".into());
         assert_eq!(problem(refused).0, Kind::Defect);
     }
 }

@@ -140,7 +140,7 @@ async fn mistakes(pages: &Pages) -> Result<(Vec<Mistake>, usize, u64), PageError
         return Ok((mistakes, more, 0));
     };
     mistakes.extend(sample.into_iter().map(|hint| Mistake {
-        place: format!("delivery {}", hint.task_id),
+        place: format!("dead letter {}", hint.task_id),
         problem: hint.reason,
     }));
     Ok((mistakes, more, rejected))

@@ -29,23 +29,26 @@ pub(super) fn describe(error: &RedisError) -> String {
 }
 
 fn text(error: &RedisError) -> String {
-    let Some(code) = error.code() else {
+    // Of several commands in one message the first that failed.
+    let answers = error.clone().into_server_errors();
+    let answer = answers.as_ref().and_then(|answers| answers.first());
+    // `WRONGPASS`, `NOAUTH`, `NOPERM`, `LOADING`, `READONLY`, `OOM`, …
+    let (code, detail) = match answer {
+        Some((_, answer)) => (Some(answer.code()), answer.details()),
+        None => (error.code(), error.detail()),
+    };
+    let Some(code) = code else {
         return match error.kind() {
             ErrorKind::Io => describe_io(error),
             // Its text has several lines, with bytes of the answer.
-            ErrorKind::Parse if error.detail().is_some_and(|d| d.starts_with("Parse error")) => {
+            ErrorKind::Parse if detail.is_some_and(|d| d.starts_with("Parse error")) => {
                 "the server speaks another protocol than that of Redis".to_owned()
             }
             _ => error.to_string(),
         };
     };
-    // `WRONGPASS`, `NOAUTH`, `NOPERM`, `LOADING`, `READONLY`, `OOM`, …
-    let own = error.detail().map(str::to_owned);
-    let detail = own.or_else(|| {
-        let errors = error.clone().into_server_errors()?;
-        errors.first()?.1.details().map(str::to_owned)
-    });
-    match detail {
+    // Behind an error of a script stands which one it is.
+    match detail.and_then(|detail| detail.split(" script: ").next()) {
         Some(detail) => format!("the server answers {code} {detail}"),
         None => format!("the server answers {code}"),
     }
@@ -114,8 +117,8 @@ async fn describe_with_answer(
     match client.get_connection_info().addr() {
         ConnectionAddr::Tcp(host, port) if said.starts_with(CLOSED) => {
             match unasked_error(host, *port).await {
-                Some(answer) => format!("the server answers {answer}"),
-                None => format!("{CLOSED}; it may want TLS (rediss://): {error}"),
+                Some(answer) => format!("the server answers {}", clean(&answer, LENGTH)),
+                None => format!("{CLOSED}; it may want TLS (rediss://): {}", describe(error)),
             }
         }
         _ => said,

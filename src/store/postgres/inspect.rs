@@ -17,9 +17,9 @@ const MIN_SERVER_VERSION: i32 = 150_000;
 const SERVER_VERSION: &str = "SELECT current_setting('server_version_num')::int";
 
 /// Columns that an INSERT must name, and that verifyd's own does not.
-const UNNAMED: &str = "
+pub(super) const UNNAMED: &str = "
     SELECT quote_ident(a.attname) FROM pg_attribute a
-    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull
+    WHERE a.attrelid = to_regclass('operation_runs') AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull
       AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
       AND a.attname <> ALL ('{workspace_id,tenant_id,type,status,context,created_at}')
       AND a.attname <> ALL ('{outcome,started_at,completed_at}')
@@ -249,8 +249,7 @@ impl PostgresStore {
         runs: &Relation,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
-        let unnamed = self.scalar(UNNAMED).bind(runs.oid);
-        let unnamed: Vec<String> = unnamed.fetch_all(&mut *tx).await?;
+        let unnamed: Vec<String> = self.scalar(UNNAMED).fetch_all(&mut *tx).await?;
         findings.extend(unnamed.into_iter().map(|column| {
             SchemaFinding::advice(
                 format!("operation_runs.{column}"),
@@ -357,13 +356,13 @@ impl PostgresStore {
             .fetch_one(&mut *tx)
             .await?;
         if !missing.is_empty() {
-            let missing = missing.join(", ");
+            let remedy = grant(&missing, name, &user);
             findings.push(SchemaFinding {
                 fatal: true,
                 privilege: true,
                 subject: name.to_owned(),
-                problem: format!("the privilege is missing: {missing}"),
-                remedy: format!("as the table's owner: GRANT {missing} ON {name} TO {user};"),
+                problem: format!("the privilege is missing: {}", missing.join(", ")),
+                remedy,
             });
         }
         if is_restricted {
@@ -407,6 +406,35 @@ impl PostgresStore {
         }
         Ok(())
     }
+}
+
+/// How a role gets what it lacks on a table: one of deploy/postgres-grants.sql as that file grants it.
+fn grant(missing: &[String], name: &str, user: &str) -> String {
+    const OTHERS: [&str; 4] = [
+        "verifyd_migrate",
+        "verifyd_operator",
+        "verifyd_prune",
+        "verifyd_producer",
+    ];
+    if user == "verifyd_serve" {
+        return "apply deploy/postgres-grants.sql again, as its first lines say".to_owned();
+    }
+    if OTHERS.contains(&user) {
+        return "connect as verifyd_serve".to_owned();
+    }
+    let missing = missing
+        .iter()
+        .map(|privilege| match (name, privilege.as_str()) {
+            ("operation_runs", "UPDATE") => {
+                "UPDATE (status, outcome, context, failure_summary, started_at, completed_at)"
+            }
+            (_, privilege) => privilege,
+        });
+    let missing: Vec<&str> = missing.collect();
+    format!(
+        "as the table's owner: GRANT {} ON {name} TO {user};",
+        missing.join(", ")
+    )
 }
 
 /// Who makes a table, and whether `migrate` has been run.

@@ -2,7 +2,7 @@
 //! Those of `serve` are tried once it is known that they get through.
 
 use super::PostgresStore;
-use super::inspect::MISSING_TO_RECORD;
+use super::inspect::{MISSING_TO_RECORD, UNNAMED};
 use crate::domain::RunId;
 use crate::domain::attempt::AttemptEnd;
 use crate::ports::clock::{Clock as _, SystemClock};
@@ -88,6 +88,8 @@ const CONNECTION_LIMIT: &str = "
 const MAY_NOT: &str = "42501";
 /// unique_violation: the application allows one run of a connection at a time, and one is there.
 const NOT_UNIQUE: &str = "23505";
+/// not_null_violation
+const NOT_NULL: &str = "23502";
 
 /// In one message: a pooler may give each message another session.
 async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
@@ -152,8 +154,8 @@ async fn insert(tx: &mut PgConnection, record: Sql) -> Result<Option<(i64, bool)
         .await
 }
 
-/// Records a check. `None`: there is no connection to check, its check is there already, or this user may not record
-/// one.
+/// Records a check. `None`: there is no connection to check, its check is there already, or this user or verifyd can
+/// record none.
 async fn record(tx: &mut PgConnection) -> Result<Option<RunId>, StoreError> {
     let mut inner = tx.begin().await?;
     let mut recorded = insert(&mut inner, probe::RECORD).await;
@@ -177,15 +179,25 @@ async fn record(tx: &mut PgConnection) -> Result<Option<RunId>, StoreError> {
         Err(error) => error,
     };
     inner.rollback().await?;
-    let code = error.as_database_error().and_then(|error| error.code());
-    let is_tolerated = match code.as_deref() {
-        Some(NOT_UNIQUE) => true,
-        // `serve` needs not, and `inspect` names what is missing. A trigger may lack a right of its own.
-        Some(MAY_NOT) => {
-            let missing = sqlx::query(MISSING_TO_RECORD).persistent(false);
-            missing.fetch_optional(&mut *tx).await?.is_some()
+    let database_error = error.as_database_error();
+    let code = database_error.and_then(|error| error.code());
+    // `serve` need not record any, and `inspect` names what is in the way. A trigger may lack a right of its own.
+    let named_by = match code.as_deref() {
+        Some(MAY_NOT) => Some(MISSING_TO_RECORD),
+        Some(NOT_NULL) => Some(UNNAMED),
+        _ => None,
+    };
+    let is_tolerated = match named_by {
+        Some(named) => {
+            let named = sqlx::query(named).persistent(false);
+            named.fetch_optional(&mut *tx).await?.is_some()
         }
-        _ => false,
+        // Not of the key: ids begin again behind those that are there.
+        None => {
+            let constraint = database_error.and_then(|error| error.constraint());
+            code.as_deref() == Some(NOT_UNIQUE)
+                && !constraint.is_some_and(|name| name.ends_with("_pkey"))
+        }
     };
     match is_tolerated {
         true => Ok(None),

@@ -7,7 +7,8 @@ use crate::store::from_row::from_row;
 use crate::store::tables::{Family, Table};
 
 /// `$1`: the name, as statements resolve it. Of its partition key the columns; an expression in it is empty. The columns
-/// of all partition keys from it to the table at the root. Of a partition that table.
+/// of all partition keys of the table at the root and below it: what is changed is changed there. Of a partition that
+/// table.
 pub(super) const FIND: &str = "
     SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.reloftype <> 0 AS is_typed, ARRAY(
             SELECT coalesce(a.attname::text, '') FROM pg_partitioned_table p
@@ -17,13 +18,13 @@ pub(super) const FIND: &str = "
         ARRAY(SELECT a.attname::text FROM pg_partitioned_table p
             CROSS JOIN LATERAL unnest(p.partattrs::int2[]) AS k(attnum)
             JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum
-            WHERE p.partrelid IN (SELECT relid FROM pg_partition_ancestors(c.oid))) AS dividing,
+            WHERE p.partrelid IN (SELECT relid FROM pg_partition_tree(pg_partition_root(c.oid)))) AS dividing,
         CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::regclass::text END AS root
     FROM pg_class c WHERE c.oid = to_regclass($1)";
 
 /// `$1`: a relation. Of a column's type, which may be a domain, the base type, and which of the types that verifyd needs
 /// its values can be cast to. Of a text the limit of its length. Of a column that is inherited the table that it comes
-/// from, if it is one.
+/// from, if it is one. What keeps its type from being changed (`users`), and what may, by its expression.
 pub(super) const COLUMNS: &str = "
     SELECT a.attname::text AS name, t.typname::text AS type, b.typname::text AS base,
         CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod >= 4 THEN a.atttypmod - 4 END AS length,
@@ -33,6 +34,21 @@ pub(super) const COLUMNS: &str = "
             AND w.typname IN ('int8', 'int4', 'bool', 'text', 'timestamptz', 'jsonb', 'uuid')
             AND (w.oid = b.oid OR 'S' IN (b.typcategory, w.typcategory) OR EXISTS (
                 SELECT FROM pg_cast c WHERE c.castsource = b.oid AND c.casttarget = w.oid))) AS casts,
+        a.attgenerated <> '' AS is_generated,
+        ARRAY(SELECT DISTINCT CASE WHEN w.oid IS NULL THEN pg_describe_object(u.classid, u.objid, 0)
+                ELSE pg_describe_object('pg_class'::regclass, w.ev_class, 0) END
+            FROM pg_depend u
+            LEFT JOIN pg_rewrite w ON u.classid = 'pg_rewrite'::regclass AND w.oid = u.objid
+            WHERE u.refclassid = 'pg_class'::regclass AND u.refobjid = a.attrelid AND u.refobjsubid = a.attnum
+              AND u.classid IN ('pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass)
+            ORDER BY 1) AS users,
+        ARRAY(SELECT DISTINCT pg_describe_object(u.classid, u.objid, 0) FROM pg_depend u
+            LEFT JOIN pg_constraint k ON u.classid = 'pg_constraint'::regclass AND k.oid = u.objid
+            LEFT JOIN pg_index i ON u.classid = 'pg_class'::regclass AND i.indexrelid = u.objid
+            WHERE u.refclassid = 'pg_class'::regclass AND u.refobjid = a.attrelid AND u.refobjsubid = a.attnum
+              AND (k.contype = 'c' OR strpos(concat(pg_get_expr(i.indpred, i.indrelid),
+                                                    pg_get_expr(i.indexprs, i.indrelid)), a.attname::text) > 0)
+            ORDER BY 1) AS expressions,
         a.attinhcount > 0 AS is_inherited,
         (WITH RECURSIVE up AS (
             SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = a.attrelid
@@ -89,8 +105,41 @@ from_row! {
         base: String,
         default: Option<String>,
         casts: Vec<String>,
+        is_generated: bool,
+        users: Vec<String>,
+        expressions: Vec<String>,
         is_inherited: bool,
         origin: Option<String>,
+    }
+}
+
+impl Column {
+    fn is_number(&self) -> bool {
+        ["int2", "int4", "int8", "numeric", "float4", "float8"].contains(&self.base.as_str())
+    }
+
+    /// Names what has to be dropped before its type can be changed. An expression for numbers, texts or JSON takes the
+    /// other type of these, too.
+    fn dropped_first(&self, family: Family) -> String {
+        let is_alike = match family {
+            Family::Id | Family::Number => self.is_number(),
+            Family::Text => accepted_types(family).contains(&self.base.as_str()),
+            Family::Json | Family::AnyJson => ["json", "jsonb"].contains(&self.base.as_str()),
+            Family::Boolean | Family::Time | Family::Uuid => false,
+        };
+        let expressions = self.expressions.iter().filter(|_| !is_alike);
+        let dropped: Vec<&str> = self
+            .users
+            .iter()
+            .chain(expressions)
+            .map(String::as_str)
+            .collect();
+        match dropped.join(", ") {
+            none if none.is_empty() => String::new(),
+            dropped => {
+                format!("drop what uses the column, and create it anew afterwards ({dropped}): ")
+            }
+        }
     }
 }
 
@@ -171,8 +220,7 @@ impl Relation {
         let Column {
             name: of, found, ..
         } = column;
-        let is_number =
-            ["int2", "int4", "int8", "numeric", "float4", "float8"].contains(&column.base.as_str());
+        let is_number = column.is_number();
         let is_castable = column
             .casts
             .iter()
@@ -196,6 +244,12 @@ impl Relation {
                      be changed"
                 );
             }
+            Kind::Table | Kind::Partitioned if column.is_generated => {
+                return format!(
+                    "drop the column {of} and add it anew, generated with the type {wanted}: the type of a generated \
+                     column cannot be converted"
+                );
+            }
             Kind::Table | Kind::Partitioned => ("ALTER TABLE", format!("{alter} USING {value}")),
             Kind::Foreign => (
                 "change it in the table on the other server, then here: ALTER FOREIGN TABLE",
@@ -215,14 +269,15 @@ impl Relation {
             }
             None => name,
         };
+        let first = column.dropped_first(family);
         match &column.default {
             // A sequence is accepted in either type.
             Some(default) if !default.starts_with("nextval(") => format!(
-                "{alter_table} {name} ALTER COLUMN {of} DROP DEFAULT, {alter}, \
+                "{first}{alter_table} {name} ALTER COLUMN {of} DROP DEFAULT, {alter}, \
                  ALTER COLUMN {of} SET DEFAULT {};",
                 cast(&format!("({default})"))
             ),
-            _ => format!("{alter_table} {name} {alter};"),
+            _ => format!("{first}{alter_table} {name} {alter};"),
         }
     }
 
@@ -243,7 +298,12 @@ impl Relation {
     pub fn add_unique_key(&self, name: &str, columns: &[&str]) -> String {
         let key = columns.join(", ");
         if self.kind() != Kind::Partitioned {
-            return format!("CREATE UNIQUE INDEX CONCURRENTLY ON {name} ({key});");
+            // With a name, so that another try does not leave another invalid index.
+            let table = name.rsplit('.').next().unwrap_or(name);
+            return format!(
+                "rows must not repeat ({key}), and after a try that failed DROP INDEX {name}_key; then: \
+                 CREATE UNIQUE INDEX CONCURRENTLY {table}_key ON {name} ({key});"
+            );
         }
         let mut partition_key = self.partition_key.iter();
         match partition_key.all(|part| columns.contains(&part.as_str())) {

@@ -167,6 +167,14 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
         expect(id, reason).await;
     }
 
+    // A blank that nobody would see.
+    let id = world
+        .record(good, |new| new.context["module"] = json!(" intune"))
+        .await;
+    let run = expect(id, Reason::ModuleUnknown).await;
+    let evidence = &check(&run, "preflight.provider")["evidence"];
+    assert_eq!(evidence[2]["value"], "\" intune\"");
+
     let none = world
         .connection_with(1, &tenant, "health_check", None)
         .await;

@@ -139,6 +139,26 @@ async fn what_the_role_may_not_do_is_named() {
     bench.execute(statement(remedy)).await;
     assert_eq!(examined(&bench), (0, vec![]));
 
+    // What the file grants is not granted by hand, and another role of it is not made the one of `serve`.
+    bench
+        .execute("REVOKE UPDATE ON tenant_permissions FROM verifyd_serve")
+        .await;
+    for (role, advice) in [
+        ("verifyd_serve", "apply deploy/postgres-grants.sql again"),
+        ("verifyd_operator", "connect as verifyd_serve"),
+    ] {
+        bench.become_role(role);
+        let (code, bad) = examined(&bench);
+        assert_eq!(code, 1, "{role}");
+        let missing = "tenant_permissions: the privilege is missing: ";
+        let of_table = bad.iter().find(|(_, found, _)| found.starts_with(missing));
+        let (_, _, remedy) = of_table.unwrap_or_else(|| panic!("{role}: {bad:?}"));
+        assert!(remedy.starts_with(advice), "{role}: {remedy}");
+    }
+    bench.become_role("verifyd_serve");
+    bench.grant().await;
+    assert_eq!(examined(&bench), (0, vec![]));
+
     for table in [
         "provider_connections",
         "verifyd.latest_reports",
@@ -285,8 +305,13 @@ async fn redis_that_takes_no_hints_says_why() {
         let rows = format!("SELECT count(*) FROM verifyd.{table}");
         assert_eq!(bench.numbers(&rows).await, [0], "{table}");
     }
-    for (url, ..) in &unusable {
+    for (url, said, _) in &unusable {
         bench.set("REDIS_URL", url);
+        if *said == "oom" {
+            let enqueued = bench.run(&["enqueue", "--connection", &connection.to_string()]);
+            let printed = String::from_utf8_lossy(&enqueued.stderr);
+            assert!(printed.contains("→ raise maxmemory"), "{printed}");
+        }
         let _daemon = bench.serve(&[]);
         bench.record(&[connection], 1).await;
         bench.all_completed().await;
@@ -349,22 +374,54 @@ async fn a_column_that_verifyd_does_not_name_is_found() {
         .execute("ALTER TABLE operation_runs ADD COLUMN team bigint NOT NULL")
         .await;
     let (code, bad) = examined(&bench);
-    assert_eq!(code, 1, "{bad:?}");
-    let part = |name: &str| {
-        let part = bad.iter().find(|(part, ..)| part == name);
-        part.unwrap_or_else(|| panic!("{name}: {bad:?}"))
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
     };
-    let (_, found, remedy) = part("schema");
+    assert_eq!((code, part.as_str()), (0, "schema"));
     assert!(found.contains("operation_runs.team: NOT NULL"), "{found}");
     assert!(remedy.contains("ALTER COLUMN team SET DEFAULT"), "{remedy}");
-    let (_, found, remedy) = part("writing");
-    assert!(found.contains("\"team\""), "{found}");
-    assert!(remedy.contains("give the column a default"), "{remedy}");
     let output = bench.run(&["enqueue", "--connection", &connection.to_string()]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("schema does not fit"), "{said}");
     assert!(said.contains("→ give the column a default"), "{said}");
+}
+
+/// Rows were restored, and the sequence was not.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_begin_again_are_found() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    bench
+        .execute(
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+             SELECT 1, 1, 'another', 'queued', '{}', now() FROM generate_series(1, 5)",
+        )
+        .await;
+    let again = "SELECT setval(pg_get_serial_sequence('operation_runs', 'id'), 1, false)";
+    bench.execute(again).await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (1, "writing"));
+    assert!(found.contains("(SQLSTATE 23505)"), "{found}");
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+}
+
+/// Runs that need no key succeed without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn that_there_is_no_key_is_a_warning() {
+    let mut bench = Bench::new().await;
+    bench.environment.remove("VERIFYD__CREDENTIALS__KEYS");
+    let (code, bad) = examined(&bench);
+    let [(part, found, _)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "keys"));
+    assert!(found.starts_with("none: "), "{found}");
+    bench.serve(&[]).wait_for("no credentials.keys");
 }
 
 /// What the application's own rules refuse of `serve`, they refuse of `doctor`, which says so.
@@ -471,6 +528,9 @@ async fn connections_that_cannot_be_used_are_named_once_and_counted() {
         .collect();
     expected.push("connections: and 2 more".to_owned());
     assert_eq!(found.collect::<Vec<_>>(), expected);
+    let shown = bench.run(&["connections", "show", "1"]);
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.contains("workspace –, tenant 1"), "{shown}");
 }
 
 /// As the page of the workers has it.
@@ -488,5 +548,5 @@ async fn a_worker_without_a_heartbeat_is_not_alive() {
     let (_, parts) = answer(&bench);
     let mut parts = parts.as_array().unwrap().iter();
     let runs = parts.find(|part| part["part"] == "runs").unwrap();
-    assert_eq!(runs["found"], "0 queued, 0 running, 1 workers alive");
+    assert_eq!(runs["found"], "0 queued, 0 running, 1 worker alive");
 }

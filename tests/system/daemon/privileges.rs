@@ -21,6 +21,42 @@ async fn refused(bench: &Bench, role: &str, statement: &str) -> Option<String> {
     }
 }
 
+/// Whoever owns the database and is no superuser needs the role that owns what `migrate` has made.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grants_say_whose_member_has_to_apply_them() {
+    const GRANTS: &str = include_str!("../../../deploy/postgres-grants.sql");
+    let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
+    let url = bench.database.url();
+    let name = url.rsplit('/').next().unwrap();
+    let owner = format!("{name}_owner");
+    bench
+        .execute(&format!(
+            "CREATE ROLE {owner} LOGIN CREATEROLE; ALTER DATABASE {name} OWNER TO {owner}"
+        ))
+        .await;
+    let mut applying = PgConnection::connect(&bench.url_of(&owner)).await.unwrap();
+    bench.grant().await;
+    sqlx::raw_sql(GRANTS).execute(&mut applying).await.unwrap();
+    bench.become_role("verifyd_migrate");
+    bench.success(&["migrate"]);
+    let refused = sqlx::raw_sql(GRANTS).execute(&mut applying).await;
+    let said = refused.unwrap_err().to_string();
+    let belong = "tables belong to the role verifyd_migrate, of which the role ";
+    assert!(said.contains(belong), "{said}");
+    bench
+        .execute(&format!("GRANT verifyd_migrate TO {owner}"))
+        .await;
+    sqlx::raw_sql(GRANTS).execute(&mut applying).await.unwrap();
+    bench.become_role("verifyd_serve");
+    bench.success(&["doctor"]);
+    bench
+        .execute(&format!(
+            "REVOKE verifyd_migrate FROM {owner}; ALTER DATABASE {name} OWNER TO CURRENT_USER; \
+             DROP ROLE {owner}"
+        ))
+        .await;
+}
+
 /// insufficient_privilege
 const FORBIDDEN: Option<&str> = Some("42501");
 

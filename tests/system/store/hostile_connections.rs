@@ -10,7 +10,7 @@ use verifyd::ports::overview::ConnectionFilter;
 
 /// Every column of a connection and of its credential that another application may fill as it likes.
 pub async fn a_connection_that_cannot_be_used_is_listed_with_its_reason(bed: &Bed) {
-    let mut wrong = vec![(2, "status", "'paused'")];
+    let mut wrong = vec![(2, "status", "'paused'"), (0, "id", "0")];
     if bed.is_postgres() {
         bed.exec(
             "ALTER TABLE provider_connections DROP CONSTRAINT provider_connections_status, \
@@ -27,7 +27,7 @@ pub async fn a_connection_that_cannot_be_used_is_listed_with_its_reason(bed: &Be
             (6, "provider", "NULL"),
         ]);
     }
-    for id in 1..=9 {
+    for id in 0..=9 {
         bed.exec(&format!(
             "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, display_name, status) \
              VALUES ({id}, 1, 7, 'microsoft', 'named', 'enabled'); \
@@ -57,7 +57,7 @@ pub async fn a_connection_that_cannot_be_used_is_listed_with_its_reason(bed: &Be
         ..ConnectionFilter::default()
     };
     let all = bed.store.connection_states(&filter(None)).await.unwrap();
-    assert_eq!(all.len(), 9);
+    assert_eq!(all.len(), 10);
     for state in &all {
         let id = state.connection.id.0;
         assert_eq!(state.connection.display_name.as_deref(), Some("named"));
@@ -84,12 +84,12 @@ pub async fn a_connection_that_cannot_be_used_is_listed_with_its_reason(bed: &Be
         found.unwrap().len()
     };
     assert_eq!(count(ConnectionStatus::Unusable).await, wrong.len());
-    assert_eq!(count(ConnectionStatus::Enabled).await, 9 - wrong.len());
+    assert_eq!(count(ConnectionStatus::Enabled).await, 10 - wrong.len());
     assert_eq!(count(ConnectionStatus::Disabled).await, 0);
     let counts = bed.store.connection_counts(&Binding::EVERYTHING).await;
     let counts = counts.unwrap();
     assert_eq!(counts.unusable, wrong.len() as u64);
-    assert_eq!(counts.never_checked, 9 - wrong.len() as u64);
+    assert_eq!(counts.never_checked, 10 - wrong.len() as u64);
 
     let mut named = Vec::new();
     for found in bed.store.credentials(None, 100).await.unwrap() {

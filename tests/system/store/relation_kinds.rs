@@ -187,19 +187,92 @@ async fn what_is_proposed_for_a_table_of_a_type_works() {
 
 #[tokio::test]
 async fn that_a_partition_key_cannot_be_changed_is_said() {
-    let root = RUNS.replace("operation_runs", "all_runs");
+    let runs = RUNS.replace("id bigserial", "id serial");
+    let root = runs.replace("operation_runs", "all_runs");
+    let all = "FOR VALUES FROM (MINVALUE) TO (MAXVALUE)";
+    for by in [
+        format!(
+            "{root} PARTITION BY RANGE (id); CREATE TABLE operation_runs PARTITION OF all_runs {all}"
+        ),
+        format!(
+            "{runs} PARTITION BY RANGE (created_at); CREATE TABLE part PARTITION OF operation_runs {all} \
+             PARTITION BY LIST (id)"
+        ),
+    ] {
+        let bed = replaced(&["operation_runs"], &by).await;
+        let [_, left] = mended(&bed).await;
+        assert_eq!(left[0].subject, "operation_runs.id");
+        let remedy = &left[0].remedy;
+        assert!(remedy.starts_with("create the table anew"), "{remedy}");
+    }
+}
+
+#[tokio::test]
+async fn what_uses_a_column_is_named_before_its_type_is_changed() {
+    let runs = RUNS.replace("status text", "status run_status").replace(
+        "workspace_id bigint NOT NULL",
+        "workspace_id int CHECK (workspace_id > 0)",
+    );
     let by = format!(
-        "{} PARTITION BY RANGE (id); CREATE TABLE operation_runs PARTITION OF all_runs \
-         FOR VALUES FROM (MINVALUE) TO (MAXVALUE)",
-        root.replace("id bigserial", "id serial")
+        "CREATE TYPE run_status AS ENUM ('queued', 'running', 'completed'); {runs};
+         CREATE VIEW open_runs AS SELECT id FROM operation_runs WHERE status <> 'completed';
+         CREATE INDEX queued_runs ON operation_runs (id) WHERE status = 'queued';
+         ALTER TABLE operation_runs ADD CONSTRAINT known CHECK (status < 'completed' OR outcome IS NOT NULL)"
     );
     let bed = replaced(&["operation_runs"], &by).await;
+    let findings = bed.store.inspect().await.unwrap();
+    let remedy = |subject: &str| {
+        let finding = findings.iter().find(|finding| finding.subject == subject);
+        finding.unwrap().remedy.as_str()
+    };
+    // A number is compared as before.
+    let number = remedy("operation_runs.workspace_id");
+    assert!(number.starts_with("ALTER TABLE"), "{number}");
+    let status = remedy("operation_runs.status");
+    let named = "drop what uses the column, and create it anew afterwards (view open_runs, constraint known on table \
+                 operation_runs, index queued_runs): ALTER TABLE";
+    assert!(status.starts_with(named), "{status}");
+    bed.exec(
+        "DROP VIEW open_runs; DROP INDEX queued_runs; ALTER TABLE operation_runs DROP CONSTRAINT known",
+    )
+    .await;
     let [_, left] = mended(&bed).await;
-    assert_eq!(subjects(&left), ["operation_runs.id"]);
-    assert!(
-        left[0].remedy.starts_with("create the table anew"),
-        "{left:?}"
-    );
+    assert_eq!(left, []);
+}
+
+#[tokio::test]
+async fn that_a_generated_column_cannot_be_converted_is_said() {
+    let bed = Bed::postgres().await;
+    bed.exec(
+        "ALTER TABLE provider_connections DROP COLUMN module,
+             ADD COLUMN module int GENERATED ALWAYS AS (1) STORED",
+    )
+    .await;
+    let [_, left] = mended(&bed).await;
+    assert_eq!(subjects(&left), ["provider_connections.module"]);
+    let remedy = &left[0].remedy;
+    assert!(remedy.starts_with("drop the column module"), "{remedy}");
+}
+
+/// Another try is refused by the index that the first has left, which the remedy names.
+#[tokio::test]
+async fn a_unique_key_that_rows_break_leaves_one_index() {
+    let bed = replaced(&["operation_runs"], RUNS).await;
+    let insert =
+        "INSERT INTO operation_runs (id, workspace_id, type, status) VALUES (1, 1, 'x', 'x')";
+    for _ in 0..2 {
+        bed.exec(insert).await;
+    }
+    let findings = bed.store.inspect().await.unwrap();
+    let of_key = findings.iter().find(|f| f.subject == "operation_runs (id)");
+    let remedy = &of_key.unwrap().remedy;
+    assert!(remedy.contains("DROP INDEX operation_runs_key"), "{remedy}");
+    for _ in 0..2 {
+        let refused = bed.try_exec(statement(remedy).unwrap()).await;
+        assert!(refused.is_err());
+    }
+    let left = "SELECT count(*) FROM pg_index WHERE indrelid = 'operation_runs'::regclass";
+    assert_eq!(bed.number(left).await, 1);
 }
 
 #[tokio::test]

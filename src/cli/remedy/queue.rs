@@ -1,0 +1,237 @@
+//! Remedies for the queue.
+
+/// What mends an error of Redis or of the way to it, by parts of its text. The first that fits counts.
+const QUEUE: &[(&[&str], &str)] = &[
+    // Its text speaks of much that other remedies are found by.
+    (
+        &["DENIED"],
+        "give Redis a password and redis.url (REDIS_URL) the same, or turn its protected mode off",
+    ),
+    (
+        &["OOM command"],
+        "raise maxmemory, or let Redis remove something else",
+    ),
+    (
+        &["READONLY", "read only replica"],
+        "let redis.url (REDIS_URL) name the primary",
+    ),
+    (
+        &["MASTERDOWN"],
+        "let redis.url (REDIS_URL) name the primary, which this replica does not reach",
+    ),
+    (
+        &["NOREPLICAS"],
+        "bring the replicas of Redis back, or lower its min-replicas-to-write",
+    ),
+    (
+        &["MOVED", "CLUSTERDOWN", "CROSSSLOT", "ASK ", "cluster mode"],
+        "let redis.url (REDIS_URL) name a server that is no Redis Cluster",
+    ),
+    (
+        &["'select'"],
+        "let redis.url (REDIS_URL) name no database (`/2`), or give the user +select",
+    ),
+    (
+        &["DB index"],
+        "let redis.url (REDIS_URL) name a database that Redis has, or none",
+    ),
+    // In the words of Redis 6 and 7.0, of 7.2, and of their scripts.
+    (
+        &[
+            "one of the keys",
+            "of the channels",
+            "to the channel",
+            "access the '",
+            "access a ",
+        ],
+        "let the patterns of keys (~) and channels (&) of the user fit redis.queue, as deploy/redis.acl shows",
+    ),
+    (
+        &[
+            "NOPERM",
+            "ACL failure",
+            "o permissions",
+            "user executing the script",
+        ],
+        "serve needs the rights of verifyd_serve in deploy/redis.acl: give them to the user, or let redis.url \
+         (REDIS_URL) name one who has them",
+    ),
+    (
+        &["without any password"],
+        "leave the password out of redis.url (REDIS_URL): the server has none",
+    ),
+    (
+        &["WRONGPASS", "NOAUTH", "uthentication"],
+        "correct user and password of redis.url (REDIS_URL)",
+    ),
+    (
+        &["MISCONF"],
+        "mend what keeps Redis from saving (its log names it)",
+    ),
+    (&["LOADING"], "wait until Redis has loaded its data"),
+    (&["max number of clients"], "raise maxclients of Redis"),
+    (
+        &["WRONGTYPE"],
+        "let nothing else write the keys of redis.queue; serve removes what does not fit",
+    ),
+    (
+        &["NotValidForName", "not valid for name"],
+        "let redis.url (REDIS_URL) name the server as its certificate does",
+    ),
+    (
+        &["Expired", "expired", "NotValidYet", "not valid yet"],
+        "renew the certificate of Redis, or correct this machine's clock",
+    ),
+    (
+        &["certificate is not accepted"],
+        "add the authority that issued the certificate of Redis to those that this machine trusts (SSL_CERT_FILE \
+         names a file of all of them)",
+    ),
+    (
+        &["CertificateRequired"],
+        "let Redis ask its clients for no certificate (tls-auth-clients no)",
+    ),
+    (
+        &["speaks no TLS", "may speak no TLS"],
+        "let redis.url (REDIS_URL) begin with redis://, or name the port where the server speaks TLS",
+    ),
+    (
+        &["may want TLS"],
+        "let redis.url (REDIS_URL) begin with rediss:// if the server speaks TLS; else look at its log",
+    ),
+    (
+        &["closed the connection"],
+        "look at the log of Redis; beyond its maxclients it closes connections over TLS without an answer",
+    ),
+    (
+        &["another protocol"],
+        "let redis.url (REDIS_URL) name the host and the port of Redis",
+    ),
+    (
+        &["cannot be resolved"],
+        "correct the host of redis.url (REDIS_URL)",
+    ),
+    (
+        &["the server answers"],
+        "look up the answer in the documentation of Redis",
+    ),
+];
+
+/// Returns the remedy by the error of Redis or of the network. No run is lost meanwhile.
+pub(in crate::cli) fn of_queue(said: &str) -> String {
+    let known = QUEUE
+        .iter()
+        .find(|(parts, _)| parts.iter().any(|part| said.contains(part)));
+    let remedy = known.map_or(
+        "check redis.url (REDIS_URL) and that Redis runs",
+        |(_, remedy)| *remedy,
+    );
+    format!("{remedy}; until then workers poll the database")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_of_redis_has_a_remedy_of_its_own() {
+        for (said, advice) in [
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                "maxmemory",
+            ),
+            (
+                "READONLY You can't write against a read only replica.",
+                "the primary",
+            ),
+            ("MASTERDOWN Link with MASTER is down", "the primary"),
+            (
+                "NOREPLICAS Not enough good replicas to write.",
+                "min-replicas-to-write",
+            ),
+            ("MOVED 3999 127.0.0.1:6381", "no Redis Cluster"),
+            ("CLUSTERDOWN Hash slot not served", "no Redis Cluster"),
+            (
+                "NOPERM User a has no permissions to run the 'select' command",
+                "+select",
+            ),
+            (
+                "NOPERM this user has no permissions to run the 'lrem' command",
+                "verifyd_serve",
+            ),
+            (
+                "ERR The user executing the script can't run this command or subcommand",
+                "verifyd_serve",
+            ),
+            (
+                "ERR The user executing the script can't access at least one of the keys mentioned in the \
+                 command arguments",
+                "redis.queue",
+            ),
+            (
+                "ERR The user executing the script can't publish to the channel mentioned",
+                "redis.queue",
+            ),
+            (
+                "ERR ACL failure in script: No permissions to access a key",
+                "redis.queue",
+            ),
+            (
+                "WRONGPASS invalid username-password pair or user is disabled.",
+                "user and password",
+            ),
+            (
+                "ERR AUTH <password> called without any password configured",
+                "leave the password out",
+            ),
+            ("ERR DB index is out of range", "a database that Redis has"),
+            ("ERR max number of clients reached", "raise maxclients"),
+            (
+                "DENIED Redis is running in protected mode. 4) Set up an authentication password",
+                "protected mode off",
+            ),
+            (
+                "LOADING Redis is loading the dataset in memory",
+                "wait until",
+            ),
+            ("FROBNICATED by a later version", "documentation"),
+        ] {
+            let remedy = of_queue(&format!("the server answers {said}"));
+            assert!(remedy.contains(advice), "{said}: {remedy}");
+        }
+        for (said, advice) in [
+            (
+                "certificate is not accepted: UnknownIssuer",
+                "SSL_CERT_FILE",
+            ),
+            (
+                "certificate is not accepted: certificate expired: verification",
+                "renew",
+            ),
+            (
+                "certificate is not accepted: certificate not valid for name \"a\"",
+                "as its certificate",
+            ),
+            ("the server may speak no TLS there (rediss://)", "redis://"),
+            (
+                "the server closed the connection; it may want TLS (rediss://)",
+                "rediss://",
+            ),
+            (
+                "the server closed the connection: tls handshake eof",
+                "maxclients",
+            ),
+            (
+                "the server speaks another protocol than that of Redis",
+                "the port of Redis",
+            ),
+            (
+                "no server listens there: Connection refused (os error 111)",
+                "that Redis runs",
+            ),
+        ] {
+            let remedy = of_queue(said);
+            assert!(remedy.contains(advice), "{said}: {remedy}");
+        }
+    }
+}
