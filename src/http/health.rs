@@ -85,15 +85,17 @@ pub async fn ready(State(health): State<Arc<Health>>) -> Response {
     (status, Json(json!({ "ready": ready, "checks": checks }))).into_response()
 }
 
-/// `GET /metrics`
-pub async fn metrics(State(health): State<Arc<Health>>) -> String {
+/// `GET /metrics`: 500 where the measurement panicked, since the gauges then hold old values.
+pub async fn metrics(State(health): State<Arc<Health>>) -> Response {
     // Before this request uses a connection itself.
     health.measure_connections();
     let measured = Arc::clone(&health);
     let rows = async move { measured.measure_rows().await };
-    health.rows.get(rows).await;
+    if health.rows.get(rows).await.is_none() {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
     metrics::gauge!("verifyd_runs_in_flight").set(f64::from(health.worker.in_flight.claimed()));
-    health.metrics.render()
+    health.metrics.render().into_response()
 }
 
 impl Health {

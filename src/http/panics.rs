@@ -1,4 +1,5 @@
-//! Handles panics of request handlers: each is answered and counted, and its connection stays open.
+//! Handles panics of request handlers and of the calls that they share: each is answered and counted, and its
+//! connection stays open.
 
 use axum::response::Response;
 use futures::FutureExt as _;
@@ -18,8 +19,8 @@ pub async fn caught(
     }
 }
 
-/// Counts a panic of a handler.
+/// Counts a panic of a handler, or of a call that handlers share.
 pub fn count() {
     metrics::counter!("verifyd_http_panics_total").increment(1);
-    tracing::error!("an HTTP handler panicked; answering its request with 500");
+    tracing::error!("an HTTP handler panicked; its request fails");
 }

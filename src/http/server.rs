@@ -138,7 +138,7 @@ async fn answer(
     is_unread: Arc<AtomicBool>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (parts, body) = request.into_parts();
-    slot.begins(parts.uri.path() == ALIVE);
+    slot.begins(is_immediate(parts.uri.path()));
     let expects_continue = parts.headers.contains_key(header::EXPECT);
     let (body, leftover) = TimedBody::of(body, limit, &slot);
     let mut request = hyper::Request::from_parts(parts, body);
@@ -176,6 +176,11 @@ async fn answer(
     Ok(response.map(|body| AnswerBody::of(body, &slot)))
 }
 
+/// Whether the answer on a reserved connection needs no database. All but the health endpoints get 503 there.
+fn is_immediate(path: &str) -> bool {
+    path == ALIVE || !HEALTH.contains(&path)
+}
+
 /// The answer on a reserved connection, except for the health endpoints.
 fn all_in_use(path: &str) -> Response<Body> {
     let mut response = if path.starts_with(super::api::PREFIX) {
@@ -188,4 +193,16 @@ fn all_in_use(path: &str) -> Response<Body> {
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_answers_that_need_the_database_yield_in_the_reserve() {
+        let paths = ["/healthz", "/readyz", "/metrics", "/login", "/v1/runs"];
+        let immediate = paths.map(is_immediate);
+        assert_eq!(immediate, [true, false, false, true, true]);
+    }
 }

@@ -1,6 +1,9 @@
 //! One call at a time, whose result all get that ask meanwhile.
 
+use super::panics;
+use futures::FutureExt as _;
 use parking_lot::Mutex;
+use std::panic::AssertUnwindSafe;
 use tokio::sync::watch;
 
 /// The call under way, if there is one. It goes on when those that asked for it are gone, so that nobody begins it
@@ -15,14 +18,21 @@ impl<T> Default for SingleFlight<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
-    /// Makes the call, or waits for the one under way. `None`: it panicked.
+    /// Makes the call, or waits for the one under way. `None`: it panicked, which is counted once.
     pub async fn get(&self, call: impl Future<Output = T> + Send + 'static) -> Option<T> {
         let mut result = {
             let mut last = self.0.lock();
             let under_way = last.take().filter(|call| call.has_changed().is_ok());
             let result = under_way.unwrap_or_else(|| {
                 let (sender, result) = watch::channel(None);
-                tokio::spawn(async move { sender.send(Some(call.await)) });
+                tokio::spawn(async move {
+                    match AssertUnwindSafe(call).catch_unwind().await {
+                        Ok(done) => {
+                            let _ = sender.send(Some(done));
+                        }
+                        Err(_) => panics::count(),
+                    }
+                });
                 result
             });
             last.insert(result).clone()
@@ -35,7 +45,6 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::FutureExt as _;
     use futures::future::join_all;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -55,10 +64,9 @@ mod tests {
         };
         // It goes away; its call does not.
         assert_eq!(ask().now_or_never(), None);
-        may_end.add_permits(1);
+        may_end.add_permits(9);
         let shared = join_all([ask(), ask(), ask()]).await;
         assert_eq!(shared, [Some(0); 3]);
-        may_end.add_permits(1);
         assert_eq!(ask().await, Some(1), "that call had ended");
     }
 

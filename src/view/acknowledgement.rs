@@ -122,7 +122,7 @@ const NAME_CHARS: usize = 300;
 /// The name that the person gave, in quotation marks; outside of them the token or the system's user behind it. Nothing
 /// in the name ends the quotation, or changes the direction of what follows.
 fn who(person: &str, through: Option<&Actor>) -> String {
-    let name = redact::clean(person, NAME_CHARS).replace(['"', '\u{201c}', '\u{201d}'], "'");
+    let name = redact::clean(person, NAME_CHARS).replace(is_quotation_mark, "'");
     match through.map(Actor::words) {
         Some(words) if words == person => redact::clean(&words, NAME_CHARS),
         Some(words) => {
@@ -131,4 +131,27 @@ fn who(person: &str, through: Option<&Actor>) -> String {
         }
         None => format!("\u{201c}{name}\u{201d}"),
     }
+}
+
+/// Whether it is a double quotation mark, or looks like one (Unicode Technical Standard 39, confusables).
+const fn is_quotation_mark(c: char) -> bool {
+    matches!(
+        c,
+        '"' | '\u{2ba}'
+            | '\u{2dd}'
+            | '\u{2ee}'
+            | '\u{2f6}'
+            | '\u{5f2}'
+            | '\u{5f4}'
+            | '\u{1cd3}'
+            | '\u{201c}'..='\u{201f}'
+            | '\u{2033}'
+            | '\u{2036}'
+            | '\u{275d}'
+            | '\u{275e}'
+            | '\u{3003}'
+            | '\u{301d}'..='\u{301f}'
+            | '\u{ff02}'
+            | '\u{1f676}'..='\u{1f678}'
+    )
 }

@@ -381,6 +381,11 @@ fn no_name_looks_like_the_token_beside_it() {
             "“X' (token a)'” (token b)",
         ),
         (
+            "\u{201f}\u{275d}\u{275e}\u{301d}\u{301e}\u{ff02}\u{2033}",
+            None,
+            "“'''''''”",
+        ),
+        (
             "\u{202e}evil",
             Some(token("a\u{2066}")),
             "“\u{fffd}evil” (token a\u{fffd})",

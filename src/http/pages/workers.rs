@@ -7,6 +7,7 @@ use super::layout::Layout;
 use super::session::Visitor;
 use crate::domain::access::Scope;
 use crate::domain::{EndpointId, WorkspaceId};
+use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
 use crate::view::words::{counted, span};
 use askama::Template;
 use axum::extract::State;
@@ -39,8 +40,9 @@ struct WorkersPage {
     versions: usize,
     webhooks: Webhooks,
     mistakes: Vec<Mistake>,
-    /// Invalid runs that are not among `mistakes`.
-    more: usize,
+    /// The invalid runs that are not among `mistakes`, in words.
+    more: Option<String>,
+    dead_letters: Vec<Mistake>,
     /// Payloads in the queue that are no hints.
     rejected: u64,
 }
@@ -61,6 +63,8 @@ struct FailingEndpoint {
     failures: String,
     opened: Moment,
     probe: Moment,
+    is_due: bool,
+    is_pending: bool,
 }
 
 impl Webhooks {
@@ -85,6 +89,8 @@ async fn webhooks(pages: &Pages, now: DateTime<Utc>) -> Result<Webhooks, PageErr
                     failures: counted(endpoint.failures.into(), "failure"),
                     opened: Moment::of(opened, now),
                     probe: Moment::of(probe, now),
+                    is_due: probe <= now,
+                    is_pending: endpoint.oldest_pending_since.is_some(),
                 });
             }
         }
@@ -110,40 +116,52 @@ struct Mistake {
     problem: String,
 }
 
-/// Rows that are looked through for mistakes, and mistakes that are shown.
-const LATEST_ROWS: u32 = 10_000;
+/// Endpoints, invalid runs and dead letters that are shown, of each.
 const SHOWN: u32 = 20;
 
 /// A queue that does not answer within this is left out.
 const QUEUE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Invalid runs, how many more there are, and payloads that were put aside.
-async fn mistakes(pages: &Pages) -> Result<(Vec<Mistake>, usize, u64), PageError> {
-    let invalid = pages.store.invalid_runs(LATEST_ROWS, LATEST_ROWS).await?;
-    let more = invalid.len().saturating_sub(SHOWN as usize);
-    let mut mistakes: Vec<Mistake> = invalid
-        .into_iter()
-        .take(SHOWN as usize)
-        .map(|run| Mistake {
-            place: format!(
-                "operation_runs.{} of run {}",
-                run.column, run.operation_run_id
-            ),
-            problem: run.problem,
-        })
-        .collect();
+/// The newest invalid runs, and how many more there are.
+async fn invalid_runs(pages: &Pages) -> Result<(Vec<Mistake>, Option<String>), PageError> {
+    let invalid = pages.store.invalid_runs(LATEST_ROWS, COUNTED).await?;
+    let more = more(invalid.len());
+    let shown = invalid.into_iter().take(SHOWN as usize);
+    let mistakes = shown.map(|run| Mistake {
+        place: format!(
+            "operation_runs.{} of run {}",
+            run.column, run.operation_run_id
+        ),
+        problem: run.problem,
+    });
+    Ok((mistakes.collect(), more))
+}
+
+/// The runs beyond those that are shown. No more than `COUNTED` are looked for.
+fn more(found: usize) -> Option<String> {
+    let more = found.checked_sub(SHOWN as usize).filter(|more| *more > 0)?;
+    let words = counted(more as u64, "more run");
+    Some(if found < COUNTED as usize {
+        words
+    } else {
+        format!("at least {words}")
+    })
+}
+
+/// How many payloads in the queue are no hints, and the latest of them.
+async fn dead_letters(pages: &Pages) -> (u64, Vec<Mistake>) {
     let Some(queue) = &pages.queue else {
-        return Ok((mistakes, more, 0));
+        return (0, Vec::new());
     };
     let looked = tokio::time::timeout(QUEUE_TIMEOUT, queue.dead_letters(SHOWN)).await;
     let Ok(Ok((rejected, sample))) = looked else {
-        return Ok((mistakes, more, 0));
+        return (0, Vec::new());
     };
-    mistakes.extend(sample.into_iter().map(|hint| Mistake {
+    let letters = sample.into_iter().map(|hint| Mistake {
         place: format!("dead letter {}", hint.task_id),
         problem: hint.reason,
-    }));
-    Ok((mistakes, more, rejected))
+    });
+    (rejected, letters.collect())
 }
 
 /// `GET /workers`
@@ -157,7 +175,8 @@ pub async fn page(
     }
     let workers = pages.store.workers().await?;
     let counts = pages.store.counts().await?;
-    let (mistakes, more, rejected) = mistakes(&pages).await?;
+    let (mistakes, more) = invalid_runs(&pages).await?;
+    let (rejected, dead_letters) = dead_letters(&pages).await;
     let now = pages.clock.now();
     let webhooks = webhooks(&pages, now).await?;
     let rows: Vec<Row> = workers
@@ -188,9 +207,27 @@ pub async fn page(
         webhooks,
         mistakes,
         more,
+        dead_letters,
         rejected,
         queued: counts.queued,
         running: counts.running,
         rows,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_that_are_not_shown_are_counted_up_to_a_bound() {
+        let words = [20, 21, 999, 1_000].map(more);
+        let wanted = [
+            None,
+            Some("1 more run"),
+            Some("979 more runs"),
+            Some("at least 980 more runs"),
+        ];
+        assert_eq!(words.each_ref().map(Option::as_deref), wanted);
+    }
 }

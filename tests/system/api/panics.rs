@@ -1,13 +1,16 @@
 //! A panic in a handler is answered and counted, and costs its connection nothing.
 
 use crate::api::scene::{Scene, serve};
+use axum::extract::State;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
+use verifyd::http::health;
 use verifyd::ports::clock::{Clock, SystemClock};
+use verifyd::telemetry::metrics::Metrics;
 
 /// A clock that panics while it is asked to.
 #[derive(Debug, Default)]
@@ -90,7 +93,23 @@ async fn a_panic_is_answered_and_counted_and_the_connection_lives() {
             }
         }
     }
-    let counted = "\nverifyd_http_panics_total 4\n";
+    // So are the calls that health requests share. Without timers in the runtime, their timeouts panic.
+    let health = services.health(&services.worker(), Metrics::detached(), stop.clone());
+    let asked = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let measured = health::metrics(State(Arc::clone(&health))).await;
+            (
+                measured.status(),
+                health::ready(State(health)).await.status(),
+            )
+        })
+    });
+    let (measured, ready) = asked.await.unwrap();
+    assert_eq!((measured.as_u16(), ready.as_u16()), (500, 503));
+    let counted = "\nverifyd_http_panics_total 6\n";
     assert!(metrics.render().contains(counted), "{}", metrics.render());
     stop.cancel();
 }

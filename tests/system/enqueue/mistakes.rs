@@ -1,5 +1,6 @@
 //! Getting it wrong is harmless, and seen.
 
+use crate::pages::person::Person;
 use serde_json::Value;
 use test_support::bench::Bench;
 use test_support::redis_server::enqueue;
@@ -22,7 +23,7 @@ fn doctor(bench: &Bench, part: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn payloads_that_are_no_hints_are_put_aside_and_shown() {
     let bench = Bench::new().await;
-    let _worker = bench.serve(&[]);
+    let worker = bench.serve(&[]);
     for (id, payload) in [
         (b"1", r#"{"v":1}"#),
         (b"2", r#"{"v":2,"operation_run_id":1}"#),
@@ -40,6 +41,19 @@ async fn payloads_that_are_no_hints_are_put_aside_and_shown() {
         line.starts_with("3 put aside as no hints")
     })
     .await;
+    // The page has them after the invalid runs, and after the number of those that it does not name.
+    bench
+        .execute(
+            "ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_check_status; \
+             INSERT INTO operation_runs (workspace_id, tenant_id, type, status) \
+             SELECT 1, 1, 'provider.connection.check', 'pending' FROM generate_series(1, 21)",
+        )
+        .await;
+    let token = bench.token(&["read", "run", "admin"]);
+    let person = Person::logged_in(&format!("http://{}", worker.listening), &token).await;
+    let page = person.page("/workers").await;
+    let place = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}: {page}"));
+    assert!(place("and 1 more run</li>") < place("dead letter "));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -188,6 +188,9 @@ async fn what_waits_for_too_long_is_given_up_counted_and_listed() {
     let line = webhooks_line(&bench);
     let found = line["found"].as_str().unwrap();
     assert!(found.contains("5 given up, 5 of them by age"), "{found}");
+    let page = workers_page(&bench, &daemon).await;
+    let probe = ", a probe goes with the first message after <time ";
+    assert!(page.contains(probe), "{page}");
 }
 
 /// In both forms.
@@ -285,5 +288,6 @@ async fn the_page_of_the_workers_shows_what_waits() {
     assert!(page.contains("Oldest pending"), "{page}");
     let row = format!("Endpoint {broken} of workspace 1: {FAILURES} failures in a row");
     assert!(page.contains(&row), "{page}");
+    assert!(page.contains(", next probe <time "), "{page}");
     assert!(!page.contains("hidden-path"), "{page}");
 }

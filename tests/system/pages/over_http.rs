@@ -519,5 +519,5 @@ async fn a_row_that_nobody_can_work_on_is_shown_and_breaks_no_list() {
         )
         .await;
     let workers = person.page("/workers").await;
-    assert!(workers.contains("and 2 more</li>"), "{workers}");
+    assert!(workers.contains("and 2 more runs</li>"), "{workers}");
 }
