@@ -242,7 +242,7 @@ mod tests {
         let denied = "permission denied for table operation_runs (SQLSTATE 42501)";
         assert_eq!(page(StoreError::Refused(denied.into())), 503);
         assert_eq!(page(StoreError::Schema("column x is missing".into())), 503);
-        let refused = "duplicate key (SQLSTATE 23505)";
+        let refused = "a value does not fit (SQLSTATE 22001)";
         assert_eq!(page(StoreError::Refused(refused.into())), 500);
     }
 }
