@@ -533,6 +533,54 @@ async fn connections_that_cannot_be_used_are_named_once_and_counted() {
     assert!(shown.contains("workspace –, tenant 1"), "{shown}");
 }
 
+/// Credentials that do not open, and those that cannot be read, are named up to a limit, and counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_are_not_named_or_not_tested_are_told() {
+    let bench = Bench::new().await;
+    let healthy = bench.healthy(1);
+    let add = |ids: &str, kind: &str, payload: &str| {
+        format!(
+            "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, display_name,
+                 status, entra_tenant_id, client_id, cloud, module)
+             SELECT n, workspace_id, tenant_id, provider, display_name, status, entra_tenant_id,
+                 client_id, cloud, module
+             FROM provider_connections, generate_series({ids}) n WHERE id = {healthy};
+             INSERT INTO provider_credentials (provider_connection_id, kind, payload)
+             SELECT n, '{kind}', {payload} FROM generate_series({ids}) n;"
+        )
+    };
+    bench
+        .execute("ALTER TABLE provider_credentials DROP CONSTRAINT provider_credentials_kind")
+        .await;
+    let of_other_keys = add("101, 107", "client_secret", "'vfd1.k' || n || '.x.x'");
+    bench.execute(&of_other_keys).await;
+    bench.execute(&add("201, 207", "odd", "'x'")).await;
+    let (code, bad) = examined(&bench);
+    assert_eq!(code, 0, "{bad:?}");
+    let found: Vec<String> = bad
+        .iter()
+        .map(|(part, found, _)| {
+            let at = found.split(": ").next().unwrap_or_default();
+            format!("{part}: {at}")
+        })
+        .collect();
+    let at = |part: &str, first: u32| {
+        let named = (first..first + 5).map(|id| format!("{part}: connection {id}"));
+        let more = format!("{part}: and 2 more");
+        named.chain([more]).collect::<Vec<_>>()
+    };
+    assert_eq!(found, [at("keys", 101), at("connections", 201)].concat());
+
+    let many = add("1001, 11000", "client_secret", "'x'");
+    bench.execute(&many).await;
+    let (code, bad) = examined(&bench);
+    let (part, found, _) = bad.last().unwrap();
+    assert_eq!((code, part.as_str()), (0, "keys"), "{bad:?}");
+    // Fewer than 10000 where the time was up before.
+    assert!(found.starts_with("only the first "), "{found}");
+    assert!(found.ends_with(" credentials were tested"), "{found}");
+}
+
 /// As the page of the workers has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_without_a_heartbeat_is_not_alive() {
