@@ -6,7 +6,7 @@ use super::relation::{COLUMNS, Column, FIND, Relation, accepted_types, wanted_ty
 use crate::ports::schema::{InspectStore, SchemaFinding};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations::WANTED_VERSION;
-use crate::store::tables::{APPLICATION, OWN, Table, least_length};
+use crate::store::tables::{APPLICATION, OWN, Room, Table, room};
 use async_trait::async_trait;
 use sqlx::PgConnection;
 
@@ -206,17 +206,19 @@ impl PostgresStore {
                     ));
                 }
                 Some(column) => {
-                    let least = owner.least_length(table.name, &column.name);
-                    let too_short = relation.too_short(name, column, least);
-                    findings.extend(
-                        too_short.map(|(problem, remedy)| {
-                            SchemaFinding::fatal(subject, problem, remedy)
-                        }),
-                    );
+                    let room = owner.room(table.name, &column.name);
+                    if let Some((problem, remedy)) = relation.too_short(name, column, room.needed) {
+                        findings.push(SchemaFinding::fatal(subject, problem, remedy));
+                    } else if let Some((problem, remedy)) =
+                        relation.too_short(name, column, room.longest)
+                    {
+                        let problem = format!("{problem} for the longest values");
+                        findings.push(SchemaFinding::advice(subject, problem, remedy));
+                    }
                 }
             }
         }
-        if findings.len() > first
+        if findings.iter().skip(first).any(|finding| finding.fatal)
             && let Some((problem, remedy)) = relation.fixed_columns(name)
         {
             let finding = SchemaFinding::fatal(name.to_owned(), problem, remedy);
@@ -460,11 +462,14 @@ impl Owner {
         }
     }
 
-    /// The characters that a column of text must have room for: in a table of verifyd's as many as there are.
-    fn least_length(self, table: &str, column: &str) -> usize {
+    /// What a column of text must have room for: in a table of verifyd's as much as there is.
+    fn room(self, table: &str, column: &str) -> Room {
         match self {
-            Self::Verifyd { .. } => usize::MAX,
-            Self::Application { .. } => least_length(table, column),
+            Self::Verifyd { .. } => Room {
+                needed: usize::MAX,
+                longest: usize::MAX,
+            },
+            Self::Application { .. } => room(table, column),
         }
     }
 
