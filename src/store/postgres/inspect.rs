@@ -381,8 +381,8 @@ impl PostgresStore {
                          those that a policy admits"
                     ),
                     format!(
-                        "let policies of the table admit all rows to {user}, or as a superuser: ALTER ROLE {user} \
-                         BYPASSRLS;"
+                        "where policies of the table admit all rows to {user}, nothing is to be done, and this warning \
+                         stays; else as a superuser: ALTER ROLE {user} BYPASSRLS;"
                     ),
                 )
             });

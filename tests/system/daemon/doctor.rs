@@ -169,10 +169,12 @@ async fn what_the_role_may_not_do_is_named() {
             .execute(&format!("{security} ENABLE ROW LEVEL SECURITY"))
             .await;
         let (code, bad) = examined(&bench);
-        let [(part, found, _)] = &bad[..] else {
+        let [(part, found, remedy)] = &bad[..] else {
             panic!("{bad:?}")
         };
         assert_eq!((code, part.as_str()), (0, "schema"));
+        assert_eq!(statement(remedy), "ALTER ROLE verifyd_serve BYPASSRLS;");
+        assert!(remedy.contains("this warning stays"), "{remedy}");
         let applies = format!("{table}: row-level security applies to the role verifyd_serve");
         assert!(found.starts_with(&applies), "{found}");
         bench
@@ -188,7 +190,14 @@ async fn what_the_role_may_not_do_is_named() {
         (
             "CREATE POLICY reads ON operation_runs FOR SELECT USING (true);
              CREATE POLICY records ON operation_runs FOR INSERT WITH CHECK (true)",
-            "claiming a run: row-level security keeps the row of operation_runs as it is",
+            "claiming a run: row-level security or a trigger keeps the row of operation_runs as it is",
+        ),
+        (
+            "DROP POLICY reads ON operation_runs; DROP POLICY records ON operation_runs;
+             CREATE POLICY admits_all ON operation_runs USING (true);
+             CREATE FUNCTION kept() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER kept BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION kept()",
+            "claiming a run: row-level security or a trigger keeps the row of operation_runs as it is",
         ),
     ] {
         let secured = "ALTER TABLE operation_runs ENABLE ROW LEVEL SECURITY;";
@@ -201,9 +210,14 @@ async fn what_the_role_may_not_do_is_named() {
         assert_eq!((code, parts), (1, ["schema", "writing"]));
         assert!(found.contains(said), "{said}: {found}");
         assert!(remedy.contains("BYPASSRLS"), "{remedy}");
+        let names_triggers = remedy.contains("the trigger that keeps the row");
+        assert_eq!(names_triggers, said.contains("or a trigger"), "{remedy}");
     }
     bench
-        .execute("ALTER TABLE operation_runs DISABLE ROW LEVEL SECURITY")
+        .execute(
+            "DROP TRIGGER kept ON operation_runs; DROP POLICY admits_all ON operation_runs;
+             ALTER TABLE operation_runs DISABLE ROW LEVEL SECURITY",
+        )
         .await;
 
     // One connection fewer than `serve` opens.
