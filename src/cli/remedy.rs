@@ -28,6 +28,11 @@ const POSTGRES: &[(&str, &str)] = &[
         "run the command as the owner of what is named, or as a member of its role",
     ),
     (
+        "row-level security or a trigger",
+        "let a policy of the table admit what verifyd reads and writes, or give the role BYPASSRLS; if that is so \
+         already, let the trigger that keeps the row accept it",
+    ),
+    (
         "row-level security",
         "let a policy of the table admit what verifyd reads and writes, or give the role BYPASSRLS",
     ),
@@ -264,6 +269,10 @@ mod tests {
                 "setval",
             ),
             ("a value does not fit (SQLSTATE 22001)", "the type text"),
+            (
+                "row-level security or a trigger keeps the row of operation_runs as it is",
+                "the trigger that keeps the row",
+            ),
             (
                 "transaction blocks not allowed in statement pooling mode (SQLSTATE 08P01)",
                 "pool_mode",

@@ -1,5 +1,6 @@
 //! The tables and columns that verifyd uses, for `inspect`: one list for both kinds of database.
 
+use crate::domain::Reason;
 use crate::domain::run::RUN_TYPE;
 
 /// The families of types that a column may have.
@@ -80,20 +81,38 @@ pub(super) const APPLICATION: &[Table] = tables! {
     }
 };
 
-/// The characters that a column of text of the application must have room for: of what `serve` writes, where that has
-/// a known length, else none.
-pub(super) fn least_length(table: &str, column: &str) -> usize {
-    match (table, column) {
-        ("operation_runs", "type") => RUN_TYPE.len(),
-        // "completed", "succeeded"
-        ("operation_runs", "status" | "outcome") => 9,
-        // "granted", "missing"
-        ("tenant_permissions", "status") => 7,
-        // The id of an application, a slash and the name of a role.
-        ("tenant_permissions", "permission_key") => 36 + 1 + 120,
-        _ => 0,
-    }
+/// The characters that a column of text has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    /// With less, `serve` cannot work.
+    pub needed: usize,
+    /// With less, the longest values are refused.
+    pub longest: usize,
 }
+
+/// What verifyd writes to a column of text of the application, where that has a known length, else nothing.
+pub(super) fn room(table: &str, column: &str) -> Room {
+    let (needed, longest) = match (table, column) {
+        ("operation_runs", "type") => (RUN_TYPE.len(), 0),
+        // "completed", "succeeded"
+        ("operation_runs", "status" | "outcome") => (9, 0),
+        // "granted", "missing"
+        ("tenant_permissions", "status") => (7, 0),
+        // The longest role of a built-in module; the id of an application, a slash and the name of a role.
+        ("tenant_permissions", "permission_key") => (BUILT_IN_ROLE, 36 + 1 + 120),
+        // As long as modules may make it.
+        ("verification_check_acknowledgements", "check_key") => (0, 120),
+        ("verification_check_acknowledgements", "reason_code") => {
+            let codes = Reason::ALL.iter().map(|reason| reason.code().len());
+            (0, codes.max().unwrap_or_default())
+        }
+        _ => (0, 0),
+    };
+    Room { needed, longest }
+}
+
+/// `DeviceManagementManagedDevices.Read.All`
+const BUILT_IN_ROLE: usize = 39;
 
 /// verifyd's own tables, without schema or prefix.
 pub(super) const OWN: &[Table] = tables! {
@@ -157,3 +176,26 @@ pub(super) const OWN: &[Table] = tables! {
         Text: table_name; Time: created_at;
     }
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_role_of_the_built_in_modules_is_known() {
+        let folder = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/src/provider/microsoft/modules"
+        );
+        let files = std::fs::read_dir(folder).unwrap();
+        let texts = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        let longest = texts.flat_map(|text| {
+            let roles = text.lines().filter_map(|line| {
+                let role = line.strip_prefix("role = \"")?;
+                Some(role.strip_suffix('"')?.len())
+            });
+            roles.max()
+        });
+        assert_eq!(longest.max(), Some(BUILT_IN_ROLE));
+    }
+}

@@ -17,6 +17,8 @@ use std::time::Instant;
 /// Credentials that are read at a time.
 const PAGE: u32 = 200;
 
+const MEND_FIRST: &str = "mend those that are named, then run `verifyd doctor` again";
+
 const CORRECT_ROW: &str =
     "correct the row, and whoever wrote it; until then the connection's runs end blocked";
 
@@ -34,10 +36,16 @@ struct Closed {
 /// What was found of the stored credentials.
 #[derive(Default)]
 struct Credentials {
+    /// The first ones that cannot be read.
     unreadable: Vec<(ConnectionId, String)>,
+    unreadable_count: u64,
     closed: Vec<Closed>,
     /// Keys that have decrypted one, by the ids in envelopes; `None` stands for Laravel's.
     opening: BTreeSet<Option<String>>,
+    /// How many were tested.
+    tested: u32,
+    /// Whether there was no time or room for all.
+    is_cut: bool,
 }
 
 pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>) {
@@ -73,6 +81,16 @@ pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>
         let at = format!("connection {id}: {why}");
         bad("connections", State::Warning, at, CORRECT_ROW).quoting()
     }));
+    lines.extend(super::more(
+        "connections",
+        found.unreadable_count,
+        CORRECT_ROW,
+    ));
+    if found.is_cut {
+        let tested = format!("only the first {} credentials were tested", found.tested);
+        let remedy = "check the other connections: a report names what is wrong with a credential";
+        lines.push(bad("keys", State::Warning, tested, remedy));
+    }
 }
 
 /// Opens the stored credentials, as many as there is time for: reading certificates takes long.
@@ -82,13 +100,17 @@ async fn credentials(
 ) -> Result<Credentials, StoreError> {
     let mut credentials = Credentials::default();
     let until = Instant::now() + TIMEOUT / 2;
-    let (mut after, mut read) = (None, 0);
-    while read < LATEST_ROWS && Instant::now() < until {
+    let mut after = None;
+    loop {
         let page = store.credentials(after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.connection_id);
-        read += PAGE;
         for found in page {
+            if credentials.tested >= LATEST_ROWS || Instant::now() >= until {
+                credentials.is_cut = true;
+                return Ok(credentials);
+            }
+            credentials.tested += 1;
             match found.credential {
                 // Of a connection that cannot be used.
                 Err(StoreError::Corrupt {
@@ -100,11 +122,13 @@ async fn credentials(
                         credentials.open(vault, binding, &stored);
                     }
                 }
-                Err(why) if credentials.unreadable.len() < SHOWN as usize => {
-                    let why = why.to_string();
-                    credentials.unreadable.push((found.connection_id, why));
+                Err(why) => {
+                    credentials.unreadable_count += 1;
+                    if credentials.unreadable.len() < SHOWN as usize {
+                        let why = why.to_string();
+                        credentials.unreadable.push((found.connection_id, why));
+                    }
                 }
-                Err(_) => {}
             }
         }
     }
@@ -141,7 +165,8 @@ impl Credentials {
         }
     }
 
-    /// Returns a line for each key and cause. `serve` cannot work where a key is missing and none opens anything.
+    /// Returns a line for each of the first keys and causes, and one for the others. `serve` cannot work where a key is
+    /// missing and none opens anything.
     fn closed_lines(&self) -> Vec<Line> {
         let is_of_keys = self.closed.iter().any(|closed| closed.cause.is_of_keys());
         let state = if is_of_keys && self.opening.is_empty() {
@@ -149,11 +174,12 @@ impl Credentials {
         } else {
             State::Warning
         };
-        let lines = self.closed.iter().map(|closed| {
+        let shown = self.closed.iter().take(SHOWN as usize).map(|closed| {
             let found = format!("{}: {}", closed.connections(), closed.why);
-            bad("keys", state, found, self.remedy(closed))
+            bad("keys", state, found, self.remedy(closed)).quoting()
         });
-        lines.collect()
+        let more = super::more("keys", self.closed.len() as u64, MEND_FIRST);
+        shown.chain(more).collect()
     }
 
     fn remedy(&self, closed: &Closed) -> String {

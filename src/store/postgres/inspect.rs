@@ -6,7 +6,7 @@ use super::relation::{COLUMNS, Column, FIND, Relation, accepted_types, wanted_ty
 use crate::ports::schema::{InspectStore, SchemaFinding};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations::WANTED_VERSION;
-use crate::store::tables::{APPLICATION, OWN, Table, least_length};
+use crate::store::tables::{APPLICATION, APPLICATION_TABLES, OWN, Room, Table, room};
 use async_trait::async_trait;
 use sqlx::PgConnection;
 
@@ -83,13 +83,17 @@ pub(super) const MISSING_TO_RECORD: &str = "
     WHERE a.attrelid = to_regclass('operation_runs') AND a.attname = 'id' AND a.attidentity = ''
       AND NOT has_sequence_privilege(s.name, 'USAGE, UPDATE')";
 
-/// `$1`: the name of a table that statements do not find. A schema that has it, `public` first, whether the role may use
-/// that schema, the role, and its search_path.
+/// `$1`: the name of a table that statements do not find, `$2`: those of the application. Where they find none of these, a
+/// schema that has the table and one of runs, `public` first, whether the role may use that schema, the role, its
+/// search_path, and the same with that schema.
 const ELSEWHERE: &str = "
     SELECT quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE'), quote_ident(current_user),
-        current_setting('search_path')
+        current_setting('search_path'),
+        concat_ws(', ', nullif(nullif(current_setting('search_path'), ''), '\"\"'), quote_ident(n.nspname))
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relname = $1::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+      AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS t(name) WHERE to_regclass(t.name) IS NOT NULL)
+      AND EXISTS (SELECT FROM pg_class r WHERE r.relnamespace = n.oid AND r.relname = 'operation_runs')
       AND n.nspname NOT IN ('verifyd', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
     ORDER BY n.nspname <> 'public', n.nspname LIMIT 1";
 
@@ -206,17 +210,19 @@ impl PostgresStore {
                     ));
                 }
                 Some(column) => {
-                    let least = owner.least_length(table.name, &column.name);
-                    let too_short = relation.too_short(name, column, least);
-                    findings.extend(
-                        too_short.map(|(problem, remedy)| {
-                            SchemaFinding::fatal(subject, problem, remedy)
-                        }),
-                    );
+                    let room = owner.room(table.name, &column.name);
+                    if let Some((problem, remedy)) = relation.too_short(name, column, room.needed) {
+                        findings.push(SchemaFinding::fatal(subject, problem, remedy));
+                    } else if let Some((problem, remedy)) =
+                        relation.too_short(name, column, room.longest)
+                    {
+                        let problem = format!("{problem} for the longest values");
+                        findings.push(SchemaFinding::advice(subject, problem, remedy));
+                    }
                 }
             }
         }
-        if findings.len() > first
+        if findings.iter().skip(first).any(|finding| finding.fatal)
             && let Some((problem, remedy)) = relation.fixed_columns(name)
         {
             let finding = SchemaFinding::fatal(name.to_owned(), problem, remedy);
@@ -313,25 +319,25 @@ impl PostgresStore {
         name: &str,
         owner: Owner,
     ) -> Result<SchemaFinding, StoreError> {
-        let elsewhere = self.rows(ELSEWHERE).bind(name);
-        let elsewhere: Option<(String, bool, String, String)> =
+        let elsewhere = self.rows(ELSEWHERE).bind(name).bind(APPLICATION_TABLES);
+        let elsewhere: Option<(String, bool, String, String, String)> =
             elsewhere.fetch_optional(&mut *tx).await?;
         let (problem, remedy) = match &elsewhere {
             None => (
                 "the table is missing".to_owned(),
                 owner.missing_table().to_owned(),
             ),
-            Some((schema, false, user, _)) => (
+            Some((schema, false, user, ..)) => (
                 format!("the role {user} may not use the schema {schema}, which has the table"),
                 format!("as the schema's owner: GRANT USAGE ON SCHEMA {schema} TO {user};"),
             ),
-            Some((schema, true, user, path)) => (
+            Some((schema, true, user, path, longer_path)) => (
                 format!(
                     "search_path ({path}) does not name the schema {schema}, which has the table"
                 ),
                 format!(
                     "correct search_path in the options of database.url if it is there; else: ALTER ROLE {user} \
-                     SET search_path = {schema};"
+                     SET search_path = {longer_path};"
                 ),
             ),
         };
@@ -375,8 +381,8 @@ impl PostgresStore {
                          those that a policy admits"
                     ),
                     format!(
-                        "let policies of the table admit all rows to {user}, or as a superuser: ALTER ROLE {user} \
-                         BYPASSRLS;"
+                        "where policies of the table admit all rows to {user}, nothing is to be done, and this warning \
+                         stays; else as a superuser: ALTER ROLE {user} BYPASSRLS;"
                     ),
                 )
             });
@@ -460,11 +466,14 @@ impl Owner {
         }
     }
 
-    /// The characters that a column of text must have room for: in a table of verifyd's as many as there are.
-    fn least_length(self, table: &str, column: &str) -> usize {
+    /// What a column of text must have room for: in a table of verifyd's as much as there is.
+    fn room(self, table: &str, column: &str) -> Room {
         match self {
-            Self::Verifyd { .. } => usize::MAX,
-            Self::Application { .. } => least_length(table, column),
+            Self::Verifyd { .. } => Room {
+                needed: usize::MAX,
+                longest: usize::MAX,
+            },
+            Self::Application { .. } => room(table, column),
         }
     }
 

@@ -205,14 +205,14 @@ async fn record(tx: &mut PgConnection) -> Result<Option<RunId>, StoreError> {
     }
 }
 
-/// What keeps a row of `operation_runs` as it is without an error.
+/// What can keep a row of `operation_runs` as it is without an error.
 async fn keeper(tx: &mut PgConnection) -> Result<&'static str, StoreError> {
     let is_restricted: bool = sqlx::query_scalar("SELECT row_security_active('operation_runs')")
         .persistent(false)
         .fetch_one(tx)
         .await?;
     Ok(if is_restricted {
-        "row-level security"
+        "row-level security or a trigger"
     } else {
         probe::TRIGGER
     })

@@ -41,22 +41,23 @@ const KEY: TlsFile = TlsFile {
     has_content: |pem| PrivateKeyDer::from_pem_slice(pem).is_ok(),
 };
 
-/// Refuses what the driver would not find in the files that it reads for this `sslmode`. A text that the driver does
-/// not decode, with a byte order mark for example, is put into the options in place of its file.
+/// Refuses what the driver would not find in the files that it reads for this `sslmode`, or logs it where the server may
+/// have no TLS. A text that the driver does not decode, with a byte order mark for example, is put
+/// into the options in place of its file.
 pub(super) fn check(mut options: PgConnectOptions, url: &Url) -> Result<PgConnectOptions, String> {
     let mode = options.get_ssl_mode();
     if matches!(mode, PgSslMode::Disable | PgSslMode::Allow) {
         return Ok(options);
     }
     if matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull)
-        && let Some(pem) = AUTHORITIES.decoded(url)?
+        && let Some(pem) = AUTHORITIES.decoded(url, mode)?
     {
         options = options.ssl_root_cert_from_pem(pem.as_bytes().to_vec());
     }
-    if let Some(pem) = CERTIFICATE.decoded(url)? {
+    if let Some(pem) = CERTIFICATE.decoded(url, mode)? {
         options = options.ssl_client_cert_from_pem(pem.as_bytes());
     }
-    if let Some(pem) = KEY.decoded(url)? {
+    if let Some(pem) = KEY.decoded(url, mode)? {
         options = options.ssl_client_key_from_pem(pem.as_bytes());
     }
     Ok(options)
@@ -64,23 +65,39 @@ pub(super) fn check(mut options: PgConnectOptions, url: &Url) -> Result<PgConnec
 
 impl TlsFile {
     /// The content as text, if the driver would not read the file itself as this text.
-    fn decoded(&self, url: &Url) -> Result<Option<Zeroizing<String>>, String> {
+    fn decoded(&self, url: &Url, mode: PgSslMode) -> Result<Option<Zeroizing<String>>, String> {
+        let Some((name, path)) = self.named(url)? else {
+            return Ok(None);
+        };
+        match self.read(&name, &path) {
+            Err(problem) if matches!(mode, PgSslMode::Prefer) => {
+                tracing::warn!("{problem}; a server with TLS cannot be used");
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    /// Returns what names the file, and its path.
+    fn named(&self, url: &Url) -> Result<Option<(String, String)>, String> {
         let parameters = url.query_pairs();
         let meant = parameters.filter(|(name, _)| self.parameters.contains(&&**name));
-        let (name, path) = match meant.last() {
+        match meant.last() {
             // Not to be quoted: it may be a key.
-            Some((name, value)) if value.contains("-----BEGIN") => {
-                return Err(format!(
-                    "the parameter {name} holds PEM, allowed: the path of a file"
-                ));
+            Some((name, value)) if value.contains("-----BEGIN") => Err(format!(
+                "the parameter {name} holds PEM, allowed: the path of a file"
+            )),
+            Some((name, value)) => Ok(Some((format!("the parameter {name}"), value.into_owned()))),
+            None => {
+                let value = std::env::var(self.variable).ok();
+                let path = value.filter(|value| !value.contains("-----BEGIN"));
+                Ok(path.map(|path| (self.variable.to_owned(), path)))
             }
-            Some((name, value)) => (format!("the parameter {name}"), value.into_owned()),
-            None => match std::env::var(self.variable) {
-                Ok(value) if !value.contains("-----BEGIN") => (self.variable.to_owned(), value),
-                _ => return Ok(None),
-            },
-        };
-        let bytes = files::read(Path::new(&path), MAX_FILE_BYTES)
+        }
+    }
+
+    fn read(&self, name: &str, path: &str) -> Result<Option<Zeroizing<String>>, String> {
+        let bytes = files::read(Path::new(path), MAX_FILE_BYTES)
             .map_err(|error| format!("the TLS file {path:?} of {name} cannot be read: {error}"))?;
         let decoded = text_decoding::decode(&bytes).ok();
         let decoded = decoded.filter(|text| text.as_bytes() != bytes.as_slice());
@@ -133,7 +150,7 @@ mod tests {
                 "the TLS file \"/nope\" of the parameter sslrootcert cannot be read: No such file or directory (os error 2)".to_owned(),
             ),
             (
-                "ssl-cert=/nope".to_owned(),
+                "sslmode=require&ssl-cert=/nope".to_owned(),
                 "the TLS file \"/nope\" of the parameter ssl-cert cannot be read: No such file or directory (os error 2)".to_owned(),
             ),
             (
@@ -141,11 +158,11 @@ mod tests {
                 format!("the TLS file {der:?} of the parameter ssl-ca holds no certificate in PEM"),
             ),
             (
-                format!("sslcert={key_pem}&sslkey={key_pem}"),
+                format!("sslmode=require&sslcert={key_pem}&sslkey={key_pem}"),
                 format!("the TLS file {key_pem:?} of the parameter sslcert holds no certificate in PEM"),
             ),
             (
-                format!("sslcert={pem}&sslkey={encrypted}"),
+                format!("sslmode=require&sslcert={pem}&sslkey={encrypted}"),
                 format!(
                     "the TLS file {encrypted:?} of the parameter sslkey holds no unencrypted private key in PEM"
                 ),
@@ -157,12 +174,14 @@ mod tests {
         ] {
             assert_eq!(checked(&query), Err(problem), "{query}");
         }
-        // What the driver does not read has no problem.
+        // What the driver does not read, or not before the server has TLS, has no problem.
         for query in [
-            "sslmode=disable&sslcert=/nope",
-            "sslmode=require&sslrootcert=/nope",
+            "sslmode=disable&sslcert=/nope".to_owned(),
+            "sslmode=require&sslrootcert=/nope".to_owned(),
+            "sslcert=/nope&sslkey=/nope".to_owned(),
+            format!("sslmode=prefer&sslcert={der}&sslkey={encrypted}"),
         ] {
-            checked(query).unwrap();
+            checked(&query).unwrap();
         }
         let files = format!("sslmode=verify-full&sslcert={pem}&sslkey={key_pem}&sslrootcert=");
         assert!(

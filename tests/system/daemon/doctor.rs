@@ -169,10 +169,12 @@ async fn what_the_role_may_not_do_is_named() {
             .execute(&format!("{security} ENABLE ROW LEVEL SECURITY"))
             .await;
         let (code, bad) = examined(&bench);
-        let [(part, found, _)] = &bad[..] else {
+        let [(part, found, remedy)] = &bad[..] else {
             panic!("{bad:?}")
         };
         assert_eq!((code, part.as_str()), (0, "schema"));
+        assert_eq!(statement(remedy), "ALTER ROLE verifyd_serve BYPASSRLS;");
+        assert!(remedy.contains("this warning stays"), "{remedy}");
         let applies = format!("{table}: row-level security applies to the role verifyd_serve");
         assert!(found.starts_with(&applies), "{found}");
         bench
@@ -188,7 +190,14 @@ async fn what_the_role_may_not_do_is_named() {
         (
             "CREATE POLICY reads ON operation_runs FOR SELECT USING (true);
              CREATE POLICY records ON operation_runs FOR INSERT WITH CHECK (true)",
-            "claiming a run: row-level security keeps the row of operation_runs as it is",
+            "claiming a run: row-level security or a trigger keeps the row of operation_runs as it is",
+        ),
+        (
+            "DROP POLICY reads ON operation_runs; DROP POLICY records ON operation_runs;
+             CREATE POLICY admits_all ON operation_runs USING (true);
+             CREATE FUNCTION kept() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER kept BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION kept()",
+            "claiming a run: row-level security or a trigger keeps the row of operation_runs as it is",
         ),
     ] {
         let secured = "ALTER TABLE operation_runs ENABLE ROW LEVEL SECURITY;";
@@ -201,9 +210,14 @@ async fn what_the_role_may_not_do_is_named() {
         assert_eq!((code, parts), (1, ["schema", "writing"]));
         assert!(found.contains(said), "{said}: {found}");
         assert!(remedy.contains("BYPASSRLS"), "{remedy}");
+        let names_triggers = remedy.contains("the trigger that keeps the row");
+        assert_eq!(names_triggers, said.contains("or a trigger"), "{remedy}");
     }
     bench
-        .execute("ALTER TABLE operation_runs DISABLE ROW LEVEL SECURITY")
+        .execute(
+            "DROP TRIGGER kept ON operation_runs; DROP POLICY admits_all ON operation_runs;
+             ALTER TABLE operation_runs DISABLE ROW LEVEL SECURITY",
+        )
         .await;
 
     // One connection fewer than `serve` opens.
@@ -240,11 +254,12 @@ async fn what_the_role_may_not_do_is_named() {
     bench.set("DATABASE_URL", url);
     let (code, bad) = examined(&bench);
     let hidden = "operation_runs: search_path (nowhere) does not name the schema public";
-    assert!(
-        bad.iter().any(|(_, found, _)| found.starts_with(hidden)),
-        "{bad:?}"
-    );
-    assert_eq!(code, 1);
+    let (_, _, remedy) = bad
+        .iter()
+        .find(|(_, found, _)| found.starts_with(hidden))
+        .unwrap_or_else(|| panic!("{bad:?}"));
+    let longer = "ALTER ROLE verifyd_serve SET search_path = nowhere, public;";
+    assert_eq!((code, statement(remedy)), (1, longer));
 }
 
 /// What `serve` needs is tried, too: whoever may send a hint and not take it back sends none.
@@ -531,6 +546,54 @@ async fn connections_that_cannot_be_used_are_named_once_and_counted() {
     let shown = bench.run(&["connections", "show", "1"]);
     let shown = String::from_utf8_lossy(&shown.stdout);
     assert!(shown.contains("workspace –, tenant 1"), "{shown}");
+}
+
+/// Credentials that do not open, and those that cannot be read, are named up to a limit, and counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_are_not_named_or_not_tested_are_told() {
+    let bench = Bench::new().await;
+    let healthy = bench.healthy(1);
+    let add = |ids: &str, kind: &str, payload: &str| {
+        format!(
+            "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, display_name,
+                 status, entra_tenant_id, client_id, cloud, module)
+             SELECT n, workspace_id, tenant_id, provider, display_name, status, entra_tenant_id,
+                 client_id, cloud, module
+             FROM provider_connections, generate_series({ids}) n WHERE id = {healthy};
+             INSERT INTO provider_credentials (provider_connection_id, kind, payload)
+             SELECT n, '{kind}', {payload} FROM generate_series({ids}) n;"
+        )
+    };
+    bench
+        .execute("ALTER TABLE provider_credentials DROP CONSTRAINT provider_credentials_kind")
+        .await;
+    let of_other_keys = add("101, 107", "client_secret", "'vfd1.k' || n || '.x.x'");
+    bench.execute(&of_other_keys).await;
+    bench.execute(&add("201, 207", "odd", "'x'")).await;
+    let (code, bad) = examined(&bench);
+    assert_eq!(code, 0, "{bad:?}");
+    let found: Vec<String> = bad
+        .iter()
+        .map(|(part, found, _)| {
+            let at = found.split(": ").next().unwrap_or_default();
+            format!("{part}: {at}")
+        })
+        .collect();
+    let at = |part: &str, first: u32| {
+        let named = (first..first + 5).map(|id| format!("{part}: connection {id}"));
+        let more = format!("{part}: and 2 more");
+        named.chain([more]).collect::<Vec<_>>()
+    };
+    assert_eq!(found, [at("keys", 101), at("connections", 201)].concat());
+
+    let many = add("1001, 11000", "client_secret", "'x'");
+    bench.execute(&many).await;
+    let (code, bad) = examined(&bench);
+    let (part, found, _) = bad.last().unwrap();
+    assert_eq!((code, part.as_str()), (0, "keys"), "{bad:?}");
+    // Fewer than 10000 where the time was up before.
+    assert!(found.starts_with("only the first "), "{found}");
+    assert!(found.ends_with(" credentials were tested"), "{found}");
 }
 
 /// As the page of the workers has it.

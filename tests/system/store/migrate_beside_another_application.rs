@@ -355,6 +355,30 @@ async fn the_search_path_says_where_the_application_is() {
     );
 }
 
+/// Following a wrong remedy would move the application to the tables of another one.
+#[tokio::test]
+async fn a_missing_table_is_not_sought_in_the_schema_of_another_application() {
+    let bed = Bed::postgres().await;
+    bed.exec("CREATE SCHEMA staging; CREATE TABLE staging.operation_runs (id bigint)")
+        .await;
+    bed.exec("CREATE TABLE staging.tenants (id bigint); DROP TABLE tenants")
+        .await;
+    let findings = bed.store.inspect().await.unwrap();
+    let [missing] = &findings[..] else {
+        panic!("{findings:?}")
+    };
+    assert_eq!(missing.subject, "tenants");
+    assert_eq!(missing.problem, "the table is missing");
+
+    let bed = Bed::empty_postgres().await;
+    bed.exec("CREATE SCHEMA shop; CREATE TABLE shop.tenants (id bigint)")
+        .await;
+    let findings = bed.store.inspect().await.unwrap();
+    let missing = findings.iter().find(|f| f.subject == "tenants").unwrap();
+    assert_eq!(missing.problem, "the table is missing");
+    assert_eq!(missing.remedy, "run: verifyd migrate");
+}
+
 /// A session behind a transaction pooler keeps nothing: statements without names, and no limit
 /// that outlives its transaction.
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn columns_without_room_for_what_is_written_are_widened() {
     )
     .await;
     bed.exec(
-        "ALTER TABLE tenant_permissions ALTER COLUMN permission_key TYPE varchar(156);
+        "ALTER TABLE tenant_permissions ALTER COLUMN permission_key TYPE varchar(38);
          ALTER TABLE verifyd.workers ALTER COLUMN version TYPE varchar(255)",
     )
     .await;
@@ -89,6 +89,46 @@ async fn columns_without_room_for_what_is_written_are_widened() {
     );
     assert_eq!(fatal[1].problem, "varchar(24) is too short, needed: text");
     assert_eq!(left, []);
+}
+
+/// Most values fit, so that `serve` works.
+#[tokio::test]
+async fn columns_without_room_for_the_longest_values_are_warned_of() {
+    let bed = Bed::postgres().await;
+    bed.exec(
+        "ALTER TABLE tenant_permissions ALTER COLUMN permission_key TYPE varchar(156);
+         ALTER TABLE verification_check_acknowledgements ALTER COLUMN check_key TYPE varchar(119),
+             ALTER COLUMN reason_code TYPE varchar(28)",
+    )
+    .await;
+    let [found, left] = mended(&bed).await;
+    let said: Vec<String> = found
+        .iter()
+        .map(|f| format!("{} {}: {}", f.fatal, f.subject, f.problem))
+        .collect();
+    let table = "verification_check_acknowledgements";
+    let too_short = |length: u32| {
+        format!("varchar({length}) is too short, needed: text for the longest values")
+    };
+    assert_eq!(
+        said,
+        [
+            format!(
+                "false tenant_permissions.permission_key: {}",
+                too_short(156)
+            ),
+            format!("false {table}.check_key: {}", too_short(119)),
+            format!("false {table}.reason_code: {}", too_short(28)),
+        ]
+    );
+    assert_eq!(left, []);
+    bed.exec(
+        "ALTER TABLE tenant_permissions ALTER COLUMN permission_key TYPE varchar(157);
+         ALTER TABLE verification_check_acknowledgements ALTER COLUMN check_key TYPE varchar(120),
+             ALTER COLUMN reason_code TYPE varchar(29)",
+    )
+    .await;
+    assert_eq!(bed.store.inspect().await.unwrap(), []);
 }
 
 #[tokio::test]
