@@ -124,7 +124,10 @@ async fn a_short_conflict_is_waited_out_while_other_claims_are_granted() {
 async fn hints_are_held_while_the_database_only_reads() {
     let bench = Bench::new().await;
     let connection = bench.healthy(1);
-    let mut daemon = bench.serve(&[("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h")]);
+    let mut daemon = bench.serve(&[
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
+        ("VERIFYD__WORKER__DEAD_AFTER", "1m"),
+    ]);
     daemon.ready().await;
     let url = bench.database.url();
     let name = url.rsplit('/').next().unwrap();
