@@ -32,10 +32,10 @@ pub(super) const DIGEST_STANDS_SECONDS: f64 = 3600.0;
 /// says so.
 const MERGED_BYTES: i64 = 16 * 1024 * 1024;
 
-/// No context stays.
+/// No context stays. Both databases' statements have this number.
 const NOTHING_KEPT: i64 = -1;
 
-/// Of the context stays what verifyd reads of it. Both databases' statements have this number.
+/// Of the context stays what verifyd reads of it.
 const OWN_MEMBERS_KEPT: i64 = -2;
 
 /// The values of a completion, prepared by the caller: only an inventory that has changed is serialised while
@@ -52,7 +52,7 @@ pub(super) struct CompletionRequest {
     pub failures: Json,
     /// Members of `context` that are set only where the producer left them out.
     pub defaults: Json,
-    /// Largest context that stays, in bytes.
+    /// Largest context that stays, in bytes. Of a larger one stays what verifyd reads, unless nothing is to stay.
     pub kept: i64,
     /// Whether the context that stays is not small.
     pub is_large: bool,
@@ -89,7 +89,7 @@ impl CompletionRequest {
                 ContextSize::Huge => NOTHING_KEPT,
                 ContextSize::Unknown => 32_768,
             },
-            is_large: claim.context == ContextSize::Large,
+            is_large: matches!(claim.context, ContextSize::Large | ContextSize::Unknown),
             inventory: completion
                 .inventory
                 .as_ref()
@@ -143,16 +143,18 @@ where
                 }
                 request = CompletionRequest::new(claim, completion)?;
             }
-            match self.complete_by_itself(&request).await {
-                Err(StoreError::Refused(why)) if claim.forced_completion => {
-                    tracing::warn!(%why, "cannot keep the context of the run; replacing it");
-                    request.kept = OWN_MEMBERS_KEPT;
-                    let dropped = self.complete_by_itself(&request).await;
-                    // A refusal for another reason is returned as it is.
-                    dropped.map_err(|_| StoreError::Refused(why))
+            let mut completed = self.complete_by_itself(&request).await;
+            for kept in [OWN_MEMBERS_KEPT, NOTHING_KEPT] {
+                match &completed {
+                    Err(StoreError::Refused(why)) if claim.forced_completion => {
+                        tracing::warn!(%why, "cannot keep the context of the run; replacing it");
+                    }
+                    _ => break,
                 }
-                completed => completed,
+                request.kept = kept;
+                completed = self.complete_by_itself(&request).await;
             }
+            completed
         })
         .await
     }

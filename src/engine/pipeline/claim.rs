@@ -12,6 +12,9 @@ use std::time::Duration;
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
+/// Time in which the holder of a locked run has most likely committed: another worker that claims it, as a rule.
+const LOCKED_PAUSE: Duration = Duration::from_millis(50);
+
 /// Time within which a database that is available answers.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -31,6 +34,7 @@ pub(super) struct Attempt<'a> {
 impl Pipeline {
     pub(super) async fn claim(&self, run: RunId) -> Result<Attempt<'_>, Processed> {
         let mut isolation = None;
+        let mut was_locked = false;
         let in_flight = self.worker.in_flight.register(run);
         loop {
             if !self.worker.may_claim() {
@@ -73,6 +77,11 @@ impl Pipeline {
                 Ok(ClaimAnswer::NotClaimable) => {
                     metrics::counter!("verifyd_hints_without_claim_total").increment(1);
                     return Err(Processed::NotClaimable);
+                }
+                Ok(ClaimAnswer::Locked) if !was_locked => {
+                    was_locked = true;
+                    tokio::time::sleep(LOCKED_PAUSE).await;
+                    continue;
                 }
                 Ok(ClaimAnswer::Locked) => {
                     let error = StoreError::Contended("another transaction locks the run".into());
@@ -120,8 +129,10 @@ impl Pipeline {
         }
     }
 
+    /// Returns whether the database answers and may be written, by a change of no row.
     async fn database_answers(&self) -> bool {
-        let answer = with_timeout(PING_TIMEOUT, self.store.ping());
+        const NO_RUN: RunId = RunId(0);
+        let answer = with_timeout(PING_TIMEOUT, self.store.mark_undispatched(&[NO_RUN]));
         answer.await.is_ok()
     }
 }

@@ -17,10 +17,19 @@ use super::pipeline::{Pipeline, Processed};
 use crate::domain::RunId;
 use crate::domain::hint::Hint;
 use crate::ports::store::Store;
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use recently_completed::RecentlyCompleted;
 use slots::Slots;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Pauses after a claim that may succeed soon, some two seconds in all, whether or not other claims are granted:
+/// exponential backoff with jitter.
+const CONTENDED_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_jitter()
+    .with_max_times(4);
 
 /// Gives runs a concurrency slot and passes them to the pipeline.
 #[derive(Debug)]
@@ -55,36 +64,35 @@ impl Scheduler {
         self.process_in_slot(&Hint::new(run), stop).await
     }
 
-    /// Processes a run. The caller holds a slot. Where the database refuses the claim, the slot pauses first,
-    /// and tries once more if another claim is granted meanwhile: the cause may be gone. A claim that may succeed
-    /// soon is tried again in any case.
+    /// Processes a run. The caller holds a slot. A claim that may succeed soon is tried again a few times. Where
+    /// the database refuses the claim, the slot pauses first, and tries once more if another claim is granted
+    /// meanwhile: the cause may be gone.
     async fn process_in_slot(&self, hint: &Hint, stop: &CancellationToken) -> Processed {
         let mut processed = self.pipeline.process(hint).await;
-        let mut retries = 0;
-        while retries < max_retries(processed) {
-            let granted = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                granted = self.pipeline.refused_claims.pause() => granted,
-            };
-            if !granted && processed == Processed::Refused {
+        for pause in CONTENDED_BACKOFF.build() {
+            if processed != Processed::Contended {
                 break;
             }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return processed,
+                () = tokio::time::sleep(pause) => {}
+            }
             processed = self.pipeline.process(hint).await;
-            retries += 1;
+        }
+        if matches!(processed, Processed::Refused | Processed::Contended) {
+            let granted = tokio::select! {
+                biased;
+                () = stop.cancelled() => false,
+                granted = self.pipeline.refused_claims.pause() => granted,
+            };
+            if granted {
+                processed = self.pipeline.process(hint).await;
+            }
         }
         if let Processed::Completed(_) = processed {
             self.completed.insert(hint.operation_run_id).await;
         }
         processed
-    }
-}
-
-/// How often a slot tries a failed claim again, before it goes to another run.
-fn max_retries(processed: Processed) -> u32 {
-    match processed {
-        Processed::Refused => 1,
-        Processed::Contended => 4,
-        _ => 0,
     }
 }

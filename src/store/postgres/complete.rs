@@ -23,11 +23,12 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 use std::collections::HashMap;
 
-/// What verifyd reads of a context, where it is to stay: see `OWN_MEMBERS_KEPT`. Not of one that no claim reads.
+/// What verifyd reads of a context that is not copied, unless nothing is to stay: see `NOTHING_KEPT`. Not of one that
+/// no claim reads.
 macro_rules! own_members {
     () => {
         sql!(
-            "CASE WHEN d.kept <> -2 OR pg_column_size(r.context) > 16777216 THEN '{}'
+            "CASE WHEN d.kept = -1 OR pg_column_size(r.context) > 16777216 THEN '{}'
                   WHEN pg_column_size(r.context #> '{}') > 16777216 THEN '{}'
                   WHEN " is_too_deep!("r.context") " THEN '{}'
                   ELSE jsonb_strip_nulls(jsonb_build_object(

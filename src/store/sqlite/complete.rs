@@ -26,11 +26,11 @@ const END_ATTEMPTS: &str = sql!(
 );
 
 /// The context of the run that stays: members that verifyd does not write as they are, and a context that is
-/// no object as the member `producer_context`. `-2`: see `OWN_MEMBERS_KEPT`.
+/// no object as the member `producer_context`. `-1`: see `NOTHING_KEPT`.
 macro_rules! kept {
     () => {
         "CASE WHEN octet_length(context) > d.kept THEN
-                  CASE WHEN d.kept <> -2 OR octet_length(context) > 16777216
+                  CASE WHEN d.kept = -1 OR octet_length(context) > 16777216
                       OR NOT json_valid(context) THEN '{\"producer_context_dropped\":true}'
                   ELSE json_patch('{\"producer_context_dropped\":true}', json_object(
                       'provider', context -> '$.provider', 'module', context -> '$.module',

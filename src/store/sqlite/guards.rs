@@ -9,12 +9,13 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 /// The triggers of migrations 15 and 17. (The rest is in the table's definition, which SQLite cannot alter.)
-const TRIGGERS: [&str; 6] = [
+const TRIGGERS: [&str; 7] = [
     "verifyd_guard_completed_run",
     "verifyd_guard_run_identity",
     "verifyd_guard_run_recorded",
     "verifyd_guard_context_size",
     "verifyd_guard_context_size_kept",
+    "verifyd_guard_time_size_kept",
     "verifyd_guard_run_id",
 ];
 

@@ -1,6 +1,6 @@
 //! A trigger of the application refuses every claim of some runs.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use test_support::bench::Bench;
 
 /// Slots of a worker, and refused runs that are before all others.
@@ -93,6 +93,77 @@ async fn refusals_keep_no_slot_from_the_others_whatever_their_code() {
         ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
     ]);
     bench.count_is("completed", 4).await;
+}
+
+/// A conflict of a second, as with a row that its application locks, while other claims are granted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_conflict_is_waited_out_while_other_claims_are_granted() {
+    let bench = Bench::new().await;
+    let both = [1, 2].map(|tenant| bench.healthy(tenant));
+    bench
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF clock_timestamp() < old.created_at + interval '1 second' THEN
+                     RAISE 'not now' USING errcode = '40001';
+                 END IF;
+                 RETURN new;
+             END $$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
+                 WHEN (old.tenant_id = 2) EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let daemon = bench.serve(&[("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h")]);
+    daemon.ready().await;
+    bench.record(&both, REFUSED).await;
+    bench.all_completed().await;
+}
+
+/// As on a former primary after a failover. No claim can be granted, and no sweep delivers the run again.
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_are_held_while_the_database_only_reads() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    let mut daemon = bench.serve(&[
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
+        ("VERIFYD__WORKER__DEAD_AFTER", "1m"),
+    ]);
+    daemon.ready().await;
+    let url = bench.database.url();
+    let name = url.rsplit('/').next().unwrap();
+    let read_only = |on: bool| {
+        format!(
+            "BEGIN READ WRITE; ALTER DATABASE {name} SET default_transaction_read_only = {on}; COMMIT"
+        )
+    };
+    bench.execute(&read_only(true)).await;
+    bench
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .await;
+    bench
+        .execute(&format!(
+            "BEGIN READ WRITE;
+             INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context)
+             SELECT workspace_id, tenant_id, 'provider.connection.check', 'queued',
+                    jsonb_build_object('provider', 'microsoft', 'module', module,
+                                       'provider_connection_id', id, 'target_scope',
+                                       jsonb_build_object('entra_tenant_id', entra_tenant_id))
+             FROM provider_connections WHERE id = {connection};
+             INSERT INTO verifyd.run_deliveries (run_id, delivered_at)
+             SELECT id, clock_timestamp() FROM operation_runs;
+             COMMIT"
+        ))
+        .await;
+    let runs = bench.numbers("SELECT id FROM operation_runs").await;
+    bench.hint(&runs).await;
+    daemon.wait_for(FAILED);
+    // Longer than a hint is held whose claim is only contended.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    bench.execute(&read_only(false)).await;
+    bench.all_completed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

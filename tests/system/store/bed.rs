@@ -320,7 +320,7 @@ impl Bed {
             }
             return;
         }
-        for name in ["context_size", "context_size_kept"] {
+        for name in ["context_size", "context_size_kept", "time_size_kept"] {
             self.exec(&format!("DROP TRIGGER verifyd_guard_{name}"))
                 .await;
         }

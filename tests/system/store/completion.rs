@@ -6,11 +6,12 @@ use crate::store::fixtures::{
     with_inventory, worker,
 };
 use serde_json::{Value, json};
+use test_support::padding::half_noise;
 use uuid::Uuid;
 use verifyd::domain::completion::Completion;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, Outcome, RunStatus};
-use verifyd::ports::store::{AttemptEnd, StoreError};
+use verifyd::ports::store::{AttemptEnd, ContextSize, StoreError};
 
 pub async fn a_completion_writes_run_report_and_attempt(bed: &Bed) {
     let run = bed.recorded(1).await;
@@ -199,33 +200,61 @@ pub async fn a_refused_completion_writes_nothing(bed: &Bed) {
     assert!(bed.store.complete(&held, &blocked()).await.unwrap());
 }
 
-/// The refusal may have another cause. The forced completion keeps what verifyd reads of the context.
+/// What verifyd reads of `context(1)`.
+fn own_members() -> Value {
+    let mut own = context(1);
+    own.as_object_mut().unwrap().remove("note");
+    own
+}
+
+/// The refusal may have another cause. The forced completion keeps what verifyd reads of the context, unless that is
+/// refused, too.
 pub async fn a_refused_completion_drops_no_context_before_the_forced_one(bed: &Bed) {
-    let run = bed.queued().await;
-    let held = bed.claim(run, "w1").await;
-    bed.exec(if bed.is_postgres() {
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
-         'BEGIN RAISE EXCEPTION ''a quota''; END'; \
-         CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW \
-         WHEN (new.status = 'completed' AND new.context ? 'note') EXECUTE FUNCTION refuse()"
-    } else {
-        "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs \
-         WHEN new.status = 'completed' AND json_type(new.context, '$.note') IS NOT NULL \
-         BEGIN SELECT RAISE(ABORT, 'a quota'); END"
-    })
-    .await;
+    for (member, mut kept) in [("note", own_members()), ("target_scope", json!({}))] {
+        let run = bed.queued().await;
+        let held = bed.claim(run, "w1").await;
+        bed.exec(&if bed.is_postgres() {
+            format!(
+                "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+                 'BEGIN RAISE EXCEPTION ''a quota''; END'; \
+                 CREATE TRIGGER refuse_{member} BEFORE UPDATE ON operation_runs FOR EACH ROW \
+                 WHEN (new.status = 'completed' AND new.context ? '{member}') \
+                 EXECUTE FUNCTION refuse()"
+            )
+        } else {
+            format!(
+                "CREATE TRIGGER refuse_{member} BEFORE UPDATE ON operation_runs \
+                 WHEN new.status = 'completed' AND json_type(new.context, '$.{member}') IS NOT NULL \
+                 BEGIN SELECT RAISE(ABORT, 'a quota'); END"
+            )
+        })
+        .await;
+        let completion = succeeded();
+        let refused = bed.store.complete(&held, &completion).await;
+        assert!(
+            matches!(refused, Err(StoreError::Refused(_))),
+            "{refused:?}"
+        );
+        assert_eq!(bed.run(run).await.status, RunStatus::Running);
+        let mut forced = held.clone();
+        forced.forced_completion = true;
+        assert!(bed.store.complete(&forced, &completion).await.unwrap());
+        kept["producer_context_dropped"] = json!(true);
+        kept["verification_report"] = report_of(&completion);
+        assert_eq!(bed.run(run).await.context, kept);
+    }
+}
+
+/// It is not copied: its size may be what made the earlier completions fail.
+pub async fn a_forced_completion_keeps_of_a_large_context_what_verifyd_reads(bed: &Bed) {
+    let mut large = context(1);
+    large["note"] = half_noise(200 * 1024).into();
+    let run = bed.insert(RUN_TYPE, "queued", &large).await;
+    let mut held = bed.claim(run, "w1").await;
+    (held.forced_completion, held.context) = (true, ContextSize::Unknown);
     let completion = succeeded();
-    let refused = bed.store.complete(&held, &completion).await;
-    assert!(
-        matches!(refused, Err(StoreError::Refused(_))),
-        "{refused:?}"
-    );
-    assert_eq!(bed.run(run).await.status, RunStatus::Running);
-    let mut forced = held.clone();
-    forced.forced_completion = true;
-    assert!(bed.store.complete(&forced, &completion).await.unwrap());
-    let mut kept = context(1);
-    kept.as_object_mut().unwrap().remove("note");
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    let mut kept = own_members();
     kept["producer_context_dropped"] = json!(true);
     kept["verification_report"] = report_of(&completion);
     assert_eq!(bed.run(run).await.context, kept);

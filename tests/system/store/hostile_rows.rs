@@ -513,6 +513,21 @@ pub async fn a_large_context_is_refused_when_it_is_recorded(bed: &Bed) {
         }
     }
     bed.exec(&insert(RUN_TYPE, "queued", "NULL", 262_000)).await;
+    // In SQLite times are texts.
+    if !bed.is_postgres() {
+        let time = "9".repeat(65);
+        for column in ["created_at", "started_at"] {
+            for large in [
+                format!(
+                    "INSERT INTO operation_runs (workspace_id, tenant_id, type, {column}) \
+                     VALUES (1, 7, '{RUN_TYPE}', '{time}')"
+                ),
+                format!("UPDATE operation_runs SET {column} = '{time}' WHERE type = '{RUN_TYPE}'"),
+            ] {
+                assert!(bed.try_exec(&large).await.is_err(), "{large}");
+            }
+        }
+    }
     let run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
     let held = bed.claim(run, "w").await;
     assert_eq!(held.context, ContextSize::Large);
