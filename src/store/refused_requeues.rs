@@ -11,6 +11,9 @@ use tokio::time::Instant;
 /// Time for which sweeps leave a refused run out.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
+/// Time after which a run is no longer counted, in a process that has not swept since or knows very many.
+const FORGET_AFTER: Duration = RETRY_AFTER.saturating_mul(5);
+
 static LOG: LogThrottle = LogThrottle::new();
 
 /// The runs that were refused to this process, and when.
@@ -25,22 +28,34 @@ impl RefusedRequeues {
         }
         match LOG.line() {
             Some(left_out) => {
-                tracing::warn!(run, %why, left_out, "cannot queue the run again; leaving it out for a minute");
+                tracing::warn!(run, %why, left_out, "cannot queue the run again; leaving it out for a while");
             }
             None => tracing::debug!(run, %why, "cannot queue the run again"),
         }
     }
 
-    /// Returns the runs that are left out, and forgets the others, which are tried again.
-    pub fn left_out(&self) -> Vec<i64> {
+    /// Forgets at most so many of the runs that were left out for long enough, the longest first: they are tried
+    /// again.
+    pub fn forget(&self, most: u32) {
         let mut runs = self.0.lock();
-        runs.retain(|_, at| at.elapsed() < RETRY_AFTER);
-        runs.keys().copied().collect()
+        let waited = runs.iter().filter(|(_, at)| at.elapsed() >= RETRY_AFTER);
+        let mut waited: Vec<(Instant, i64)> = waited.map(|(run, at)| (*at, *run)).collect();
+        waited.sort_unstable();
+        for (_, run) in waited.into_iter().take(most as usize) {
+            runs.remove(&run);
+        }
+    }
+
+    /// Returns the runs that are left out.
+    pub fn left_out(&self) -> Vec<i64> {
+        self.0.lock().keys().copied().collect()
     }
 
     /// Publishes how many they are.
     pub fn measure(&self) {
-        metrics::gauge!("verifyd_runs_requeue_refused").set(self.left_out().len() as f64);
+        let mut runs = self.0.lock();
+        runs.retain(|_, at| at.elapsed() < FORGET_AFTER);
+        metrics::gauge!("verifyd_runs_requeue_refused").set(runs.len() as f64);
     }
 }
 
@@ -54,10 +69,18 @@ mod tests {
         refused.note(7, "not today");
         tokio::time::advance(RETRY_AFTER / 2).await;
         refused.note(8, "not today");
+        refused.forget(9);
         let mut left_out = refused.left_out();
         left_out.sort_unstable();
         assert_eq!(left_out, [7, 8]);
         tokio::time::advance(RETRY_AFTER / 2).await;
+        refused.forget(9);
         assert_eq!(refused.left_out(), [8]);
+        // However many there are, a sweep tries a few of them.
+        tokio::time::advance(RETRY_AFTER).await;
+        refused.note(9, "not today");
+        tokio::time::advance(RETRY_AFTER).await;
+        refused.forget(1);
+        assert_eq!(refused.left_out(), [9]);
     }
 }
