@@ -5,6 +5,7 @@ use crate::ports::log_throttle::LogThrottle;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,12 +19,17 @@ static LOG: LogThrottle = LogThrottle::new();
 
 /// The runs that were refused to this process, and when.
 #[derive(Default)]
-pub(super) struct RefusedRequeues(Mutex<HashMap<i64, Instant>>);
+pub(super) struct RefusedRequeues {
+    runs: Mutex<HashMap<i64, Instant>>,
+    /// Whether runs are queued one by one from the beginning: one of a batch has ended the transaction, as
+    /// `RAISE(ROLLBACK)` in SQLite does.
+    pub one_by_one: AtomicBool,
+}
 
 impl RefusedRequeues {
     /// Records a refused run, and logs the first one of a minute.
     pub fn note(&self, run: i64, why: impl Display) {
-        if self.0.lock().insert(run, Instant::now()).is_some() {
+        if self.runs.lock().insert(run, Instant::now()).is_some() {
             return;
         }
         match LOG.line() {
@@ -37,7 +43,7 @@ impl RefusedRequeues {
     /// Forgets at most so many of the runs that were left out for long enough, the longest first: they are tried
     /// again.
     pub fn forget(&self, most: u32) {
-        let mut runs = self.0.lock();
+        let mut runs = self.runs.lock();
         let waited = runs.iter().filter(|(_, at)| at.elapsed() >= RETRY_AFTER);
         let mut waited: Vec<(Instant, i64)> = waited.map(|(run, at)| (*at, *run)).collect();
         waited.sort_unstable();
@@ -48,12 +54,12 @@ impl RefusedRequeues {
 
     /// Returns the runs that are left out.
     pub fn left_out(&self) -> Vec<i64> {
-        self.0.lock().keys().copied().collect()
+        self.runs.lock().keys().copied().collect()
     }
 
     /// Publishes how many they are.
     pub fn measure(&self) {
-        let mut runs = self.0.lock();
+        let mut runs = self.runs.lock();
         runs.retain(|_, at| at.elapsed() < FORGET_AFTER);
         metrics::gauge!("verifyd_runs_requeue_refused").set(runs.len() as f64);
     }

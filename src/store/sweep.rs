@@ -16,6 +16,7 @@ use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
 use async_trait::async_trait;
 use sqlx::types::Json;
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -397,9 +398,18 @@ async fn requeue(
     }
     CHECK_AT_ONCE.execute(tx).await?;
     LIMIT_LOCK_WAITS.execute(tx).await?;
-    let (queued, tried) = match try_requeue(tx, &runs).await? {
-        Ok(all) => (all, runs.len()),
-        Err(_) => requeue_one_by_one(tx, refused, &runs).await?,
+    let batch = match refused.one_by_one.load(Ordering::Relaxed) {
+        true => None,
+        false => {
+            let batch = try_requeue(tx, &runs).await;
+            let ended = matches!(&batch, Err(error) if !error.is_transient());
+            refused.one_by_one.store(ended, Ordering::Relaxed);
+            batch?.ok()
+        }
+    };
+    let (queued, tried) = match batch {
+        Some(all) => (all, runs.len()),
+        None => requeue_one_by_one(tx, refused, &runs).await?,
     };
     let others = runs[..tried].iter().filter(|run| !queued.contains(run));
     let others: Vec<i64> = others.copied().collect();
@@ -424,14 +434,21 @@ async fn requeue_one_by_one(
             break;
         }
         tried += 1;
-        match try_requeue(tx, &[*run]).await? {
-            Ok(one) => queued.extend(one),
-            Err(error) => {
+        match try_requeue(tx, &[*run]).await {
+            Ok(Ok(one)) => queued.extend(one),
+            Ok(Err(error)) => {
                 conflicts += usize::from(is_conflict(&error));
                 refused.note(*run, error);
             }
+            Err(error) => {
+                if !error.is_transient() {
+                    refused.note(*run, &error);
+                }
+                return Err(error);
+            }
         }
     }
+    refused.one_by_one.store(false, Ordering::Relaxed);
     Ok((queued, tried))
 }
 
@@ -441,7 +458,7 @@ fn is_conflict(error: &StoreError) -> bool {
         if ["40001", "40P01"].iter().any(|code| why.ends_with(&format!("(SQLSTATE {code})"))))
 }
 
-/// The inner error: the database refuses one of the runs, and none is queued.
+/// The inner error: the database refuses one of the runs, and none is queued. The outer one: the transaction is lost.
 async fn try_requeue(
     tx: &mut dyn SqlConnection,
     runs: &[i64],

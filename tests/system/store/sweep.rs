@@ -382,6 +382,26 @@ async fn runs_whose_rule_waits_for_a_lock_cost_the_others_little() {
     holder.rollback().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_ends_the_transaction_costs_two_sweeps() {
+    let bed = Bed::sqlite().await;
+    let (refused, other) = (bed.queued_for(8, 1).await, bed.queued().await);
+    for run in [refused, other] {
+        bed.claim(run, "dead").await;
+    }
+    bed.exec(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs
+             WHEN new.status = 'queued' AND new.tenant_id = 8
+             BEGIN SELECT RAISE(ROLLBACK, 'not today'); END",
+    )
+    .await;
+    for _ in 0..2 {
+        bed.store.sweep(&SWEEP).await.unwrap_err();
+    }
+    assert_eq!(bed.sweep().await.reclaimed, [other]);
+    assert_eq!(bed.run(refused).await.status, RunStatus::Running);
+}
+
 pub async fn a_reclaimed_run_is_exhausted_when_its_attempts_are_spent(bed: &Bed) {
     let run = bed.queued().await;
     let policy = ClaimPolicy {
