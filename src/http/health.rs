@@ -36,7 +36,7 @@ pub struct Health {
     /// Time without progress of a loop, or without an answer to sweeps and claims, after which the process is
     /// unhealthy.
     pub stuck_after: Duration,
-    /// Time without an answered claim after which the process is not ready.
+    /// Time without an answered claim, or with locks in the way of every sweep, after which the process is not ready.
     pub unclaimed_after: Duration,
     /// Time for which hints may wait while this process takes none: longer than it can be busy.
     pub untaken_after: Duration,
@@ -270,9 +270,19 @@ impl Health {
         };
         let lease = (!self.worker.lease.is_alive())
             .then(|| "the heartbeat does not get through".to_owned());
-        let unclaimed = self.worker.claim_failures.lasted();
-        let claims = (unclaimed > self.unclaimed_after)
-            .then(|| format!("none was answered for {} s", unclaimed.as_secs()));
+        let after = self.unclaimed_after;
+        let claims = too_long(&[
+            (
+                "none was answered",
+                self.worker.claim_failures.lasted(),
+                after,
+            ),
+            (
+                "sweeps have met locks or conflicts",
+                self.reconciler.contended.lasted(),
+                after,
+            ),
+        ]);
         let draining = self
             .stopping
             .is_cancelled()

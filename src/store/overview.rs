@@ -34,16 +34,17 @@ const ACTIVE_RUNS: i64 = 10_000;
 /// Largest number of rows that are read for one run, in a table that may contain other runs.
 const ROWS_PER_RUN: i64 = 20;
 
-/// The active runs are found by their index, once for the whole page. An invalid run, which is never completed, is none.
+/// The active runs are found by their index, once for the whole page. An invalid run, which is never completed, is none,
+/// but counts among those that are read.
 const ACTIVE: Sql = both!(
     "WITH active AS MATERIALIZED (SELECT " listed_member!("r.context", provider_connection_id)
-    " AS connection, r.tenant_id, r.id FROM operation_runs r WHERE r.type = " run_type!()
-    " AND r.status IN ('queued', 'running') AND " is_claimable!() " LIMIT "
+    " AS connection, r.tenant_id, r.id, " is_claimable!() " AS claimable FROM operation_runs r
+     WHERE r.type = " run_type!() " AND r.status IN ('queued', 'running') LIMIT "
 );
 
 const STATES: Sql = both!(
     "), latest_active AS (SELECT connection, tenant_id, max(id) AS id FROM active
-         GROUP BY connection, tenant_id)
+         WHERE claimable GROUP BY connection, tenant_id)
      SELECT " connection_columns!()
     ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint,
        l.overall AS latest_overall, l.outcome AS latest_outcome,

@@ -5,7 +5,7 @@ use super::dialect::{
     a_day_ago, a_second_after, among, before, clock, each, is_failed_completion, now, own,
     postgres_only, run_type,
 };
-use super::postgres::{ADVISORY_SPACE, ADVISORY_SWEEP};
+use super::postgres::{ADVISORY_SPACE, ADVISORY_SWEEP, LOCK_TIMEOUT};
 use super::refused_requeues::RefusedRequeues;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, execute, transaction};
@@ -16,6 +16,16 @@ use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
 use async_trait::async_trait;
 use sqlx::types::Json;
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Time after which no more runs are queued one by one: a rule of the application may have each wait for a lock.
+const REQUEUE_TIME: Duration = Duration::from_secs(2);
+
+/// Conflicts after which no more runs are queued one by one: where the transaction itself cannot be serialized, all of
+/// them fail.
+const MAX_CONFLICTS: usize = 8;
 
 /// Whether no other replica sweeps, until the transaction ends. SQLite's writing transactions come one after
 /// another.
@@ -34,8 +44,10 @@ macro_rules! lease_is_dead {
     };
 }
 
+/// `$3`: runs that are left out.
 const DEAD_LEASES: Sql = both!(
-    "SELECT a.run_id FROM " own!(run_attempts) " a WHERE " lease_is_dead!() " ORDER BY a.run_id LIMIT $2"
+    "SELECT a.run_id FROM " own!(run_attempts) " a WHERE " lease_is_dead!()
+    " AND NOT (a.run_id " among!("$3") ") ORDER BY a.run_id LIMIT $2"
 );
 
 /// Skips runs that are being completed.
@@ -89,17 +101,32 @@ const WITHOUT_LEASE: Sql = both!(
       AND NOT (r.id " among!("$3") ") ORDER BY r.id LIMIT $2" postgres_only!(" FOR NO KEY UPDATE OF r SKIP LOCKED")
 );
 
+/// Whether the run `r` is one of `$1`, and is running without a lease.
+macro_rules! is_lost {
+    ($db:ident) => {
+        sql_for!(
+            $db "r.id " among!("$1") " AND r.type = " run_type!() " AND r.status = 'running'
+              AND NOT EXISTS (SELECT 1 FROM " own!(run_attempts) " a
+                              WHERE a.run_id = r.id AND a.ended_at IS NULL)"
+        )
+    };
+}
+
 /// A lease taken between the snapshot of the statement that locked the run and its lock shows here.
 const REQUEUE: Sql = both!(
-    "UPDATE operation_runs AS r SET status = 'queued' WHERE r.id " among!("$1") " AND r.type = "
-    run_type!() " AND r.status = 'running'
-      AND NOT EXISTS (SELECT 1 FROM " own!(run_attempts) " a
-                      WHERE a.run_id = r.id AND a.ended_at IS NULL)
-      RETURNING id"
+    "UPDATE operation_runs AS r SET status = 'queued' WHERE " is_lost!() " RETURNING id"
 );
+
+const STILL_LOST: Sql = both!("SELECT r.id FROM operation_runs r WHERE " is_lost!());
 
 /// Constraints that are checked at the end of the transaction would fail all of it.
 const CHECK_AT_ONCE: Sql = both!(each!("SET CONSTRAINTS ALL IMMEDIATE", "SELECT 1"));
+
+/// A rule of the application may wait for a lock.
+const LIMIT_LOCK_WAITS: Sql = Sql {
+    postgres: LOCK_TIMEOUT,
+    sqlite: "SELECT 1",
+};
 
 const SAVEPOINT: Sql = both!("SAVEPOINT requeue");
 const ROLLBACK_TO_SAVEPOINT: Sql = both!("ROLLBACK TO SAVEPOINT requeue");
@@ -272,6 +299,8 @@ impl<S: SqlStore> SweepStore for S {
                     return Ok(None);
                 }
             }
+            // A part of the batch, so that others have room.
+            refused.forget(policy.batch.div_ceil(4));
             let (mut reclaimed, postponed) = reclaim_dead(tx, refused, policy).await?;
             let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
             let without_lease = WITHOUT_LEASE
@@ -329,6 +358,7 @@ async fn reclaim_dead(
 ) -> Result<(Vec<i64>, Vec<i64>), StoreError> {
     let dead_after = || earlier(policy.worker_dead_after);
     let candidates = DEAD_LEASES.bind(dead_after()).bind(policy.batch);
+    let candidates = candidates.bind(refused.left_out());
     let candidates = candidates.fetch_ids(tx).await?;
     if candidates.is_empty() {
         return Ok((candidates, Vec::new()));
@@ -367,33 +397,68 @@ async fn requeue(
         return Ok(runs);
     }
     CHECK_AT_ONCE.execute(tx).await?;
-    let mut queued = Vec::with_capacity(runs.len());
-    match try_requeue(tx, &runs).await? {
-        Ok(all) => queued = all,
-        Err(_) => {
-            for run in &runs {
-                match try_requeue(tx, &[*run]).await? {
-                    Ok(one) => queued.extend(one),
-                    Err(error) => refused.note(*run, error),
-                }
-            }
+    LIMIT_LOCK_WAITS.execute(tx).await?;
+    let batch = match refused.one_by_one.load(Ordering::Relaxed) {
+        true => None,
+        false => {
+            let batch = try_requeue(tx, &runs).await;
+            let ended = matches!(&batch, Err(error) if !error.is_transient());
+            refused.one_by_one.store(ended, Ordering::Relaxed);
+            batch?.ok()
         }
-    }
-    for run in runs {
-        if !queued.contains(&run) {
+    };
+    let (queued, tried) = match batch {
+        Some(all) => (all, runs.len()),
+        None => requeue_one_by_one(tx, refused, &runs).await?,
+    };
+    let others = runs[..tried].iter().filter(|run| !queued.contains(run));
+    let others: Vec<i64> = others.copied().collect();
+    if !others.is_empty() {
+        for run in STILL_LOST.bind(others).fetch_ids(tx).await? {
             refused.note(run, "the row stays as it is");
         }
     }
     Ok(queued)
 }
 
-/// Whether the whole transaction has to be repeated: serialization_failure, deadlock_detected.
+/// Returns the runs that are queued again, and how many were tried. The next sweep finds the rest.
+async fn requeue_one_by_one(
+    tx: &mut dyn SqlConnection,
+    refused: &RefusedRequeues,
+    runs: &[i64],
+) -> Result<(Vec<i64>, usize), StoreError> {
+    let begun = Instant::now();
+    let (mut queued, mut tried, mut conflicts) = (Vec::new(), 0, 0);
+    for run in runs {
+        if begun.elapsed() > REQUEUE_TIME || conflicts == MAX_CONFLICTS {
+            break;
+        }
+        tried += 1;
+        match try_requeue(tx, &[*run]).await {
+            Ok(Ok(one)) => queued.extend(one),
+            Ok(Err(error)) => {
+                conflicts += usize::from(is_conflict(&error));
+                refused.note(*run, error);
+            }
+            Err(error) => {
+                if !error.is_transient() {
+                    refused.note(*run, &error);
+                }
+                return Err(error);
+            }
+        }
+    }
+    refused.one_by_one.store(false, Ordering::Relaxed);
+    Ok((queued, tried))
+}
+
+/// Whether the whole transaction may have to be repeated: serialization_failure, deadlock_detected.
 fn is_conflict(error: &StoreError) -> bool {
     matches!(error, StoreError::Contended(why)
         if ["40001", "40P01"].iter().any(|code| why.ends_with(&format!("(SQLSTATE {code})"))))
 }
 
-/// The inner error: the database refuses one of the runs, and none is queued.
+/// The inner error: the database refuses one of the runs, and none is queued. The outer one: the transaction is lost.
 async fn try_requeue(
     tx: &mut dyn SqlConnection,
     runs: &[i64],
@@ -401,9 +466,7 @@ async fn try_requeue(
     SAVEPOINT.execute(tx).await?;
     let queued = REQUEUE.bind(runs).fetch_ids(tx).await;
     // Without a connection, nothing is known of the runs.
-    if let Err(error) = &queued
-        && (is_conflict(error) || ROLLBACK_TO_SAVEPOINT.execute(tx).await.is_err())
-    {
+    if queued.is_err() && ROLLBACK_TO_SAVEPOINT.execute(tx).await.is_err() {
         return queued.map(Ok);
     }
     RELEASE_SAVEPOINT.execute(tx).await?;

@@ -34,7 +34,8 @@ use tokio_util::sync::CancellationToken;
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Debounce of wake-ups: time for what a producer has just recorded to be claimed by its own hint before a
-/// sweep sends another one.
+/// sweep sends another one. Half as much again at random at most, so that of the replicas that one producer wakes
+/// not always the same one gets the lock of the sweep.
 const WAKE_DEBOUNCE: Duration = Duration::from_millis(25);
 
 /// Least time between two sweeps, however many wake-ups come.
@@ -57,6 +58,8 @@ pub struct ReconcilerState {
     pub hints_untaken: ConditionTimer,
     /// Sweeps get no answer, though the heartbeat does.
     pub cut_off: ConditionTimer,
+    /// Sweeps meet locks or conflicts, and none got through.
+    pub contended: ConditionTimer,
 }
 
 /// What comes after a sweep.
@@ -86,6 +89,8 @@ pub struct Reconciler {
     cursor: SweepCursor,
     /// The lock of the sweep was taken, at every try.
     lock_held: ConditionTimer,
+    /// Whether the last sweep was without the lock.
+    without_lock: bool,
     lock_log: LogThrottle,
     /// Dead letters as of the last sweep.
     dead_letters: u64,
@@ -111,6 +116,7 @@ impl Reconciler {
             state: Arc::clone(&worker.reconciler_state),
             cursor: SweepCursor::START,
             lock_held: ConditionTimer::default(),
+            without_lock: false,
             lock_log: LogThrottle::new(),
             dead_letters: 0,
             invalid_runs: InvalidRunLog::default(),
@@ -172,6 +178,7 @@ impl Reconciler {
             // Nothing is claimed, so nothing is wrong with what waits.
             self.state.hints_untaken.set(false);
             self.state.cut_off.set(false);
+            self.state.contended.set(false);
             return Ok(Next::AwaitSchema);
         }
         if looks {
@@ -183,6 +190,10 @@ impl Reconciler {
         let unanswered = matches!(swept, Err(StoreError::Unavailable(_)));
         let cut_off = unanswered && self.worker.lease.is_alive();
         self.state.cut_off.set(cut_off);
+        // One alone may be long ago.
+        if self.failing && matches!(swept, Err(StoreError::Contended(_))) {
+            self.state.contended.set(true);
+        }
         let next = match swept {
             Ok(next) => {
                 self.failing = false;
@@ -234,6 +245,6 @@ impl Reconciler {
 /// Waits for a wake-up, debounced.
 async fn woken(wake: &WakeSignal, swept_at: Instant) {
     wake.woken().await;
-    let debounced = Instant::now() + WAKE_DEBOUNCE;
+    let debounced = Instant::now() + WAKE_DEBOUNCE.mul_f64(1.0 + 0.5 * rand::random::<f64>());
     tokio::time::sleep_until(debounced.max(swept_at + MIN_SWEEP_INTERVAL)).await;
 }

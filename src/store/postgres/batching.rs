@@ -16,8 +16,8 @@ const MIN_POOL_TO_KEEP: u32 = 8;
 /// Largest number of batches for which a connection is kept.
 const KEPT_FOR: u32 = 256;
 
-/// How long batches and claims wait for a lock, in milliseconds.
-pub(super) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = 250";
+/// How long batches, claims and sweeps that queue runs again wait for a lock, in milliseconds.
+pub(in crate::store) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = 250";
 
 /// Settings of a batch besides the limits of every transaction.
 ///

@@ -31,6 +31,7 @@ mod wake;
 mod webhook_deliveries;
 mod workers;
 
+pub(super) use batching::LOCK_TIMEOUT;
 pub use private::Private;
 
 use super::End;

@@ -2,6 +2,7 @@
 
 use sqlx::Connection as _;
 use test_support::bench::Bench;
+use test_support::waiting::until;
 
 /// Any role that may connect can take an advisory lock.
 #[tokio::test(flavor = "multi_thread")]
@@ -44,4 +45,30 @@ async fn locked_runs_keep_no_slot_and_no_connection_from_the_others() {
     bench.until_taken().await;
     daemon.ready().await;
     tx.rollback().await.unwrap();
+}
+
+/// Whatever asks for the table gets an answer: a lock is in the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_stays_locked_makes_a_worker_not_ready() {
+    let bench = Bench::new().await;
+    let daemon = bench.serve(&[
+        ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "500ms"),
+        ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "6s"),
+    ]);
+    daemon.ready().await;
+    let mut other = bench.sql().await;
+    let mut tx = other.begin().await.unwrap();
+    sqlx::query("LOCK TABLE operation_runs")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    until("it is not ready", async || {
+        let (status, body) = daemon.get("/readyz").await;
+        status == 503 && body.contains("sweeps have met locks or conflicts")
+    })
+    .await;
+    assert_eq!(daemon.get("/healthz").await.0, 200);
+    tx.rollback().await.unwrap();
+    daemon.ready().await;
 }

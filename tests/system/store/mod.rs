@@ -157,6 +157,7 @@ conformance! {
         a_running_run_without_a_lease_is_queued_after_one_lease_time,
         a_stray_attempt_does_not_hold_up_the_sweep,
         a_run_that_the_database_refuses_to_queue_costs_the_others_nothing,
+        a_run_that_was_taken_meanwhile_is_not_left_out,
         a_reclaimed_run_is_exhausted_when_its_attempts_are_spent,
         rows_of_another_type_are_never_touched,
         sweeps_of_two_replicas_deliver_a_run_once,

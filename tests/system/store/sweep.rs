@@ -266,16 +266,19 @@ pub async fn a_stray_attempt_does_not_hold_up_the_sweep(bed: &Bed) {
     }
 }
 
-/// Runs of the tenant 8 are refused, those of 9 kept as they are, and those of 10 refused by the commit.
+/// Runs of the tenant 8 are refused, those of 9 kept as they are, those of 10 refused by the commit, and those of 11
+/// refused as a conflict.
 const RULES: [&str; 2] = [
     "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
-         IF new.tenant_id = 9 THEN RETURN NULL; END IF; RAISE EXCEPTION ''not today''; END';
+         IF new.tenant_id = 9 THEN RETURN NULL; END IF;
+         IF new.tenant_id = 11 THEN RAISE ''not today'' USING errcode = ''40001''; END IF;
+         RAISE EXCEPTION ''not today''; END';
      CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
-         WHEN (new.status = 'queued' AND new.tenant_id IN (8, 9)) EXECUTE FUNCTION refuse();
+         WHEN (new.status = 'queued' AND new.tenant_id IN (8, 9, 11)) EXECUTE FUNCTION refuse();
      CREATE CONSTRAINT TRIGGER refuse_late AFTER UPDATE ON operation_runs DEFERRABLE INITIALLY DEFERRED
          FOR EACH ROW WHEN (new.status = 'queued' AND new.tenant_id = 10) EXECUTE FUNCTION refuse()",
     "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs
-         WHEN new.status = 'queued' AND new.tenant_id IN (8, 10)
+         WHEN new.status = 'queued' AND new.tenant_id IN (8, 10, 11)
          BEGIN SELECT RAISE(ABORT, 'not today'); END;
      CREATE TRIGGER refuse_late BEFORE UPDATE ON operation_runs
          WHEN new.status = 'queued' AND new.tenant_id = 9 BEGIN SELECT RAISE(IGNORE); END",
@@ -283,7 +286,7 @@ const RULES: [&str; 2] = [
 
 pub async fn a_run_that_the_database_refuses_to_queue_costs_the_others_nothing(bed: &Bed) {
     let (mut refused, mut others) = (Vec::new(), Vec::new());
-    for tenant in [8, 7, 9, 7, 10, 7] {
+    for tenant in [8, 7, 9, 7, 10, 7, 11, 7] {
         let lost = bed.queued_for(tenant, 1).await;
         bed.claim(lost, "dead").await;
         bed.age_run(lost, "started_at", 301).await;
@@ -300,7 +303,7 @@ pub async fn a_run_that_the_database_refuses_to_queue_costs_the_others_nothing(b
     bed.exec(RULES[usize::from(!bed.is_postgres())]).await;
     let small = SweepPolicy { batch: 3, ..SWEEP };
     let mut reclaimed = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..16 {
         reclaimed.extend(sweep(bed, &small).await.reclaimed);
     }
     reclaimed.sort_unstable();
@@ -318,6 +321,85 @@ pub async fn a_run_that_the_database_refuses_to_queue_costs_the_others_nothing(b
     // Another replica does not leave them out.
     let swept = bed.replica().await.sweep(&SWEEP).await.unwrap().unwrap();
     assert_eq!(swept.reclaimed, refused);
+}
+
+/// Where the attempt of a run ends, another worker has taken it.
+const TAKEOVER: [&str; 2] = [
+    "CREATE FUNCTION take() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+         INSERT INTO verifyd.run_attempts (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at)
+         VALUES (new.run_id, 2, gen_random_uuid(), ''w1'', true, now(), now() + interval ''1 day''); RETURN NULL; END';
+     CREATE TRIGGER take AFTER UPDATE ON verifyd.run_attempts FOR EACH ROW
+         WHEN (new.attempt = 1) EXECUTE FUNCTION take()",
+    "CREATE TRIGGER take AFTER UPDATE ON verifyd_run_attempts WHEN new.attempt = 1 BEGIN
+         INSERT INTO verifyd_run_attempts (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at)
+         VALUES (new.run_id, 2, 'taken', 'w1', 1, new.claimed_at, '9999-01-01T00:00:00.000Z'); END",
+];
+
+pub async fn a_run_that_was_taken_meanwhile_is_not_left_out(bed: &Bed) {
+    bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
+    let run = bed.queued().await;
+    bed.claim(run, "dead").await;
+    bed.exec(TAKEOVER[usize::from(!bed.is_postgres())]).await;
+    assert_eq!(bed.sweep().await.reclaimed, []);
+    assert_eq!(bed.run(run).await.status, RunStatus::Running);
+    bed.store.retire(&worker("w1")).await.unwrap();
+    assert_eq!(bed.sweep().await.reclaimed, [run]);
+}
+
+/// Each run meets a lock when it is queued again, and one has the highest id and meets none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_whose_rule_waits_for_a_lock_cost_the_others_little() {
+    let bed = Bed::postgres().await;
+    for _ in 0..10 {
+        let run = bed.queued_for(8, 1).await;
+        bed.claim(run, "dead").await;
+        bed.age_run(run, "started_at", 301).await;
+    }
+    let other = bed.queued().await;
+    bed.claim(other, "dead").await;
+    bed.age_run(other, "started_at", 301).await;
+    bed.exec(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_advisory_xact_lock(8); RETURN new; END';
+         CREATE TRIGGER wait BEFORE UPDATE ON operation_runs FOR EACH ROW
+             WHEN (new.tenant_id = 8) EXECUTE FUNCTION wait()",
+    )
+    .await;
+    let mut holder = bed.pg().begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(8)")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let sweeps = async {
+        let mut reclaimed = Vec::new();
+        for _ in 0..3 {
+            reclaimed.extend(bed.sweep().await.reclaimed);
+        }
+        reclaimed
+    };
+    let reclaimed = tokio::time::timeout(Duration::from_secs(100), sweeps).await;
+    assert_eq!(reclaimed.expect("no sweep waits for long"), [other]);
+    holder.rollback().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_ends_the_transaction_costs_two_sweeps() {
+    let bed = Bed::sqlite().await;
+    let (refused, other) = (bed.queued_for(8, 1).await, bed.queued().await);
+    for run in [refused, other] {
+        bed.claim(run, "dead").await;
+    }
+    bed.exec(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs
+             WHEN new.status = 'queued' AND new.tenant_id = 8
+             BEGIN SELECT RAISE(ROLLBACK, 'not today'); END",
+    )
+    .await;
+    for _ in 0..2 {
+        bed.store.sweep(&SWEEP).await.unwrap_err();
+    }
+    assert_eq!(bed.sweep().await.reclaimed, [other]);
+    assert_eq!(bed.run(refused).await.status, RunStatus::Running);
 }
 
 pub async fn a_reclaimed_run_is_exhausted_when_its_attempts_are_spent(bed: &Bed) {
