@@ -99,24 +99,22 @@ pub fn credential_from_files(
         (false, false) => return Err(FileError::KeyAlone),
         (false, true) => {}
     }
-    let mut chosen: Option<(Credential, Option<(bool, DateTime<Utc>)>)> = None;
+    let mut chosen = None;
+    let mut best = None;
     let mut error = None;
     for key in &keys {
         let pair = Zeroizing::new([key.as_str(), rest.as_str()].concat());
         match credential_from_pem(&pair, now) {
             Ok(credential) => {
                 let rank = validity(&credential).map(|validity| validity.rank(now));
-                if chosen.as_ref().is_none_or(|(_, best)| rank > *best) {
-                    chosen = Some((credential, rank));
+                if chosen.is_none() || rank > best {
+                    (chosen, best) = (Some(credential), rank);
                 }
             }
             Err(why) => error = error.or(Some(why)),
         }
     }
-    match chosen {
-        Some((credential, _)) => Ok(credential),
-        None => Err(error.unwrap_or_else(|| Cause::NoPrivateKey.into()).into()),
-    }
+    chosen.ok_or_else(|| error.unwrap_or_else(|| Cause::NoPrivateKey.into()).into())
 }
 
 const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";

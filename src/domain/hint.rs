@@ -105,7 +105,7 @@ impl HintError {
         let Ok(members) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(payload) else {
             return Self::NoObject { line, column };
         };
-        let rules: [(&str, &str, fn(&str) -> bool); 4] = [
+        let rules: [(&str, &str, Fits); 4] = [
             ("v", "1", reads::<u32>),
             (
                 "operation_run_id",
@@ -128,6 +128,9 @@ impl HintError {
         Self::UnknownMember { line, column }
     }
 }
+
+/// Whether this JSON is what the member holds.
+type Fits = fn(&str) -> bool;
 
 fn reads<T: DeserializeOwned>(json: &str) -> bool {
     serde_json::from_str::<T>(json).is_ok()

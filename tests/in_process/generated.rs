@@ -486,12 +486,12 @@ fn sources(folder: &Path) -> Vec<String> {
     texts.collect::<Result<_, _>>().unwrap()
 }
 
-/// `docs/contributing/testing.md` says which line to break and what then fails: line, place and test are there.
+/// `tests/mechanisms.md` says which line to break and what then fails: line, place and test are there.
 /// Its tables of mechanisms are those whose first heading is "in `FOLDER`".
 #[test]
 fn every_mechanism_that_the_page_of_tests_breaks_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = std::fs::read_to_string(root.join("docs/contributing/testing.md")).unwrap();
+    let page = std::fs::read_to_string(root.join("tests/mechanisms.md")).unwrap();
     let tests: String = ["tests", "src"]
         .iter()
         .flat_map(|folder| sources(&root.join(folder)))
