@@ -191,15 +191,10 @@ impl World {
         worker
     }
 
-    /// The file of the database.
-    pub fn database_file(&self) -> std::path::PathBuf {
-        self.folder.path().join("verifyd.db")
-    }
-
     /// A statement on the embedded database, as another application might make it.
     pub async fn sql(&self, statement: &str) {
         use sqlx::Connection as _;
-        let path = self.database_file();
+        let path = self.folder.path().join("verifyd.db");
         let mut connection =
             sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display()))
                 .await
