@@ -1,6 +1,7 @@
 -- Least privilege in PostgreSQL (15 and later). Apply it as a superuser, or as a role that owns the
 -- database and the application's tables, may create roles, and is a member of verifyd_migrate, which owns
--- what `verifyd migrate` makes (GRANT verifyd_migrate TO owner;), with the search_path that verifyd uses:
+-- what `verifyd migrate` makes (GRANT verifyd_migrate TO owner; and afterwards REVOKE verifyd_migrate FROM
+-- owner;), with the search_path that verifyd uses:
 --
 --   psql -v ON_ERROR_STOP=1 -f deploy/postgres-grants.sql "$DATABASE_URL_OF_THE_OWNER"
 --
@@ -55,7 +56,7 @@ BEGIN
         to_regclass('verification_check_acknowledgements')));
     IF FOUND THEN
         RAISE EXCEPTION 'tables belong to the role %, of which the role % is no member', other, current_user
-            USING HINT = format('GRANT %I TO %I; and then apply this file again.', other, current_user);
+            USING HINT = format('GRANT %I TO %I; apply this file again; and then REVOKE %1$I FROM %2$I;', other, current_user);
     END IF;
 END
 $owners$;

@@ -48,8 +48,8 @@ const POSTGRES: &[(&str, &str)] = &[
          (docs/guides/enqueue.md says which columns it does)",
     ),
     (
-        "_pkey\" (SQLSTATE 23505)",
-        "let ids go on behind the largest one, for runs with: SELECT setval(pg_get_serial_sequence('operation_runs', \
+        "operation_runs_pkey\" (SQLSTATE 23505)",
+        "as the table's owner let ids go on behind the largest one: SELECT setval(pg_get_serial_sequence('operation_runs', \
          'id'), max(id)) FROM operation_runs;",
     ),
     (
@@ -198,7 +198,8 @@ pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
     if error.to_string() == NOT_ALL_GUARDS && format!("{error:#}").contains("SQLSTATE 42501") {
         return Some(
             "run the command as the owner of operation_runs, or make its role a member of the owner's for as long as \
-             it takes (GRANT owner TO verifyd_migrate)",
+             it takes (GRANT owner TO verifyd_migrate); where it is the other way round, first REVOKE verifyd_migrate FROM \
+             owner",
         );
     }
     let mut causes = error.chain();

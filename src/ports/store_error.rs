@@ -26,9 +26,18 @@ pub enum StoreError {
     Refused(String),
 }
 
-/// How PostgreSQL says that a constraint or a trigger refuses a row, and what verifyd says of a trigger that does so
-/// without an error.
-const RULES: [&str; 3] = ["(SQLSTATE 23", "(SQLSTATE P0001)", "a trigger "];
+/// How the databases say that a constraint or a trigger refuses a row (SQLite: CHECK, NOT NULL, PRIMARY KEY, RAISE,
+/// UNIQUE), and what verifyd says of a trigger that does so without an error.
+const RULES: [&str; 8] = [
+    "(SQLSTATE 23",
+    "(SQLSTATE P0001)",
+    "(SQLite 275)",
+    "(SQLite 1299)",
+    "(SQLite 1555)",
+    "(SQLite 1811)",
+    "(SQLite 2067)",
+    "a trigger ",
+];
 
 impl StoreError {
     /// Whether PostgreSQL chose the text.

@@ -20,6 +20,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Refused runs that a sweep tries again.
+const RETRIED_AT_A_TIME: u32 = 4;
+
 /// Time after which no more runs are queued one by one: a rule of the application may have each wait for a lock.
 const REQUEUE_TIME: Duration = Duration::from_secs(2);
 
@@ -299,8 +302,8 @@ impl<S: SqlStore> SweepStore for S {
                     return Ok(None);
                 }
             }
-            // A part of the batch, so that others have room.
-            refused.forget(policy.batch.div_ceil(4));
+            // A few, as each may wait for a lock.
+            refused.forget(RETRIED_AT_A_TIME);
             let (mut reclaimed, postponed) = reclaim_dead(tx, refused, policy).await?;
             let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
             let without_lease = WITHOUT_LEASE
@@ -436,10 +439,9 @@ async fn requeue_one_by_one(
         tried += 1;
         match try_requeue(tx, &[*run]).await {
             Ok(Ok(one)) => queued.extend(one),
-            Ok(Err(error)) => {
-                conflicts += usize::from(is_conflict(&error));
-                refused.note(*run, error);
-            }
+            // Of a conflict it is known only later whether the transaction is lost.
+            Ok(Err(error)) if is_conflict(&error) => conflicts += 1,
+            Ok(Err(error)) => refused.note(*run, error),
             Err(error) => {
                 if !error.is_transient() {
                     refused.note(*run, &error);

@@ -99,6 +99,8 @@ pub struct Reconciler {
     next_look: Instant,
     /// Whether the last sweep failed, so that an outage is one line in the log.
     failing: bool,
+    /// Whether a sweep has met locks or conflicts since one got through.
+    met_conflict: bool,
 }
 
 impl Reconciler {
@@ -122,6 +124,7 @@ impl Reconciler {
             invalid_runs: InvalidRunLog::default(),
             next_look: Instant::now(),
             failing: false,
+            met_conflict: false,
         }
     }
 
@@ -178,7 +181,7 @@ impl Reconciler {
             // Nothing is claimed, so nothing is wrong with what waits.
             self.state.hints_untaken.set(false);
             self.state.cut_off.set(false);
-            self.state.contended.set(false);
+            self.forget_conflict();
             return Ok(Next::AwaitSchema);
         }
         if looks {
@@ -190,9 +193,10 @@ impl Reconciler {
         let unanswered = matches!(swept, Err(StoreError::Unavailable(_)));
         let cut_off = unanswered && self.worker.lease.is_alive();
         self.state.cut_off.set(cut_off);
-        // One alone may be long ago.
-        if self.failing && matches!(swept, Err(StoreError::Contended(_))) {
-            self.state.contended.set(true);
+        if matches!(swept, Err(StoreError::Contended(_))) {
+            // One alone may be long ago.
+            self.state.contended.set(self.met_conflict);
+            self.met_conflict = true;
         }
         let next = match swept {
             Ok(next) => {
@@ -214,6 +218,12 @@ impl Reconciler {
         };
         self.consumer.give_up_if_dead()?;
         Ok(next)
+    }
+
+    /// A sweep got through, or none is to.
+    pub(super) fn forget_conflict(&mut self) {
+        self.met_conflict = false;
+        self.state.contended.set(false);
     }
 
     /// Checks whether the schema fits. When it was changed, ids may have restarted, behind the cursor.

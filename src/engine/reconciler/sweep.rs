@@ -54,7 +54,7 @@ impl Reconciler {
         let Some(swept) = self.sweep_store(policy).await? else {
             return Ok(Next::Pause);
         };
-        self.state.contended.set(false);
+        self.forget_conflict();
         self.cursor = swept.next;
         if !swept.reclaimed.is_empty() {
             metrics::counter!("verifyd_runs_reclaimed_total")

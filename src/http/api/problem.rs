@@ -313,7 +313,11 @@ mod tests {
             problem(StoreError::Schema("column x is missing".into())),
             unavailable("The database's schema does not fit")
         );
-        for rule in ["duplicate key (SQLSTATE 23505)", "a quota (SQLSTATE P0001)"] {
+        for rule in [
+            "duplicate key (SQLSTATE 23505)",
+            "a quota (SQLSTATE P0001)",
+            "a quota (SQLite 1811)",
+        ] {
             assert_eq!(
                 problem(StoreError::Refused(rule.into())),
                 unavailable("The database refuses this to verifyd")

@@ -118,7 +118,10 @@ async fn describe_with_answer(
         ConnectionAddr::Tcp(host, port) if said.starts_with(CLOSED) => {
             match unasked_error(host, *port).await {
                 Some(answer) => format!("the server answers {}", clean(&answer, LENGTH)),
-                None => format!("{CLOSED}; it may want TLS (rediss://): {}", describe(error)),
+                None => {
+                    let error = clean(&error.to_string(), LENGTH);
+                    format!("{CLOSED}; it may want TLS (rediss://): {error}")
+                }
             }
         }
         _ => said,

@@ -92,7 +92,8 @@ const ELSEWHERE: &str = "
         concat_ws(', ', nullif(nullif(current_setting('search_path'), ''), '\"\"'), quote_ident(n.nspname))
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relname = $1::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-      AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS t(name) WHERE to_regclass(t.name) IS NOT NULL)
+      AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS t(name)
+          WHERE t.name <> 'tenants' AND to_regclass(t.name) IS NOT NULL)
       AND EXISTS (SELECT FROM pg_class r WHERE r.relnamespace = n.oid AND r.relname = 'operation_runs')
       AND n.nspname NOT IN ('verifyd', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
     ORDER BY n.nspname <> 'public', n.nspname LIMIT 1";

@@ -49,8 +49,10 @@ async fn what_a_session_was_opened_with_does_not_outlast_its_change() {
         until("all connections are returned", is_unused).await;
         let (setting, _) = setting.split_once(" = ").unwrap();
         set(&format!("{setting} TO DEFAULT")).await;
-        // As the sweep does.
-        store.schema_mark().await.unwrap();
+        if setting == "search_path" {
+            // As the sweep does. What cannot write is replaced without it.
+            store.schema_mark().await.unwrap();
+        }
         let claimed = store.claim(run, &me, &POLICY).await.unwrap();
         assert!(claimed.claimed().is_some(), "{setting}");
     }
