@@ -146,7 +146,6 @@ $own$;
 DO $application$
 DECLARE
     sequence text;
-    filled text;
 BEGIN
     IF to_regclass('operation_runs') IS NOT NULL THEN
         GRANT SELECT ON operation_runs TO verifyd_serve, verifyd_operator, verifyd_producer;
@@ -155,12 +154,12 @@ BEGIN
             ON operation_runs TO verifyd_serve;
         GRANT INSERT (workspace_id, tenant_id, type, status, context, created_at)
             ON operation_runs TO verifyd_serve, verifyd_operator, verifyd_producer;
-        -- What has to be empty in a new run: verifyd writes NULL only where a default would fill it.
-        FOR filled IN SELECT attname FROM pg_attribute WHERE attrelid = 'operation_runs'::regclass AND atthasdef
-            AND attname IN ('outcome', 'started_at', 'completed_at')
-        LOOP
-            EXECUTE format('GRANT INSERT (%I) ON operation_runs TO verifyd_serve, verifyd_operator', filled);
-        END LOOP;
+        -- What has to be empty in a new run: verifyd writes NULL to all of it where a default would fill one.
+        IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'operation_runs'::regclass AND atthasdef
+            AND attname IN ('outcome', 'started_at', 'completed_at'))
+        THEN
+            GRANT INSERT (outcome, started_at, completed_at) ON operation_runs TO verifyd_serve, verifyd_operator;
+        END IF;
         GRANT SELECT (id, type, status, completed_at), DELETE ON operation_runs TO verifyd_prune;
         -- Locking a row takes the right to change some column of it: the one whose change verifyd's
         -- guards undo.

@@ -57,6 +57,29 @@ async fn the_grants_say_whose_member_has_to_apply_them() {
         .await;
 }
 
+/// The statement that overrules one default names all that has to be empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_default_that_fills_new_runs_is_overruled_by_the_roles() {
+    let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
+    bench
+        .execute(
+            "CREATE TABLE operation_runs (id bigserial PRIMARY KEY, workspace_id bigint NOT NULL,
+                 tenant_id bigint, type text NOT NULL, status text NOT NULL DEFAULT 'queued',
+                 outcome text DEFAULT 'pending', context jsonb, failure_summary jsonb,
+                 created_at timestamp, started_at timestamp, completed_at timestamp)",
+        )
+        .await;
+    bench.grant().await;
+    bench.become_role("verifyd_migrate");
+    bench.success(&["migrate"]);
+    bench.grant().await;
+    bench.become_role("verifyd_operator");
+    let connection = bench.healthy(1).to_string();
+    bench.json(&["enqueue", "--connection", &connection]);
+    let claimable = "SELECT count(*) FROM operation_runs WHERE outcome IS NULL";
+    assert_eq!(bench.numbers(claimable).await, [1]);
+}
+
 /// insufficient_privilege
 const FORBIDDEN: Option<&str> = Some("42501");
 

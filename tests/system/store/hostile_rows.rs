@@ -516,11 +516,15 @@ pub async fn a_large_context_is_refused_when_it_is_recorded(bed: &Bed) {
     // In SQLite times are texts.
     if !bed.is_postgres() {
         let time = "9".repeat(65);
-        for column in ["created_at", "started_at"] {
+        for column in ["created_at", "started_at", "completed_at"] {
             for large in [
                 format!(
                     "INSERT INTO operation_runs (workspace_id, tenant_id, type, {column}) \
                      VALUES (1, 7, '{RUN_TYPE}', '{time}')"
+                ),
+                format!(
+                    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, outcome, {column}) \
+                     VALUES (1, 7, '{RUN_TYPE}', 'completed', 'failed', '{time}')"
                 ),
                 format!("UPDATE operation_runs SET {column} = '{time}' WHERE type = '{RUN_TYPE}'"),
             ] {
