@@ -115,6 +115,9 @@ pub trait SchemaStore: Send + Sync {
     /// One round trip; returns the server's version.
     async fn ping(&self) -> Result<String, StoreError>;
 
+    /// Fails unless the database answers and may be written. Changes nothing.
+    async fn check_writable(&self) -> Result<(), StoreError>;
+
     /// Closes all connections.
     async fn close(&self);
 }

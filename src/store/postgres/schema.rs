@@ -1,5 +1,6 @@
 //! Migrations, and access to the server.
 
+use super::timeouts::MAY_WRITE;
 use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore};
 use crate::ports::schema::{Migrated, SchemaStore};
 use crate::ports::store_error::StoreError;
@@ -123,6 +124,17 @@ impl SchemaStore for PostgresStore {
                 .fetch_one(&mut *tx)
                 .await?;
             Ok(version)
+        })
+        .await
+    }
+
+    async fn check_writable(&self) -> Result<(), StoreError> {
+        self.transaction(async |tx| {
+            let may_write: bool = self.scalar(MAY_WRITE).fetch_one(&mut *tx).await?;
+            match may_write {
+                true => Ok(()),
+                false => Err(StoreError::Unavailable("it only reads".into())),
+            }
         })
         .await
     }

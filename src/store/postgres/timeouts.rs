@@ -7,6 +7,7 @@
 use super::PostgresStore;
 use crate::ports::store_error::StoreError;
 use crate::store::settings::DatabaseSettings;
+use crate::store::sql::sql;
 use crate::store::sql_store::within;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, Row as _};
@@ -34,6 +35,17 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time within which every connection is returned to the pool, also by tasks that keep one.
 const RENEWED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Whether the transaction may write: on a standby, and where the settings of the database or role have it only read,
+/// it may not.
+macro_rules! may_write {
+    () => {
+        "current_setting('transaction_read_only') = 'off'"
+    };
+}
+
+/// See `may_write`.
+pub(super) const MAY_WRITE: &str = sql!("SELECT " may_write!());
 
 /// When connections were last due to be reopened: statements that were prepared before the schema changed may
 /// fail for ever, and a session keeps the settings of its database and role with which it was opened.
@@ -102,8 +114,7 @@ pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) 
 /// earlier. A session that was opened while the database only read, or on a standby, may stay so when others may
 /// write again: it is replaced.
 async fn settle(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    const STATE: &str = "SELECT now() < statement_timestamp(),
-                                current_setting('transaction_read_only') = 'off'";
+    const STATE: &str = sql!("SELECT now() < statement_timestamp(), " may_write!());
     let row = connection.fetch_one(sqlx::raw_sql(STATE)).await?;
     if row.try_get(0)? {
         connection.execute(sqlx::raw_sql("ROLLBACK")).await?;

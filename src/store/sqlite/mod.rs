@@ -292,7 +292,7 @@ fn id_list(ids: &[i64]) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::schema::InspectStore as _;
+    use crate::ports::schema::{InspectStore as _, SchemaStore as _};
     use crate::store::settings::ListenMode;
 
     async fn connect(file: &Path) -> Arc<SqliteStore> {
@@ -329,11 +329,12 @@ mod tests {
             assert_eq!(findings[0].problem, REPLACED);
             let refused = store.begin().await.err();
             assert!(matches!(refused, Some(StoreError::Unavailable(why)) if why == REPLACED));
+            assert!(store.check_writable().await.is_err());
             let _ = std::fs::rename(at("other.db"), &file);
         }
         std::fs::rename(at("moved.db"), &file).unwrap();
         assert_eq!(store.schema_mark().await.unwrap(), mark);
-        drop(store.begin().await.unwrap());
+        store.check_writable().await.unwrap();
     }
 
     /// Holds what docs/guides/operate.md promises about a loss of power.

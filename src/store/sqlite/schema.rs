@@ -3,6 +3,7 @@
 use super::SqliteStore;
 use crate::ports::schema::{Migrated, SchemaStore};
 use crate::ports::store_error::StoreError;
+use crate::store::End;
 use crate::store::migrations;
 use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
@@ -63,6 +64,12 @@ impl SchemaStore for SqliteStore {
         Ok(sqlx::query_scalar("SELECT sqlite_version()")
             .fetch_one(&mut *self.reader().await?)
             .await?)
+    }
+
+    /// A transaction that may write begins only on a file that may be written.
+    async fn check_writable(&self) -> Result<(), StoreError> {
+        self.transaction_with_end(async |_| Ok(End::Rollback(())))
+            .await
     }
 
     async fn close(&self) {
