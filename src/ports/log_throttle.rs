@@ -1,4 +1,7 @@
 //! Limits log lines that others cause: a producer, or a failing database, must not be able to fill the log.
+//!
+//! A run has one line of its own, `run completed`. Whatever else is said of each of many runs is at most one line a
+//! minute of each kind (`log_limited`), or DEBUG where it is part of the normal course.
 
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -38,6 +41,20 @@ impl LogThrottle {
         Some(std::mem::take(&mut state.1))
     }
 }
+
+/// Logs at this level at most once a minute for each place in the code, with the number of lines that were left out
+/// since the last one; those are DEBUG.
+macro_rules! log_limited {
+    ($level:ident, $($fields:tt)+) => {{
+        static LIMIT: $crate::ports::log_throttle::LogThrottle =
+            $crate::ports::log_throttle::LogThrottle::new();
+        match LIMIT.line() {
+            Some(left_out) => tracing::$level!(left_out, $($fields)+),
+            None => tracing::debug!($($fields)+),
+        }
+    }};
+}
+pub(crate) use log_limited;
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ use super::tolerant_decoding::Tolerant;
 use crate::domain::attempt::AttemptRecord;
 use crate::domain::overview::LatestReport;
 use crate::domain::{ConnectionId, OperationRun, RunId};
+use crate::ports::log_throttle::log_limited;
 use crate::ports::runs::{RunCounts, RunStore};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
@@ -126,7 +127,7 @@ async fn read_parts(
         }
         Err(error) if error.is_transient() => return Err(error),
         Err(error) => {
-            tracing::warn!(run = run.id.0, %error, "cannot read the context of the run; showing the run without it");
+            log_limited!(warn, run = run.id.0, %error, "cannot read the context of the run; showing the run without it");
         }
     }
     Ok(run)

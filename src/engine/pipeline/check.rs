@@ -9,6 +9,7 @@ use crate::domain::connection_facts::KeptFacts;
 use crate::domain::reason::Reason;
 use crate::domain::run::RunRequest;
 use crate::engine::scheduling::in_flight::Phase;
+use crate::ports::log_throttle::log_limited;
 use crate::ports::provider::{Disposition, Target};
 use crate::ports::store::{AttemptEnd, Claim, StartingPoint, StoreError};
 use std::time::Duration;
@@ -26,7 +27,7 @@ impl Pipeline {
             Err(StoreError::Corrupt {
                 table, column, why, ..
             }) => {
-                tracing::error!(table, column, %why, "the connection's row is invalid; the run ends blocked");
+                log_limited!(error, table, column, %why, "the connection's row is invalid; the run ends blocked");
                 // The value is not reported: the row may belong to another tenant.
                 let allowed = why.split_once("allowed: ").map(|(_, allowed)| allowed);
                 let allowed = allowed.unwrap_or("a value that is not NULL");
@@ -72,7 +73,7 @@ impl Pipeline {
             Ok(findings) => {
                 if let Some(wait) = self.pause(claim, findings.disposition) {
                     let seconds = wait.as_secs_f64();
-                    tracing::info!(seconds, "the provider asks to wait; releasing the run");
+                    tracing::debug!(seconds, "the provider asks to wait; releasing the run");
                     return Ok(Transition::Release(AttemptEnd::Throttled, Some(wait)));
                 }
                 RunResult::Checked(Box::new(findings))
@@ -118,7 +119,8 @@ impl Pipeline {
     /// Completes a run whose completion has failed repeatedly, from its id alone. Nothing else of the run is
     /// read.
     fn forced_completion(&self, claim: &Claim) -> Completion {
-        tracing::error!(
+        log_limited!(
+            error,
             "completing the run has failed repeatedly; completing it from its id alone"
         );
         metrics::counter!("verifyd_forced_completions_total").increment(1);

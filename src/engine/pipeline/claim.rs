@@ -6,6 +6,7 @@ use crate::engine::scheduling::in_flight::{ClaimedAttempt, InFlightGuard, Phase}
 use crate::engine::scheduling::isolation::NotAdmitted;
 use crate::engine::schema::SchemaState;
 use crate::engine::with_timeout;
+use crate::ports::log_throttle::log_limited;
 use crate::ports::open_calls::OpenCalls;
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, StoreError};
 use std::time::Duration;
@@ -97,7 +98,7 @@ impl Pipeline {
                 Err(NotAdmitted::Stopping) => return Err(Processed::Deferred),
                 Err(NotAdmitted::Busy) => {
                     metrics::counter!("verifyd_isolation_hints_dropped_total").increment(1);
-                    tracing::info!(
+                    tracing::debug!(
                         run = run.0,
                         "other runs that require isolation are first; dropping the hint"
                     );
@@ -110,12 +111,7 @@ impl Pipeline {
     /// Logs a failed claim, and returns how it goes on. Only while no claim can succeed is the hint held: what fails
     /// for one run, whatever the reason, must not keep a slot from the others.
     async fn after_failed_claim(&self, run: RunId, error: &StoreError) -> Processed {
-        match self.claim_log.line() {
-            Some(left_out) => {
-                tracing::warn!(run = run.0, %error, left_out, "cannot claim the run; a later sweep finds it");
-            }
-            None => tracing::debug!(run = run.0, %error, "cannot claim the run"),
-        }
+        log_limited!(warn, run = run.0, %error, "cannot claim the run; a later sweep finds it");
         let schema = self.schema_after(error).await;
         let is_changing = matches!(schema, Some(SchemaState::Unfit | SchemaState::Changed));
         let is_lost = matches!(error, StoreError::Unavailable(_));

@@ -5,6 +5,7 @@ use super::{Pipeline, Processed, Retries};
 use crate::domain::completion::Completion;
 use crate::engine::scheduling::in_flight::Phase;
 use crate::engine::schema::SchemaState;
+use crate::ports::log_throttle::log_limited;
 use crate::ports::store::AttemptEnd;
 use std::time::Duration;
 
@@ -30,17 +31,12 @@ impl Pipeline {
                     return Processed::Completed(completion.outcome);
                 }
                 Ok(false) => {
-                    tracing::info!("the attempt has lost its run; discarding the result");
+                    tracing::debug!("the attempt has lost its run; discarding the result");
                     return Processed::Discarded;
                 }
                 Err(error) => error,
             };
-            match self.completion_log.line() {
-                Some(left_out) => {
-                    tracing::warn!(%error, left_out, "cannot write the result of the run");
-                }
-                None => tracing::debug!(%error, "cannot write the result of the run"),
-            }
+            log_limited!(warn, %error, "cannot write the result of the run");
             match self.schema_after(&error).await {
                 Some(SchemaState::Unfit) => return self.release_uncounted(attempt, retries).await,
                 Some(SchemaState::Changed) => {}
@@ -58,7 +54,7 @@ impl Pipeline {
         if let Some(facts) = &completion.facts
             && let Err(error) = self.store.keep_facts(facts).await
         {
-            tracing::warn!(%error, "cannot store facts about the connection; the next check tries again");
+            log_limited!(warn, %error, "cannot store facts about the connection; the next check tries again");
         }
     }
 
@@ -94,12 +90,12 @@ impl Pipeline {
         attempt.in_flight.enter(Phase::Completion);
         match self.store.release(&attempt.claim, end, not_before).await {
             Ok(true) => {
-                tracing::info!(why = %end, "run released");
+                tracing::debug!(why = %end, "run released");
                 Processed::Released(end)
             }
             Ok(false) => Processed::Discarded,
             Err(error) => {
-                tracing::warn!(%error, "cannot release the run; its lease will end");
+                log_limited!(warn, %error, "cannot release the run; its lease will end");
                 Processed::Deferred
             }
         }

@@ -14,7 +14,7 @@ use crate::domain::completion::Completion;
 use crate::domain::hint::Hint;
 use crate::domain::reason::Reason;
 use crate::domain::run::Outcome;
-use crate::ports::log_throttle::LogThrottle;
+use crate::ports::log_throttle::log_limited;
 use crate::ports::store::{AttemptEnd, Store, StoreError};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use claim::Attempt;
@@ -107,10 +107,6 @@ pub struct Pipeline {
     pub isolation: PoisonRunIsolation,
     /// Slows claims down while the database refuses them.
     pub refused_claims: RefusedClaims,
-    /// Of claims that failed.
-    claim_log: LogThrottle,
-    /// Of completions that failed.
-    completion_log: LogThrottle,
 }
 
 impl Pipeline {
@@ -127,8 +123,6 @@ impl Pipeline {
             preflight,
             isolation,
             refused_claims: RefusedClaims::default(),
-            claim_log: LogThrottle::new(),
-            completion_log: LogThrottle::new(),
         }
     }
 
@@ -169,7 +163,7 @@ impl Pipeline {
                 Err(_) => self.complete_after_panic(attempt).await,
             },
             () = self.worker.lease.lost() => {
-                tracing::warn!("heartbeat lost; abandoning the run");
+                log_limited!(warn, "heartbeat lost; abandoning the run");
                 Processed::Discarded
             }
             () = self.worker.release_now.cancelled() => {
@@ -177,7 +171,7 @@ impl Pipeline {
             }
             // Whatever hangs: from here on the run belongs to the other workers.
             () = tokio::time::sleep_until(attempt.deadline) => {
-                tracing::warn!("deadline passed; abandoning the run");
+                log_limited!(warn, "deadline passed; abandoning the run");
                 Processed::Discarded
             }
         }
@@ -203,7 +197,7 @@ impl Pipeline {
                 tracing::debug!(%error, "cannot read the data of the run; trying again");
                 continue;
             }
-            tracing::warn!(%error, "cannot read the data of the run; releasing it");
+            log_limited!(warn, %error, "cannot read the data of the run; releasing it");
             if schema == Some(SchemaState::Unfit) {
                 return self.release_uncounted(attempt, retries).await;
             }
@@ -213,7 +207,7 @@ impl Pipeline {
 
     /// Completes a run whose check panicked: a defect ends the run and is not repeated.
     async fn complete_after_panic(&self, attempt: &Attempt<'_>) -> Processed {
-        tracing::error!("the check panicked");
+        log_limited!(error, "the check panicked");
         metrics::counter!("verifyd_check_panics_total").increment(1);
         let run = &attempt.claim.run;
         let result = RunResult::Broken {

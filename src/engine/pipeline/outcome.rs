@@ -10,6 +10,7 @@ use crate::domain::reason::Reason;
 use crate::domain::report::{
     Check, CheckStatus, Evidence, EvidenceKind, Identity, ReportDraft, Severity,
 };
+use crate::ports::log_throttle::log_limited;
 use crate::ports::provider::{CheckSpec, Findings};
 use crate::ports::store::Claim;
 use chrono::{DateTime, Utc};
@@ -109,7 +110,7 @@ impl RunSubject<'_> {
         .finish(&secrets, &links.resolve(Link::Run));
         if let Some(why) = &finished.replaced {
             metrics::counter!("verifyd_reports_replaced_total").increment(1);
-            tracing::error!(run = self.run.0, %why, "the report was not valid and has been replaced");
+            log_limited!(error, run = self.run.0, %why, "the report was not valid and has been replaced");
         }
 
         let mut failure_summary = finished.failure_summary(outcome);

@@ -12,6 +12,7 @@ use crate::domain::report::{Check, Evidence, EvidenceKind, NextStep, Severity};
 use crate::domain::run::{ClaimedRun, ContextProblem, RunRequest};
 use crate::engine::settings::LinkSettings;
 use crate::ports::clock::Clock;
+use crate::ports::log_throttle::log_limited;
 use crate::ports::provider::{CheckSpec, Provider, Providers, Unmet};
 use crate::ports::store::StartingPoint;
 use crate::ports::vault::{Vault, VaultError};
@@ -411,7 +412,7 @@ impl Preflight {
         self.vault
             .open(connection.binding(), stored)
             .map_err(|error| {
-                tracing::warn!(%error, "the stored credential cannot be used");
+                log_limited!(warn, %error, "the stored credential cannot be used");
                 Unmet {
                     reason: match error {
                         VaultError::Malformed(_) => Reason::CredentialMalformed,

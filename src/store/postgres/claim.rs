@@ -12,6 +12,7 @@ use super::{PostgresStore, is_failed_completion, run_type, seconds};
 use crate::domain::RunId;
 use crate::domain::run::RunRequest;
 use crate::ports::claims::{Claim, ClaimAnswer, ContextSize, MAX_FAILED_COMPLETIONS};
+use crate::ports::log_throttle::log_limited;
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher};
@@ -297,7 +298,7 @@ impl PostgresStore {
             Err(error) if error.is_transient() => Err(error),
             Err(error) => {
                 inner.rollback().await?;
-                tracing::warn!(run = run.0, %error, "cannot read the context of the run; it ends blocked");
+                log_limited!(warn, run = run.0, %error, "cannot read the context of the run; it ends blocked");
                 Ok((claims::unreadable(), ContextSize::Large))
             }
         }

@@ -181,6 +181,22 @@ fn the_sources_keep_to_their_layers_and_stay_short() {
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
 }
 
+/// As `ports/log_throttle.rs` says: a producer could fill the log with a line for each run.
+#[test]
+fn a_run_has_one_line_of_the_log() {
+    let pipeline = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/engine/pipeline");
+    let mut lines = Vec::new();
+    for path in rust_files(&pipeline) {
+        let source = std::fs::read_to_string(&path).unwrap();
+        for call in ["tracing::info!(", "tracing::warn!(", "tracing::error!("] {
+            let called = source.split(call).skip(1);
+            lines.extend(called.map(|rest| rest.split_once(");").unwrap().0.to_owned()));
+        }
+    }
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].contains("\"run completed\""), "{lines:?}");
+}
+
 #[test]
 fn the_rules_refuse_what_they_should() {
     let said = |file: &str, source: &str| violations(Path::new(file), source);
