@@ -75,15 +75,16 @@ where
             worker: worker.clone(),
             policy: *policy,
         };
-        within(self.in_process().call_timeout, async {
-            if !policy.isolated
-                && let Some(answer) = submit(self, request()).await
-            {
+        // Each has its limit: otherwise a batch that the server cancels would leave the second call no time for an
+        // answer, and a trigger that waits would look like a server that does not answer.
+        let timeout = self.in_process().call_timeout;
+        if !policy.isolated {
+            let batched = async { Ok::<_, StoreError>(submit(self, request()).await) };
+            if let Some(answer) = within(timeout, batched).await? {
                 return Ok(answer);
             }
-            self.claim_by_itself(request()).await
-        })
-        .await
+        }
+        within(timeout, self.claim_by_itself(request())).await
     }
 
     async fn release(

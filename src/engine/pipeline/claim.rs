@@ -19,6 +19,10 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(50);
 /// Time within which a database that is available answers.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A claim that takes this long to fail waits for more than a short conflict. Tried again at once, it would keep its
+/// slot as long again.
+const SLOW_CLAIM: Duration = Duration::from_secs(5);
+
 /// A claimed run, with what this process holds until the attempt ends.
 pub(super) struct Attempt<'a> {
     pub claim: Box<Claim>,
@@ -48,14 +52,13 @@ impl Pipeline {
                 isolated: isolation.is_some(),
             };
             in_flight.enter(Phase::Claim);
-            let answer = self.store.claim(run, &self.worker.id, &policy).await;
-            match &answer {
-                Err(StoreError::Unavailable(_)) => self.worker.claim_failures.failed(run),
-                // A refusal is an answer: a restart would not change it.
-                Ok(_) | Err(_) => self.worker.claim_failures.answered(),
-            }
+            let answer = match self.store.claim(run, &self.worker.id, &policy).await {
+                Ok(answer) => answer,
+                Err(error) => return Err(self.after_failed_claim(run, began, &error).await),
+            };
+            self.worker.claim_failures.answered();
             match answer {
-                Ok(ClaimAnswer::Claimed(claim)) => {
+                ClaimAnswer::Claimed(claim) => {
                     self.refused_claims.granted();
                     let deadline = began + self.worker.settings.run_deadline;
                     let calls = OpenCalls::default();
@@ -75,21 +78,20 @@ impl Pipeline {
                         _isolation: isolation,
                     });
                 }
-                Ok(ClaimAnswer::NotClaimable) => {
+                ClaimAnswer::NotClaimable => {
                     metrics::counter!("verifyd_hints_without_claim_total").increment(1);
                     return Err(Processed::NotClaimable);
                 }
-                Ok(ClaimAnswer::Locked) if !was_locked => {
+                ClaimAnswer::Locked if !was_locked => {
                     was_locked = true;
                     tokio::time::sleep(LOCKED_PAUSE).await;
                     continue;
                 }
-                Ok(ClaimAnswer::Locked) => {
+                ClaimAnswer::Locked => {
                     let error = StoreError::Contended("another transaction locks the run".into());
-                    return Err(self.after_failed_claim(run, &error).await);
+                    return Err(self.after_failed_claim(run, began, &error).await);
                 }
-                Ok(ClaimAnswer::RequiresIsolation) => {}
-                Err(error) => return Err(self.after_failed_claim(run, &error).await),
+                ClaimAnswer::RequiresIsolation => {}
             }
             // Nothing is claimed, and no transaction is open, while it waits.
             in_flight.enter(Phase::Isolation);
@@ -109,26 +111,39 @@ impl Pipeline {
     }
 
     /// Logs a failed claim, and returns how it goes on. Only while no claim can succeed is the hint held: what fails
-    /// for one run, whatever the reason, must not keep a slot from the others.
-    async fn after_failed_claim(&self, run: RunId, error: &StoreError) -> Processed {
+    /// for one run, whatever the reason, must not keep a slot from the others. A trigger can fail a claim with any code,
+    /// end its session, or wait.
+    async fn after_failed_claim(
+        &self,
+        run: RunId,
+        began: Instant,
+        error: &StoreError,
+    ) -> Processed {
+        let may_succeed_soon = error.is_transient() && began.elapsed() < SLOW_CLAIM;
         log_limited!(warn, run = run.0, %error, "cannot claim the run; a later sweep finds it");
-        let schema = self.schema_after(error).await;
-        let is_changing = matches!(schema, Some(SchemaState::Unfit | SchemaState::Changed));
         let is_lost = matches!(error, StoreError::Unavailable(_));
-        if is_changing || is_lost && !self.database_answers().await {
+        let is_unavailable = is_lost && !self.database_answers().await;
+        // An answer of the server to this claim, while it answers others, is the run's: a restart would not change it.
+        match is_unavailable || is_lost && !error.is_of_postgres() {
+            true => self.worker.claim_failures.failed(run),
+            false => self.worker.claim_failures.answered(),
+        }
+        if is_unavailable {
+            return Processed::Deferred;
+        }
+        if let Some(SchemaState::Unfit | SchemaState::Changed) = self.schema_after(error).await {
             return Processed::Deferred;
         }
         self.refused_claims.refused();
-        match error.is_transient() {
+        match may_succeed_soon {
             true => Processed::Contended,
             false => Processed::Refused,
         }
     }
 
-    /// Returns whether the database answers and may be written, by a change of no row.
+    /// Returns whether the database answers and may be written.
     async fn database_answers(&self) -> bool {
-        const NO_RUN: RunId = RunId(0);
-        let answer = with_timeout(PING_TIMEOUT, self.store.mark_undispatched(&[NO_RUN]));
+        let answer = with_timeout(PING_TIMEOUT, self.store.check_writable());
         answer.await.is_ok()
     }
 }

@@ -157,6 +157,8 @@ impl ClaimByItself for PostgresStore {
             Some(false) => Some(self.in_process.large_contexts.lock().await),
             _ => None,
         };
+        // The semaphore is never closed.
+        let _connection = self.single_claims.acquire().await.ok();
         self.transaction_with_end(async |tx| {
             self.limit_lock_waits(tx).await?;
             let lock = self.scalar::<i32>(LOCK_QUEUED).bind(run.0);

@@ -47,7 +47,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlS
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 /// Keys of the advisory locks, each with "verifyd" in front (the first of two integers).
 pub(super) const ADVISORY_SPACE: i32 = 0x7665_7269;
@@ -81,6 +81,9 @@ pub(super) struct PostgresStore {
     mark: Mutex<Option<String>>,
     renewal: Arc<timeouts::Renewal>,
     in_process: InProcess,
+    /// Connections for claims outside of batches, half of the pool: a trigger of the application may have each of them
+    /// wait, and completions, sweeps and health checks need the others.
+    single_claims: Semaphore,
     /// Itself, for the tasks that run the batches.
     me: Weak<Self>,
     /// Whether prepared statements have names and so outlive their transaction.
@@ -138,6 +141,7 @@ impl PostgresStore {
             mark: Mutex::new(None),
             renewal,
             in_process: InProcess::new(limits, Some(timeouts::call_timeout(settings))),
+            single_claims: Semaphore::new((settings.max_connections / 2).max(1) as usize),
             me: me.clone(),
             named,
         }))

@@ -1,9 +1,12 @@
 //! What a store says of its connections.
 
-use crate::store::bed::Bed;
-use crate::store::fixtures::{POLICY, succeeded, worker};
+use crate::store::bed::{Bed, settings};
+use crate::store::fixtures::{ISOLATED, POLICY, succeeded, worker};
 use std::sync::Arc;
+use std::time::Duration;
 use test_support::waiting::until;
+use tokio::task::JoinSet;
+use verifyd::ports::store::StoreError;
 
 pub async fn a_connection_counts_as_used_until_its_call_ends(bed: &Bed) {
     let run = bed.queued().await;
@@ -45,6 +48,8 @@ async fn what_a_session_was_opened_with_does_not_outlast_its_change() {
         store.schema_mark().await.unwrap();
         let me = worker("w1");
         assert!(store.claim(run, &me, &POLICY).await.is_err(), "{setting}");
+        let may_write = store.check_writable().await.is_ok();
+        assert_eq!(may_write, setting.starts_with("search_path"), "{setting}");
         let is_unused = async || store.pools().iter().all(|pool| pool.used == 0);
         until("all connections are returned", is_unused).await;
         let (setting, _) = setting.split_once(" = ").unwrap();
@@ -56,4 +61,54 @@ async fn what_a_session_was_opened_with_does_not_outlast_its_change() {
         let claimed = store.claim(run, &me, &POLICY).await.unwrap();
         assert!(claimed.claimed().is_some(), "{setting}");
     }
+}
+
+/// A trigger of the application has each claim wait, for longer than a test takes.
+const HOLD_CLAIMS: &str = "
+    CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_sleep(3600); RETURN new; END';
+    CREATE TRIGGER hold BEFORE UPDATE ON operation_runs FOR EACH ROW
+        WHEN (new.status = 'running') EXECUTE FUNCTION hold()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_that_wait_leave_connections_to_other_calls() {
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    let bed = Bed::postgres().await;
+    let runs = bed.many_queued(16).await;
+    bed.exec(HOLD_CLAIMS).await;
+    let mut claims = JoinSet::new();
+    for run in runs {
+        let store = Arc::clone(&bed.store);
+        claims.spawn(async move { store.claim(run, &worker("w1"), &ISOLATED).await });
+    }
+    // See `bed::settings`.
+    until("half of the pool waits", async || {
+        bed.number(WAITING).await >= 4
+    })
+    .await;
+    for _ in 0..100 {
+        bed.store.check_writable().await.unwrap();
+    }
+    assert_eq!(bed.number(WAITING).await, 4);
+    claims.shutdown().await;
+}
+
+/// The statement timeout ends it in a batch, then by itself, which together take longer than one call may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_waits_in_a_trigger_is_answered() {
+    let bed = Bed::postgres().await;
+    let run = bed.queued().await;
+    bed.exec(HOLD_CLAIMS).await;
+    let mut impatient = settings(&bed.url());
+    impatient.acquire_timeout = Duration::from_secs(5);
+    impatient.statement_timeout = Duration::from_secs(14);
+    let store = verifyd::store::connect(&impatient).await.unwrap();
+    let error = store
+        .claim(run, &worker("w1"), &POLICY)
+        .await
+        .err()
+        .unwrap();
+    assert!(matches!(error, StoreError::Contended(_)), "{error}");
+    assert!(error.is_of_postgres(), "{error}");
 }
