@@ -5,7 +5,6 @@ use crate::domain::RunId;
 use crate::engine::scheduling::in_flight::{ClaimedAttempt, InFlightGuard, Phase};
 use crate::engine::scheduling::isolation::NotAdmitted;
 use crate::engine::schema::SchemaState;
-use crate::engine::with_timeout;
 use crate::ports::open_calls::OpenCalls;
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, StoreError};
 use std::time::Duration;
@@ -14,9 +13,6 @@ use tokio::time::Instant;
 
 /// Time in which the holder of a locked run has most likely committed: another worker that claims it, as a rule.
 const LOCKED_PAUSE: Duration = Duration::from_millis(50);
-
-/// Time within which a database that is available answers.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A claimed run, with what this process holds until the attempt ends.
 pub(super) struct Attempt<'a> {
@@ -127,12 +123,5 @@ impl Pipeline {
             true => Processed::Contended,
             false => Processed::Refused,
         }
-    }
-
-    /// Returns whether the database answers and may be written, by a change of no row.
-    async fn database_answers(&self) -> bool {
-        const NO_RUN: RunId = RunId(0);
-        let answer = with_timeout(PING_TIMEOUT, self.store.mark_undispatched(&[NO_RUN]));
-        answer.await.is_ok()
     }
 }
