@@ -112,6 +112,10 @@ pub struct Pipeline {
     claim_log: LogThrottle,
     /// Of completions that failed.
     completion_log: LogThrottle,
+    /// Of forced completions.
+    forced_log: LogThrottle,
+    /// Of forced completions that failed whatever they kept of the context.
+    refused_log: LogThrottle,
 }
 
 impl Pipeline {
@@ -130,6 +134,8 @@ impl Pipeline {
             refused_claims: RefusedClaims::default(),
             claim_log: LogThrottle::new(),
             completion_log: LogThrottle::new(),
+            forced_log: LogThrottle::new(),
+            refused_log: LogThrottle::new(),
         }
     }
 
