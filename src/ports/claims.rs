@@ -49,17 +49,31 @@ impl ClaimAnswer {
     }
 }
 
-/// The size of a run's context.
+/// The size of a run's context, and with it how the completion writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContextSize {
     /// The completion's members are added to it, along with other runs'.
     Small,
     /// They are added to it in a transaction of its own.
     Large,
-    /// It is replaced: it is too large for the database to copy.
+    /// Nothing of it stays: it is too large for the database to copy.
     Huge,
-    /// It was not looked at; it is replaced unless it is small.
+    /// It was not looked at; unless it is small, only what verifyd reads of it stays.
     Unknown,
+    /// Only what verifyd reads of it stays: the database refuses to write more.
+    Refused,
+}
+
+impl ContextSize {
+    /// Returns how a forced completion writes the context after the database has refused to write it like this.
+    /// `None`: nothing of it was to stay.
+    pub fn reduced(self) -> Option<Self> {
+        match self {
+            Self::Small | Self::Large | Self::Unknown => Some(Self::Refused),
+            Self::Refused => Some(Self::Huge),
+            Self::Huge => None,
+        }
+    }
 }
 
 /// The right to work on a run, proven by the token.

@@ -88,8 +88,12 @@ impl CompletionRequest {
                 ContextSize::Small | ContextSize::Large => MERGED_BYTES,
                 ContextSize::Huge => NOTHING_KEPT,
                 ContextSize::Unknown => 32_768,
+                ContextSize::Refused => OWN_MEMBERS_KEPT,
             },
-            is_large: matches!(claim.context, ContextSize::Large | ContextSize::Unknown),
+            is_large: matches!(
+                claim.context,
+                ContextSize::Large | ContextSize::Unknown | ContextSize::Refused
+            ),
             inventory: completion
                 .inventory
                 .as_ref()
@@ -132,8 +136,6 @@ where
     S: SqlStore + Batching + CompleteByItself,
     CompletionRequest: BatchedCall<S, Answer = bool>,
 {
-    /// A context that the database refuses to copy does not prevent the forced completion. Before it, nothing tells
-    /// such a refusal from one that has another cause and may end.
     async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
         within(self.in_process().call_timeout, async {
             let mut request = CompletionRequest::new(claim, completion)?;
@@ -143,18 +145,7 @@ where
                 }
                 request = CompletionRequest::new(claim, completion)?;
             }
-            let mut completed = self.complete_by_itself(&request).await;
-            for kept in [OWN_MEMBERS_KEPT, NOTHING_KEPT] {
-                match &completed {
-                    Err(StoreError::Refused(why)) if claim.forced_completion => {
-                        tracing::warn!(%why, "cannot keep the context of the run; replacing it");
-                    }
-                    _ => break,
-                }
-                request.kept = kept;
-                completed = self.complete_by_itself(&request).await;
-            }
-            completed
+            self.complete_by_itself(&request).await
         })
         .await
     }

@@ -127,6 +127,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Counter, "verifyd_isolation_hints_dropped_total", "Hints of runs that require isolation, dropped because others were first"),
     (Kind::Counter, "verifyd_fair_queuing_runs_total", "Runs that fair queuing chose, for tenants without a run in flight"),
     (Kind::Counter, "verifyd_forced_completions_total", "Forced completions: runs completed from their id alone"),
+    (Kind::Counter, "verifyd_completions_refused_total", "Attempts whose completion the database refused; their runs are tried again later"),
     (Kind::Counter, "verifyd_check_panics_total", "Checks that panicked"),
     (Kind::Counter, "verifyd_http_panics_total", "Handlers of HTTP requests that panicked"),
     (Kind::LabelledCounter, "verifyd_http_connections_evicted_total", "Waiting connections that were closed for new ones, by limit"),

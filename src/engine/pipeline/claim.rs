@@ -5,7 +5,6 @@ use crate::domain::RunId;
 use crate::engine::scheduling::in_flight::{ClaimedAttempt, InFlightGuard, Phase};
 use crate::engine::scheduling::isolation::NotAdmitted;
 use crate::engine::schema::SchemaState;
-use crate::engine::with_timeout;
 use crate::ports::log_throttle::log_limited;
 use crate::ports::open_calls::OpenCalls;
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, StoreError};
@@ -15,9 +14,6 @@ use tokio::time::Instant;
 
 /// Time in which the holder of a locked run has most likely committed: another worker that claims it, as a rule.
 const LOCKED_PAUSE: Duration = Duration::from_millis(50);
-
-/// Time within which a database that is available answers.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A claim that takes this long to fail waits for more than a short conflict. Tried again at once, it would keep its
 /// slot as long again.
@@ -139,11 +135,5 @@ impl Pipeline {
             true => Processed::Contended,
             false => Processed::Refused,
         }
-    }
-
-    /// Returns whether the database answers and may be written.
-    async fn database_answers(&self) -> bool {
-        let answer = with_timeout(PING_TIMEOUT, self.store.check_writable());
-        answer.await.is_ok()
     }
 }

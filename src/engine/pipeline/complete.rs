@@ -7,19 +7,79 @@ use crate::engine::scheduling::in_flight::Phase;
 use crate::engine::schema::SchemaState;
 use crate::ports::log_throttle::log_limited;
 use crate::ports::store::AttemptEnd;
+use std::borrow::Cow;
 use std::time::Duration;
+use tokio::time::Instant;
+
+/// Tries after which a completion is given up that the database answers with an error each time. Their pauses take some
+/// five seconds: a deadlock or a serialization failure has passed by then. A try that waits for a lock lasts longer.
+const MAX_TRIES: u32 = 8;
+
+/// The same, less than a second, where the attempt only has to complete the run: it has no result to lose, and holds the
+/// isolation.
+const MAX_TRIES_WITHOUT_RESULT: u32 = 5;
+
+/// Tries that take place even after half of the time until the deadline. The rest is left for the run's release, or for
+/// what a forced completion drops.
+const MIN_TRIES: u32 = 3;
+
+/// Doublings of the pause after an error: up to a minute, and up to an hour after a forced completion, which the database
+/// has refused in every form by then.
+const MAX_DOUBLINGS: u32 = 6;
+const MAX_DOUBLINGS_OF_FORCED: u32 = 12;
+
+/// Limits the tries of a completion that the database answers with an error which may pass.
+struct TryLimit {
+    made: u32,
+    most: u32,
+    half_time: Instant,
+}
+
+impl TryLimit {
+    fn new(has_result: bool, deadline: Instant) -> Self {
+        let now = Instant::now();
+        Self {
+            made: 0,
+            most: match has_result {
+                true => MAX_TRIES,
+                false => MAX_TRIES_WITHOUT_RESULT,
+            },
+            half_time: now + deadline.saturating_duration_since(now) / 2,
+        }
+    }
+
+    /// Counts a try that failed. Returns whether another one may follow.
+    fn allows_another(&mut self) -> bool {
+        self.made = self.made.saturating_add(1);
+        let in_time = self.made < MIN_TRIES || Instant::now() < self.half_time;
+        self.made < self.most && in_time
+    }
+}
+
+/// Returns the pause after an error, from a second, doubled with each attempt.
+fn pause_after_error(own_attempt: u32, forced_completion: bool) -> Duration {
+    let most = match forced_completion {
+        true => MAX_DOUBLINGS_OF_FORCED,
+        false => MAX_DOUBLINGS,
+    };
+    Duration::from_secs(1 << own_attempt.saturating_sub(1).min(most))
+}
 
 impl Pipeline {
-    /// Writes the completion, and retries while the database is unavailable for a short time.
+    /// Writes the completion. Retries until the deadline while the database does not answer or cannot be written, and a
+    /// few times where its answer may pass. An answer that does not pass, whatever its code, may come from a rule of the
+    /// application: then a forced completion keeps less of the context, and in the end the run is released.
     pub(super) async fn complete(
         &self,
         attempt: &Attempt<'_>,
         completion: &Completion,
     ) -> Processed {
         attempt.in_flight.enter(Phase::Completion);
+        let mut claim = Cow::Borrowed(attempt.claim.as_ref());
         let mut retries = Retries::until(attempt.deadline);
+        let mut limit = TryLimit::new(!claim.exhausted, attempt.deadline);
         loop {
-            let error = match self.store.complete(&attempt.claim, completion).await {
+            let error = match self.store.complete(&claim, completion).await {
                 Ok(true) => {
                     tracing::info!(
                         outcome = %completion.outcome,
@@ -37,16 +97,37 @@ impl Pipeline {
                 Err(error) => error,
             };
             log_limited!(warn, %error, "cannot write the result of the run");
-            match self.schema_after(&error).await {
+            let may_pass = match self.schema_after(&error).await {
                 Some(SchemaState::Unfit) => return self.release_uncounted(attempt, retries).await,
-                Some(SchemaState::Changed) => {}
-                _ if error.is_transient() => {}
-                _ => return self.release_after_error(attempt).await,
+                Some(SchemaState::Changed) => true,
+                _ if !error.is_transient() => false,
+                _ => !self.database_answers().await || limit.allows_another(),
+            };
+            if may_pass {
+                if !retries.wait().await {
+                    return Processed::Deferred;
+                }
+                continue;
             }
-            if !retries.wait().await {
-                return Processed::Deferred;
-            }
+            // Before the forced completion the cause may be another one, which may end.
+            let reduced = claim.context.reduced();
+            let Some(context) = reduced.filter(|_| claim.forced_completion) else {
+                return self.release_refused(attempt).await;
+            };
+            claim.to_mut().context = context;
         }
+    }
+
+    /// Releases a run that the database does not let this attempt complete.
+    async fn release_refused(&self, attempt: &Attempt<'_>) -> Processed {
+        metrics::counter!("verifyd_completions_refused_total").increment(1);
+        if attempt.claim.forced_completion {
+            log_limited!(
+                error,
+                "the database refuses even the smallest completion of the run; trying again less and less often"
+            );
+        }
+        self.release_after_error(attempt).await
     }
 
     /// Keeps new facts about the connection. Nothing depends on it: a fact that is lost is found out again.
@@ -73,10 +154,10 @@ impl Pipeline {
         }
     }
 
-    /// Releases a run whose attempt failed because of an error in verifyd, with a longer delay each time.
+    /// Releases a run whose attempt failed because of an error, with a longer delay each time.
     pub(super) async fn release_after_error(&self, attempt: &Attempt<'_>) -> Processed {
-        let doublings = attempt.claim.own_attempt.saturating_sub(1).min(6);
-        let pause = Duration::from_secs(1 << doublings);
+        let claim = &attempt.claim;
+        let pause = pause_after_error(claim.own_attempt, claim.forced_completion);
         self.release(attempt, AttemptEnd::Error, Some(pause)).await
     }
 
@@ -99,5 +180,33 @@ impl Pipeline {
                 Processed::Deferred
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_after_a_refused_forced_completion_grows_further() {
+        let pauses = |forced| [1, 7, 9, 99].map(|own| pause_after_error(own, forced).as_secs());
+        assert_eq!(pauses(false), [1, 64, 64, 64]);
+        assert_eq!(pauses(true), [1, 64, 256, 4096]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tries_are_limited_by_their_number_and_by_half_of_the_time() {
+        let left = Duration::from_secs(60);
+        for (has_result, most) in [(true, MAX_TRIES), (false, MAX_TRIES_WITHOUT_RESULT)] {
+            let mut limit = TryLimit::new(has_result, Instant::now() + left);
+            let retries = (0..99).take_while(|_| limit.allows_another()).count();
+            assert_eq!(retries + 1, most as usize);
+        }
+        let mut limit = TryLimit::new(true, Instant::now() + left);
+        tokio::time::advance(left / 2).await;
+        assert_eq!(
+            [(); 3].map(|()| limit.allows_another()),
+            [true, true, false]
+        );
     }
 }

@@ -3,6 +3,7 @@
 mod check;
 mod claim;
 mod complete;
+mod database;
 mod outcome;
 pub(crate) mod preflight;
 

@@ -1,13 +1,14 @@
 //! When a run is claimed, released, tried again and finished.
 
 use crate::checks::assert_sound;
+use serde_json::json;
 use std::time::Duration;
 use test_support::world::{World, reasons};
 use verifyd::app::Services;
 use verifyd::domain::hint::Hint;
 use verifyd::domain::{Outcome, RunStatus, TenantId};
 use verifyd::engine::pipeline::Processed;
-use verifyd::ports::store::AttemptEnd;
+use verifyd::ports::store::{AttemptEnd, MAX_FAILED_COMPLETIONS, NewRun};
 use verifyd_simulator::Scenario;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,6 +182,80 @@ async fn what_the_database_refuses_is_tried_again_later_and_counts() {
         "all or nothing"
     );
     // Not at once: whoever refused would be asked again and again.
+    assert_eq!(
+        worker.pipeline.process(&Hint::new(id)).await,
+        Processed::NotClaimable
+    );
+}
+
+/// Before it the refusal may have another cause. It keeps what verifyd reads of the context, unless that is refused, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_completion_drops_no_context_before_the_forced_one() {
+    let world = World::new().await;
+    let one = |services: &mut Services| services.settings.worker.max_attempts = 1;
+    let worker = world.worker_with(one).await;
+    for (tenant, member, keeps_own) in [(1, "note", true), (2, "target_scope", false)] {
+        let connection = world.healthy(tenant).await;
+        let change = |new: &mut NewRun| new.context["note"] = json!("the producer's");
+        let id = world.record(connection, change).await;
+        world
+            .sql(&format!(
+                "CREATE TRIGGER refuse_{member} BEFORE UPDATE ON operation_runs
+                 WHEN new.status = 'completed' AND json_type(new.context, '$.{member}') IS NOT NULL
+                 BEGIN SELECT raise(ABORT, 'refused by a rule of somebody else'); END"
+            ))
+            .await;
+        for _ in 0..=MAX_FAILED_COMPLETIONS {
+            assert_eq!(
+                worker.pipeline.process(&Hint::new(id)).await,
+                Processed::Released(AttemptEnd::Error)
+            );
+            assert_eq!(world.run(id).await.context["note"], "the producer's");
+            world
+                .sql("UPDATE verifyd_run_deliveries SET not_before = NULL")
+                .await;
+        }
+        assert_eq!(
+            worker.pipeline.process(&Hint::new(id)).await,
+            Processed::Completed(Outcome::Failed)
+        );
+        let run = world.run(id).await;
+        assert_eq!(run.context["producer_context_dropped"], true);
+        assert_eq!(run.context.get("note"), None);
+        assert_eq!(run.context.get("target_scope").is_some(), keeps_own);
+    }
+}
+
+/// The pauses grow, so that a run which nothing can complete costs the others little.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_completion_that_is_refused_is_tried_less_and_less_often() {
+    let world = World::new().await;
+    let one = |services: &mut Services| services.settings.worker.max_attempts = 1;
+    let worker = world.worker_with(one).await;
+    let connection = world.healthy(1).await;
+    let id = world.record(connection, |_| {}).await;
+    world
+        .sql(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs WHEN new.status = 'completed'
+             BEGIN SELECT raise(ABORT, 'refused by a rule of somebody else'); END",
+        )
+        .await;
+    for _ in 0..MAX_FAILED_COMPLETIONS + 10 {
+        world
+            .sql("UPDATE verifyd_run_deliveries SET not_before = NULL")
+            .await;
+        assert_eq!(
+            worker.pipeline.process(&Hint::new(id)).await,
+            Processed::Released(AttemptEnd::Error)
+        );
+    }
+    // By then it is more than an hour; other errors have a pause of a minute.
+    world
+        .sql(
+            "UPDATE verifyd_run_deliveries SET not_before = NULL
+             WHERE not_before < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+1800 seconds')",
+        )
+        .await;
     assert_eq!(
         worker.pipeline.process(&Hint::new(id)).await,
         Processed::NotClaimable

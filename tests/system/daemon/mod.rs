@@ -11,6 +11,7 @@ mod metrics;
 mod privileges;
 mod proxy;
 mod refused_claims;
+mod refused_completions;
 mod replicas;
 mod reused_ids;
 mod schema;

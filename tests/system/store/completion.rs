@@ -207,12 +207,14 @@ fn own_members() -> Value {
     own
 }
 
-/// The refusal may have another cause. The forced completion keeps what verifyd reads of the context, unless that is
-/// refused, too.
-pub async fn a_refused_completion_drops_no_context_before_the_forced_one(bed: &Bed) {
-    for (member, mut kept) in [("note", own_members()), ("target_scope", json!({}))] {
+/// The refusal may have another cause: nothing is dropped that the claim does not say.
+pub async fn a_completion_keeps_of_a_refused_context_what_its_claim_says(bed: &Bed) {
+    for (member, written, mut kept) in [
+        ("note", ContextSize::Refused, own_members()),
+        ("target_scope", ContextSize::Huge, json!({})),
+    ] {
         let run = bed.queued().await;
-        let held = bed.claim(run, "w1").await;
+        let mut held = bed.claim(run, "w1").await;
         bed.exec(&if bed.is_postgres() {
             format!(
                 "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
@@ -230,15 +232,19 @@ pub async fn a_refused_completion_drops_no_context_before_the_forced_one(bed: &B
         })
         .await;
         let completion = succeeded();
-        let refused = bed.store.complete(&held, &completion).await;
-        assert!(
-            matches!(refused, Err(StoreError::Refused(_))),
-            "{refused:?}"
-        );
-        assert_eq!(bed.run(run).await.status, RunStatus::Running);
-        let mut forced = held.clone();
-        forced.forced_completion = true;
-        assert!(bed.store.complete(&forced, &completion).await.unwrap());
+        let mut context = Some(held.context);
+        while let Some(size) = context.filter(|size| *size != written) {
+            held.context = size;
+            let refused = bed.store.complete(&held, &completion).await;
+            assert!(
+                matches!(refused, Err(StoreError::Refused(_))),
+                "{refused:?}"
+            );
+            assert_eq!(bed.run(run).await.status, RunStatus::Running);
+            context = size.reduced();
+        }
+        held.context = written;
+        assert!(bed.store.complete(&held, &completion).await.unwrap());
         kept["producer_context_dropped"] = json!(true);
         kept["verification_report"] = report_of(&completion);
         assert_eq!(bed.run(run).await.context, kept);

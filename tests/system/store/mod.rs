@@ -115,7 +115,7 @@ conformance! {
         a_forged_token_completes_nothing,
         two_holders_race_to_complete_and_one_wins,
         a_refused_completion_writes_nothing,
-        a_refused_completion_drops_no_context_before_the_forced_one,
+        a_completion_keeps_of_a_refused_context_what_its_claim_says,
         a_forced_completion_keeps_of_a_large_context_what_verifyd_reads,
         the_latest_report_never_moves_back,
         without_a_connection_no_latest_report_is_written;

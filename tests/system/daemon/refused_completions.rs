@@ -1,0 +1,80 @@
+//! A trigger of the application refuses completions.
+
+use std::time::Duration;
+use test_support::bench::Bench;
+use test_support::waiting::until;
+
+/// Each is raised for the runs of one tenant, from 2. Most of them also stand for failures of the whole database, or
+/// for conflicts that pass.
+const CODES: [&str; 6] = ["40001", "55P03", "08006", "25006", "42703", "P0001"];
+
+async fn refuse(bench: &Bench, condition: &str) -> Vec<i64> {
+    let rule = format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE 'not today' USING errcode = (ARRAY['{}'])[(old.tenant_id - 1)::int]; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
+             WHEN (new.status = 'completed' AND {condition}) EXECUTE FUNCTION refuse()",
+        CODES.join("','")
+    );
+    bench.execute(&rule).await;
+    let tenants = 2..2 + CODES.len() as i64;
+    tenants.map(|tenant| bench.healthy(tenant)).collect()
+}
+
+/// What verifyd reads of the context is refused, too, so nothing of it stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_context_is_refused_ends_whatever_the_code() {
+    let bench = Bench::new().await;
+    let refused = refuse(&bench, "new.context ? 'target_scope'").await;
+    let _daemon = bench.serve(&[
+        ("VERIFYD__WORKER__MAX_ATTEMPTS", "1"),
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
+    ]);
+    bench.record(&refused, 1).await;
+    until("all runs are completed", async || {
+        // The pauses between the attempts end.
+        bench
+            .execute(
+                "UPDATE verifyd.run_deliveries SET not_before = NULL WHERE run_id IN (
+                     SELECT run_id FROM verifyd.run_deliveries WHERE not_before IS NOT NULL
+                     ORDER BY run_id FOR UPDATE SKIP LOCKED)",
+            )
+            .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        bench
+            .count("operation_runs WHERE status <> 'completed'")
+            .await
+            == 0
+    })
+    .await;
+    let dropped = "operation_runs WHERE context @> '{\"producer_context_dropped\": true}'
+        AND context ? 'verification_report'";
+    assert_eq!(bench.count(dropped).await, CODES.len() as i64);
+}
+
+/// Nothing can complete these runs. What retries one until its deadline would keep the others waiting for longer than the
+/// test does.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_completions_keep_no_slot_from_the_others() {
+    const REFUSED: i64 = 3;
+    let bench = Bench::new().await;
+    let healthy = bench.healthy(1);
+    let refused = refuse(&bench, "old.tenant_id > 1").await;
+    let runs = bench.record(&refused, REFUSED).await;
+    bench.hint(&runs).await;
+    let runs = bench.record(&[healthy], 4).await;
+    bench.hint(&runs).await;
+    let daemon = bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", "4"),
+        ("VERIFYD__WORKER__RUN_DEADLINE", "10m"),
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
+    ]);
+    bench.count_is("completed", 4).await;
+    // The attempts of every code end, each as one that waits and counts.
+    let released = "SELECT count(DISTINCT r.tenant_id) FROM operation_runs r
+        JOIN verifyd.run_attempts a ON a.run_id = r.id WHERE a.end_reason = 'error' AND a.counted";
+    bench.until(released, |n| n == CODES.len() as i64).await;
+    let counted = daemon.metric("verifyd_completions_refused_total").await;
+    assert!(counted >= CODES.len() as f64, "{counted}");
+    daemon.ready().await;
+}
