@@ -5,7 +5,7 @@ use super::dialect::{
     a_day_ago, a_second_after, among, before, clock, each, is_failed_completion, now, own,
     postgres_only, run_type,
 };
-use super::postgres::{ADVISORY_SPACE, ADVISORY_SWEEP, LOCK_TIMEOUT};
+use super::postgres::LOCK_TIMEOUT;
 use super::refused_requeues::RefusedRequeues;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, execute, transaction};
@@ -30,11 +30,19 @@ const REQUEUE_TIME: Duration = Duration::from_secs(2);
 /// them fail.
 const MAX_CONFLICTS: usize = 8;
 
-/// Whether no other replica sweeps, until the transaction ends. SQLite's writing transactions come one after
-/// another.
-const IS_ONLY_SWEEP: Sql = both!(
-    "SELECT " each!("pg_try_advisory_xact_lock($1::integer, $2::integer)", "$1 <> $2")
-);
+/// Whether no other replica sweeps, until the transaction ends. A lock of a row, because any session of any role can
+/// take an advisory one. Adds the row where it is missing. SQLite's writing transactions come one after another.
+const IS_ONLY_SWEEP: Sql = both!(each!(
+    "WITH made AS (
+         INSERT INTO verifyd.sweep_lock (id)
+         SELECT 1 WHERE NOT EXISTS (SELECT FROM verifyd.sweep_lock)
+         ON CONFLICT DO NOTHING RETURNING id
+     ), locked AS MATERIALIZED (
+         SELECT id FROM verifyd.sweep_lock FOR UPDATE SKIP LOCKED
+     )
+     SELECT EXISTS (SELECT FROM locked) OR EXISTS (SELECT FROM made)",
+    "SELECT true"
+));
 
 /// `$1`: `worker_dead_after`.
 macro_rules! lease_is_dead {
@@ -295,12 +303,9 @@ impl<S: SqlStore> SweepStore for S {
     async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
         let refused = &self.in_process().refused_requeues;
         let swept = transaction(self, async |tx| {
-            if policy.exclusive {
-                let alone = IS_ONLY_SWEEP.bind(ADVISORY_SPACE).bind(ADVISORY_SWEEP);
-                let (is_only_sweep,): (bool,) = alone.fetch_one(tx).await?;
-                if !is_only_sweep {
-                    return Ok(None);
-                }
+            let (is_only_sweep,): (bool,) = IS_ONLY_SWEEP.fetch_one(tx).await?;
+            if !is_only_sweep {
+                return Ok(None);
             }
             // A few, as each may wait for a lock.
             refused.forget(RETRIED_AT_A_TIME);

@@ -470,38 +470,6 @@ pub async fn sweeps_of_two_replicas_deliver_a_run_once(bed: &Bed) {
     }
 }
 
-/// Where somebody keeps the lock that lets one replica sweep, all of them do.
-pub async fn sweeps_side_by_side_reclaim_a_run_once(bed: &Bed) {
-    let stores = [bed.store.clone(), bed.replica().await];
-    let policy = SweepPolicy {
-        exclusive: false,
-        ..SWEEP
-    };
-    for round in 0..20 {
-        let runs = bed.many_queued(3).await;
-        for run in &runs {
-            bed.claim(*run, "never beat").await;
-        }
-        let swept = at_once(
-            &stores,
-            4,
-            |store, _| async move { store.sweep(&policy).await },
-        );
-        let swept = swept.await.into_iter().map(Result::unwrap);
-        let swept: Vec<Swept> = swept
-            .map(|swept| swept.expect("it needs no lock"))
-            .collect();
-        let mut reclaimed: Vec<RunId> = swept.into_iter().flat_map(|s| s.reclaimed).collect();
-        reclaimed.sort();
-        assert_eq!(reclaimed, runs, "round {round}");
-        for run in runs {
-            let attempts = bed.attempts(run).await;
-            assert_eq!(attempts.len(), 1);
-            assert_eq!(attempts[0].end_reason, Some(AttemptEnd::WorkerLost));
-        }
-    }
-}
-
 pub async fn left_over_deliveries_are_forgotten(bed: &Bed) {
     let table = bed.own("run_deliveries");
     let active = bed.recorded(1).await;
