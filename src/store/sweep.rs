@@ -134,6 +134,14 @@ const STILL_LOST: Sql = both!("SELECT r.id FROM operation_runs r WHERE " is_lost
 /// Constraints that are checked at the end of the transaction would fail all of it.
 const CHECK_AT_ONCE: Sql = both!(each!("SET CONSTRAINTS ALL IMMEDIATE", "SELECT 1"));
 
+/// The time for which the transaction waits for a lock, where the database has such a setting.
+const CURRENT_LOCK_TIMEOUT: Sql =
+    both!(each!("SELECT current_setting('lock_timeout')", "SELECT ''"));
+const RESTORE_LOCK_TIMEOUT: Sql = both!(each!(
+    "SELECT set_config('lock_timeout', $1, true)",
+    "SELECT $1"
+));
+
 /// A rule of the application may wait for a lock.
 const LIMIT_LOCK_WAITS: Sql = Sql {
     postgres: LOCK_TIMEOUT,
@@ -438,6 +446,7 @@ async fn requeue(
         return Ok(runs);
     }
     CHECK_AT_ONCE.execute(tx).await?;
+    let (lock_timeout,): (String,) = CURRENT_LOCK_TIMEOUT.fetch_one(tx).await?;
     LIMIT_LOCK_WAITS.execute(tx).await?;
     let batch = match refused.one_by_one.load(Ordering::Relaxed) {
         true => None,
@@ -454,6 +463,7 @@ async fn requeue(
         Some(all) => (all, runs.len()),
         None => requeue_one_by_one(tx, refused, &runs).await?,
     };
+    RESTORE_LOCK_TIMEOUT.bind(lock_timeout).execute(tx).await?;
     let others = runs[..tried].iter().filter(|run| !queued.contains(run));
     let others: Vec<i64> = others.copied().collect();
     if !others.is_empty() {

@@ -382,6 +382,28 @@ async fn runs_whose_rule_waits_for_a_lock_cost_the_others_little() {
     holder.rollback().await.unwrap();
 }
 
+/// What the rest of a sweep may wait for is the same, whether it queues runs again or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_short_wait_for_locks_ends_with_the_runs_that_are_queued_again() {
+    let bed = Bed::postgres().await;
+    let lost = bed.queued().await;
+    bed.claim(lost, "dead").await;
+    bed.exec(
+        "CREATE TABLE seen (lock_timeout text);
+         CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+             INSERT INTO seen VALUES (current_setting(''lock_timeout'')); RETURN new; END';
+         CREATE TRIGGER see BEFORE INSERT ON verifyd.run_deliveries FOR EACH ROW
+             EXECUTE FUNCTION see()",
+    )
+    .await;
+    assert_eq!(bed.sweep().await.reclaimed, [lost]);
+    let run = bed.queued().await;
+    assert_eq!(bed.sweep().await.due, [run]);
+    assert_eq!(bed.count("seen").await, 2);
+    let different = "SELECT count(DISTINCT lock_timeout) FROM seen";
+    assert_eq!(bed.number(different).await, 1);
+}
+
 /// Runs of the tenant 8, of which every second one has a dead lease, and the others none.
 const LOST: &str = "
     INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at, started_at)
