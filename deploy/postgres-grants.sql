@@ -94,6 +94,10 @@ BEGIN
             EXECUTE format('GRANT INSERT, UPDATE, DELETE ON verifyd.%I TO verifyd_serve', state);
         END IF;
     END LOOP;
+    -- Locking the row takes the right to change it. A sweep adds it where it is missing.
+    IF to_regclass('verifyd.sweep_lock') IS NOT NULL THEN
+        GRANT INSERT, UPDATE ON verifyd.sweep_lock TO verifyd_serve;
+    END IF;
     -- What goes with a run, and the reports that stay.
     IF to_regclass('verifyd.run_attempts') IS NOT NULL THEN
         GRANT SELECT, DELETE ON verifyd.run_attempts, verifyd.run_deliveries TO verifyd_prune;

@@ -14,7 +14,7 @@ LABELS = [
     ("completion", "latest report", "INSERT INTO verifyd.latest_reports"),
     ("completion", "inventory: freshness", "INSERT INTO verifyd.tenant_inventory"),
     ("completion", "inventory: permissions", "WITH fresh AS ("),
-    ("sweep", "sweep: only one at a time", "pg_try_advisory_xact_lock("),
+    ("sweep", "sweep: only one at a time", "FROM verifyd.sweep_lock FOR UPDATE"),
     ("sweep", "sweep: dead leases", "SELECT a.run_id FROM verifyd.run_attempts a WHERE"),
     ("sweep", "sweep: running without a lease", "FOR NO KEY UPDATE OF r SKIP LOCKED"),
     ("sweep", "sweep: due", "undispatched_ahead AS MATERIALIZED"),

@@ -20,8 +20,6 @@ pub struct SweepPolicy {
     /// undispatched ones.
     pub window: u32,
     pub from: SweepCursor,
-    /// Whether one replica at a time sweeps. That saves work; no transition depends on it.
-    pub exclusive: bool,
 }
 
 /// Where sweeps look for undispatched queued runs, a window at a time, so that a sweep costs the same however
@@ -86,8 +84,8 @@ pub struct Swept {
 /// Finds runs that no worker processes.
 #[async_trait]
 pub trait SweepStore: Send + Sync {
-    /// Reclaims dead leases and finds due runs. `None`: the sweep is to be exclusive, and another session holds its
-    /// lock.
+    /// Reclaims dead leases and finds due runs. `None`: another replica sweeps. One at a time saves work; no transition
+    /// depends on it.
     async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError>;
 
     /// Takes back the mark of delivery: the hints could not be sent.

@@ -1,8 +1,9 @@
 //! Releases attempts that their worker does not process.
 
 use super::dialect::{among, clock, each, own, run_type};
+use super::refused_requeues::{RefusedRequeues, RequeueError, RequeueTries};
 use super::sql::both;
-use super::sql_store::{SqlStore, fetch_all, transaction};
+use super::sql_store::{SqlConnection, SqlStore, fetch_all, transaction};
 use super::statement::Sql;
 use super::sweep::{LOCK_RUNS, is_running, mark_deliveries, requeue_ended};
 use crate::domain::{RunId, WorkerId};
@@ -46,20 +47,45 @@ impl<S: SqlStore> OrphanStore for S {
         worker: &WorkerId,
         attempts: &[OpenAttempt],
     ) -> Result<Vec<RunId>, StoreError> {
-        let runs: Vec<i64> = attempts.iter().map(|attempt| attempt.run.0).collect();
-        let tokens = attempts.iter().map(|attempt| attempt.token.to_string());
-        let tokens: Vec<String> = tokens.collect();
         let refused = &self.in_process().refused_requeues;
-        transaction(self, async |tx| {
-            let locked = LOCK_RUNS.bind(runs).fetch_ids(tx).await?;
-            let release = RELEASE_ORPHANED.bind(locked).bind(&tokens).bind(&worker.0);
-            let ended = release.fetch_all(tx).await?;
-            let (mut queued, postponed) = requeue_ended(tx, refused, ended).await?;
-            queued.extend(&postponed);
-            queued.sort_unstable();
-            mark_deliveries(tx, &queued, &[], &postponed).await?;
-            Ok(queued.into_iter().map(RunId).collect())
-        })
-        .await
+        let mut tries = RequeueTries::begin();
+        loop {
+            let left_out = match tries.requeues() {
+                true => refused.left_out(),
+                false => return Ok(Vec::new()),
+            };
+            let orphans = attempts
+                .iter()
+                .filter(|attempt| !left_out.contains(&attempt.run.0));
+            let orphans: Vec<&OpenAttempt> = orphans.collect();
+            let released: Result<Vec<RunId>, RequeueError> = transaction(self, async |tx| {
+                release(tx, refused, worker, &orphans).await
+            })
+            .await;
+            match released {
+                Err(RequeueError::EndedByRun(_)) => tries.count(),
+                released => return Ok(released?),
+            }
+        }
     }
+}
+
+/// One try to release orphans.
+async fn release(
+    tx: &mut dyn SqlConnection,
+    refused: &RefusedRequeues,
+    worker: &WorkerId,
+    orphans: &[&OpenAttempt],
+) -> Result<Vec<RunId>, RequeueError> {
+    let runs: Vec<i64> = orphans.iter().map(|orphan| orphan.run.0).collect();
+    let tokens = orphans.iter().map(|orphan| orphan.token.to_string());
+    let tokens: Vec<String> = tokens.collect();
+    let locked = LOCK_RUNS.bind(runs).fetch_ids(tx).await?;
+    let release = RELEASE_ORPHANED.bind(locked).bind(&tokens).bind(&worker.0);
+    let ended = release.fetch_all(tx).await?;
+    let (mut queued, postponed) = requeue_ended(tx, refused, ended).await?;
+    queued.extend(&postponed);
+    queued.sort_unstable();
+    mark_deliveries(tx, &queued, &[], &postponed).await?;
+    Ok(queued.into_iter().map(RunId).collect())
 }

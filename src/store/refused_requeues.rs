@@ -2,6 +2,7 @@
 //! rows of a sweep. These are left out for a while, so that they cost the others nothing.
 
 use crate::ports::log_throttle::LogThrottle;
+use crate::ports::store_error::StoreError;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -15,14 +16,21 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Time after which a run is no longer counted, in a process that has not swept since or knows very many.
 const FORGET_AFTER: Duration = RETRY_AFTER.saturating_mul(5);
 
+/// Time after which no more runs are queued one by one, and no transaction that a run has ended is repeated with others:
+/// a rule of the application may have each wait for a lock.
+pub(super) const REQUEUE_TIME: Duration = Duration::from_secs(2);
+
+/// Tries that queue runs again whatever time they take. A sweep finds more runs that end its transaction than it tries
+/// again, so that it passes all of them in the end.
+pub(super) const MIN_TRIES: u32 = 8;
+
 static LOG: LogThrottle = LogThrottle::new();
 
 /// The runs that were refused to this process, and when.
 #[derive(Default)]
 pub(super) struct RefusedRequeues {
     runs: Mutex<HashMap<i64, Instant>>,
-    /// Whether runs are queued one by one from the beginning: one of a batch has ended the transaction, as
-    /// `RAISE(ROLLBACK)` in SQLite does.
+    /// Whether runs are queued one by one from the beginning: one of a batch has ended the transaction.
     pub one_by_one: AtomicBool,
 }
 
@@ -65,6 +73,57 @@ impl RefusedRequeues {
     }
 }
 
+/// Why a transaction that queues runs again has failed.
+pub(super) enum RequeueError {
+    /// A run has ended it, as `RAISE(ROLLBACK)` in SQLite does. The next try leaves the run out, or finds it.
+    EndedByRun(StoreError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for RequeueError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<RequeueError> for StoreError {
+    fn from(error: RequeueError) -> Self {
+        match error {
+            RequeueError::EndedByRun(error) | RequeueError::Store(error) => error,
+        }
+    }
+}
+
+/// Tries of a transaction that queues runs again: each one that a run ends is followed by another one.
+pub(super) struct RequeueTries {
+    begun: Instant,
+    ended: u32,
+}
+
+impl RequeueTries {
+    pub fn begin() -> Self {
+        Self {
+            begun: Instant::now(),
+            ended: 0,
+        }
+    }
+
+    /// Counts a try that a run has ended.
+    pub fn count(&mut self) {
+        self.ended += 1;
+    }
+
+    pub fn is_first(&self) -> bool {
+        self.ended == 0
+    }
+
+    /// Whether this try queues runs. The last one does not where more of them end the transaction than there is time
+    /// for, so that it does the rest.
+    pub fn requeues(&self) -> bool {
+        self.ended < MIN_TRIES || self.begun.elapsed() <= REQUEUE_TIME
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +147,17 @@ mod tests {
         tokio::time::advance(RETRY_AFTER).await;
         refused.forget(1);
         assert_eq!(refused.left_out(), [9]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tries_end_by_number_and_time() {
+        let mut tries = RequeueTries::begin();
+        assert!(tries.is_first());
+        tokio::time::advance(REQUEUE_TIME * 2).await;
+        for _ in 0..MIN_TRIES {
+            assert!(tries.requeues());
+            tries.count();
+        }
+        assert!(!tries.requeues() && !tries.is_first());
     }
 }

@@ -5,8 +5,10 @@ use super::dialect::{
     a_day_ago, a_second_after, among, before, clock, each, is_failed_completion, now, own,
     postgres_only, run_type,
 };
-use super::postgres::{ADVISORY_SPACE, ADVISORY_SWEEP, LOCK_TIMEOUT};
-use super::refused_requeues::RefusedRequeues;
+use super::postgres::LOCK_TIMEOUT;
+use super::refused_requeues::{
+    MIN_TRIES, REQUEUE_TIME, RefusedRequeues, RequeueError, RequeueTries,
+};
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, execute, transaction};
 use super::statement::{Sql, earlier};
@@ -17,24 +19,31 @@ use async_trait::async_trait;
 use sqlx::types::Json;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// Refused runs that a sweep tries again.
 const RETRIED_AT_A_TIME: u32 = 4;
 
-/// Time after which no more runs are queued one by one: a rule of the application may have each wait for a lock.
-const REQUEUE_TIME: Duration = Duration::from_secs(2);
+// The first try may only find that one of several runs ends the transaction.
+const _: () = assert!(MIN_TRIES > RETRIED_AT_A_TIME + 1);
 
 /// Conflicts after which no more runs are queued one by one: where the transaction itself cannot be serialized, all of
 /// them fail.
 const MAX_CONFLICTS: usize = 8;
 
-/// Whether no other replica sweeps, until the transaction ends. SQLite's writing transactions come one after
-/// another.
-const IS_ONLY_SWEEP: Sql = both!(
-    "SELECT " each!("pg_try_advisory_xact_lock($1::integer, $2::integer)", "$1 <> $2")
-);
+/// Whether no other replica sweeps, until the transaction ends. A lock of a row, because any session of any role can
+/// take an advisory one. Adds the row where it is missing. SQLite's writing transactions come one after another.
+const IS_ONLY_SWEEP: Sql = both!(each!(
+    "WITH made AS (
+         INSERT INTO verifyd.sweep_lock (id)
+         SELECT 1 WHERE NOT EXISTS (SELECT FROM verifyd.sweep_lock)
+         ON CONFLICT DO NOTHING RETURNING id
+     ), locked AS MATERIALIZED (
+         SELECT id FROM verifyd.sweep_lock FOR UPDATE SKIP LOCKED
+     )
+     SELECT EXISTS (SELECT FROM locked) OR EXISTS (SELECT FROM made)",
+    "SELECT true"
+));
 
 /// `$1`: `worker_dead_after`.
 macro_rules! lease_is_dead {
@@ -124,6 +133,14 @@ const STILL_LOST: Sql = both!("SELECT r.id FROM operation_runs r WHERE " is_lost
 
 /// Constraints that are checked at the end of the transaction would fail all of it.
 const CHECK_AT_ONCE: Sql = both!(each!("SET CONSTRAINTS ALL IMMEDIATE", "SELECT 1"));
+
+/// The time for which the transaction waits for a lock, where the database has such a setting.
+const CURRENT_LOCK_TIMEOUT: Sql =
+    both!(each!("SELECT current_setting('lock_timeout')", "SELECT ''"));
+const RESTORE_LOCK_TIMEOUT: Sql = both!(each!(
+    "SELECT set_config('lock_timeout', $1, true)",
+    "SELECT $1"
+));
 
 /// A rule of the application may wait for a lock.
 const LIMIT_LOCK_WAITS: Sql = Sql {
@@ -294,51 +311,17 @@ const MARK_UNDISPATCHED: Sql = both!(
 impl<S: SqlStore> SweepStore for S {
     async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
         let refused = &self.in_process().refused_requeues;
-        let swept = transaction(self, async |tx| {
-            if policy.exclusive {
-                let alone = IS_ONLY_SWEEP.bind(ADVISORY_SPACE).bind(ADVISORY_SWEEP);
-                let (is_only_sweep,): (bool,) = alone.fetch_one(tx).await?;
-                if !is_only_sweep {
-                    return Ok(None);
-                }
+        let mut tries = RequeueTries::begin();
+        let swept = loop {
+            let swept: Result<Option<Swept>, RequeueError> = transaction(self, async |tx| {
+                sweep_once(tx, refused, policy, &tries).await
+            })
+            .await;
+            match swept {
+                Err(RequeueError::EndedByRun(_)) => tries.count(),
+                swept => break swept.map_err(StoreError::from),
             }
-            // A few, as each may wait for a lock.
-            refused.forget(RETRIED_AT_A_TIME);
-            let (mut reclaimed, postponed) = reclaim_dead(tx, refused, policy).await?;
-            let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
-            let without_lease = WITHOUT_LEASE
-                .bind(earlier(policy.worker_dead_after))
-                .bind(room.max(0))
-                .bind(refused.left_out());
-            let without_lease = without_lease.fetch_ids(tx).await?;
-            reclaimed.extend(requeue(tx, refused, without_lease).await?);
-            let due = DUE
-                .bind(policy.redeliver)
-                .bind(earlier(policy.redeliver_after))
-                .bind(policy.batch)
-                .bind(&reclaimed[..])
-                .bind(policy.from.up_to.0)
-                .bind(policy.from.again_after.0)
-                .bind(policy.window);
-            let (Json(mut due), ahead, behind): (Json<Vec<i64>>, Option<i64>, Option<i64>) =
-                due.fetch_one(tx).await?;
-            let next = policy.after(&due, ahead, behind);
-            due.retain(|run| !postponed.contains(run));
-            reclaimed.extend(&postponed);
-            reclaimed.sort_unstable();
-            let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
-            let touched: Vec<i64> = touched.into_iter().collect();
-            mark_deliveries(tx, &touched, &due, &postponed).await?;
-            FORGET_ORPHANS.bind(policy.batch).execute(tx).await?;
-            FORGET_WORKERS.execute(tx).await?;
-            Ok(Some(Swept {
-                reclaimed: reclaimed.into_iter().map(RunId).collect(),
-                due: due.into_iter().map(RunId).collect(),
-                next,
-                more: ahead.is_some(),
-            }))
-        })
-        .await;
+        };
         refused.measure();
         swept
     }
@@ -353,12 +336,75 @@ impl<S: SqlStore> SweepStore for S {
     }
 }
 
+/// One try of a sweep. `None`: another replica sweeps.
+async fn sweep_once(
+    tx: &mut dyn SqlConnection,
+    refused: &RefusedRequeues,
+    policy: &SweepPolicy,
+    tries: &RequeueTries,
+) -> Result<Option<Swept>, RequeueError> {
+    let (is_only_sweep,): (bool,) = IS_ONLY_SWEEP.fetch_one(tx).await?;
+    if !is_only_sweep {
+        return Ok(None);
+    }
+    if tries.is_first() {
+        // A few, as each may wait for a lock.
+        refused.forget(RETRIED_AT_A_TIME);
+    }
+    let (mut reclaimed, postponed) = match tries.requeues() {
+        true => reclaim(tx, refused, policy).await?,
+        false => (Vec::new(), Vec::new()),
+    };
+    let due = DUE
+        .bind(policy.redeliver)
+        .bind(earlier(policy.redeliver_after))
+        .bind(policy.batch)
+        .bind(&reclaimed[..])
+        .bind(policy.from.up_to.0)
+        .bind(policy.from.again_after.0)
+        .bind(policy.window);
+    let (Json(mut due), ahead, behind): (Json<Vec<i64>>, Option<i64>, Option<i64>) =
+        due.fetch_one(tx).await?;
+    let next = policy.after(&due, ahead, behind);
+    due.retain(|run| !postponed.contains(run));
+    reclaimed.extend(&postponed);
+    reclaimed.sort_unstable();
+    let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
+    let touched: Vec<i64> = touched.into_iter().collect();
+    mark_deliveries(tx, &touched, &due, &postponed).await?;
+    FORGET_ORPHANS.bind(policy.batch).execute(tx).await?;
+    FORGET_WORKERS.execute(tx).await?;
+    Ok(Some(Swept {
+        reclaimed: reclaimed.into_iter().map(RunId).collect(),
+        due: due.into_iter().map(RunId).collect(),
+        next,
+        more: ahead.is_some(),
+    }))
+}
+
 /// Returns the runs that are queued again, and those whose attempt was a failed completion.
+async fn reclaim(
+    tx: &mut dyn SqlConnection,
+    refused: &RefusedRequeues,
+    policy: &SweepPolicy,
+) -> Result<(Vec<i64>, Vec<i64>), RequeueError> {
+    let (mut reclaimed, postponed) = reclaim_dead(tx, refused, policy).await?;
+    let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
+    let without_lease = WITHOUT_LEASE
+        .bind(earlier(policy.worker_dead_after))
+        .bind(room.max(0))
+        .bind(refused.left_out());
+    let without_lease = without_lease.fetch_ids(tx).await?;
+    reclaimed.extend(requeue(tx, refused, without_lease).await?);
+    Ok((reclaimed, postponed))
+}
+
+/// The same, of runs whose lease is dead.
 async fn reclaim_dead(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
     policy: &SweepPolicy,
-) -> Result<(Vec<i64>, Vec<i64>), StoreError> {
+) -> Result<(Vec<i64>, Vec<i64>), RequeueError> {
     let dead_after = || earlier(policy.worker_dead_after);
     let candidates = DEAD_LEASES.bind(dead_after()).bind(policy.batch);
     let candidates = candidates.bind(refused.left_out());
@@ -381,7 +427,7 @@ pub(super) async fn requeue_ended(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
     ended: Vec<(i64, bool)>,
-) -> Result<(Vec<i64>, Vec<i64>), StoreError> {
+) -> Result<(Vec<i64>, Vec<i64>), RequeueError> {
     let runs = ended.iter().map(|(run, _)| *run).collect();
     let queued = requeue(tx, refused, runs).await?;
     Ok(queued
@@ -395,25 +441,29 @@ async fn requeue(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
     runs: Vec<i64>,
-) -> Result<Vec<i64>, StoreError> {
+) -> Result<Vec<i64>, RequeueError> {
     if runs.is_empty() {
         return Ok(runs);
     }
     CHECK_AT_ONCE.execute(tx).await?;
+    let (lock_timeout,): (String,) = CURRENT_LOCK_TIMEOUT.fetch_one(tx).await?;
     LIMIT_LOCK_WAITS.execute(tx).await?;
     let batch = match refused.one_by_one.load(Ordering::Relaxed) {
         true => None,
-        false => {
-            let batch = try_requeue(tx, &runs).await;
-            let ended = matches!(&batch, Err(error) if !error.is_transient());
-            refused.one_by_one.store(ended, Ordering::Relaxed);
-            batch?.ok()
-        }
+        false => match try_requeue(tx, &runs).await {
+            Ok(batch) => batch.ok(),
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) => {
+                refused.one_by_one.store(true, Ordering::Relaxed);
+                return Err(RequeueError::EndedByRun(error));
+            }
+        },
     };
     let (queued, tried) = match batch {
         Some(all) => (all, runs.len()),
         None => requeue_one_by_one(tx, refused, &runs).await?,
     };
+    RESTORE_LOCK_TIMEOUT.bind(lock_timeout).execute(tx).await?;
     let others = runs[..tried].iter().filter(|run| !queued.contains(run));
     let others: Vec<i64> = others.copied().collect();
     if !others.is_empty() {
@@ -429,7 +479,7 @@ async fn requeue_one_by_one(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
     runs: &[i64],
-) -> Result<(Vec<i64>, usize), StoreError> {
+) -> Result<(Vec<i64>, usize), RequeueError> {
     let begun = Instant::now();
     let (mut queued, mut tried, mut conflicts) = (Vec::new(), 0, 0);
     for run in runs {
@@ -442,11 +492,10 @@ async fn requeue_one_by_one(
             // Of a conflict it is known only later whether the transaction is lost.
             Ok(Err(error)) if is_conflict(&error) => conflicts += 1,
             Ok(Err(error)) => refused.note(*run, error),
+            Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => {
-                if !error.is_transient() {
-                    refused.note(*run, &error);
-                }
-                return Err(error);
+                refused.note(*run, &error);
+                return Err(RequeueError::EndedByRun(error));
             }
         }
     }

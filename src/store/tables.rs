@@ -177,6 +177,13 @@ pub(super) const OWN: &[Table] = tables! {
     }
 };
 
+/// Those with rows that are locked, in PostgreSQL alone.
+pub(super) const OWN_LOCKS: &[Table] = tables! {
+    sweep_lock unique(id) {
+        Number: id;
+    }
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;

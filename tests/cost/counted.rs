@@ -12,7 +12,7 @@ use verifyd_simulator::{Scenario, SimulatorOptions};
 const FOR_RUNS: &str = "
     SELECT calls, query FROM pg_stat_statements
     WHERE query ~ 'run_attempts|provider_credentials|tenant_inventory|INTO tenant_permissions|latest_reports AS l'
-      AND query !~ 'pg_try_advisory|worker_dead|w.beat_at'
+      AND query !~ 'worker_dead|w.beat_at'
       AND query !~ '^SELECT run_id, token|coalesce.r.started_at::timestamptz' ORDER BY query";
 
 /// Each batch, and each call that is sent separately, begins with its limits.

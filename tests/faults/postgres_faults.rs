@@ -231,7 +231,7 @@ async fn a_worker_that_moves_nothing_says_so() {
     ]);
     scene.completes(5).await;
     assert_eq!(worker.get("/healthz").await.0, 200);
-    way.at(Rule::once(Act::HoldRequest, "pg_try_advisory_xact_lock").times(u32::MAX));
+    way.at(Rule::once(Act::HoldRequest, "FROM verifyd.sweep_lock").times(u32::MAX));
     let runs = scene.record(1).await.len();
     says(&worker, "/healthz", "no sweep has been answered").await;
     let queued = "SELECT count(*) FROM operation_runs

@@ -17,7 +17,6 @@ use super::scheduling::Scheduler;
 use super::settings::ReconcilerSettings;
 use super::with_timeout;
 use super::worker::{Worker, WorkerState};
-use crate::ports::log_throttle::LogThrottle;
 use crate::ports::queue::Queue;
 use crate::ports::store::{Store, StoreError, SweepCursor};
 use crate::ports::wake::WakeSignal;
@@ -87,11 +86,6 @@ pub struct Reconciler {
     polling: Polling,
     /// Where the next sweep looks.
     cursor: SweepCursor,
-    /// The lock of the sweep was taken, at every try.
-    lock_held: ConditionTimer,
-    /// Whether the last sweep was without the lock.
-    without_lock: bool,
-    lock_log: LogThrottle,
     /// Dead letters as of the last sweep.
     dead_letters: u64,
     invalid_runs: InvalidRunLog,
@@ -117,9 +111,6 @@ impl Reconciler {
             settings: worker.reconciler.clone(),
             state: Arc::clone(&worker.reconciler_state),
             cursor: SweepCursor::START,
-            lock_held: ConditionTimer::default(),
-            without_lock: false,
-            lock_log: LogThrottle::new(),
             dead_letters: 0,
             invalid_runs: InvalidRunLog::default(),
             next_look: Instant::now(),

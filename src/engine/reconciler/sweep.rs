@@ -2,9 +2,8 @@
 
 use super::{DELIVER_BELOW, Next, Reconciler};
 use crate::domain::RunId;
-use crate::ports::store::{StoreError, SweepPolicy, Swept};
+use crate::ports::store::{StoreError, SweepPolicy};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 /// Largest number of queued runs that a sweep reads ahead of its cursor, and behind it. Each part takes a few
 /// milliseconds.
@@ -12,17 +11,6 @@ pub const SWEEP_WINDOW: u32 = 2_048;
 
 /// Most runs that one sweep reclaims, and most that it delivers: one statement each, of a few milliseconds.
 const BATCH: u32 = 500;
-
-/// Least time for which the lock of the sweep may be taken at every try: replicas that are woken at once lose it to
-/// each other. Any role can take it and keep it.
-const LOCK_HELD_FOR: Duration = Duration::from_secs(30);
-
-/// Least number of usual times between two sweeps that this must span.
-const LOCK_HELD_INTERVALS: u32 = 10;
-
-/// Tries at random times after that, before a sweep goes on without the lock, and the least pause before each.
-const LOCK_TRIES: u32 = 3;
-const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// A queued run is delivered again only while fewer hints than this wait: in a longer queue its hint is most
 /// likely not lost but waiting.
@@ -49,9 +37,8 @@ impl Reconciler {
             batch,
             window: SWEEP_WINDOW,
             from: self.cursor,
-            exclusive: true,
         };
-        let Some(swept) = self.sweep_store(policy).await? else {
+        let Some(swept) = self.store.sweep(&policy).await? else {
             return Ok(Next::Pause);
         };
         self.forget_conflict();
@@ -86,40 +73,6 @@ impl Reconciler {
             true => Next::AwaitShorterQueue,
             false => Next::Pause,
         })
-    }
-
-    /// Sweeps the database with the lock of the sweep, or without it when it is kept. `None`: a replica sweeps.
-    async fn sweep_store(&mut self, mut policy: SweepPolicy) -> Result<Option<Swept>, StoreError> {
-        let mut swept = self.store.sweep(&policy).await?;
-        self.lock_held.set(swept.is_none());
-        let may = LOCK_HELD_FOR.max(self.settings.interval * LOCK_HELD_INTERVALS);
-        if self.lock_held.lasted() <= may {
-            self.without_lock = false;
-            return Ok(swept);
-        }
-        // While the lock stays taken, one series of tries is enough.
-        let tries = match self.without_lock {
-            true => 0,
-            false => LOCK_TRIES,
-        };
-        for _ in 0..tries {
-            let pause = LOCK_PAUSE.mul_f64(1.0 + 4.0 * rand::random::<f64>());
-            tokio::time::sleep(pause).await;
-            swept = self.store.sweep(&policy).await?;
-            if swept.is_some() {
-                self.lock_held.set(false);
-                return Ok(swept);
-            }
-        }
-        if let Some(left_out) = self.lock_log.line() {
-            tracing::warn!(
-                left_out,
-                "another session holds the lock of the sweep; sweeping without it"
-            );
-        }
-        self.without_lock = true;
-        policy.exclusive = false;
-        self.store.sweep(&policy).await
     }
 
     /// Returns the queue's depth, or `None` when the queue is unavailable or its consumer has stalled. Begins

@@ -6,7 +6,7 @@ use super::relation::{COLUMNS, Column, FIND, Relation, accepted_types, wanted_ty
 use crate::ports::schema::{InspectStore, SchemaFinding};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations::WANTED_VERSION;
-use crate::store::tables::{APPLICATION, APPLICATION_TABLES, OWN, Room, Table, room};
+use crate::store::tables::{APPLICATION, APPLICATION_TABLES, OWN, OWN_LOCKS, Room, Table, room};
 use async_trait::async_trait;
 use sqlx::PgConnection;
 
@@ -118,7 +118,7 @@ impl InspectStore for PostgresStore {
             let version = self.applied(tx).await?.last().copied();
             // Where it has been applied, `migrate` makes nothing a second time.
             let migrated = version.is_some_and(|version| version >= WANTED_VERSION);
-            for table in OWN {
+            for table in OWN.iter().chain(OWN_LOCKS) {
                 let name = format!("verifyd.{}", table.name);
                 let owner = Owner::Verifyd { migrated };
                 self.inspect_table(tx, &name, table, owner, &mut findings)
@@ -151,6 +151,7 @@ impl InspectStore for PostgresStore {
     async fn schema_mark(&self) -> Result<String, StoreError> {
         let names: Vec<String> = OWN
             .iter()
+            .chain(OWN_LOCKS)
             .map(|table| format!("verifyd.{}", table.name))
             .chain(["verifyd.schema_migrations".to_owned()])
             .chain(APPLICATION.iter().map(|table| table.name.to_owned()))
@@ -458,6 +459,7 @@ impl Owner {
         match table {
             "verifyd.owned_tables" => &["SELECT"],
             "verifyd.acknowledgement_actors" => &["SELECT", "INSERT"],
+            "verifyd.sweep_lock" => &["SELECT", "INSERT", "UPDATE"],
             "verifyd.api_tokens" => &["SELECT", "UPDATE"],
             "verifyd.webhook_endpoints" => &["SELECT", "UPDATE"],
             _ if matches!(self, Self::Verifyd { .. }) => &["SELECT", "INSERT", "UPDATE", "DELETE"],

@@ -52,7 +52,7 @@ use tokio::sync::{Mutex, OnceCell, Semaphore};
 /// Keys of the advisory locks, each with "verifyd" in front (the first of two integers).
 pub(super) const ADVISORY_SPACE: i32 = 0x7665_7269;
 const ADVISORY_MIGRATE: i32 = 1;
-pub(super) const ADVISORY_SWEEP: i32 = 2;
+// 2 was the sweep's.
 pub(super) const ADVISORY_PRUNE: i32 = 3;
 
 /// Whether the table `$1` has the index that fair queuing needs.

@@ -24,7 +24,6 @@ async fn lose(world: &World, run: RunId, times: u32) {
         batch: 10,
         window: 10,
         from: SweepCursor::START,
-        exclusive: true,
     };
     let dead = WorkerId("dead".to_owned());
     for _ in 0..times {

@@ -5,23 +5,6 @@ use std::time::Duration;
 use test_support::bench::Bench;
 use test_support::waiting::until;
 
-/// Any role that may connect can take an advisory lock.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lock_of_the_sweep_that_is_kept_stops_no_sweep() {
-    let bench = Bench::new().await;
-    let connection = bench.healthy(1);
-    let mut other = bench.sql().await;
-    sqlx::query("SELECT pg_advisory_lock(1986359913, 2)")
-        .execute(&mut other)
-        .await
-        .unwrap();
-    let mut daemon = bench.serve(&[]);
-    bench.record(&[connection], 2).await;
-    bench.all_completed().await;
-    daemon.wait_for("another session holds the lock of the sweep");
-    other.close().await.unwrap();
-}
-
 /// More queued runs than the worker has slots are locked for longer than the test takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn locked_runs_keep_no_slot_and_no_connection_from_the_others() {

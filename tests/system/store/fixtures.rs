@@ -49,7 +49,6 @@ pub const SWEEP: SweepPolicy = SweepPolicy {
     batch: 100,
     window: 1000,
     from: SweepCursor::START,
-    exclusive: true,
 };
 
 pub fn worker(name: &str) -> WorkerId {

@@ -46,6 +46,7 @@ mod relation_kinds;
 mod serializable;
 mod sqlite_file;
 mod stale_snapshots;
+mod sweep_lock;
 mod wake_ups;
 
 /// A test for each case, on one kind of store.
@@ -161,7 +162,6 @@ conformance! {
         a_reclaimed_run_is_exhausted_when_its_attempts_are_spent,
         rows_of_another_type_are_never_touched,
         sweeps_of_two_replicas_deliver_a_run_once,
-        sweeps_side_by_side_reclaim_a_run_once,
         left_over_deliveries_are_forgotten,
         left_over_deliveries_that_wait_are_forgotten;
     poison_runs:

@@ -205,6 +205,24 @@ pub async fn a_worker_releases_its_orphans(bed: &Bed) {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orphan_whose_rule_ends_the_transaction_keeps_no_other() {
+    let bed = Bed::sqlite().await;
+    for tenant in [8, 7, 8] {
+        let run = bed.queued_for(tenant, 1).await;
+        bed.claim(run, "w1").await;
+    }
+    bed.exec(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs
+             WHEN new.status = 'queued' AND new.tenant_id = 8
+             BEGIN SELECT RAISE(ROLLBACK, 'not today'); END",
+    )
+    .await;
+    let open = bed.store.open_attempts(&worker("w1")).await.unwrap();
+    let released = bed.store.release_orphaned(&worker("w1"), &open).await;
+    assert_eq!(released.unwrap(), [open[1].run]);
+}
+
 pub async fn only_its_own_orphans_are_released(bed: &Bed) {
     let (run, done) = (bed.queued().await, bed.queued().await);
     let old = lose(bed, run).await;

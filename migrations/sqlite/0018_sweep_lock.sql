@@ -1,0 +1,2 @@
+-- Nothing: writing transactions come one after another. See migrations/postgres.
+SELECT 1;
