@@ -1,8 +1,9 @@
 //! Inspects the schema: names what is missing, what has another type, and what would be faster.
 
 use super::PostgresStore;
+use super::dependents::{DEPENDENTS, Dependent};
 use super::indexes;
-use super::relation::{COLUMNS, Column, FIND, Relation, accepted_types, wanted_type};
+use super::relation::{COLUMNS, Column, FIND, Relation};
 use crate::ports::schema::{InspectStore, SchemaFinding};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations::WANTED_VERSION;
@@ -200,27 +201,22 @@ impl PostgresStore {
                     "the column is missing",
                     relation.add_column(name, column, *family),
                 )),
-                Some(column) if !accepted_types(*family).contains(&column.found.as_str()) => {
-                    findings.push(SchemaFinding::fatal(
-                        subject,
-                        format!(
-                            "the type is {}, needed: {}",
-                            column.found,
-                            wanted_type(*family)
-                        ),
-                        relation.change_type(name, column, *family),
-                    ));
-                }
                 Some(column) => {
                     let room = owner.room(table.name, &column.name);
-                    if let Some((problem, remedy)) = relation.too_short(name, column, room.needed) {
-                        findings.push(SchemaFinding::fatal(subject, problem, remedy));
-                    } else if let Some((problem, remedy)) =
-                        relation.too_short(name, column, room.longest)
-                    {
-                        let problem = format!("{problem} for the longest values");
-                        findings.push(SchemaFinding::advice(subject, problem, remedy));
-                    }
+                    let Some((problem, fatal)) = column.misfit(*family, room) else {
+                        continue;
+                    };
+                    let dependents: Vec<Dependent> = self
+                        .rows(DEPENDENTS)
+                        .bind(column.place(name))
+                        .bind(&column.name)
+                        .fetch_all(&mut *tx)
+                        .await?;
+                    let remedy = relation.change_type(name, column, *family, &dependents);
+                    findings.push(SchemaFinding {
+                        fatal,
+                        ..SchemaFinding::advice(subject, problem, remedy)
+                    });
                 }
             }
         }

@@ -15,6 +15,7 @@ mod claim;
 mod complete;
 mod completion_events;
 mod connection;
+mod dependents;
 mod guards;
 mod indexes;
 mod inspect;

@@ -2,9 +2,10 @@
 //!
 //! A statement stands at the end of its remedy and ends with a semicolon.
 
+use super::dependents::{Dependent, Difference, with_dropped};
 use super::indexes::Index;
 use crate::store::from_row::from_row;
-use crate::store::tables::{Family, Table};
+use crate::store::tables::{Family, Room, Table};
 
 /// `$1`: the name, as statements resolve it. Of its partition key the columns; an expression in it is empty. The columns
 /// of all partition keys of the table at the root and below it: what is changed is changed there. Of a partition that
@@ -24,7 +25,7 @@ pub(super) const FIND: &str = "
 
 /// `$1`: a relation. Of a column's type, which may be a domain, the base type, and which of the types that verifyd needs
 /// its values can be cast to. Of a text the limit of its length. Of a column that is inherited the table that it comes
-/// from, if it is one. What keeps its type from being changed (`users`), and what may, by its expression.
+/// from, if it is one.
 pub(super) const COLUMNS: &str = "
     SELECT a.attname::text AS name, t.typname::text AS type, b.typname::text AS base,
         CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod >= 4 THEN a.atttypmod - 4 END AS length,
@@ -35,20 +36,6 @@ pub(super) const COLUMNS: &str = "
             AND (w.oid = b.oid OR 'S' IN (b.typcategory, w.typcategory) OR EXISTS (
                 SELECT FROM pg_cast c WHERE c.castsource = b.oid AND c.casttarget = w.oid))) AS casts,
         a.attgenerated <> '' AS is_generated,
-        ARRAY(SELECT DISTINCT CASE WHEN w.oid IS NULL THEN pg_describe_object(u.classid, u.objid, 0)
-                ELSE pg_describe_object('pg_class'::regclass, w.ev_class, 0) END
-            FROM pg_depend u
-            LEFT JOIN pg_rewrite w ON u.classid = 'pg_rewrite'::regclass AND w.oid = u.objid
-            WHERE u.refclassid = 'pg_class'::regclass AND u.refobjid = a.attrelid AND u.refobjsubid = a.attnum
-              AND u.classid IN ('pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass)
-            ORDER BY 1) AS users,
-        ARRAY(SELECT DISTINCT pg_describe_object(u.classid, u.objid, 0) FROM pg_depend u
-            LEFT JOIN pg_constraint k ON u.classid = 'pg_constraint'::regclass AND k.oid = u.objid
-            LEFT JOIN pg_index i ON u.classid = 'pg_class'::regclass AND i.indexrelid = u.objid
-            WHERE u.refclassid = 'pg_class'::regclass AND u.refobjid = a.attrelid AND u.refobjsubid = a.attnum
-              AND (k.contype = 'c' OR strpos(concat(pg_get_expr(i.indpred, i.indrelid),
-                                                    pg_get_expr(i.indexprs, i.indrelid)), a.attname::text) > 0)
-            ORDER BY 1) AS expressions,
         a.attinhcount > 0 AS is_inherited,
         (WITH RECURSIVE up AS (
             SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = a.attrelid
@@ -106,8 +93,6 @@ from_row! {
         default: Option<String>,
         casts: Vec<String>,
         is_generated: bool,
-        users: Vec<String>,
-        expressions: Vec<String>,
         is_inherited: bool,
         origin: Option<String>,
     }
@@ -118,29 +103,59 @@ impl Column {
         ["int2", "int4", "int8", "numeric", "float4", "float8"].contains(&self.base.as_str())
     }
 
-    /// Names what has to be dropped before its type can be changed. An expression for numbers, texts or JSON takes the
-    /// other type of these, too.
-    fn dropped_first(&self, family: Family) -> String {
-        let is_alike = match family {
-            Family::Id | Family::Number => self.is_number(),
-            Family::Text => accepted_types(family).contains(&self.base.as_str()),
-            Family::Json | Family::AnyJson => ["json", "jsonb"].contains(&self.base.as_str()),
-            Family::Boolean | Family::Time | Family::Uuid => false,
-        };
-        let expressions = self.expressions.iter().filter(|_| !is_alike);
-        let dropped: Vec<&str> = self
-            .users
-            .iter()
-            .chain(expressions)
-            .map(String::as_str)
-            .collect();
-        match dropped.join(", ") {
-            none if none.is_empty() => String::new(),
-            dropped => {
-                format!("drop what uses the column, and create it anew afterwards ({dropped}): ")
+    /// Compares its type with what verifyd needs.
+    fn difference(&self, family: Family) -> Difference {
+        match family {
+            Family::Id | Family::Number
+                if ["int2", "int4", "int8"].contains(&self.base.as_str()) =>
+            {
+                Difference::Size
             }
+            Family::Id | Family::Number if self.is_number() => Difference::Form,
+            Family::Text if accepted_types(family).contains(&self.base.as_str()) => {
+                Difference::Length
+            }
+            Family::Json | Family::AnyJson if ["json", "jsonb"].contains(&self.base.as_str()) => {
+                Difference::Form
+            }
+            _ => Difference::Kind,
         }
     }
+
+    /// Returns why its type does not fit, and whether verifyd cannot work with it; `None` if it fits. A text needs room
+    /// for what `serve` writes.
+    pub fn misfit(&self, family: Family, room: Room) -> Option<(String, bool)> {
+        if !accepted_types(family).contains(&self.found.as_str()) {
+            let wanted = wanted_type(family);
+            return Some((
+                format!("the type is {}, needed: {wanted}", self.found),
+                true,
+            ));
+        }
+        let length = self.length?;
+        let is_less = |least: usize| usize::try_from(length).is_ok_and(|length| length < least);
+        let problem = format!("{}({length}) is too short, needed: text", self.found);
+        match (is_less(room.needed), is_less(room.longest)) {
+            (true, _) => Some((problem, true)),
+            (false, true) => Some((format!("{problem} for the longest values"), false)),
+            (false, false) => None,
+        }
+    }
+
+    /// Returns the table where its type is changed: what is inherited is changed where it comes from. `name` is the
+    /// table's own name.
+    pub fn place<'a>(&'a self, name: &'a str) -> &'a str {
+        self.origin.as_deref().unwrap_or(name)
+    }
+}
+
+/// A time from a number of seconds, milliseconds or microseconds since 1970, which its size tells apart: as seconds,
+/// 1e11 is the year 5138; as milliseconds, 1973.
+fn time_of_number(value: &str) -> String {
+    format!(
+        "to_timestamp({value} / CASE WHEN abs({value}) >= 1e14 THEN 1000000.0 WHEN abs({value}) >= 1e11 THEN 1000.0 \
+         ELSE 1.0 END)"
+    )
 }
 
 impl Relation {
@@ -214,8 +229,15 @@ impl Relation {
         }
     }
 
-    /// Returns how to give a column its type, and its default that type's.
-    pub fn change_type(&self, name: &str, column: &Column, family: Family) -> String {
+    /// Returns how to give a column its type, and its default that type's. `dependents` are those of the column at its
+    /// [`Column::place`].
+    pub fn change_type(
+        &self,
+        name: &str,
+        column: &Column,
+        family: Family,
+        dependents: &[Dependent],
+    ) -> String {
         let (wanted, noun) = (wanted_type(family), self.noun());
         let Column {
             name: of, found, ..
@@ -232,12 +254,12 @@ impl Relation {
             );
         }
         let cast = |value: &str| match is_epoch {
-            true => format!("to_timestamp({value})"),
+            true => time_of_number(value),
             false => format!("{value}::{wanted}"),
         };
         let value = cast(of);
         let alter = format!("ALTER COLUMN {of} TYPE {wanted}");
-        let (alter_table, alter) = match self.kind() {
+        let (before, alter_table, alter) = match self.kind() {
             Kind::Table | Kind::Partitioned if self.dividing.contains(of) => {
                 return format!(
                     "create the table anew with {of} of type {wanted}: the type of a partition key cannot \
@@ -250,48 +272,40 @@ impl Relation {
                      column cannot be converted"
                 );
             }
-            Kind::Table | Kind::Partitioned => ("ALTER TABLE", format!("{alter} USING {value}")),
+            Kind::Table | Kind::Partitioned if is_epoch => (
+                "numbers count as seconds, from 1e11 as milliseconds, from 1e14 as microseconds: ",
+                "ALTER TABLE",
+                format!("{alter} USING {value}"),
+            ),
+            Kind::Table | Kind::Partitioned => {
+                ("", "ALTER TABLE", format!("{alter} USING {value}"))
+            }
             Kind::Foreign => (
-                "change it in the table on the other server, then here: ALTER FOREIGN TABLE",
+                "change it in the table on the other server, then here: ",
+                "ALTER FOREIGN TABLE",
                 alter,
             ),
             Kind::View | Kind::MaterializedView | Kind::Other => {
                 return format!("create the {noun} anew with {value} AS {of}");
             }
         };
-        // What is inherited is changed where it comes from, and here with it.
-        let name = match column.origin.as_deref() {
-            Some(origin) => origin,
-            None if column.is_inherited => {
-                return format!(
-                    "{of} is inherited from several tables: end that (NO INHERIT), then give it the type {wanted}"
-                );
-            }
-            None => name,
-        };
-        let first = column.dropped_first(family);
-        match &column.default {
+        if column.is_inherited && column.origin.is_none() {
+            return format!(
+                "{of} is inherited from several tables: end that (NO INHERIT), then give it the type {wanted}"
+            );
+        }
+        let place = column.place(name);
+        let alter = match &column.default {
             // A sequence is accepted in either type.
             Some(default) if !default.starts_with("nextval(") => format!(
-                "{first}{alter_table} {name} ALTER COLUMN {of} DROP DEFAULT, {alter}, \
+                "{alter_table} {place} ALTER COLUMN {of} DROP DEFAULT, {alter}, \
                  ALTER COLUMN {of} SET DEFAULT {};",
                 cast(&format!("({default})"))
             ),
-            _ => format!("{first}{alter_table} {name} {alter};"),
-        }
-    }
-
-    /// Returns why a column of text has no room for what `serve` writes, and what to do; `None` if it has.
-    pub fn too_short(&self, name: &str, column: &Column, least: usize) -> Option<(String, String)> {
-        let length = column.length?;
-        usize::try_from(length)
-            .is_ok_and(|length| length < least)
-            .then(|| {
-                (
-                    format!("{}({length}) is too short, needed: text", column.found),
-                    self.change_type(name, column, Family::Text),
-                )
-            })
+            _ => format!("{alter_table} {place} {alter};"),
+        };
+        let (words, statements) = with_dropped(dependents, column.difference(family), &alter);
+        format!("{before}{words}{statements}")
     }
 
     /// Returns how to add a missing unique key.

@@ -39,6 +39,7 @@ mod webhook_circuits;
 mod webhooks;
 
 mod batches_and_other_commits;
+mod column_dependents;
 mod compression;
 mod migrate_beside_another_application;
 mod migrate_enforce;

@@ -17,7 +17,7 @@ fn subjects(findings: &[SchemaFinding]) -> Vec<&str> {
 }
 
 /// Puts this in the place of the tables that are named.
-async fn replaced(tables: &[&str], by: &str) -> Bed {
+pub async fn replaced(tables: &[&str], by: &str) -> Bed {
     let bed = Bed::postgres().await;
     for table in tables {
         bed.exec(&format!("DROP TABLE {table}")).await;
@@ -27,7 +27,7 @@ async fn replaced(tables: &[&str], by: &str) -> Bed {
 }
 
 /// Runs all statements that are proposed. Returns what was proposed, and what is left afterwards.
-async fn mended(bed: &Bed) -> [Vec<SchemaFinding>; 2] {
+pub async fn mended(bed: &Bed) -> [Vec<SchemaFinding>; 2] {
     let findings = bed.store.inspect().await.unwrap();
     for finding in &findings {
         if let Some(statement) = statement(&finding.remedy) {
@@ -39,7 +39,7 @@ async fn mended(bed: &Bed) -> [Vec<SchemaFinding>; 2] {
 }
 
 /// Of another application: without a unique key and one column, another with another type.
-const RUNS: &str = "
+pub const RUNS: &str = "
     CREATE TABLE operation_runs (id bigserial, workspace_id bigint NOT NULL, tenant_id bigint,
         type text NOT NULL, status text NOT NULL, outcome text, context json NOT NULL DEFAULT '{}',
         created_at timestamptz NOT NULL DEFAULT now(), started_at timestamptz, completed_at timestamptz)";
@@ -269,15 +269,37 @@ async fn what_uses_a_column_is_named_before_its_type_is_changed() {
     let number = remedy("operation_runs.workspace_id");
     assert!(number.starts_with("ALTER TABLE"), "{number}");
     let status = remedy("operation_runs.status");
-    let named = "drop what uses the column, and create it anew afterwards (view open_runs, constraint known on table \
-                 operation_runs, index queued_runs): ALTER TABLE";
-    assert!(status.starts_with(named), "{status}");
-    bed.exec(
-        "DROP VIEW open_runs; DROP INDEX queued_runs; ALTER TABLE operation_runs DROP CONSTRAINT known",
-    )
-    .await;
+    let named = "keep the definitions and privileges of what uses the column, and create it anew before COMMIT \
+                 (constraint known on table operation_runs, index queued_runs, view open_runs): BEGIN; \
+                 ALTER TABLE public.operation_runs DROP CONSTRAINT IF EXISTS known; \
+                 DROP INDEX IF EXISTS public.queued_runs; DROP VIEW IF EXISTS public.open_runs; \
+                 ALTER TABLE operation_runs ALTER COLUMN status TYPE text USING status::text; COMMIT;";
+    assert_eq!(status, named);
     let [_, left] = mended(&bed).await;
     assert_eq!(left, []);
+}
+
+#[tokio::test]
+async fn numbers_of_any_unit_become_times() {
+    let at = 1_700_000_000_i64;
+    for of in ["bigint", "numeric", "double precision"] {
+        let created_at = "created_at timestamptz NOT NULL DEFAULT now()";
+        let by = RUNS.replace(created_at, &format!("created_at {of}"));
+        let bed = replaced(&["operation_runs"], &by).await;
+        for factor in [1, 1_000, 1_000_000] {
+            bed.exec(&format!(
+                "INSERT INTO operation_runs (workspace_id, type, status, created_at) \
+                 VALUES (1, 'x', 'x', {})",
+                at * factor
+            ))
+            .await;
+        }
+        let [_, left] = mended(&bed).await;
+        assert_eq!(left, [], "{of}");
+        let same =
+            format!("SELECT count(*) FROM operation_runs WHERE created_at = to_timestamp({at})");
+        assert_eq!(bed.number(&same).await, 3, "{of}");
+    }
 }
 
 #[tokio::test]
@@ -338,6 +360,7 @@ async fn a_default_gets_the_type_of_its_column() {
     for column in [
         "varchar(30) NOT NULL DEFAULT CURRENT_TIMESTAMP::text",
         "bigint NOT NULL DEFAULT extract(epoch FROM now())",
+        "bigint NOT NULL DEFAULT extract(epoch FROM now()) * 1000",
         "date DEFAULT CURRENT_DATE",
     ] {
         let created_at = "created_at timestamptz NOT NULL DEFAULT now()";
