@@ -21,6 +21,7 @@ mod inspect;
 mod inventory;
 mod options;
 mod private;
+mod privileges;
 mod probe;
 mod recording;
 mod relation;
