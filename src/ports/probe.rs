@@ -20,7 +20,7 @@ pub enum Writing {
     NotRecording(StoreError),
 }
 
-/// A sequence whose next id is not behind the largest id of its table.
+/// A table whose sequence gives an id next that is not larger than all that are there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepeatedIds {
     pub table: &'static str,
