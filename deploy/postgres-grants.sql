@@ -87,6 +87,8 @@ BEGIN
     GRANT USAGE ON SCHEMA verifyd TO verifyd_serve, verifyd_operator, verifyd_prune;
     -- Which migrations were applied, and what verifyd made: only `migrate` writes these.
     GRANT SELECT ON ALL TABLES IN SCHEMA verifyd TO verifyd_serve, verifyd_operator;
+    -- `doctor` reads which ids come next.
+    GRANT SELECT ON ALL SEQUENCES IN SCHEMA verifyd TO verifyd_serve;
     FOREACH state IN ARRAY ARRAY['run_attempts', 'workers', 'run_deliveries', 'latest_reports', 'connection_facts',
                                'tenant_inventory', 'carried_acknowledgements', 'page_sessions', 'idempotency_keys']
     LOOP
@@ -171,6 +173,7 @@ BEGIN
         sequence := pg_get_serial_sequence('operation_runs', 'id');
         IF sequence IS NOT NULL THEN
             EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_serve, verifyd_operator, verifyd_producer', sequence);
+            EXECUTE format('GRANT SELECT ON SEQUENCE %s TO verifyd_serve', sequence);
         END IF;
     END IF;
     IF to_regclass('provider_connections') IS NOT NULL THEN
@@ -179,6 +182,7 @@ BEGIN
         sequence := pg_get_serial_sequence('provider_connections', 'id');
         IF sequence IS NOT NULL THEN
             EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_operator', sequence);
+            EXECUTE format('GRANT SELECT ON SEQUENCE %s TO verifyd_serve', sequence);
         END IF;
     END IF;
     IF to_regclass('provider_credentials') IS NOT NULL THEN
@@ -187,6 +191,7 @@ BEGIN
         sequence := pg_get_serial_sequence('provider_credentials', 'id');
         IF sequence IS NOT NULL THEN
             EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_operator', sequence);
+            EXECUTE format('GRANT SELECT ON SEQUENCE %s TO verifyd_serve', sequence);
         END IF;
     END IF;
     IF to_regclass('tenant_permissions') IS NOT NULL THEN
@@ -219,6 +224,7 @@ BEGIN
         sequence := pg_get_serial_sequence('verification_check_acknowledgements', 'id');
         IF sequence IS NOT NULL THEN
             EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_serve, verifyd_operator', sequence);
+            EXECUTE format('GRANT SELECT ON SEQUENCE %s TO verifyd_serve', sequence);
         END IF;
     END IF;
 END

@@ -11,13 +11,14 @@ mod outbound;
 mod print;
 mod sessions;
 mod webhooks;
+mod writing;
 
 use super::args::JsonArg;
 use super::{exit, output, remedy};
 use crate::app;
 use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
-use crate::ports::probe::{CLAIMING, COMPLETING, Pooling, RECORDING, RELEASING};
+use crate::ports::probe::Pooling;
 use crate::ports::queue::{DeadLetter, QueueError};
 use crate::ports::store::{Store, StoreError};
 use crate::telemetry::build_info::{BUILD, BuildInfo};
@@ -34,10 +35,6 @@ const CLOCK_SECONDS: f64 = 5.0;
 
 /// Free space on the disk of an embedded database below which a line is shown.
 const LITTLE_SPACE: u64 = 512 * 1024 * 1024;
-
-/// The remedy where a rule of the application refuses what `serve` writes.
-const REFUSING_RULE: &str = "let the trigger or constraint that refuses it accept what verifyd \
-     writes: status, outcome, context, failure_summary, started_at and completed_at of its runs";
 
 /// Rows of a table that are looked through, and invalid ones that are shown.
 const LATEST_ROWS: u32 = 10_000;
@@ -157,7 +154,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
             let schema_is =
                 |state: State| lines.iter().any(|l| l.part == "schema" && l.state == state);
             if schema_is(State::Ok) && !schema_is(State::Failed) {
-                in_time("writing", store, &mut lines, writing).await;
+                in_time("writing", store, &mut lines, writing::check).await;
                 in_time("listening", store, &mut lines, async |store, lines| {
                     lines.push(sessions::listening(store, settings).await);
                 })
@@ -313,34 +310,6 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
         })),
         Err(failure) => lines.push(error("schema", &failure)),
     }
-}
-
-/// Whether a rule of the application refuses a step with a run: no right, policy or key, which have other remedies.
-fn is_refused_by_a_rule(why: &str) -> bool {
-    let steps = [RECORDING, CLAIMING, RELEASING, COMPLETING];
-    let others = ["SQLSTATE 42501", "row-level security", "_pkey\""];
-    steps.iter().any(|step| why.starts_with(step)) && !others.iter().any(|o| why.contains(o))
-}
-
-/// Tests the writes of `serve`, rolled back.
-async fn writing(store: &dyn Store, lines: &mut Vec<Line>) {
-    lines.push(match store.try_writing().await {
-        Ok(()) => ok("writing", "what serve writes is accepted"),
-        Err(failure) => {
-            let mut line = error("writing", &failure);
-            match &failure {
-                StoreError::Refused(why) if is_refused_by_a_rule(why) => {
-                    line.remedy = Some(REFUSING_RULE.to_owned());
-                }
-                StoreError::Contended(_) => {
-                    line.state = State::Warning;
-                    line.remedy = Some("try again; else look for locks and load".to_owned());
-                }
-                _ => {}
-            }
-            line
-        }
-    });
 }
 
 /// Leases, waits and expiries go by the database's clock, tokens and certificates by this machine's.

@@ -33,6 +33,11 @@ const POSTGRES: &[(&str, &str)] = &[
          already, let the trigger that keeps the row accept it",
     ),
     (
+        "hides every row of verifyd.schema_migrations",
+        "as the table's owner, since only verifyd uses it: ALTER TABLE verifyd.schema_migrations DISABLE ROW LEVEL \
+         SECURITY;",
+    ),
+    (
         "row-level security",
         "let a policy of the table admit what verifyd reads and writes, or give the role BYPASSRLS",
     ),
@@ -51,6 +56,11 @@ const POSTGRES: &[(&str, &str)] = &[
         "operation_runs_pkey\" (SQLSTATE 23505)",
         "as the table's owner let ids go on behind the largest one: SELECT setval(pg_get_serial_sequence('operation_runs', \
          'id'), max(id)) FROM operation_runs;",
+    ),
+    // Or a key that the application fills by itself.
+    (
+        "_pkey\" (SQLSTATE 23505)",
+        "if the ids of the table begin again, as `verifyd doctor` says then, execute the statement that it prints",
     ),
     (
         "SQLSTATE 22001",
@@ -268,6 +278,14 @@ mod tests {
             (
                 "duplicate key value violates unique constraint \"operation_runs_pkey\" (SQLSTATE 23505)",
                 "setval",
+            ),
+            (
+                "duplicate key value violates unique constraint \"provider_connections_pkey\" (SQLSTATE 23505)",
+                "verifyd doctor",
+            ),
+            (
+                "row-level security hides every row of verifyd.schema_migrations from this role",
+                "ALTER TABLE verifyd.schema_migrations DISABLE",
             ),
             ("a value does not fit (SQLSTATE 22001)", "the type text"),
             (

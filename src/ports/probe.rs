@@ -11,6 +11,23 @@ pub(crate) const CLAIMING: &str = "claiming a run";
 pub(crate) const RELEASING: &str = "releasing a run";
 pub(crate) const COMPLETING: &str = "completing a run";
 
+/// What the database accepts of the writes of `serve`.
+#[derive(Debug)]
+#[must_use]
+pub enum Writing {
+    Accepted,
+    /// Runs are claimed and completed, and verifyd cannot record one: `serve` works for runs of other producers.
+    NotRecording(StoreError),
+}
+
+/// A table whose sequence gives an id next that is not larger than all that are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepeatedIds {
+    pub table: &'static str,
+    pub next: i64,
+    pub largest: i64,
+}
+
 /// How the connections of `database.url` reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
@@ -56,7 +73,12 @@ pub trait ProbeStore: Send + Sync {
     }
 
     /// Writes what `serve` writes, as the user of `database.url`, and rolls back.
-    async fn try_writing(&self) -> Result<(), StoreError>;
+    async fn try_writing(&self) -> Result<Writing, StoreError>;
+
+    /// Returns the tables that verifyd inserts into and whose next ids are taken, as after a restore of rows alone.
+    async fn repeated_ids(&self) -> Result<Vec<RepeatedIds>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// Returns the lowest limit of connections, where it is too low for one process.
     async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {

@@ -12,8 +12,9 @@ use crate::domain::completion::Completion;
 use crate::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
 use crate::domain::{Outcome, Reason, RunId, WorkerId};
 use crate::ports::claims::{Claim, ClaimPolicy};
-use crate::ports::probe::RECORDING;
+use crate::ports::probe::{CLAIMING, COMPLETING, RECORDING, RELEASING, Writing};
 use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
 use std::time::Duration;
 
 /// A check of an existing connection as the API records it: see `insert_run!` of `recording`.
@@ -52,7 +53,7 @@ pub(super) const QUEUED: Sql = both!(
 );
 
 /// The claim of a run that no other worker can claim meanwhile.
-pub(super) fn claim(run: RunId) -> ClaimRequest {
+fn claim(run: RunId) -> ClaimRequest {
     ClaimRequest {
         run,
         worker: WorkerId("doctor".to_owned()),
@@ -65,7 +66,7 @@ pub(super) fn claim(run: RunId) -> ClaimRequest {
 }
 
 /// Returns a completion with each outcome.
-pub(super) fn completions(claim: &Claim) -> Result<Vec<CompletionRequest>, StoreError> {
+fn completions(claim: &Claim) -> Result<Vec<CompletionRequest>, StoreError> {
     let outcomes = [Outcome::Succeeded, Outcome::Failed, Outcome::Blocked].into_iter();
     outcomes
         .map(|outcome| CompletionRequest::new(claim, &completion(claim, outcome)))
@@ -114,6 +115,111 @@ fn completion(claim: &Claim, outcome: Outcome) -> Completion {
     }
 }
 
+/// What has come of recording a check.
+pub(super) enum Recorded {
+    Run(RunId),
+    /// There is no connection to check, its check is there already, or something else says why verifyd cannot.
+    Nothing,
+    Refused(StoreError),
+}
+
+impl Recorded {
+    /// A refusal of the row; an error of another kind is one of the test.
+    pub fn refused(error: StoreError) -> Result<Self, StoreError> {
+        match error {
+            StoreError::Refused(_) | StoreError::Schema(_) => Ok(Self::Refused(error)),
+            other => Err(other),
+        }
+    }
+}
+
+/// A trigger that keeps the check out without an error is a refusal, too. `checkable`: connections to check.
+pub(super) fn kept_out(checkable: i64) -> Recorded {
+    match checkable {
+        0 => Recorded::Nothing,
+        _ => Recorded::Refused(StoreError::Refused(KEPT_OUT.into())),
+    }
+}
+
+/// The steps of `serve` with a run, in one transaction that is rolled back.
+#[async_trait]
+pub(super) trait RunSteps: Send {
+    /// Records a check. What is refused is undone; where that fails, nothing more can be tried.
+    async fn record(&mut self) -> Result<Recorded, StoreError>;
+
+    /// Returns the run of [`QUEUED`].
+    async fn queued(&mut self) -> Result<Option<RunId>, StoreError>;
+
+    async fn claim(&mut self, request: ClaimRequest) -> Result<Option<Claim>, StoreError>;
+
+    /// Releases the run and undoes it. False: its row stayed as it is.
+    async fn release(&mut self, claim: &Claim) -> Result<bool, StoreError>;
+
+    /// Completes the run and undoes it. False: its row stayed as it is.
+    async fn complete(&mut self, request: &CompletionRequest) -> Result<bool, StoreError>;
+
+    /// Whether policies decide which runs are read and written.
+    async fn is_restricted(&mut self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+}
+
+/// Does with a run what `serve` does with it. A trigger or a constraint of the application may refuse each step. Where
+/// no check can be recorded, a queued run of another producer shows whether it is claimed.
+pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreError> {
+    match steps.record().await? {
+        Recorded::Run(run) => {
+            try_steps(steps, run).await?;
+            Ok(Writing::Accepted)
+        }
+        Recorded::Nothing => {
+            try_claiming(steps).await?;
+            Ok(Writing::Accepted)
+        }
+        Recorded::Refused(error) => {
+            let error = refused(RECORDING, error);
+            let claimed = try_claiming(steps).await?;
+            // Where policies hide all runs, none is found and `serve` finds none either.
+            match claimed || !steps.is_restricted().await? {
+                true => Ok(Writing::NotRecording(error)),
+                false => Err(error),
+            }
+        }
+    }
+}
+
+/// Claims, releases and completes the run.
+async fn try_steps(steps: &mut dyn RunSteps, run: RunId) -> Result<(), StoreError> {
+    let keeper = match steps.is_restricted().await? {
+        true => "row-level security or a trigger",
+        false => "a trigger",
+    };
+    let claimed = steps.claim(claim(run)).await;
+    let claim = accepted(CLAIMING, keeper, claimed)?;
+    let released = steps.release(&claim).await;
+    accepted(RELEASING, keeper, released.map(is_changed))?;
+    for request in completions(&claim)? {
+        let completed = steps.complete(&request).await;
+        accepted(COMPLETING, keeper, completed.map(is_changed))?;
+    }
+    Ok(())
+}
+
+/// Claims a run of another producer, as the next worker would; returns whether one is queued and was claimed. It is not
+/// completed: a rollback does not undo what a trigger does outside of the transaction.
+async fn try_claiming(steps: &mut dyn RunSteps) -> Result<bool, StoreError> {
+    let Some(run) = steps.queued().await? else {
+        return Ok(false);
+    };
+    let claimed = steps.claim(claim(run)).await;
+    let claimed = claimed.map_err(|error| refused(CLAIMING, error))?;
+    Ok(claimed.is_some())
+}
+
+fn is_changed(changed: bool) -> Option<()> {
+    changed.then_some(())
+}
+
 /// Names the step that was refused. What a trigger does besides, in other tables, is not about verifyd's schema.
 pub(super) fn refused(step: &str, error: StoreError) -> StoreError {
     match error {
@@ -127,19 +233,8 @@ pub(super) fn refused(step: &str, error: StoreError) -> StoreError {
     }
 }
 
-/// A trigger that keeps the check out without an error is a refusal, too. `checkable`: connections to check.
-pub(super) fn not_kept_out(checkable: i64) -> Result<(), StoreError> {
-    match checkable {
-        0 => Ok(()),
-        _ => Err(refused(RECORDING, StoreError::Refused(KEPT_OUT.into()))),
-    }
-}
-
-/// What can keep a row as it is without an error.
-pub(super) const TRIGGER: &str = "a trigger";
-
 /// Returns what the step has written. `None` is a refusal, too, by `keeper`.
-pub(super) fn accepted<T>(
+fn accepted<T>(
     step: &str,
     keeper: &str,
     written: Result<Option<T>, StoreError>,

@@ -3,7 +3,9 @@
 use super::PostgresStore;
 use super::dependents::{DEPENDENTS, Dependent};
 use super::indexes;
+use super::privileges;
 use super::relation::{COLUMNS, Column, FIND, Relation};
+use super::schema::MIGRATIONS_TABLE;
 use crate::ports::schema::{InspectStore, SchemaFinding};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations::WANTED_VERSION;
@@ -61,29 +63,6 @@ const UNIQUE: &str = "
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k)
             = (SELECT array_agg(c ORDER BY c) FROM unnest($2::text[]) c))";
 
-/// The privileges that are missing, the role, and whether policies decide which rows it reads and writes. UPDATE may be
-/// granted on some columns only, as deploy/postgres-grants.sql does.
-const PRIVILEGES: &str = "
-    SELECT ARRAY(SELECT p FROM unnest($2::text[]) AS p WHERE NOT CASE p
-            WHEN 'UPDATE' THEN has_any_column_privilege($1::oid, p)
-            ELSE has_table_privilege($1::oid, p) END),
-        quote_ident(current_user), row_security_active($1::oid)";
-
-/// The privileges that the role lacks to record a run, and how they are granted. An id from an identity column takes none
-/// on its sequence.
-pub(super) const MISSING_TO_RECORD: &str = "
-    SELECT 'INSERT', 'INSERT (workspace_id, tenant_id, type, status, context, created_at) ON operation_runs TO '
-        || quote_ident(current_user)
-    WHERE EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('operation_runs')
-        AND a.attname = ANY ('{workspace_id,tenant_id,type,status,context,created_at}')
-        AND NOT has_column_privilege(a.attrelid, a.attnum, 'INSERT'))
-    UNION ALL
-    SELECT 'USAGE of ' || s.name, 'USAGE ON SEQUENCE ' || s.name || ' TO ' || quote_ident(current_user)
-    FROM pg_attribute a
-    CROSS JOIN LATERAL pg_get_serial_sequence('operation_runs', a.attname::text) AS s(name)
-    WHERE a.attrelid = to_regclass('operation_runs') AND a.attname = 'id' AND a.attidentity = ''
-      AND NOT has_sequence_privilege(s.name, 'USAGE, UPDATE')";
-
 /// `$1`: the name of a table that statements do not find, `$2`: those of the application. Where they find none of these, a
 /// schema that has the table and one of runs, `public` first, whether the role may use that schema, the role, its
 /// search_path, and the same with that schema.
@@ -117,6 +96,8 @@ impl InspectStore for PostgresStore {
                 ));
             }
             let version = self.applied(tx).await?.last().copied();
+            self.inspect_privileges(tx, MIGRATIONS_TABLE, &mut findings)
+                .await?;
             // Where it has been applied, `migrate` makes nothing a second time.
             let migrated = version.is_some_and(|version| version >= WANTED_VERSION);
             for table in OWN.iter().chain(OWN_LOCKS) {
@@ -133,13 +114,12 @@ impl InspectStore for PostgresStore {
                     .filter(|_| table.name == "operation_runs");
                 if let Some(runs) = runs {
                     self.advise_columns(tx, &runs, &mut findings).await?;
-                    self.advise_recording(tx, &mut findings).await?;
                     self.advise_indexes(tx, &runs, &mut findings).await?;
                 }
             }
             if let Some(version) = version.filter(|version| *version < WANTED_VERSION) {
                 findings.push(SchemaFinding::fatal(
-                    "verifyd.schema_migrations",
+                    MIGRATIONS_TABLE,
                     format!("version {version}, needed: {WANTED_VERSION}"),
                     "run: verifyd migrate",
                 ));
@@ -154,7 +134,7 @@ impl InspectStore for PostgresStore {
             .iter()
             .chain(OWN_LOCKS)
             .map(|table| format!("verifyd.{}", table.name))
-            .chain(["verifyd.schema_migrations".to_owned()])
+            .chain([MIGRATIONS_TABLE.to_owned()])
             .chain(APPLICATION.iter().map(|table| table.name.to_owned()))
             .collect();
         let query = self.scalar::<String>(MARK).bind(names);
@@ -184,8 +164,7 @@ impl PostgresStore {
             findings.push(self.missing_table(tx, name, owner).await?);
             return Ok(None);
         };
-        let privileges = owner.privileges(name);
-        let is_written = privileges != ["SELECT"];
+        let is_written = privileges::is_written(name);
         if let Some((problem, remedy)) = relation.unsuitable(table, is_written) {
             findings.push(SchemaFinding::fatal(name.to_owned(), problem, remedy));
             return Ok(None);
@@ -241,8 +220,7 @@ impl PostgresStore {
                 ));
             }
         }
-        self.inspect_privileges(tx, name, oid, privileges, findings)
-            .await?;
+        self.inspect_privileges(tx, name, findings).await?;
         Ok(Some(relation))
     }
 
@@ -289,27 +267,6 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// See [`MISSING_TO_RECORD`]. Runs of other producers are worked on all the same.
-    async fn advise_recording(
-        &self,
-        tx: &mut PgConnection,
-        findings: &mut Vec<SchemaFinding>,
-    ) -> Result<(), StoreError> {
-        let missing = self.rows(MISSING_TO_RECORD);
-        let missing: Vec<(String, String)> = missing.fetch_all(&mut *tx).await?;
-        findings.extend(missing.into_iter().map(|(missing, grant)| SchemaFinding {
-            privilege: true,
-            ..SchemaFinding::advice(
-                "operation_runs",
-                format!(
-                    "the privilege is missing: {missing}; this role can start no check by command line, API or page"
-                ),
-                format!("as the table's owner: GRANT {grant};"),
-            )
-        }));
-        Ok(())
-    }
-
     /// Why a name leads to nothing: the table is missing, or the role does not see it.
     async fn missing_table(
         &self,
@@ -345,49 +302,6 @@ impl PostgresStore {
         })
     }
 
-    async fn inspect_privileges(
-        &self,
-        tx: &mut PgConnection,
-        name: &str,
-        oid: i64,
-        needed: &'static [&'static str],
-        findings: &mut Vec<SchemaFinding>,
-    ) -> Result<(), StoreError> {
-        let (missing, user, is_restricted): (Vec<String>, String, bool) = self
-            .rows(PRIVILEGES)
-            .bind(oid)
-            .bind(needed)
-            .fetch_one(&mut *tx)
-            .await?;
-        if !missing.is_empty() {
-            let remedy = grant(&missing, name, &user);
-            findings.push(SchemaFinding {
-                fatal: true,
-                privilege: true,
-                subject: name.to_owned(),
-                problem: format!("the privilege is missing: {}", missing.join(", ")),
-                remedy,
-            });
-        }
-        if is_restricted {
-            findings.push(SchemaFinding {
-                privilege: true,
-                ..SchemaFinding::advice(
-                    name.to_owned(),
-                    format!(
-                        "row-level security applies to the role {user}, which sees no rows and writes none but \
-                         those that a policy admits"
-                    ),
-                    format!(
-                        "where policies of the table admit all rows to {user}, nothing is to be done, and this warning \
-                         stays; else as a superuser: ALTER ROLE {user} BYPASSRLS;"
-                    ),
-                )
-            });
-        }
-        Ok(())
-    }
-
     async fn advise_indexes(
         &self,
         tx: &mut PgConnection,
@@ -412,35 +326,6 @@ impl PostgresStore {
     }
 }
 
-/// How a role gets what it lacks on a table: one of deploy/postgres-grants.sql as that file grants it.
-fn grant(missing: &[String], name: &str, user: &str) -> String {
-    const OTHERS: [&str; 4] = [
-        "verifyd_migrate",
-        "verifyd_operator",
-        "verifyd_prune",
-        "verifyd_producer",
-    ];
-    if user == "verifyd_serve" {
-        return "apply deploy/postgres-grants.sql again, as its first lines say".to_owned();
-    }
-    if OTHERS.contains(&user) {
-        return "connect as verifyd_serve".to_owned();
-    }
-    let missing = missing
-        .iter()
-        .map(|privilege| match (name, privilege.as_str()) {
-            ("operation_runs", "UPDATE") => {
-                "UPDATE (status, outcome, context, failure_summary, started_at, completed_at)"
-            }
-            (_, privilege) => privilege,
-        });
-    let missing: Vec<&str> = missing.collect();
-    format!(
-        "as the table's owner: GRANT {} ON {name} TO {user};",
-        missing.join(", ")
-    )
-}
-
 /// Who makes a table, and whether `migrate` has been run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
@@ -449,22 +334,6 @@ enum Owner {
 }
 
 impl Owner {
-    /// The privileges on a table that `serve` needs. Commands that add something need more, and report that
-    /// themselves.
-    fn privileges(self, table: &str) -> &'static [&'static str] {
-        match table {
-            "verifyd.owned_tables" => &["SELECT"],
-            "verifyd.acknowledgement_actors" => &["SELECT", "INSERT"],
-            "verifyd.sweep_lock" => &["SELECT", "INSERT", "UPDATE"],
-            "verifyd.api_tokens" => &["SELECT", "UPDATE"],
-            "verifyd.webhook_endpoints" => &["SELECT", "UPDATE"],
-            _ if matches!(self, Self::Verifyd { .. }) => &["SELECT", "INSERT", "UPDATE", "DELETE"],
-            "operation_runs" => &["SELECT", "UPDATE"],
-            "tenant_permissions" => &["SELECT", "INSERT", "UPDATE"],
-            _ => &["SELECT"],
-        }
-    }
-
     /// What a column of text must have room for: in a table of verifyd's as much as there is.
     fn room(self, table: &str, column: &str) -> Room {
         match self {

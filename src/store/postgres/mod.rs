@@ -22,6 +22,7 @@ mod inspect;
 mod inventory;
 mod options;
 mod private;
+mod privileges;
 mod probe;
 mod recording;
 mod relation;

@@ -2,23 +2,23 @@
 //! Those of `serve` are tried once it is known that they get through.
 
 use super::PostgresStore;
-use super::inspect::{MISSING_TO_RECORD, UNNAMED};
+use super::inspect::UNNAMED;
 use crate::domain::RunId;
 use crate::domain::attempt::AttemptEnd;
+use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
-use crate::ports::probe::{
-    CLAIMING, COMPLETING, ConnectionLimit, Pooling, ProbeStore, RECORDING, RELEASING, TableSize,
-};
+use crate::ports::probe::{ConnectionLimit, Pooling, ProbeStore, RepeatedIds, TableSize, Writing};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
-use crate::store::claims::release_in;
-use crate::store::probe;
+use crate::store::claims::{ClaimRequest, release_in};
+use crate::store::completion::CompletionRequest;
+use crate::store::probe::{self, Recorded, RunSteps};
 use crate::store::statement::{Sql, Statement};
 use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
-use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 use uuid::Uuid;
 
 /// How often the sessions of two connections are compared.
@@ -83,6 +83,28 @@ const CONNECTION_LIMIT: &str = "
         SELECT 'max_connections of the server', current_setting('max_connections')::bigint
             - current_setting('superuser_reserved_connections')::bigint
     ) AS l(name, allowed) WHERE l.allowed >= 0 ORDER BY l.allowed LIMIT 1";
+
+/// The tables that verifyd inserts rows into whose ids are from a sequence.
+const NUMBERED: [&str; 7] = [
+    "operation_runs",
+    "provider_connections",
+    "provider_credentials",
+    "verification_check_acknowledgements",
+    "verifyd.api_tokens",
+    "verifyd.webhook_endpoints",
+    "verifyd.webhook_deliveries",
+];
+
+/// `$1`: the name of a table whose ids the role may read. The sequence of them, by how much it counts up, and whether the
+/// role may read it, which takes SELECT; with USAGE alone it may read the last value.
+const SEQUENCE: &str = "
+    SELECT s.name, q.seqincrement, has_sequence_privilege(s.name, 'SELECT')
+    FROM pg_attribute a
+    CROSS JOIN LATERAL pg_get_serial_sequence($1::text, a.attname::text) AS s(name)
+    JOIN pg_sequence q ON q.seqrelid = to_regclass(s.name)
+    WHERE a.attrelid = to_regclass($1::text) AND a.attname = 'id' AND q.seqincrement > 0
+      AND has_column_privilege(a.attrelid, a.attnum, 'SELECT')
+      AND has_sequence_privilege(s.name, 'SELECT, USAGE')";
 
 /// insufficient_privilege
 const MAY_NOT: &str = "42501";
@@ -154,108 +176,148 @@ async fn insert(tx: &mut PgConnection, record: Sql) -> Result<Option<(i64, bool)
         .await
 }
 
-/// Records a check. `None`: there is no connection to check, its check is there already, or this user or verifyd can
-/// record none.
-async fn record(tx: &mut PgConnection) -> Result<Option<RunId>, StoreError> {
-    let mut inner = tx.begin().await?;
-    let mut recorded = insert(&mut inner, probe::RECORD).await;
-    if let Ok(Some((_, false))) = recorded {
-        inner.rollback().await?;
-        inner = tx.begin().await?;
-        recorded = insert(&mut inner, probe::RECORD_EMPTY).await;
-    }
-    let error = match recorded {
-        Ok(run) => {
-            inner.commit().await?;
-            if run.is_none() {
-                let checkable: i64 = sqlx::query_scalar(probe::CHECKABLE.postgres)
-                    .persistent(false)
-                    .fetch_one(&mut *tx)
-                    .await?;
-                probe::not_kept_out(checkable)?;
+/// A run in a transaction that is rolled back.
+struct Steps<'a> {
+    store: &'a PostgresStore,
+    tx: &'a mut PgConnection,
+}
+
+impl Steps<'_> {
+    /// Whether `inspect` names what keeps verifyd from recording a run, which `serve` need not do, or whether the
+    /// application allows one run of a connection at a time. A trigger may lack a right of its own.
+    async fn is_named(&mut self, code: &str, constraint: Option<&str>) -> Result<bool, StoreError> {
+        match code {
+            MAY_NOT => {
+                let missing = self.store.missing_privileges(self.tx, "operation_runs");
+                Ok(missing.await?.has_no_insert())
             }
-            return Ok(run.map(|(run, _)| RunId(run)));
+            NOT_NULL => {
+                let unnamed = sqlx::query(UNNAMED).persistent(false);
+                Ok(unnamed.fetch_optional(&mut *self.tx).await?.is_some())
+            }
+            // Not of the key: ids begin again behind those that are there.
+            NOT_UNIQUE => Ok(!constraint.is_some_and(|name| name.ends_with("_pkey"))),
+            _ => Ok(false),
         }
-        Err(error) => error,
-    };
-    inner.rollback().await?;
-    let database_error = error.as_database_error();
-    let code = database_error.and_then(|error| error.code());
-    // `serve` need not record any, and `inspect` names what is in the way. A trigger may lack a right of its own.
-    let named_by = match code.as_deref() {
-        Some(MAY_NOT) => Some(MISSING_TO_RECORD),
-        Some(NOT_NULL) => Some(UNNAMED),
-        _ => None,
-    };
-    let is_tolerated = match named_by {
-        Some(named) => {
-            let named = sqlx::query(named).persistent(false);
-            named.fetch_optional(&mut *tx).await?.is_some()
-        }
-        // Not of the key: ids begin again behind those that are there.
-        None => {
-            let constraint = database_error.and_then(|error| error.constraint());
-            code.as_deref() == Some(NOT_UNIQUE)
-                && !constraint.is_some_and(|name| name.ends_with("_pkey"))
-        }
-    };
-    match is_tolerated {
-        true => Ok(None),
-        false => Err(probe::refused(RECORDING, error.into())),
     }
 }
 
-/// What can keep a row of `operation_runs` as it is without an error.
-async fn keeper(tx: &mut PgConnection) -> Result<&'static str, StoreError> {
-    let is_restricted: bool = sqlx::query_scalar("SELECT row_security_active('operation_runs')")
-        .persistent(false)
-        .fetch_one(tx)
-        .await?;
-    Ok(if is_restricted {
-        "row-level security or a trigger"
-    } else {
-        probe::TRIGGER
-    })
+#[async_trait]
+impl RunSteps for Steps<'_> {
+    async fn record(&mut self) -> Result<Recorded, StoreError> {
+        let mut inner = self.tx.begin().await?;
+        let mut recorded = insert(&mut inner, probe::RECORD).await;
+        if let Ok(Some((_, false))) = recorded {
+            inner.rollback().await?;
+            inner = self.tx.begin().await?;
+            recorded = insert(&mut inner, probe::RECORD_EMPTY).await;
+        }
+        let error = match recorded {
+            Ok(Some((run, _))) => {
+                inner.commit().await?;
+                return Ok(Recorded::Run(RunId(run)));
+            }
+            Ok(None) => {
+                inner.commit().await?;
+                let checkable: i64 = sqlx::query_scalar(probe::CHECKABLE.postgres)
+                    .persistent(false)
+                    .fetch_one(&mut *self.tx)
+                    .await?;
+                return Ok(probe::kept_out(checkable));
+            }
+            Err(error) => error,
+        };
+        inner.rollback().await?;
+        let database_error = error.as_database_error();
+        let code = database_error.and_then(|error| error.code());
+        let code = code.map(|code| code.into_owned()).unwrap_or_default();
+        let constraint = database_error.and_then(|error| error.constraint());
+        let constraint = constraint.map(str::to_owned);
+        let is_named = self.is_named(&code, constraint.as_deref()).await?;
+        match is_named {
+            true => Ok(Recorded::Nothing),
+            false => Recorded::refused(error.into()),
+        }
+    }
+
+    async fn queued(&mut self) -> Result<Option<RunId>, StoreError> {
+        let queued = Statement::from(probe::QUEUED);
+        let mut shared = self.store.shared(&mut *self.tx);
+        let queued: Option<(i64,)> = queued.fetch_optional(&mut shared).await?;
+        Ok(queued.map(|(run,)| RunId(run)))
+    }
+
+    async fn claim(&mut self, request: ClaimRequest) -> Result<Option<Claim>, StoreError> {
+        self.store.claim_locked(self.tx, request).await
+    }
+
+    async fn release(&mut self, claim: &Claim) -> Result<bool, StoreError> {
+        let mut inner = self.tx.begin().await?;
+        let mut shared = self.store.shared(&mut *inner);
+        let released = release_in(&mut shared, claim, AttemptEnd::Shutdown, None).await?;
+        inner.rollback().await?;
+        Ok(released)
+    }
+
+    async fn complete(&mut self, request: &CompletionRequest) -> Result<bool, StoreError> {
+        let mut inner = self.tx.begin().await?;
+        let completed = self
+            .store
+            .complete_runs(&mut inner, std::slice::from_ref(request))
+            .await?;
+        let is_completed = completed.contains(request.run);
+        inner.rollback().await?;
+        Ok(is_completed)
+    }
+
+    async fn is_restricted(&mut self) -> Result<bool, StoreError> {
+        let restricted = self
+            .store
+            .scalar::<bool>("SELECT row_security_active('operation_runs')")
+            .persistent(false);
+        Ok(restricted.fetch_one(&mut *self.tx).await?)
+    }
 }
 
 impl PostgresStore {
-    /// Does with a run what `serve` does with it. A trigger or a constraint of the application may refuse each
-    /// step.
-    async fn try_run(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
-        let Some(run) = record(tx).await? else {
-            return self.try_claiming(tx).await;
-        };
-        let keeper = keeper(tx).await?;
-        let claimed = self.claim_locked(tx, probe::claim(run)).await;
-        let claim = probe::accepted(CLAIMING, keeper, claimed)?;
-        let mut inner = tx.begin().await?;
-        let mut shared = self.shared(&mut *inner);
-        let released = release_in(&mut shared, &claim, AttemptEnd::Shutdown, None).await;
-        let released = released.map(|released| released.then_some(()));
-        probe::accepted(RELEASING, keeper, released)?;
-        inner.rollback().await?;
-        for request in probe::completions(&claim)? {
-            let mut inner = tx.begin().await?;
-            let completed = self
-                .complete_runs(&mut inner, std::slice::from_ref(&request))
-                .await;
-            let completed = completed.map(|completed| completed.contains(run).then_some(()));
-            probe::accepted(COMPLETING, keeper, completed)?;
-            inner.rollback().await?;
-        }
-        Ok(())
+    async fn try_run(&self, tx: &mut PgConnection) -> Result<Writing, StoreError> {
+        probe::try_run(&mut Steps { store: self, tx }).await
     }
 
-    /// Claims a run of another producer, as the next worker would, if one is queued. It is not completed: a
-    /// rollback does not undo what a trigger does outside of the transaction.
-    async fn try_claiming(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
-        let queued = Statement::from(probe::QUEUED);
-        let queued: Option<(i64,)> = queued.fetch_optional(&mut self.shared(&mut *tx)).await?;
-        if let Some((run,)) = queued {
-            let claimed = self.claim_locked(tx, probe::claim(RunId(run))).await;
-            claimed.map_err(|error| probe::refused(CLAIMING, error))?;
-        }
-        Ok(())
+    /// Returns the next id of the table's sequence and the largest id that is there. `None`: it has no sequence, is
+    /// empty, or the role may not read either.
+    async fn ids(
+        &self,
+        tx: &mut PgConnection,
+        table: &str,
+    ) -> Result<Option<(i64, i64)>, StoreError> {
+        let sequence: Option<(String, i64, bool)> = self
+            .rows(SEQUENCE)
+            .persistent(false)
+            .bind(table)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some((sequence, increment, is_readable)) = sequence else {
+            return Ok(None);
+        };
+        // Rows are read as they were when the statement began, the sequence as it is.
+        let state = match is_readable {
+            true => format!(
+                "SELECT CASE WHEN s.is_called THEN s.last_value + {increment} ELSE s.last_value END, \
+                 (SELECT CAST(max(id) AS bigint) FROM {table}) FROM {sequence} AS s"
+            ),
+            // Known once it has given an id.
+            false => format!(
+                "SELECT pg_sequence_last_value(to_regclass(s.name)) + {increment}, \
+                 (SELECT CAST(max(id) AS bigint) FROM {table}) \
+                 FROM pg_get_serial_sequence('{table}', 'id') AS s(name)"
+            ),
+        };
+        let (next, largest): (Option<i64>, Option<i64>) = sqlx::query_as(AssertSqlSafe(state))
+            .persistent(false)
+            .fetch_one(&mut *tx)
+            .await?;
+        Ok(next.zip(largest))
     }
 }
 
@@ -285,7 +347,7 @@ impl ProbeStore for PostgresStore {
         .await
     }
 
-    async fn try_writing(&self) -> Result<(), StoreError> {
+    async fn try_writing(&self) -> Result<Writing, StoreError> {
         self.transaction_with_end(async |tx| {
             let nobody = format!("doctor-{}", Uuid::new_v4().simple());
             for statement in WRITTEN {
@@ -305,8 +367,25 @@ impl ProbeStore for PostgresStore {
                 .persistent(false)
                 .execute(&mut *tx)
                 .await?;
-            self.try_run(tx).await?;
-            Ok(End::Rollback(()))
+            let writing = self.try_run(tx).await?;
+            Ok(End::Rollback(writing))
+        })
+        .await
+    }
+
+    async fn repeated_ids(&self) -> Result<Vec<RepeatedIds>, StoreError> {
+        self.transaction(async |tx| {
+            let mut repeated = Vec::new();
+            for table in NUMBERED {
+                let ids = self.ids(tx, table).await?;
+                let ids = ids.filter(|(next, largest)| next <= largest);
+                repeated.extend(ids.map(|(next, largest)| RepeatedIds {
+                    table,
+                    next,
+                    largest,
+                }));
+            }
+            Ok(repeated)
         })
         .await
     }

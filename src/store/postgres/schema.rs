@@ -10,7 +10,12 @@ use async_trait::async_trait;
 use sqlx::{PgConnection, Row};
 use std::collections::BTreeSet;
 
-const MIGRATIONS_TABLE: &str = "verifyd.schema_migrations";
+/// Which migrations were applied.
+pub(super) const MIGRATIONS_TABLE: &str = "verifyd.schema_migrations";
+
+/// What is said where the role sees no row of it, although `migrate` has added some.
+const HIDDEN_MIGRATIONS: &str =
+    "row-level security hides every row of verifyd.schema_migrations from this role";
 
 /// A migration has no time limit; only one process migrates at a time. Lock and limits end with the
 /// transaction.
@@ -157,7 +162,8 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Versions applied so far; empty when `migrate` has never run.
+    /// Versions applied so far; empty when `migrate` has never run. An error where row-level security hides them: they
+    /// are not to be applied a second time.
     pub(super) async fn applied(
         &self,
         connection: &mut PgConnection,
@@ -171,8 +177,17 @@ impl PostgresStore {
         }
         let versions: Vec<i64> = self
             .scalar("SELECT version FROM verifyd.schema_migrations WHERE success")
-            .fetch_all(connection)
+            .fetch_all(&mut *connection)
             .await?;
+        if versions.is_empty() {
+            let is_restricted: bool = self
+                .scalar("SELECT row_security_active('verifyd.schema_migrations')")
+                .fetch_one(connection)
+                .await?;
+            if is_restricted {
+                return Err(StoreError::Refused(HIDDEN_MIGRATIONS.into()));
+            }
+        }
         Ok(versions.into_iter().collect())
     }
 }

@@ -3,13 +3,13 @@
 use super::{SqliteStore, now};
 use crate::domain::RunId;
 use crate::domain::attempt::AttemptEnd;
-use crate::ports::probe::{
-    CLAIMING, COMPLETING, DiskSpace, ProbeStore, RECORDING, RELEASING, TableSize,
-};
+use crate::ports::claims::Claim;
+use crate::ports::probe::{DiskSpace, ProbeStore, RECORDING, TableSize, Writing};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
-use crate::store::claims::release_in;
-use crate::store::probe;
+use crate::store::claims::{ClaimRequest, release_in};
+use crate::store::completion::CompletionRequest;
+use crate::store::probe::{self, Recorded, RunSteps};
 use crate::store::sql::sql;
 use crate::store::statement::Statement;
 use crate::store::tables::APPLICATION_TABLES;
@@ -29,62 +29,85 @@ const TABLE_SIZES: &str = "SELECT m.tbl_name, sum(d.pgsize) AS bytes
     FROM dbstat d JOIN sqlite_master m ON m.name = d.name
     WHERE d.aggregate = TRUE GROUP BY m.tbl_name ORDER BY bytes DESC, 1";
 
-impl SqliteStore {
-    /// Does with a run what `serve` does with it. A trigger of the application may refuse each step.
-    async fn try_run(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
+/// A run in a transaction that is rolled back.
+struct Steps<'a> {
+    store: &'a SqliteStore,
+    tx: &'a mut SqliteConnection,
+}
+
+#[async_trait]
+impl RunSteps for Steps<'_> {
+    async fn record(&mut self) -> Result<Recorded, StoreError> {
+        let mut inner = self.tx.begin().await?;
         let record = Statement::from(probe::RECORD);
-        let recorded: Result<Option<(i64, bool)>, _> = record.fetch_optional(&mut &mut *tx).await;
-        let run = match recorded {
-            Ok(Some((run, _))) => RunId(run),
+        let recorded: Result<Option<(i64, bool)>, _> =
+            record.fetch_optional(&mut &mut *inner).await;
+        let error = match recorded {
+            Ok(Some((run, _))) => {
+                inner.commit().await?;
+                return Ok(Recorded::Run(RunId(run)));
+            }
             Ok(None) => {
+                inner.commit().await?;
                 let checkable = Statement::from(probe::CHECKABLE);
-                let checkable: Option<(i64,)> = checkable.fetch_optional(&mut &mut *tx).await?;
-                probe::not_kept_out(checkable.map_or(0, |(count,)| count))?;
-                return self.try_claiming(tx).await;
+                let checkable: Option<(i64,)> =
+                    checkable.fetch_optional(&mut &mut *self.tx).await?;
+                return Ok(probe::kept_out(checkable.map_or(0, |(count,)| count)));
             }
-            Err(StoreError::Refused(why)) if why.ends_with(NOT_UNIQUE) => {
-                return self.try_claiming(tx).await;
-            }
-            Err(error) => return Err(probe::refused(RECORDING, error)),
+            Err(error) => error,
         };
-        let claimed = self.claim_prepared(tx, probe::claim(run)).await;
-        let claim = probe::accepted(CLAIMING, probe::TRIGGER, claimed)?;
-        let mut inner = tx.begin().await?;
-        let released = release_in(&mut &mut *inner, &claim, AttemptEnd::Shutdown, None).await;
-        let released = released.map(|released| released.then_some(()));
-        probe::accepted(RELEASING, probe::TRIGGER, released)?;
-        inner.rollback().await?;
-        for request in probe::completions(&claim)? {
-            let mut inner = tx.begin().await?;
-            let completed = self
-                .complete_runs(&mut inner, std::slice::from_ref(&request))
-                .await;
-            let completed = completed.map(|completed| completed.contains(run).then_some(()));
-            probe::accepted(COMPLETING, probe::TRIGGER, completed)?;
-            inner.rollback().await?;
+        // A trigger may have ended the transaction (ROLLBACK): what came next would stay.
+        if inner.rollback().await.is_err() {
+            return Err(probe::refused(RECORDING, error));
         }
-        Ok(())
+        match error {
+            StoreError::Refused(why) if why.ends_with(NOT_UNIQUE) => Ok(Recorded::Nothing),
+            error => Recorded::refused(error),
+        }
     }
 
-    /// Claims a run of another producer, if one is queued: see the same of PostgreSQL.
-    async fn try_claiming(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
+    async fn queued(&mut self) -> Result<Option<RunId>, StoreError> {
         let queued = Statement::from(probe::QUEUED);
-        let queued: Option<(i64,)> = queued.fetch_optional(&mut &mut *tx).await?;
-        if let Some((run,)) = queued {
-            let claimed = self.claim_prepared(tx, probe::claim(RunId(run))).await;
-            claimed.map_err(|error| probe::refused(CLAIMING, error))?;
-        }
-        Ok(())
+        let queued: Option<(i64,)> = queued.fetch_optional(&mut &mut *self.tx).await?;
+        Ok(queued.map(|(run,)| RunId(run)))
+    }
+
+    async fn claim(&mut self, request: ClaimRequest) -> Result<Option<Claim>, StoreError> {
+        self.store.claim_prepared(self.tx, request).await
+    }
+
+    async fn release(&mut self, claim: &Claim) -> Result<bool, StoreError> {
+        let mut inner = self.tx.begin().await?;
+        let released = release_in(&mut &mut *inner, claim, AttemptEnd::Shutdown, None).await?;
+        inner.rollback().await?;
+        Ok(released)
+    }
+
+    async fn complete(&mut self, request: &CompletionRequest) -> Result<bool, StoreError> {
+        let mut inner = self.tx.begin().await?;
+        let completed = self
+            .store
+            .complete_runs(&mut inner, std::slice::from_ref(request))
+            .await?;
+        let is_completed = completed.contains(request.run);
+        inner.rollback().await?;
+        Ok(is_completed)
+    }
+}
+
+impl SqliteStore {
+    async fn try_run(&self, tx: &mut SqliteConnection) -> Result<Writing, StoreError> {
+        probe::try_run(&mut Steps { store: self, tx }).await
     }
 }
 
 #[async_trait]
 impl ProbeStore for SqliteStore {
-    async fn try_writing(&self) -> Result<(), StoreError> {
+    async fn try_writing(&self) -> Result<Writing, StoreError> {
         self.transaction_with_end(async |tx| {
             sqlx::query(WRITTEN).execute(&mut *tx).await?;
-            self.try_run(tx).await?;
-            Ok(End::Rollback(()))
+            let writing = self.try_run(tx).await?;
+            Ok(End::Rollback(writing))
         })
         .await
     }

@@ -18,7 +18,7 @@ fn answer(bench: &Bench) -> (i32, Value) {
 }
 
 /// The exit code, and the parts that failed or warn: name, what was found, what to do.
-fn examined(bench: &Bench) -> (i32, Vec<(String, String, String)>) {
+pub(super) fn examined(bench: &Bench) -> (i32, Vec<(String, String, String)>) {
     let (code, parts) = answer(bench);
     let text = |part: &Value, member: &str| part[member].as_str().unwrap_or_default().to_owned();
     let bad = parts
@@ -97,7 +97,7 @@ async fn a_pooler_that_loses_statements_is_named_with_what_to_set() {
 }
 
 /// The statement that ends a remedy.
-fn statement(remedy: &str) -> &str {
+pub(super) fn statement(remedy: &str) -> &str {
     assert!(remedy.ends_with(';'), "{remedy}");
     remedy.rsplit(": ").next().unwrap()
 }
@@ -173,8 +173,13 @@ async fn what_the_role_may_not_do_is_named() {
             panic!("{bad:?}")
         };
         assert_eq!((code, part.as_str()), (0, "schema"));
-        assert_eq!(statement(remedy), "ALTER ROLE verifyd_serve BYPASSRLS;");
-        assert!(remedy.contains("this warning stays"), "{remedy}");
+        let mended = match table.starts_with("verifyd.") {
+            true => format!("{security} DISABLE ROW LEVEL SECURITY;"),
+            false => "ALTER ROLE verifyd_serve BYPASSRLS;".to_owned(),
+        };
+        assert_eq!(statement(remedy), mended);
+        let is_shared = remedy.contains("this warning stays");
+        assert_eq!(is_shared, !table.starts_with("verifyd."), "{remedy}");
         let applies = format!("{table}: row-level security applies to the role verifyd_serve");
         assert!(found.starts_with(&applies), "{found}");
         bench
@@ -405,7 +410,7 @@ async fn a_column_that_verifyd_does_not_name_is_found() {
 /// Rows were restored, and the sequence was not.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_begin_again_are_found() {
-    let bench = Bench::new().await;
+    let mut bench = Bench::new().await;
     bench.healthy(1);
     bench
         .execute(
@@ -419,9 +424,33 @@ async fn ids_that_begin_again_are_found() {
     let [(part, found, remedy)] = &bad[..] else {
         panic!("{bad:?}")
     };
-    assert_eq!((code, part.as_str()), (1, "writing"));
-    assert!(found.contains("(SQLSTATE 23505)"), "{found}");
+    assert_eq!((code, part.as_str()), (0, "writing"));
+    let begin_again = "the next id of operation_runs is 1, and 5 is there already";
+    assert!(found.starts_with(begin_again), "{found}");
     bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+
+    // Of every table that verifyd inserts into, also as the role that `serve` has.
+    bench.token(&["run"]);
+    bench.grant().await;
+    bench.become_role("verifyd_serve");
+    assert_eq!(examined(&bench), (0, vec![]));
+    let numbered = [
+        "provider_connections",
+        "provider_credentials",
+        "verifyd.api_tokens",
+    ];
+    for table in numbered {
+        let again = format!("SELECT setval(pg_get_serial_sequence('{table}', 'id'), 1, false)");
+        bench.execute(&again).await;
+    }
+    let (code, bad) = examined(&bench);
+    assert_eq!((code, bad.len()), (0, numbered.len()), "{bad:?}");
+    for (table, (_, found, remedy)) in numbered.into_iter().zip(&bad) {
+        let begin_again = format!("the next id of {table} is 1, and ");
+        assert!(found.starts_with(&begin_again), "{found}");
+        bench.execute(statement(remedy)).await;
+    }
     assert_eq!(examined(&bench), (0, vec![]));
 }
 
@@ -481,14 +510,6 @@ async fn a_rule_of_the_application_that_refuses_runs_is_found() {
             drop_trigger,
             "claiming a run: null value in column \"actor\"",
         ),
-        (
-            "CREATE FUNCTION dropped() RETURNS trigger LANGUAGE plpgsql AS \
-             'BEGIN RETURN NULL; END'; \
-             CREATE TRIGGER refused BEFORE INSERT ON operation_runs FOR EACH ROW \
-             EXECUTE FUNCTION dropped()",
-            drop_trigger,
-            "recording a check: a trigger keeps the row out",
-        ),
     ] {
         bench.execute(rule).await;
         let (code, bad) = examined(&bench);
@@ -498,6 +519,47 @@ async fn a_rule_of_the_application_that_refuses_runs_is_found() {
         assert_eq!((code, part.as_str()), (1, "writing"), "{bad:?}");
         assert!(found.contains(said), "{said}: {found}");
         assert!(remedy.contains("trigger or constraint"), "{remedy}");
+        bench.execute(dropped).await;
+    }
+    assert_eq!(examined(&bench), (0, vec![]));
+
+    // Runs of others are worked on while the INSERT of verifyd is refused.
+    for (rule, dropped, said) in [
+        (
+            "CREATE FUNCTION dropped() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN RETURN NULL; END'; \
+             CREATE TRIGGER refused BEFORE INSERT ON operation_runs FOR EACH ROW \
+             EXECUTE FUNCTION dropped()",
+            drop_trigger,
+            "recording a check: a trigger keeps the row out",
+        ),
+        (
+            "ALTER TABLE operation_runs ADD CONSTRAINT refused \
+             CHECK (context ? 'ticket' OR status <> 'queued')",
+            "ALTER TABLE operation_runs DROP CONSTRAINT refused",
+            "recording a check: new row for relation \"operation_runs\" violates check constraint \
+             \"refused\"",
+        ),
+        (
+            "CREATE TABLE spaces (id bigint PRIMARY KEY); \
+             ALTER TABLE operation_runs ADD CONSTRAINT refused \
+             FOREIGN KEY (workspace_id) REFERENCES spaces (id)",
+            "ALTER TABLE operation_runs DROP CONSTRAINT refused",
+            "recording a check: insert or update on table \"operation_runs\" violates foreign key \
+             constraint \"refused\"",
+        ),
+    ] {
+        bench.execute(rule).await;
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{said}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (0, "writing"), "{bad:?}");
+        assert!(found.contains(said), "{said}: {found}");
+        assert!(
+            remedy.contains("trigger or constraint") && remedy.contains("created_at; until then"),
+            "{remedy}"
+        );
         bench.execute(dropped).await;
     }
     assert_eq!(examined(&bench), (0, vec![]));
@@ -528,7 +590,8 @@ async fn connections_that_cannot_be_used_are_named_once_and_counted() {
              INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status)
              SELECT n, NULL, 1, 'microsoft', 'enabled' FROM generate_series(1, 7) n;
              INSERT INTO provider_credentials (provider_connection_id, kind, payload)
-             SELECT n, 'client_secret', 'x' FROM generate_series(1, 7) n",
+             SELECT n, 'client_secret', 'x' FROM generate_series(1, 7) n;
+             SELECT setval(pg_get_serial_sequence('provider_connections', 'id'), 7)",
         )
         .await;
     let (code, bad) = examined(&bench);
@@ -561,7 +624,9 @@ async fn credentials_that_are_not_named_or_not_tested_are_told() {
                  client_id, cloud, module
              FROM provider_connections, generate_series({ids}) n WHERE id = {healthy};
              INSERT INTO provider_credentials (provider_connection_id, kind, payload)
-             SELECT n, '{kind}', {payload} FROM generate_series({ids}) n;"
+             SELECT n, '{kind}', {payload} FROM generate_series({ids}) n;
+             SELECT setval(pg_get_serial_sequence('provider_connections', 'id'), max(id))
+             FROM provider_connections;"
         )
     };
     bench

@@ -5,6 +5,7 @@ use crate::store::fixtures::{blocked, context, quoted, report_of};
 use serde_json::{Value, json};
 use verifyd::domain::RunStatus;
 use verifyd::domain::run::RUN_TYPE;
+use verifyd::ports::probe::Writing;
 
 async fn refused(bed: &Bed, change: &str) -> bool {
     match bed.try_exec(change).await {
@@ -122,13 +123,49 @@ async fn said_under(bed: &Bed, number: usize, change: &str, refuses: bool) -> Op
     tried.err().map(|error| error.to_string())
 }
 
+/// Nothing is refused.
+async fn accepts_all(bed: &Bed) -> bool {
+    matches!(bed.store.try_writing().await.unwrap(), Writing::Accepted)
+}
+
+/// Whether verifyd can only not record a run while a trigger of the application refuses such new ones.
+async fn not_recording(bed: &Bed, number: usize, new: &str) -> bool {
+    let name = format!("a_rule_{number}");
+    let (create, on) = if bed.is_postgres() {
+        let create = format!(
+            "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN RAISE EXCEPTION ''not today''; END'; \
+             CREATE TRIGGER {name} BEFORE INSERT ON operation_runs FOR EACH ROW WHEN ({new}) \
+             EXECUTE FUNCTION {name}()"
+        );
+        (create, " ON operation_runs")
+    } else {
+        let create = format!(
+            "CREATE TRIGGER {name} BEFORE INSERT ON operation_runs WHEN {new} \
+             BEGIN SELECT RAISE(ABORT, 'not today'); END"
+        );
+        (create, "")
+    };
+    bed.exec(&create).await;
+    let tried = bed.store.try_writing().await;
+    bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
+    match tried.unwrap() {
+        Writing::Accepted => false,
+        Writing::NotRecording(error) => {
+            let said = error.to_string();
+            assert!(said.contains("recording a check: not today"), "{said}");
+            true
+        }
+    }
+}
+
 /// Nothing of what is tried is left.
 pub async fn what_a_rule_of_the_application_refuses_is_found_by_trying(bed: &Bed) {
     const RUNNING: &str = "new.status = 'running'";
     const COMPLETED: &str = "new.status = 'completed'";
     const BLOCKED: &str = "new.outcome = 'blocked'";
     const QUEUED: &str = "old.status = 'running' AND new.status = 'queued'";
-    bed.store.try_writing().await.unwrap();
+    assert!(accepts_all(bed).await);
     // Without a connection nothing is recorded, and what is queued is only claimed.
     let queued = bed.queued().await;
     let said = said_under(bed, 0, RUNNING, true).await;
@@ -149,7 +186,9 @@ pub async fn what_a_rule_of_the_application_refuses_is_found_by_trying(bed: &Bed
         let said = said.unwrap_or_default();
         assert!(said.contains(step), "{change}: {said}");
     }
-    bed.store.try_writing().await.unwrap();
+    assert!(accepts_all(bed).await);
+    // Where only the INSERT is refused, the queued run is claimed all the same.
+    assert!(not_recording(bed, 10, "new.status = 'queued'").await);
     assert_eq!(bed.listed().await, [queued]);
     for table in ["workers", "run_attempts", "run_deliveries"] {
         assert_eq!(bed.count(&bed.own(table)).await, 0, "{table}");

@@ -9,6 +9,7 @@ use verifyd::domain::access::Binding;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{RunStatus, TenantId};
 use verifyd::ports::overview::ConnectionFilter;
+use verifyd::ports::probe::Writing;
 use verifyd::ports::store::SchemaFinding;
 
 const APPLICATION: &str = r#"
@@ -202,7 +203,8 @@ async fn defaults_that_fill_a_new_run_are_overruled_and_named() {
         assert_eq!(bed.run(run).await.started_at, None);
         bed.claim(run, "w1").await;
     }
-    bed.store.try_writing().await.unwrap();
+    let writing = bed.store.try_writing().await.unwrap();
+    assert!(matches!(writing, Writing::Accepted), "{writing:?}");
     let findings = bed.store.inspect().await.unwrap().into_iter();
     let of_columns = findings.filter(|finding| finding.subject.starts_with("operation_runs."));
     let remedies: Vec<String> = of_columns.map(|finding| finding.remedy).collect();

@@ -1,0 +1,94 @@
+//! Tests the writes of `serve`, which are rolled back, and the ids that its next rows get.
+
+use super::{Line, State, bad, error, ok};
+use crate::ports::probe::{CLAIMING, COMPLETING, RECORDING, RELEASING, RepeatedIds, Writing};
+use crate::ports::store::{Store, StoreError};
+
+const PART: &str = "writing";
+
+/// The remedy where a rule of the application refuses what `serve` writes to a run.
+const REFUSING_RULE: &str = "let the trigger or constraint that refuses it accept what verifyd \
+     writes: status, outcome, context, failure_summary, started_at and completed_at of its runs";
+
+/// The remedy where such a rule refuses a run that verifyd records.
+const REFUSING_INSERT: &str = "let the trigger or constraint that refuses it accept a queued run with workspace_id, \
+     tenant_id, type, status, context and created_at; until then no check is started by command line, API or page";
+
+/// What was tried where verifyd cannot record a run.
+const ONLY_CLAIMED: &str =
+    "runs of other producers are worked on, and verifyd cannot record its own";
+
+pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
+    // Before a check is recorded, which takes an id.
+    let repeated = store.repeated_ids().await.unwrap_or_else(|failure| {
+        lines.push(Line {
+            state: State::Warning,
+            ..error(PART, &failure)
+        });
+        Vec::new()
+    });
+    lines.extend(repeated.iter().map(repeating));
+    lines.push(match store.try_writing().await {
+        Ok(Writing::Accepted) => ok(PART, "what serve writes is accepted"),
+        Ok(Writing::NotRecording(failure)) => {
+            let of_runs = repeated.iter().any(|ids| ids.table == "operation_runs");
+            if of_runs && is_repeated_key(&failure) {
+                return;
+            }
+            let line = refused(&failure, REFUSING_INSERT);
+            Line {
+                state: State::Warning,
+                found: format!("{ONLY_CLAIMED}: {}", line.found),
+                ..line
+            }
+        }
+        Err(failure @ StoreError::Contended(_)) => Line {
+            state: State::Warning,
+            remedy: Some("try again; else look for locks and load".to_owned()),
+            ..error(PART, &failure)
+        },
+        Err(failure) => refused(&failure, REFUSING_RULE),
+    });
+}
+
+/// A line for the ids of a table that begin again.
+fn repeating(ids: &RepeatedIds) -> Line {
+    let RepeatedIds {
+        table,
+        next,
+        largest,
+    } = ids;
+    bad(
+        PART,
+        State::Warning,
+        format!(
+            "the next id of {table} is {next}, and {largest} is there already: an INSERT is refused where its id is taken"
+        ),
+        format!(
+            "as the table's owner: SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table};"
+        ),
+    )
+}
+
+/// A line for what was refused, with this remedy where a rule of the application refuses a step with a run.
+fn refused(failure: &StoreError, of_rule: &str) -> Line {
+    let line = error(PART, failure);
+    match failure {
+        StoreError::Refused(why) if is_refused_by_a_rule(why) => Line {
+            remedy: Some(of_rule.to_owned()),
+            ..line
+        },
+        _ => line,
+    }
+}
+
+/// Whether a rule of the application refuses a step with a run: no right, policy or key, which have other remedies.
+fn is_refused_by_a_rule(why: &str) -> bool {
+    let steps = [RECORDING, CLAIMING, RELEASING, COMPLETING];
+    let others = ["SQLSTATE 42501", "row-level security", "_pkey\""];
+    steps.iter().any(|step| why.starts_with(step)) && !others.iter().any(|o| why.contains(o))
+}
+
+fn is_repeated_key(failure: &StoreError) -> bool {
+    failure.to_string().contains("_pkey\" (SQLSTATE 23505)")
+}

@@ -1,0 +1,355 @@
+//! The privileges that `serve` needs: what deploy/postgres-grants.sql grants to `verifyd_serve` on tables. A test
+//! compares both.
+
+use super::PostgresStore;
+use super::schema::MIGRATIONS_TABLE;
+use crate::ports::schema::SchemaFinding;
+use crate::ports::store_error::StoreError;
+use sqlx::PgConnection;
+
+/// A privilege on a table or on some of its columns.
+#[derive(Debug)]
+pub(super) struct Privilege {
+    name: &'static str,
+    /// As GRANT names them; empty: on the table.
+    columns: &'static str,
+    /// What does not work without it; `None`: `serve` does not.
+    kept_out: Option<&'static str>,
+}
+
+/// Missing privileges on one table.
+#[derive(Debug)]
+pub(super) struct Missing {
+    privileges: Vec<&'static Privilege>,
+    /// The sequence of its ids, where the role lacks USAGE.
+    sequence: Option<String>,
+    /// The role, as SQL names it.
+    user: String,
+    /// Whether policies decide which rows the role reads and writes.
+    is_restricted: bool,
+}
+
+const fn on_table(name: &'static str) -> Privilege {
+    Privilege {
+        name,
+        columns: "",
+        kept_out: None,
+    }
+}
+
+const fn on_columns(name: &'static str, columns: &'static str) -> Privilege {
+    Privilege {
+        name,
+        columns,
+        kept_out: None,
+    }
+}
+
+/// A privilege that `serve` can do without.
+const fn optional(name: &'static str, columns: &'static str, kept_out: &'static str) -> Privilege {
+    Privilege {
+        name,
+        columns,
+        kept_out: Some(kept_out),
+    }
+}
+
+const SELECT: Privilege = on_table("SELECT");
+const INSERT: Privilege = on_table("INSERT");
+const UPDATE: Privilege = on_table("UPDATE");
+const DELETE: Privilege = on_table("DELETE");
+
+const READ: &[Privilege] = &[SELECT];
+const ALL: &[Privilege] = &[SELECT, INSERT, UPDATE, DELETE];
+
+const NEEDED: &[(&str, &[Privilege])] = &[
+    (MIGRATIONS_TABLE, READ),
+    ("verifyd.owned_tables", READ),
+    ("verifyd.run_attempts", ALL),
+    ("verifyd.workers", ALL),
+    ("verifyd.run_deliveries", ALL),
+    ("verifyd.latest_reports", ALL),
+    ("verifyd.connection_facts", ALL),
+    ("verifyd.tenant_inventory", ALL),
+    ("verifyd.carried_acknowledgements", ALL),
+    ("verifyd.page_sessions", ALL),
+    ("verifyd.idempotency_keys", ALL),
+    ("verifyd.webhook_deliveries", ALL),
+    ("verifyd.webhook_attempts", ALL),
+    (
+        "verifyd.webhook_endpoints",
+        &[
+            SELECT,
+            on_columns(
+                "UPDATE",
+                "enabled, disabled_reason, failures, circuit_pauses, circuit_opened_at, circuit_probe_at",
+            ),
+        ],
+    ),
+    (
+        "verifyd.api_tokens",
+        &[SELECT, on_columns("UPDATE", "last_used_at")],
+    ),
+    ("verifyd.acknowledgement_actors", &[SELECT, INSERT]),
+    ("verifyd.sweep_lock", &[SELECT, INSERT, UPDATE]),
+    (
+        "operation_runs",
+        &[
+            SELECT,
+            on_columns(
+                "UPDATE",
+                "status, outcome, context, failure_summary, started_at, completed_at",
+            ),
+            optional(
+                "INSERT",
+                "workspace_id, tenant_id, type, status, context, created_at",
+                "this role can start no check by command line, API or page",
+            ),
+        ],
+    ),
+    ("provider_connections", READ),
+    ("provider_credentials", READ),
+    ("tenant_permissions", &[SELECT, INSERT, UPDATE]),
+    ("tenants", READ),
+    (
+        "tenant_onboarding_sessions",
+        &[
+            SELECT,
+            optional(
+                "UPDATE",
+                "state",
+                "this role can start no check of an onboarding session by command line, API or page",
+            ),
+        ],
+    ),
+    (
+        "verification_check_acknowledgements",
+        &[
+            SELECT,
+            optional(
+                "INSERT",
+                "operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at, expires_at",
+                "this role can acknowledge nothing by command line, API or page",
+            ),
+            optional(
+                "UPDATE",
+                "withdrawn_at, withdrawn_by",
+                "this role can withdraw no acknowledgement by command line, API or page",
+            ),
+        ],
+    ),
+];
+
+fn needed(table: &str) -> &'static [Privilege] {
+    match NEEDED.iter().find(|(name, _)| *name == table) {
+        Some((_, privileges)) => privileges,
+        None => &[],
+    }
+}
+
+/// Whether `serve` writes the table.
+pub(super) fn is_written(table: &str) -> bool {
+    let mut needed = needed(table).iter();
+    needed.any(|privilege| privilege.name != "SELECT" && privilege.kept_out.is_none())
+}
+
+/// `$1`: the name of a table, `$2` and `$3`: privileges and the columns of each. Which of them are missing, counted from
+/// 1, the role, and whether policies decide which rows it reads and writes. A column that is missing is another finding.
+/// UPDATE of a table may be granted on some columns only.
+const MISSING: &str = "
+    SELECT ARRAY(SELECT p.n FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS p(name, columns, n)
+            WHERE NOT CASE
+                WHEN p.columns <> '' THEN NOT EXISTS (SELECT FROM pg_attribute a
+                    WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+                      AND a.attname::text = ANY (string_to_array(p.columns, ', '))
+                      AND NOT has_column_privilege(a.attrelid, a.attnum, p.name))
+                WHEN p.name = 'UPDATE' THEN has_any_column_privilege(t.oid, p.name)
+                ELSE has_table_privilege(t.oid, p.name) END
+            ORDER BY p.n),
+        quote_ident(current_user), coalesce(row_security_active(t.oid), false)
+    FROM (SELECT to_regclass($1)::oid) AS t(oid)";
+
+/// `$1`: the name of a table. The sequence of its ids, where the role may not use it. An id from an identity column takes
+/// no privilege on its sequence.
+const SEQUENCE: &str = "
+    SELECT s.name FROM pg_attribute a
+    CROSS JOIN LATERAL pg_get_serial_sequence($1::text, a.attname::text) AS s(name)
+    WHERE a.attrelid = to_regclass($1::text) AND a.attname = 'id' AND a.attidentity = ''
+      AND NOT has_sequence_privilege(s.name, 'USAGE, UPDATE')";
+
+impl Missing {
+    /// Whether the role lacks what it needs to insert a row.
+    pub fn has_no_insert(&self) -> bool {
+        self.sequence.is_some() || self.privileges.iter().any(|p| p.name == "INSERT")
+    }
+
+    fn findings(self, table: &str) -> Vec<SchemaFinding> {
+        let mut findings = Vec::new();
+        let (optional, fatal): (Vec<_>, Vec<_>) = self
+            .privileges
+            .iter()
+            .partition(|privilege| privilege.kept_out.is_some());
+        if !fatal.is_empty() {
+            let names: Vec<&str> = fatal.iter().map(|privilege| privilege.name).collect();
+            findings.push(SchemaFinding::fatal(
+                table,
+                format!("the privilege is missing: {}", names.join(", ")),
+                grant(&fatal, table, &self.user),
+            ));
+        }
+        let user = &self.user;
+        findings.extend(optional.iter().map(|privilege| {
+            SchemaFinding::advice(
+                table,
+                format!(
+                    "the privilege is missing: {}; {}",
+                    privilege.name,
+                    privilege.kept_out.unwrap_or_default()
+                ),
+                format!(
+                    "as the table's owner: GRANT {} ON {table} TO {user};",
+                    privilege.clause()
+                ),
+            )
+        }));
+        if let Some(sequence) = &self.sequence {
+            let mut needed = needed(table).iter();
+            let insert = needed.find(|privilege| privilege.name == "INSERT");
+            let kept_out = insert.and_then(|insert| insert.kept_out);
+            findings.push(SchemaFinding::advice(
+                table,
+                format!(
+                    "the privilege is missing: USAGE of {sequence}; {}",
+                    kept_out.unwrap_or("this role can insert no row")
+                ),
+                format!("as the table's owner: GRANT USAGE ON SEQUENCE {sequence} TO {user};"),
+            ));
+        }
+        if self.is_restricted {
+            let remedy = match table.starts_with("verifyd.") {
+                true => format!(
+                    "as the table's owner, since only verifyd uses it: ALTER TABLE {table} DISABLE ROW LEVEL \
+                     SECURITY;"
+                ),
+                false => format!(
+                    "where policies of the table admit all rows to {user}, nothing is to be done, and this warning \
+                     stays; else as a superuser: ALTER ROLE {user} BYPASSRLS;"
+                ),
+            };
+            findings.push(SchemaFinding::advice(
+                table,
+                format!(
+                    "row-level security applies to the role {user}, which sees no rows and writes none but those that \
+                     a policy admits"
+                ),
+                remedy,
+            ));
+        }
+        let findings = findings.into_iter();
+        findings
+            .map(|finding| SchemaFinding {
+                privilege: true,
+                ..finding
+            })
+            .collect()
+    }
+}
+
+impl Privilege {
+    /// As GRANT has it.
+    fn clause(&self) -> String {
+        match self.columns {
+            "" => self.name.to_owned(),
+            columns => format!("{} ({columns})", self.name),
+        }
+    }
+}
+
+/// How a role gets what it lacks on a table: one of deploy/postgres-grants.sql as that file grants it.
+fn grant(missing: &[&&'static Privilege], table: &str, user: &str) -> String {
+    const OTHERS: [&str; 4] = [
+        "verifyd_migrate",
+        "verifyd_operator",
+        "verifyd_prune",
+        "verifyd_producer",
+    ];
+    if user == "verifyd_serve" {
+        return "apply deploy/postgres-grants.sql again, as its first lines say".to_owned();
+    }
+    if OTHERS.contains(&user) {
+        return "connect as verifyd_serve".to_owned();
+    }
+    let clauses: Vec<String> = missing.iter().map(|privilege| privilege.clause()).collect();
+    format!(
+        "as the table's owner: GRANT {} ON {table} TO {user};",
+        clauses.join(", ")
+    )
+}
+
+impl PostgresStore {
+    /// Returns what the role lacks on this table.
+    pub(super) async fn missing_privileges(
+        &self,
+        tx: &mut PgConnection,
+        table: &str,
+    ) -> Result<Missing, StoreError> {
+        let needed = needed(table);
+        let names: Vec<&'static str> = needed.iter().map(|privilege| privilege.name).collect();
+        let columns: Vec<&'static str> = needed.iter().map(|privilege| privilege.columns).collect();
+        let (missing, user, is_restricted): (Vec<i64>, String, bool) = self
+            .rows(MISSING)
+            .bind(table)
+            .bind(names.clone())
+            .bind(columns)
+            .fetch_one(&mut *tx)
+            .await?;
+        let sequence = match names.contains(&"INSERT") {
+            true => {
+                let sequence = self.scalar::<String>(SEQUENCE).bind(table);
+                sequence.fetch_optional(&mut *tx).await?
+            }
+            false => None,
+        };
+        let numbered = (1..).zip(needed);
+        let privileges = numbered
+            .filter(|(number, _)| missing.contains(number))
+            .map(|(_, privilege)| privilege)
+            .collect();
+        Ok(Missing {
+            privileges,
+            sequence,
+            user,
+            is_restricted,
+        })
+    }
+
+    /// Names what the role lacks on this table, with the statement that grants it.
+    pub(super) async fn inspect_privileges(
+        &self,
+        tx: &mut PgConnection,
+        table: &str,
+        findings: &mut Vec<SchemaFinding>,
+    ) -> Result<(), StoreError> {
+        let missing = self.missing_privileges(tx, table).await?;
+        findings.extend(missing.findings(table));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tables::{APPLICATION, OWN};
+
+    #[test]
+    fn the_privileges_on_each_table_are_known() {
+        let own = OWN.iter().map(|table| format!("verifyd.{}", table.name));
+        let application = APPLICATION.iter().map(|table| table.name.to_owned());
+        let mut tables: Vec<String> = own.chain(application).collect();
+        tables.push(MIGRATIONS_TABLE.to_owned());
+        tables.sort_unstable();
+        let mut known: Vec<&str> = NEEDED.iter().map(|(table, _)| *table).collect();
+        known.sort_unstable();
+        assert_eq!(known, tables);
+    }
+}
