@@ -339,11 +339,12 @@ impl PostgresStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tables::{APPLICATION, OWN};
+    use crate::store::tables::{APPLICATION, OWN, OWN_LOCKS};
 
     #[test]
     fn the_privileges_on_each_table_are_known() {
-        let own = OWN.iter().map(|table| format!("verifyd.{}", table.name));
+        let own = OWN.iter().chain(OWN_LOCKS);
+        let own = own.map(|table| format!("verifyd.{}", table.name));
         let application = APPLICATION.iter().map(|table| table.name.to_owned());
         let mut tables: Vec<String> = own.chain(application).collect();
         tables.push(MIGRATIONS_TABLE.to_owned());
