@@ -11,7 +11,7 @@ use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 use std::path::Path;
 
 /// What stands before a command in a line of a shell.
-const BEFORE: &[&str] = &["", "|", "$(", "--", "&&", ";"];
+const BEFORE: &[&str] = &["|", "$(", "--", "&&", ";"];
 
 /// What ends the arguments of a command in a line of a shell.
 const AFTER: &[&str] = &["|", "<", ">", "2>", "&", "&&", ";", "#"];
@@ -197,26 +197,32 @@ fn escaped(signs: &[char], from: usize) -> (String, usize) {
     (literal, index)
 }
 
+/// The command in a line of a shell.
+fn in_line(line: &str) -> Option<&str> {
+    let (before, command) = line.split_once("verifyd ")?;
+    let before = before.trim();
+    let begins = before.is_empty() || BEFORE.iter().any(|sign| before.ends_with(sign));
+    begins.then_some(command)
+}
+
 /// The commands of a document, and whether each may be a mere name.
 fn of_document(page: &str) -> Vec<(String, bool)> {
     let mut found = Vec::new();
-    let mut is_shell = false;
+    let mut shell: Option<String> = None;
     for event in Parser::new(page) {
         match event {
             Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) => {
-                is_shell = ["sh", "bash"].contains(&&*language);
+                shell = ["sh", "bash"].contains(&&*language).then(String::new);
             }
-            Event::End(TagEnd::CodeBlock) => is_shell = false,
-            Event::Text(text) if is_shell => {
-                for line in text.replace("\\\n", " ").lines() {
-                    if let Some((before, command)) = line.split_once("verifyd ")
-                        && BEFORE.iter().any(|end| match *end {
-                            "" => before.trim().is_empty(),
-                            end => before.trim_end().ends_with(end),
-                        })
-                    {
-                        found.push((command.to_owned(), false));
-                    }
+            Event::End(TagEnd::CodeBlock) => {
+                // Lines that a backslash continues are one.
+                let block = shell.take().unwrap_or_default().replace("\\\n", " ");
+                let commands = block.lines().filter_map(in_line);
+                found.extend(commands.map(|command| (command.to_owned(), false)));
+            }
+            Event::Text(text) => {
+                if let Some(block) = &mut shell {
+                    block.push_str(&text);
                 }
             }
             Event::Code(code) => {
