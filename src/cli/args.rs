@@ -3,6 +3,8 @@
 mod acknowledgements;
 mod debug;
 mod modules;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod webhooks;
 
