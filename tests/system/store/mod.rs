@@ -42,6 +42,7 @@ mod batches_and_other_commits;
 mod compression;
 mod migrate_beside_another_application;
 mod migrate_enforce;
+mod migration_locks;
 mod relation_kinds;
 mod serializable;
 mod sqlite_file;
