@@ -73,7 +73,7 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     Ok(exit::passed(!refused))
 }
 
-/// Lists what would be applied. Creates no file and opens no connection that changes something.
+/// Lists what would be applied. Creates no file.
 async fn plan(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
     let (database, version, pending) = if app::missing_database(settings)?.is_some() {
         ("sqlite", None, store::all_migrations())

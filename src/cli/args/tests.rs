@@ -8,7 +8,8 @@ use std::any::TypeId;
 
 /// The arguments of a command and of those below it, each with the words that lead to its command.
 fn arguments(command: &clap::Command, path: &[String], found: &mut Vec<(Vec<String>, clap::Arg)>) {
-    let path = [path, &[command.get_name().to_owned()]].concat();
+    let mut path = path.to_vec();
+    path.push(command.get_name().to_owned());
     for argument in command.get_arguments() {
         found.push((path.clone(), argument.clone()));
     }
