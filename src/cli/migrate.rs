@@ -82,7 +82,13 @@ async fn plan(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCod
         let version = store.schema_version().await?;
         let pending = store.pending_migrations().await?;
         let database = store.kind();
+        let wanted = store.wanted_schema_version();
         store.close().await;
+        if version.is_some_and(|version| version > wanted) {
+            output::note(format!(
+                "The schema is newer than this build, which knows version {wanted}: `verifyd migrate` refuses it."
+            ));
+        }
         (database, version, pending)
     };
     if args.json.json {
