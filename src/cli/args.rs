@@ -3,6 +3,8 @@
 mod acknowledgements;
 mod debug;
 mod modules;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod webhooks;
 
@@ -300,6 +302,9 @@ pub struct MigrateArgs {
     /// Add the guards for runs of verifyd's type to operation_runs, even if it is another application's
     #[arg(long)]
     pub enforce: bool,
+    /// List the migrations that would be applied and what they lock, and change nothing
+    #[arg(long, conflicts_with = "enforce")]
+    pub plan: bool,
     #[command(flatten)]
     pub json: JsonArg,
 }

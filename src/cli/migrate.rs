@@ -4,7 +4,9 @@ use super::args::MigrateArgs;
 use super::{exit, output, remedy};
 use crate::app;
 use crate::config::Settings;
-use crate::ports::store::{Enforced, Migrated, SchemaFinding, Store, StoreError};
+use crate::ports::store::{Enforced, Migrated, PendingMigration, SchemaFinding, Store, StoreError};
+use crate::store;
+use crate::view::words::counted;
 use anyhow::Context as _;
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
@@ -24,7 +26,20 @@ struct Done<'a> {
     guards: Option<&'a Enforced>,
 }
 
+/// What `migrate` would do, as JSON.
+#[derive(Debug, Serialize)]
+struct Plan<'a> {
+    /// `postgres` or `sqlite`.
+    database: &'static str,
+    /// `null`: no migration is applied.
+    version: Option<i64>,
+    pending: &'a [PendingMigration],
+}
+
 pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
+    if args.plan {
+        return plan(settings, args).await;
+    }
     let store = wait_for(settings, args.wait_for).await?;
     let migrated = store.migrate().await?;
     if let Some(unfit) = remedy::unfit(findings(store.as_ref()).await?.iter()) {
@@ -56,6 +71,76 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     store.close().await;
     let refused = enforced.is_some_and(|e| !e.refused.is_empty());
     Ok(exit::passed(!refused))
+}
+
+/// Lists what would be applied. Creates no file.
+async fn plan(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
+    let (database, version, pending) = if app::missing_database(settings)?.is_some() {
+        ("sqlite", None, store::all_migrations())
+    } else {
+        let store = wait_for(settings, args.wait_for).await?;
+        let version = store.schema_version().await?;
+        let pending = store.pending_migrations().await?;
+        let database = store.kind();
+        let wanted = store.wanted_schema_version();
+        store.close().await;
+        if version.is_some_and(|version| version > wanted) {
+            output::note(format!(
+                "The schema is newer than this build, which knows version {wanted}: `verifyd migrate` refuses it."
+            ));
+        }
+        (database, version, pending)
+    };
+    if args.json.json {
+        output::json(&Plan {
+            database,
+            version,
+            pending: &pending,
+        })?;
+    } else {
+        print_plan(database, version, &pending);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_plan(database: &str, version: Option<i64>, pending: &[PendingMigration]) {
+    let version = version.map_or_else(|| "none".to_owned(), |version| version.to_string());
+    let count = u64::try_from(pending.len()).unwrap_or(u64::MAX);
+    output::line(format!(
+        "schema version {version} ({database}), {} to apply",
+        counted(count, "migration")
+    ));
+    for migration in pending {
+        output::line(format!("  {} {}", migration.version, migration.title));
+        for lock in &migration.locks {
+            output::line(format!(
+                "      {} on {}, {}: {}",
+                lock.mode,
+                lock.table,
+                held_up(&lock.mode),
+                lock.statement
+            ));
+        }
+    }
+    match (pending.is_empty(), database) {
+        (true, _) => {}
+        (false, "postgres") => output::note(
+            "All are applied in one transaction, which keeps its locks until the end. Tables that are not there yet \
+             are not listed.",
+        ),
+        (false, _) => output::note(
+            "All are applied in one transaction, during which nobody else writes into the file.",
+        ),
+    }
+}
+
+/// Whom a lock of PostgreSQL holds up, of those who read and write rows.
+fn held_up(mode: &str) -> &'static str {
+    match mode {
+        "ACCESS EXCLUSIVE" => "holds up readers and writers",
+        "SHARE" | "SHARE ROW EXCLUSIVE" | "EXCLUSIVE" => "holds up writers",
+        _ => "holds up nobody who reads or writes rows",
+    }
 }
 
 /// Returns findings about the schema. The privileges of the user who runs `serve` are tested by `doctor`.

@@ -1,8 +1,6 @@
 //! Finds the remedy for a failure, where its text is specific. A wrong remedy is worse than none.
 
-mod queue;
-
-pub(super) use queue::of_queue;
+pub(super) use crate::queue::redis::remedy as of_queue;
 
 use crate::operations::OperationError;
 use crate::ports::store::{SchemaFinding, StoreError};

@@ -271,7 +271,11 @@ async fn replay(services: &Services, args: &ReplayArgs) -> anyhow::Result<()> {
     };
     let (replayed, endpoint) = webhooks::replay(services.store.as_ref(), which).await?;
     if args.json.json {
-        return output::json(&json!({ "replayed": replayed }));
+        return output::json(&json!({
+            "replayed": replayed,
+            "endpoint_id": endpoint.id,
+            "endpoint_enabled": endpoint.enabled,
+        }));
     }
     output::line(format!("{} {replayed} to be sent again", "✓".green()));
     if let (Some(id), 0) = (args.id, replayed) {

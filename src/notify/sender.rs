@@ -207,7 +207,8 @@ impl Attempts {
                 endpoint_disabled = disabled,
                 delivery = delivery.id.0,
                 %result,
-                "webhook delivery given up; `verifyd webhooks replay` sends it again"
+                "webhook delivery given up; {}",
+                how_to_replay(&delivery, disabled)
             );
         } else {
             tracing::debug!(
@@ -287,7 +288,8 @@ impl Attempts {
             tracing::warn!(
                 deliveries = old,
                 pending_for = ?settings.give_up_after,
-                "webhook deliveries given up because of their age; `verifyd webhooks replay` sends them again"
+                "webhook deliveries given up because of their age; `verifyd webhooks deliveries --state failed` \
+                 lists them, `verifyd webhooks replay DELIVERY` sends one again"
             );
         }
         loop {
@@ -310,6 +312,18 @@ impl Attempts {
                 }
             }
         }
+    }
+}
+
+/// Names the commands that send a delivery again.
+fn how_to_replay(delivery: &LeasedDelivery, endpoint_disabled: bool) -> String {
+    let id = delivery.id;
+    let replay = format!("`verifyd webhooks replay {id}` sends it again");
+    if endpoint_disabled {
+        let endpoint = delivery.endpoint.endpoint_id;
+        format!("after `verifyd webhooks enable {endpoint}`, {replay}")
+    } else {
+        replay
     }
 }
 

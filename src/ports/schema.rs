@@ -18,6 +18,26 @@ pub struct Migrated {
     pub foreign: Vec<String>,
 }
 
+/// A migration that `migrate` would apply.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PendingMigration {
+    pub version: i64,
+    pub title: String,
+    /// On tables that are there now. Empty for SQLite, where the whole file is locked.
+    pub locks: Vec<TableLock>,
+}
+
+/// A lock on a table of PostgreSQL that a migration takes at most, and holds until all migrations are committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableLock {
+    /// How the statement, or the part of it that locks, begins.
+    pub statement: String,
+    /// `operation_runs`, `verifyd.run_attempts`
+    pub table: String,
+    /// `ACCESS EXCLUSIVE`, as PostgreSQL calls it.
+    pub mode: String,
+}
+
 /// Something about the schema that keeps verifyd from working, or slows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SchemaFinding {
@@ -100,6 +120,9 @@ pub trait SchemaStore: Send + Sync {
     /// Brings verifyd's schema up to date; repeatable. Never changes a table that is another
     /// application's.
     async fn migrate(&self) -> Result<Migrated, StoreError>;
+
+    /// Returns the migrations that `migrate` would apply, ascending. Changes nothing.
+    async fn pending_migrations(&self) -> Result<Vec<PendingMigration>, StoreError>;
 
     /// Returns the versions that are applied, ascending; none when `migrate` has never run.
     async fn applied_migrations(&self) -> Result<Vec<i64>, StoreError>;

@@ -27,7 +27,8 @@ pub use crate::ports::recording::{ForSession, NewRun, Recorded, RecordingStore};
 pub use crate::ports::retention::{PrunePolicy, Pruned, RetentionStore};
 pub use crate::ports::runs::{RunCounts, RunFilter, RunStore, SummaryStore};
 pub use crate::ports::schema::{
-    Enforced, GuardStore, Guards, InspectStore, Migrated, RefusedGuard, SchemaFinding, SchemaStore,
+    Enforced, GuardStore, Guards, InspectStore, Migrated, PendingMigration, RefusedGuard,
+    SchemaFinding, SchemaStore, TableLock,
 };
 pub use crate::ports::starting_point::{StartingPoint, StartingPointStore};
 pub use crate::ports::store_error::StoreError;

@@ -23,7 +23,7 @@ pub(super) const SQLITE_GUARDS: &str = concat!(
     include_str!("../../migrations/sqlite/0017_unclaimed_contexts.sql"),
 );
 
-type Source = (i64, &'static str, &'static str);
+pub(super) type Source = (i64, &'static str, &'static str);
 
 pub(super) fn postgres() -> Vec<Source> {
     migrations!(

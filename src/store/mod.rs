@@ -20,6 +20,7 @@ mod filters;
 mod from_row;
 mod invalid_runs;
 mod inventory;
+mod migration_plan;
 mod migrations;
 mod onboarding;
 mod orphans;
@@ -53,9 +54,11 @@ pub use address::problem as address_problem;
 pub use postgres::Private;
 pub use settings::{DatabaseSettings, LimitSettings, ListenMode};
 
+use crate::ports::schema::PendingMigration;
 use crate::ports::store::Store;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -93,6 +96,11 @@ pub fn missing_file(settings: &DatabaseSettings) -> Result<Option<PathBuf>, Stor
         "sqlite" => sqlite::missing_file(settings),
         _ => Ok(None),
     }
+}
+
+/// Returns the migrations that a database without any table gets. They lock nothing that others use.
+pub fn all_migrations() -> Vec<PendingMigration> {
+    migration_plan::pending(&BTreeSet::new(), &[], &[])
 }
 
 /// How a transaction ends that decides it itself.

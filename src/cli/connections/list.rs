@@ -44,7 +44,7 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
     }
     let rows: Vec<ConnectionView> = states.into_iter().map(ConnectionView::from).collect();
     if rows.is_empty() {
-        output::note("No connections. Add one with: verifyd connections add");
+        output::note("No connections. How to add one: verifyd connections add --help");
         return Ok(());
     }
     let now = services.clock.now();

@@ -67,11 +67,7 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let shown = &finished[args.show - 1];
     output::line(format!(
         "\n{}\n",
-        format!(
-            "The report of row {}, as `verifyd runs show` prints it:",
-            args.show
-        )
-        .bold()
+        format!("The report of row {}, as `runs show` prints it:", args.show).bold()
     ));
     output::line(render::run(&RunView::of(shown, &[], services.clock.now())).trim_end());
     output::line(format!(

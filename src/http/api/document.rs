@@ -45,7 +45,7 @@ pub fn document() -> Value {
                 "type": "http",
                 "scheme": "bearer",
                 "bearerFormat": "vfd_…",
-                "description": "`verifyd tokens create`. `x-scope` of an operation names the scope it needs.",
+                "description": "`verifyd tokens create --name NAME --scope SCOPE` makes a token. `x-scope` of an operation names the scope it needs.",
             },
         },
     });

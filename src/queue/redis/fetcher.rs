@@ -11,7 +11,7 @@ use super::fetch_signal::{FetchSignal, FetchStrategy};
 use super::observed::ObservedConnection;
 use super::prefetch::{ConcurrencySlot, PrefetchBackend};
 use super::settings::MISSED_HEARTBEATS;
-use super::{RedisQueue, orphan_recovery};
+use super::{RedisQueue, orphan_recovery, remedy};
 use crate::domain::WorkerId;
 use crate::queue::consumer_health::LastActivity;
 use apalis::layers::catch_panic::CatchPanicLayer;
@@ -52,6 +52,17 @@ enum End {
     Failed(String),
 }
 
+/// Describes why a worker ended. An error of Redis reads as everywhere else.
+fn describe(error: &WorkerError) -> String {
+    let WorkerError::BackendError(source) = error else {
+        return error.to_string();
+    };
+    match source.downcast_ref() {
+        Some(apalis_redis::Error::Database(error)) => error::describe(error),
+        _ => error.to_string(),
+    }
+}
+
 /// Keeps one worker of the queue running.
 pub(super) struct Fetcher {
     pub queue: RedisQueue,
@@ -69,7 +80,6 @@ impl Fetcher {
         let longest = settings.consumer.max_restart_delay();
         let mut pauses = self.backoff();
         let mut ended: Vec<String> = Vec::new();
-        let mut failing = false;
         while !self.stop.is_cancelled() {
             let started = Instant::now();
             let name = WorkerId::fresh(&self.queue.host).0;
@@ -81,27 +91,27 @@ impl Fetcher {
             };
             if started.elapsed() > longest {
                 pauses = self.backoff();
-                failing = false;
             }
             let pause = pauses.next().unwrap_or(longest);
             let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            // Logged once: a server may be unavailable for hours.
-            if failing {
+            // A server may be unavailable for hours.
+            if let Some(left_out) = self.queue.fetcher_log.line() {
+                tracing::warn!(
+                    worker = name,
+                    remedy = remedy(&reason),
+                    reason,
+                    pause_ms,
+                    left_out,
+                    "fetcher failed; restarting it"
+                );
+            } else {
                 tracing::debug!(
                     worker = name,
                     reason,
                     pause_ms,
                     "fetcher failed again; restarting it"
                 );
-            } else {
-                tracing::warn!(
-                    worker = name,
-                    reason,
-                    pause_ms,
-                    "fetcher failed; restarting it"
-                );
             }
-            failing = true;
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => {
@@ -214,7 +224,7 @@ impl Fetcher {
                     // While stopping, what could not be acknowledged is returned to the queue.
                     Ok(_) if stopping => End::Stopped,
                     Ok(Ok(())) => End::Failed("the worker ended unexpectedly".into()),
-                    Ok(Err(error)) => End::Failed(error.to_string()),
+                    Ok(Err(error)) => End::Failed(describe(&error)),
                     Err(_) => End::Failed("the worker panicked".into()),
                 },
                 () = self.stop.cancelled(), if !stopping => {

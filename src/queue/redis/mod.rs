@@ -49,15 +49,18 @@ mod observed;
 mod orphan_recovery;
 mod prefetch;
 mod probe;
+mod remedy;
 mod removal;
 mod settings;
 
 pub use address::problem as address_problem;
+pub use remedy::remedy;
 pub use removal::{RemovalError, remove_queue, try_queue};
 pub use settings::{ConsumerSettings, RedisSettings, RedisSettingsError};
 
 use crate::domain::completion_event::CompletionEvent;
 use crate::domain::hint::Hint;
+use crate::ports::log_throttle::LogThrottle;
 use crate::ports::queue::{DeadLetter, HintHandler, Queue, QueueError, QueueHealth};
 use crate::queue::consumer_health::ConsumerHealth;
 use async_trait::async_trait;
@@ -87,6 +90,8 @@ pub struct RedisQueue {
     keys: Keys,
     connections: Arc<Connections>,
     health: Arc<ConsumerHealth>,
+    /// Of fetchers that failed.
+    fetcher_log: Arc<LogThrottle>,
 }
 
 impl RedisQueue {
@@ -107,6 +112,7 @@ impl RedisQueue {
             keys: Keys::new(&settings.queue),
             connections: Arc::new(connections),
             health,
+            fetcher_log: Arc::new(LogThrottle::new()),
         }))
     }
 
@@ -250,6 +256,11 @@ async fn log_first_failure(connections: Arc<Connections>, stop: CancellationToke
         contact = connections.first_contact() => contact,
     };
     if let Err(error) = contact {
-        tracing::warn!(%error, "the queue is unavailable; taking runs from the database until it can be used");
+        let remedy = remedy(&error.to_string());
+        tracing::warn!(
+            %error,
+            remedy,
+            "the queue is unavailable; taking runs from the database until it can be used"
+        );
     }
 }

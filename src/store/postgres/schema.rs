@@ -2,10 +2,10 @@
 
 use super::timeouts::MAY_WRITE;
 use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore};
-use crate::ports::schema::{Migrated, SchemaStore};
+use crate::ports::schema::{Migrated, PendingMigration, SchemaStore};
 use crate::ports::store_error::StoreError;
-use crate::store::migrations;
 use crate::store::tables::APPLICATION_TABLES;
+use crate::store::{migration_plan, migrations};
 use async_trait::async_trait;
 use sqlx::{PgConnection, Row};
 use std::collections::BTreeSet;
@@ -49,6 +49,14 @@ const OWN_TABLES: &str = "
     SELECT n.nspname || '.' || c.relname FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = 'verifyd' AND c.relkind IN ('r', 'p') ORDER BY 1";
+
+const THERE: &str =
+    "SELECT t.name FROM unnest($1::text[]) AS t(name) WHERE to_regclass(t.name) IS NOT NULL";
+
+const OWNED: &str = "
+    SELECT t.name FROM unnest($1::text[]) AS t(name)
+    JOIN pg_class c ON c.oid = to_regclass(t.name) JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN verifyd.owned_tables o ON o.table_schema = n.nspname AND o.table_name = c.relname";
 
 #[async_trait]
 impl SchemaStore for PostgresStore {
@@ -108,6 +116,22 @@ impl SchemaStore for PostgresStore {
         })
         .await
         .inspect(|migrated| migrations::log_applied(&migrations::postgres(), migrated))
+    }
+
+    async fn pending_migrations(&self) -> Result<Vec<PendingMigration>, StoreError> {
+        self.transaction(async |tx| {
+            let applied = self.applied(tx).await?;
+            let tables = migration_plan::tables();
+            let there: Vec<String> = self.scalar(THERE).bind(tables).fetch_all(&mut *tx).await?;
+            let owned: Vec<String> = if there.iter().any(|name| name == "verifyd.owned_tables") {
+                let owned = self.scalar(OWNED).bind(there.clone());
+                owned.fetch_all(&mut *tx).await?
+            } else {
+                Vec::new()
+            };
+            Ok(migration_plan::pending(&applied, &there, &owned))
+        })
+        .await
     }
 
     async fn applied_migrations(&self) -> Result<Vec<i64>, StoreError> {

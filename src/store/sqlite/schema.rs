@@ -1,11 +1,11 @@
 //! Migrations, and access to the library.
 
 use super::SqliteStore;
-use crate::ports::schema::{Migrated, SchemaStore};
+use crate::ports::schema::{Migrated, PendingMigration, SchemaStore};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
-use crate::store::migrations;
 use crate::store::tables::APPLICATION_TABLES;
+use crate::store::{migration_plan, migrations};
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use std::collections::BTreeSet;
@@ -48,6 +48,13 @@ impl SchemaStore for SqliteStore {
         })
         .await
         .inspect(|migrated| migrations::log_applied(&migrations::sqlite(), migrated))
+    }
+
+    async fn pending_migrations(&self) -> Result<Vec<PendingMigration>, StoreError> {
+        let mut reader = self.reader().await?;
+        refuse_foreign(&mut reader).await?;
+        let applied = applied(&mut reader).await?;
+        Ok(migration_plan::pending(&applied, &[], &[]))
     }
 
     async fn applied_migrations(&self) -> Result<Vec<i64>, StoreError> {

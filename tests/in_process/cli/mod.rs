@@ -14,6 +14,7 @@ mod credentials;
 mod doctor;
 mod first_report;
 mod generated;
+mod migrate;
 mod modules;
 mod refusals;
 

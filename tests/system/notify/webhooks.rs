@@ -1,7 +1,7 @@
 //! Webhooks to a receiver on loopback.
 
 use crate::notify::receiver::{Answer, Receiver};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use test_support::bench::Bench;
 use verifyd::ports::clock::{Clock as _, SystemClock};
@@ -104,7 +104,7 @@ async fn failures_are_tried_again_recorded_and_replayed() {
     receiver.answers("broken", Answer::Status(500, 4));
     receiver.answers("gone", Answer::Status(410, 100));
     receiver.answers("moved", Answer::Redirect);
-    let _daemon = bench.serve(&[]);
+    let mut daemon = bench.serve(&[]);
     bench.enqueue(connection);
     bench.all_completed().await;
 
@@ -144,6 +144,18 @@ async fn failures_are_tried_again_recorded_and_replayed() {
         .collect();
     assert_eq!(disabled, [gone]);
 
+    // The log names the commands that send them again.
+    let id = |endpoint| deliveries(&bench, endpoint)[0]["id"].to_string();
+    for how in [
+        format!("`verifyd webhooks replay {}` sends it again", id(broken)),
+        format!(
+            "after `verifyd webhooks enable {gone}`, `verifyd webhooks replay {}` sends it again",
+            id(gone)
+        ),
+    ] {
+        daemon.wait_for(&format!("webhook delivery given up; {how}"));
+    }
+
     // Its receiver works again: the old message under its old id.
     let delivery = deliveries(&bench, broken)[0]["id"].to_string();
     let attempts = bench.json(&["webhooks", "attempts", &delivery]);
@@ -170,7 +182,8 @@ async fn failures_are_tried_again_recorded_and_replayed() {
         "2020-01-01T00:00:00Z",
         "--delivered-too",
     ]);
-    assert_eq!(replayed["replayed"], 1);
+    let wanted = json!({ "replayed": 1, "endpoint_id": broken, "endpoint_enabled": true });
+    assert_eq!(replayed, wanted);
     receiver.wait("broken", 6).await;
     // To an endpoint that is disabled nothing is sent.
     let delivery = deliveries(&bench, gone)[0]["id"].to_string();
@@ -180,6 +193,9 @@ async fn failures_are_tried_again_recorded_and_replayed() {
         "Endpoint {gone} is disabled: nothing is sent until `verifyd webhooks enable {gone}`."
     );
     assert!(waits.status.success() && noted.contains(&said), "{noted}");
+    let waits = bench.json(&["webhooks", "replay", &delivery]);
+    let wanted = json!({ "replayed": 0, "endpoint_id": gone, "endpoint_enabled": false });
+    assert_eq!(waits, wanted);
 }
 
 #[tokio::test(flavor = "multi_thread")]

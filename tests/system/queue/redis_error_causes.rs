@@ -1,6 +1,7 @@
 //! Why Redis cannot be used is shown by its first answer. Retries are set so long that a queue which
 //! retried first would not answer within the test.
 
+use crate::queue::probe::{Consumer, Probe, until};
 use crate::queue::redis::settings;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -98,6 +99,40 @@ async fn what_the_server_does_not_do_is_told_in_its_words() {
     assert!(!error.contains("script"), "{error}");
     let database = format!("{}/99", PrivateRedis::url(&full));
     assert_says(&ping(&database).await, &["DB index is out of range"]);
+}
+
+/// The log of this thread, on which the whole test runs.
+#[tokio::test]
+async fn a_full_server_is_logged_with_its_remedy_and_not_at_every_restart() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(log.reopen().unwrap())
+        .finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+    let full = PrivateRedis::start_with(&["--maxmemory", "1"]);
+    let queue = RedisQueue::connect(&settings(&full.url(), "q"), "host").unwrap();
+    let consumer = Consumer::start(&queue, &Probe::new(), 4);
+    until("its fetchers are started again", || {
+        queue.health().restarts >= 8
+    })
+    .await;
+    consumer.stop().await;
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    let failures: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("fetcher failed"))
+        .collect();
+    for words in [
+        "the server answers ",
+        "OOM command not allowed",
+        "raise maxmemory",
+    ] {
+        assert!(failures[0].contains(words), "{words}: {log}");
+    }
+    let restarts = usize::try_from(queue.health().restarts).unwrap();
+    assert!(failures.len() < restarts, "{restarts}: {log}");
 }
 
 /// Answers everything with one line.

@@ -43,6 +43,7 @@ mod column_dependents;
 mod compression;
 mod migrate_beside_another_application;
 mod migrate_enforce;
+mod migration_locks;
 mod relation_kinds;
 mod serializable;
 mod sqlite_file;

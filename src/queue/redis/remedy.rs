@@ -1,4 +1,4 @@
-//! Remedies for the queue.
+//! Finds what mends an error of Redis, for logs and commands.
 
 /// What mends an error of Redis or of the way to it, by parts of its text. The first that fits counts.
 const QUEUE: &[(&[&str], &str)] = &[
@@ -118,15 +118,15 @@ const QUEUE: &[(&[&str], &str)] = &[
 ];
 
 /// Returns the remedy by the error of Redis or of the network. No run is lost meanwhile.
-pub(in crate::cli) fn of_queue(said: &str) -> String {
+pub fn remedy(said: &str) -> String {
     let known = QUEUE
         .iter()
         .find(|(parts, _)| parts.iter().any(|part| said.contains(part)));
-    let remedy = known.map_or(
+    let step = known.map_or(
         "check redis.url (REDIS_URL) and that Redis runs",
         |(_, remedy)| *remedy,
     );
-    format!("{remedy}; until then workers poll the database")
+    format!("{step}; until then workers poll the database")
 }
 
 #[cfg(test)]
@@ -196,7 +196,7 @@ mod tests {
             ),
             ("FROBNICATED by a later version", "documentation"),
         ] {
-            let remedy = of_queue(&format!("the server answers {said}"));
+            let remedy = remedy(&format!("the server answers {said}"));
             assert!(remedy.contains(advice), "{said}: {remedy}");
         }
         for (said, advice) in [
@@ -230,7 +230,7 @@ mod tests {
                 "that Redis runs",
             ),
         ] {
-            let remedy = of_queue(said);
+            let remedy = remedy(said);
             assert!(remedy.contains(advice), "{said}: {remedy}");
         }
     }
