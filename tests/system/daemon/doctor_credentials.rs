@@ -47,6 +47,48 @@ async fn connections_that_cannot_be_used_are_named_once_and_counted() {
     assert!(shown.contains("workspace –, tenant 1"), "{shown}");
 }
 
+/// Nothing tells which directory to check, so that a check is refused. A disabled one may be complete later.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_without_a_directory_are_named_and_counted() {
+    let bench = Bench::new().await;
+    let healthy = bench.healthy(1);
+    bench
+        .execute(&format!(
+            "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status)
+             SELECT n, c.workspace_id, c.tenant_id, c.provider,
+                 CASE WHEN n < 108 THEN 'enabled' ELSE 'disabled' END
+             FROM provider_connections c, generate_series(101, 109) n WHERE c.id = {healthy}"
+        ))
+        .await;
+    let (code, bad) = examined(&bench);
+    assert_eq!(code, 0, "{bad:?}");
+    let found = bad
+        .iter()
+        .map(|(part, found, _)| format!("{part}: {found}"));
+    let mut expected: Vec<String> = (101..=105)
+        .map(|id| {
+            format!(
+                "connections: connection {id}: provider_connections.entra_tenant_id: it is NULL, allowed: a GUID, \
+                 the directory to check"
+            )
+        })
+        .collect();
+    expected.push("connections: and 2 more".to_owned());
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+    let (_, _, remedy) = &bad[0];
+    assert!(remedy.contains("correct the row"), "{remedy}");
+
+    let enqueued = bench.run(&["enqueue", "--connection", "101"]);
+    let said = String::from_utf8_lossy(&enqueued.stderr);
+    assert_eq!(enqueued.status.code(), Some(1), "{said}");
+    assert!(said.contains("entra_tenant_id: it is NULL"), "{said}");
+    let recorded = bench.numbers("SELECT count(*) FROM operation_runs").await;
+    assert_eq!(recorded, [0]);
+    let listed = bench.run(&["connections", "list"]);
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    assert_eq!(listed.matches("unusable").count(), 7, "{listed}");
+}
+
 /// Credentials that do not open, and those that cannot be read, are named up to a limit, and counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_that_are_not_named_or_not_tested_are_told() {

@@ -544,8 +544,9 @@ pub async fn a_large_context_is_refused_when_it_is_recorded(bed: &Bed) {
 /// A connection's row, and its credential's, in another application's table.
 pub async fn a_connection_that_cannot_be_read_is_named_and_hides_no_other(bed: &Bed) {
     bed.exec(
-        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status) \
-         VALUES (1, 1, 7, 'microsoft', 'enabled'), (2, 1, 7, 'microsoft', 'enabled')",
+        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status, entra_tenant_id) \
+         VALUES (1, 1, 7, 'microsoft', 'enabled', '5c000000-0000-4000-8000-000000000001'), \
+             (2, 1, 7, 'microsoft', 'enabled', '5c000000-0000-4000-8000-000000000001')",
     )
     .await;
     bed.exec(&format!(
