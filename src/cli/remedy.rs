@@ -72,6 +72,10 @@ const POSTGRES: &[(&str, &str)] = &[
          them (ignore_startup_parameters = options)",
     ),
     (
+        "the parameter options holds",
+        "let `options` of database.url (DATABASE_URL) hold settings only, as options=-c%20NAME%3DVALUE",
+    ),
+    (
         "configuration parameter",
         "correct `options` of database.url (DATABASE_URL)",
     ),
@@ -139,9 +143,7 @@ const LET_WRITE: &str = "let database.url (DATABASE_URL) name a file that this u
 fn of_sqlite(text: &str) -> Option<&'static str> {
     if let Some((_, why)) = text.split_once("cannot be created: ") {
         let has = |words: &str| why.contains(words);
-        return Some(if has("the parameter") {
-            "leave mode and immutable out of database.url (DATABASE_URL)"
-        } else if has("No such file") || has("Not a directory") {
+        return Some(if has("No such file") || has("Not a directory") {
             "create the folder of the file, or correct the path in database.url (DATABASE_URL)"
         } else if has("No space") || has("quota") {
             MAKE_ROOM
@@ -283,6 +285,11 @@ mod tests {
                 "limit of PgBouncer",
             ),
             (
+                "the parameter options holds what the server does not take: invalid command-line argument for server \
+                 process: -x (SQLSTATE 42601)",
+                "settings only",
+            ),
+            (
                 "unrecognized configuration parameter \"nonsense\" (SQLSTATE 42704)",
                 "`options`",
             ),
@@ -326,11 +333,6 @@ mod tests {
                 "sslcert and sslkey",
             ),
             ("received fatal alert: UnknownCA", "sslcert and sslkey"),
-            (
-                "the file a.db cannot be created: the parameter mode=ro or immutable of database.url forbids to \
-                 write it",
-                "leave mode",
-            ),
             (
                 "attempt to write a readonly database (SQLite 1032)",
                 "may write",

@@ -262,6 +262,38 @@ async fn what_the_role_may_not_do_is_named() {
     assert_eq!((code, statement(remedy)), (1, longer));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_address_asks_of_the_server_and_does_not_get_is_told() {
+    let mut bench = Bench::new().await;
+    let direct = bench.database.url();
+    for (query, said, advice) in [
+        ("options=-x", "the parameter options holds", "settings only"),
+        (
+            "options=-c%20nonsense%3D1",
+            "\"nonsense\"",
+            "correct `options`",
+        ),
+        (
+            "sslmode=prefer&sslcert=/nope&sslkey=/nope",
+            "the TLS file \"/nope\" of the parameter sslcert cannot be read",
+            "a file of PEM",
+        ),
+    ] {
+        bench.set("DATABASE_URL", format!("{direct}?{query}"));
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{query}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (1, "database"), "{query}");
+        assert!(found.contains(said), "{found}");
+        assert!(remedy.contains(advice), "{remedy}");
+        let serve = bench.run(&["serve"]);
+        let printed = String::from_utf8_lossy(&serve.stderr);
+        assert_eq!(serve.status.code(), Some(1), "{printed}");
+        assert!(printed.contains(said), "{printed}");
+    }
+}
+
 /// What `serve` needs is tried, too: whoever may send a hint and not take it back sends none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_may_only_send_hints_leaves_none_behind() {
