@@ -67,6 +67,11 @@ const POSTGRES: &[(&str, &str)] = &[
         "raise the limit of PgBouncer that is named, or lower database.max_connections (each replica takes two more)",
     ),
     (
+        "query_wait_timeout",
+        "let PgBouncer have as many connections to the server as all replicas open, database.max_connections and three \
+         more each in session mode (default_pool_size, or pool_size of the database)",
+    ),
+    (
         "startup parameter",
         "leave `options` out of database.url and set them for the role (ALTER ROLE … SET …), or let PgBouncer drop \
          them (ignore_startup_parameters = options)",
@@ -217,7 +222,7 @@ pub(super) fn of_opening(is_embedded: bool) -> &'static str {
         "check database.url (DATABASE_URL), and that no other program keeps the file locked"
     } else {
         "check database.url (DATABASE_URL), that the server runs, that the user may connect, and that a pooler has \
-         two connections to the server free"
+         two connections to the server free (PgBouncer: default_pool_size, or pool_size of the database)"
     }
 }
 
@@ -280,6 +285,7 @@ mod tests {
                 "transaction blocks not allowed in statement pooling mode (SQLSTATE 08P01)",
                 "pool_mode",
             ),
+            ("query_wait_timeout (SQLSTATE 08P01)", "default_pool_size"),
             (
                 "no more connections allowed (max_client_conn) (SQLSTATE 08P01)",
                 "limit of PgBouncer",

@@ -97,7 +97,7 @@ async fn a_pooler_that_loses_statements_is_named_with_what_to_set() {
 }
 
 /// The statement that ends a remedy.
-fn statement(remedy: &str) -> &str {
+pub(super) fn statement(remedy: &str) -> &str {
     assert!(remedy.ends_with(';'), "{remedy}");
     remedy.rsplit(": ").next().unwrap()
 }
