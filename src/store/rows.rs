@@ -515,17 +515,17 @@ where
 
 /// Credentials with what each is bound to. One that cannot be read is an error of its own.
 pub(super) fn credentials(rows: Vec<ConnectionWithCredentialRow>) -> Vec<FoundCredential> {
-    let read = |row: ConnectionWithCredentialRow| {
-        let stored = row.credential.read(row.connection.id)?;
-        let binding = row.connection.binding()?;
+    let read = |connection: &ConnectionRow, credential: CredentialPart| {
+        let stored = credential.read(connection.id)?;
+        let binding = connection.binding()?;
         Ok(stored.map(|stored| (binding, stored)))
     };
     rows.into_iter()
         .filter_map(|row| {
-            let connection_id = ConnectionId(row.connection.id);
-            let credential = read(row).transpose()?;
+            let credential = read(&row.connection, row.credential).transpose()?;
+            let (connection, _) = row.connection.listed();
             Some(FoundCredential {
-                connection_id,
+                connection,
                 credential,
             })
         })

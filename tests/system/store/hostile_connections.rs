@@ -97,7 +97,7 @@ pub async fn a_connection_that_cannot_be_used_is_listed_with_its_reason(bed: &Be
     let mut named = Vec::new();
     for found in bed.store.credentials(None, 100).await.unwrap() {
         if let Err(error) = found.credential {
-            named.push((found.connection_id.0, error.to_string()));
+            named.push((found.connection.id.0, error.to_string()));
         }
     }
     // A credential is bound to its connection's workspace and tenant.
