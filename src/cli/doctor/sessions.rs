@@ -72,7 +72,8 @@ pub fn refused(failure: &StoreError, settings: &Settings) -> Line {
     line
 }
 
-/// The remedy where the server names the limit of a role or database in its refusal.
+/// The remedy where the server names the limit of a role or database in its refusal. It does not say how high that is,
+/// so that no number is sure to raise it.
 pub fn of_limit(said: &str, settings: &Settings) -> Option<String> {
     let (_, limited) = said.split_once("too many connections for ")?;
     let (limited, _) = limited.rsplit_once("\" (SQLSTATE 53300)")?;
@@ -86,7 +87,10 @@ pub fn of_limit(said: &str, settings: &Settings) -> Option<String> {
     // Besides those of the pool one for the heartbeat, and one for listening.
     let listening = i64::from(settings.database.listen == ListenMode::Auto);
     let needed = i64::from(settings.database.max_connections) + 1 + listening;
-    Some(raise(kind, &name, needed))
+    Some(format!(
+        "allow {needed} connections for each replica, and those of whatever else connects, or lift the limit, as a \
+         superuser: ALTER {kind} {name} CONNECTION LIMIT -1;"
+    ))
 }
 
 /// Whether a bare INSERT wakes a worker.
