@@ -21,6 +21,7 @@ use crate::domain::text_decoding;
 use crate::files;
 use crate::operations::connections::{self as operations, ConnectionRequest};
 use crate::operations::plan;
+use crate::ports::provider::{Providers, Unmet};
 use crate::ports::store::StoreError;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -213,7 +214,9 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         .map(|stored| services.vault.open(connection.binding(), stored));
     let opens = opened.as_ref().map(Result::is_ok);
     let why = match opened {
-        Some(Ok(credential)) => flaw(services, &connection, &credential),
+        Some(Ok(credential)) => {
+            flaw(&services.providers, &connection, &credential).map(|unmet| flaw_words(&unmet))
+        }
         Some(Err(error)) => Some(error.to_string()),
         None => None,
     };
@@ -339,23 +342,26 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Returns what the provider finds wrong with a credential that opens, in the words of a report.
-fn flaw(
-    services: &Services,
+/// Returns what the provider finds wrong with a credential that opens: its expiry has places of its own.
+pub(super) fn flaw(
+    providers: &Providers,
     connection: &ProviderConnection,
     credential: &Credential,
-) -> Option<String> {
-    let provider = services.providers.get(&connection.provider)?;
+) -> Option<Unmet> {
+    let provider = providers.get(&connection.provider)?;
     let unmet = provider.preflight(connection, credential).err()?;
-    if !matches!(
+    let is_flaw = matches!(
         unmet.reason,
         Reason::CredentialMalformed | Reason::CertificateNotYetValid
-    ) {
-        return None;
-    }
+    );
+    is_flaw.then_some(unmet)
+}
+
+/// In the words of a report.
+pub(super) fn flaw_words(unmet: &Unmet) -> String {
     let facts = unmet.evidence.iter();
     let facts: Vec<String> = facts.map(|f| format!("{} {}", f.kind, f.value)).collect();
-    Some(format!("{}: {}", unmet.reason, facts.join(", ")))
+    format!("{}: {}", unmet.reason, facts.join(", "))
 }
 
 async fn set_status(
@@ -456,9 +462,9 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
     loop {
         let page = services.store.credentials(after, ROTATION_PAGE).await?;
         let Some(last) = page.last() else { break };
-        after = Some(last.connection_id);
+        after = Some(last.connection.id);
         for found in page {
-            let id = found.connection_id;
+            let id = found.connection.id;
             let (binding, stored) = match found.credential {
                 Ok(credential) => credential,
                 Err(error) => {

@@ -224,9 +224,12 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
     let store = match opened {
         Ok(store) => store,
         Err(error) => {
-            let remedy = remedy::of(&error);
-            let remedy = remedy.unwrap_or_else(|| remedy::of_opening(settings.is_embedded()));
             let found = format!("{error:#}");
+            let remedy = sessions::of_limit(&found, settings).unwrap_or_else(|| {
+                let remedy = remedy::of(&error);
+                let remedy = remedy.unwrap_or_else(|| remedy::of_opening(settings.is_embedded()));
+                remedy.to_owned()
+            });
             lines.push(bad("database", State::Failed, found, remedy));
             return None;
         }
@@ -234,7 +237,17 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
     // Everything else uses statements that a pooler may lose.
     let mut limit = None;
     match store.try_pooling().await {
-        Ok(Pooling::None) => limit = sessions::limit(store.as_ref()).await,
+        Ok(Pooling::None) => {
+            limit = sessions::limit(store.as_ref(), settings).await;
+            // Everything else would fail or not, as connections happen to be free.
+            if limit
+                .as_ref()
+                .is_some_and(|line| line.state == State::Failed)
+            {
+                lines.extend(limit);
+                return None;
+            }
+        }
         Ok(Pooling::Transaction) => lines.push(ok(
             "pooler",
             "in transaction mode, and statements get through",
@@ -251,7 +264,7 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
             return None;
         }
         Err(failure) => {
-            lines.push(error("database", &failure));
+            lines.push(sessions::refused(&failure, settings));
             return None;
         }
     }
@@ -262,7 +275,7 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
             Some(store)
         }
         Err(failure) => {
-            lines.push(error("database", &failure));
+            lines.push(sessions::refused(&failure, settings));
             None
         }
     }

@@ -75,9 +75,18 @@ const POSTGRES: &[(&str, &str)] = &[
         "raise the limit of PgBouncer that is named, or lower database.max_connections (each replica takes two more)",
     ),
     (
+        "query_wait_timeout",
+        "let PgBouncer have as many connections to the server as all replicas open, database.max_connections and three \
+         more each in session mode (default_pool_size, or pool_size of the database)",
+    ),
+    (
         "startup parameter",
         "leave `options` out of database.url and set them for the role (ALTER ROLE … SET …), or let PgBouncer drop \
          them (ignore_startup_parameters = options)",
+    ),
+    (
+        "the parameter options holds",
+        "let `options` of database.url (DATABASE_URL) hold settings only, as options=-c%20NAME%3DVALUE",
     ),
     (
         "configuration parameter",
@@ -147,9 +156,7 @@ const LET_WRITE: &str = "let database.url (DATABASE_URL) name a file that this u
 fn of_sqlite(text: &str) -> Option<&'static str> {
     if let Some((_, why)) = text.split_once("cannot be created: ") {
         let has = |words: &str| why.contains(words);
-        return Some(if has("the parameter") {
-            "leave mode and immutable out of database.url (DATABASE_URL)"
-        } else if has("No such file") || has("Not a directory") {
+        return Some(if has("No such file") || has("Not a directory") {
             "create the folder of the file, or correct the path in database.url (DATABASE_URL)"
         } else if has("No space") || has("quota") {
             MAKE_ROOM
@@ -223,7 +230,7 @@ pub(super) fn of_opening(is_embedded: bool) -> &'static str {
         "check database.url (DATABASE_URL), and that no other program keeps the file locked"
     } else {
         "check database.url (DATABASE_URL), that the server runs, that the user may connect, and that a pooler has \
-         two connections to the server free"
+         two connections to the server free (PgBouncer: default_pool_size, or pool_size of the database)"
     }
 }
 
@@ -294,9 +301,15 @@ mod tests {
                 "transaction blocks not allowed in statement pooling mode (SQLSTATE 08P01)",
                 "pool_mode",
             ),
+            ("query_wait_timeout (SQLSTATE 08P01)", "default_pool_size"),
             (
                 "no more connections allowed (max_client_conn) (SQLSTATE 08P01)",
                 "limit of PgBouncer",
+            ),
+            (
+                "the parameter options holds what the server does not take: invalid command-line argument for server \
+                 process: -x (SQLSTATE 42601)",
+                "settings only",
             ),
             (
                 "unrecognized configuration parameter \"nonsense\" (SQLSTATE 42704)",
@@ -342,11 +355,6 @@ mod tests {
                 "sslcert and sslkey",
             ),
             ("received fatal alert: UnknownCA", "sslcert and sslkey"),
-            (
-                "the file a.db cannot be created: the parameter mode=ro or immutable of database.url forbids to \
-                 write it",
-                "leave mode",
-            ),
             (
                 "attempt to write a readonly database (SQLite 1032)",
                 "may write",

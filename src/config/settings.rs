@@ -62,14 +62,11 @@ impl Settings {
     }
 
     /// Where the embedded default keeps its key: beside the SQLite database, with the extension
-    /// `key`. Null with PostgreSQL, and for a database that lives in memory only.
+    /// `key`. `None` with PostgreSQL.
     pub fn embedded_key_file(&self) -> Option<PathBuf> {
         let rest = self.database.url.expose_secret().strip_prefix("sqlite:")?;
         let rest = rest.strip_prefix("//").unwrap_or(rest);
-        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        if path.is_empty() || path == ":memory:" || query.split('&').any(|q| q == "mode=memory") {
-            return None;
-        }
+        let path = rest.split('?').next().filter(|path| !path.is_empty())?;
         let path = percent_encoding::percent_decode_str(path)
             .decode_utf8()
             .ok()?;

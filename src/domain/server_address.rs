@@ -2,7 +2,7 @@
 //!
 //! No message quotes what may be a part of the password.
 
-use super::text_decoding::Named;
+use super::text_decoding::{Named, is_left_by_copying};
 use percent_encoding::percent_decode_str;
 use url::{ParseError, Url};
 
@@ -23,6 +23,9 @@ pub fn problem(text: &str) -> Option<String> {
     };
     if let Some(reserved) = reserved_in_credentials(rest) {
         return Some(reserved);
+    }
+    if let Some(stray) = stray_sign(rest) {
+        return Some(stray);
     }
     let url = match Url::parse(text) {
         Ok(url) => url,
@@ -82,6 +85,41 @@ fn reserved_in_credentials(rest: &str) -> Option<String> {
         .filter_map(|(part, text)| Some(format!("{} in the {part}", encodings(text)?)))
         .collect();
     Some(format!("percent-encode {}", advice.join("; ")))
+}
+
+/// Finds what copying has left behind user and password: at the end of the address any such sign, in host and path
+/// one that nobody types. A password that is a parameter is not looked into.
+fn stray_sign(rest: &str) -> Option<String> {
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, behind) = rest.split_at(end);
+    let host = match authority.rsplit_once('@') {
+        Some((_, host)) => host,
+        // The part behind a colon may be a password that no @ ends.
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let (path, parameters) = behind.split_once('?').unwrap_or((behind, ""));
+    let last_parameter = parameters.rsplit('&').next().unwrap_or_default();
+    let may_end_password = last_parameter.starts_with("password=")
+        || behind.is_empty() && host.len() < authority.len() && !authority.contains('@');
+    let last = rest.chars().next_back();
+    if let Some(last) = last.filter(|c| is_left_by_copying(*c) && !may_end_password) {
+        return Some(format!(
+            "it ends with {}; remove it, or percent-encode it as {}",
+            Named(last),
+            encoded(last)
+        ));
+    }
+    [("host", host), ("path", path)]
+        .into_iter()
+        .find_map(|(part, text)| {
+            let is_stray = |c: &char| !c.is_ascii() && is_left_by_copying(*c);
+            let stray = text.chars().find(is_stray)?;
+            Some(format!(
+                "the {part} holds {}; remove it, or percent-encode it as {}",
+                Named(stray),
+                encoded(stray)
+            ))
+        })
 }
 
 /// Names the reserved characters of a text with their encodings: `# as %23 and / as %2F`.
@@ -256,6 +294,54 @@ mod tests {
                 assert_eq!(problem(&address), Some(words), "{address}");
             }
         }
+    }
+
+    #[test]
+    fn what_copying_left_is_named_with_its_place_and_never_in_a_password() {
+        for (address, words) in [
+            (
+                "postgres://u:p@h/db\u{200b}",
+                "it ends with U+200B ZERO WIDTH SPACE; remove it",
+            ),
+            (
+                "postgres://u:p@h/db\"",
+                "it ends with U+0022 QUOTATION MARK",
+            ),
+            ("postgres://u:p@h/db'", "it ends with U+0027 APOSTROPHE"),
+            (
+                "postgres://u:p@h/db?sslmode=require\u{201d}",
+                "it ends with U+201D",
+            ),
+            (
+                "postgres://u:p@h\u{a0}",
+                "it ends with U+00A0 NO-BREAK SPACE",
+            ),
+            (
+                "postgres://h\u{feff}/db",
+                "the host holds U+FEFF BYTE ORDER MARK",
+            ),
+            ("postgres://u:p@h\u{2011}1:5432/db", "the host holds U+2011"),
+            ("postgres://u:p@h/d\u{200d}b", "the path holds U+200D"),
+            (
+                "redis://:p@h:6379/0\"",
+                "it ends with U+0022 QUOTATION MARK",
+            ),
+        ] {
+            let problem = problem(address).unwrap_or_default();
+            assert!(problem.starts_with(words), "{address}: {problem}");
+        }
+        for address in [
+            "postgres://u:p\u{2014}'\"@h/db",
+            "postgres://u\u{200b}:p@h/db",
+            "postgres://u:p@h/o'brien",
+            "postgres://u:p@h/db%E2%80%8B",
+            "postgres://u:p@h/b\u{fc}ro",
+            "postgres://h/db?application_name=it's&password=p\u{201d}",
+        ] {
+            assert_eq!(problem(address), None, "{address}");
+        }
+        let unended = problem("postgres://u:secret\u{200b}").unwrap_or_default();
+        assert!(!unended.contains("200B"), "{unended}");
     }
 
     #[test]

@@ -117,6 +117,12 @@ impl fmt::Display for Named {
     }
 }
 
+/// Whether copying may have left this character in a text: a quotation mark, or one that is invisible or typographic. A
+/// plain space is none.
+pub fn is_left_by_copying(character: char) -> bool {
+    character != ' ' && name(character).is_some()
+}
+
 /// Returns Unicode's name of a character that copying from portals, documents and terminals leaves in a text.
 fn name(character: char) -> Option<&'static str> {
     Some(match character {
@@ -220,6 +226,8 @@ mod tests {
     fn characters_have_their_names() {
         assert_eq!(Named('\u{a0}').to_string(), "U+00A0 NO-BREAK SPACE");
         assert_eq!(Named('ä').to_string(), "U+00E4");
+        assert!(is_left_by_copying('\u{200b}') && is_left_by_copying('"'));
+        assert!(!is_left_by_copying(' ') && !is_left_by_copying('ä'));
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Stores sealed credentials.
 
 use crate::domain::ConnectionId;
-use crate::domain::connection::{CredentialBinding, StoredCredential};
+use crate::domain::connection::{CredentialBinding, ProviderConnection, StoredCredential};
 use crate::ports::store_error::StoreError;
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
@@ -10,7 +10,8 @@ use chrono::{DateTime, Utc};
 /// A stored credential with what it is bound to, or why it cannot be read.
 #[derive(Debug)]
 pub struct FoundCredential {
-    pub connection_id: ConnectionId,
+    /// As lists have it: as much of it as can be read.
+    pub connection: ProviderConnection,
     pub credential: Result<(CredentialBinding, StoredCredential), StoreError>,
 }
 

@@ -40,12 +40,27 @@ pub enum Pooling {
     TransactionWithLostStatements,
 }
 
+/// What limits connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LimitedBy {
+    /// `CONNECTION LIMIT` of the role of this name, quoted as an identifier.
+    Role(String),
+    /// The same of a database.
+    Database(String),
+    /// `max_connections`
+    Server,
+    /// A pooler in session mode, which lets further clients wait.
+    Pooler,
+}
+
 /// A limit that leaves a process fewer connections than it opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionLimit {
-    /// What sets it, in words.
-    pub name: String,
+    pub by: LimitedBy,
     pub allowed: i64,
+    /// With fewer `serve` does not work: there is none for its heartbeat.
+    pub least: i64,
+    /// As many as `serve` opens under load.
     pub needed: i64,
 }
 
@@ -80,7 +95,8 @@ pub trait ProbeStore: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Returns the lowest limit of connections, where it is too low for one process.
+    /// Returns the lowest limit of connections, where it is too low for one process. Behind a pooler that gives each
+    /// connection a session, opens as many as a process does.
     async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
         Ok(None)
     }

@@ -1,7 +1,7 @@
 //! Explains what is wrong with the address of a database.
 
 use crate::domain::server_address;
-use crate::domain::text_decoding::Named;
+use crate::domain::text_decoding::{Named, is_left_by_copying};
 use percent_encoding::percent_decode_str;
 use std::net::IpAddr;
 use url::{Url, form_urlencoded};
@@ -37,13 +37,22 @@ const PARAMETERS: &[&str] = &[
     "options",
 ];
 
-/// The allowed parameters of a database in a file, each with its values.
-const EMBEDDED_PARAMETERS: &[(&str, &[&str])] = &[
-    ("mode", &["rw", "rwc", "ro"]),
-    ("cache", &["private", "shared"]),
-    ("immutable", &["0", "1", "false", "true"]),
-    ("vfs", &["unix", "unix-dotfile", "unix-excl", "unix-none"]),
+/// The allowed parameters of a database in a file, each with its values, and why there is no other one.
+const EMBEDDED_PARAMETERS: &[(&str, &[&str], &str)] = &[
+    ("mode", &["rw", "rwc"], WRITES),
+    ("cache", &["private", "shared"], "SQLite has no other"),
+    ("immutable", &["0", "false"], WRITES),
+    (
+        "vfs",
+        &["unix", "unix-dotfile", "unix-excl"],
+        "several processes and connections share the file and have to lock it",
+    ),
 ];
+
+const WRITES: &str = "verifyd writes the file";
+
+const IN_MEMORY: &str = "it names a database in memory, of which every connection and every process would see another; \
+     allowed: sqlite:FILE";
 
 /// Returns what is wrong with `postgres://…` or `sqlite:…`; `None` if the driver can parse it. Never quotes user or
 /// password.
@@ -71,7 +80,14 @@ pub fn problem(text: &str) -> Option<String> {
 }
 
 fn embedded_problem(text: &str) -> Option<String> {
+    let last = text.chars().next_back();
+    if let Some(last) = last.filter(|c| is_left_by_copying(*c)) {
+        return Some(format!("it ends with {}; remove it", Named(last)));
+    }
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
+    if path.contains(":memory:") {
+        return Some(IN_MEMORY.to_owned());
+    }
     if percent_decode_str(path).decode_utf8().is_err() {
         return Some(
             "the path has a % that begins no character of UTF-8; percent-encode % as %25"
@@ -80,30 +96,21 @@ fn embedded_problem(text: &str) -> Option<String> {
     }
     form_urlencoded::parse(query.as_bytes()).find_map(|(name, value)| {
         let mut known = EMBEDDED_PARAMETERS.iter();
-        match known.find(|(known, _)| *known == name) {
+        match known.find(|(known, ..)| *known == name) {
             None => {
-                let names: Vec<&str> = EMBEDDED_PARAMETERS.iter().map(|(name, _)| *name).collect();
+                let names: Vec<&str> = EMBEDDED_PARAMETERS.iter().map(|(name, ..)| *name).collect();
                 Some(format!(
                     "the parameter {name:?} is not known, allowed: {}; percent-encode a ? of the path as %3F",
                     names.join(", ")
                 ))
             }
-            // A database in memory is refused with a reason of its own.
-            Some(_) if name == "mode" && value == "memory" => None,
-            Some((_, allowed)) if allowed.contains(&&*value) => None,
-            Some((_, allowed)) => Some(another_value(&name, &allowed.join(", "))),
+            Some(_) if name == "mode" && value == "memory" => Some(IN_MEMORY.to_owned()),
+            Some((_, allowed, _)) if allowed.contains(&&*value) => None,
+            Some((_, allowed, why)) => {
+                let allowed = format!("{}; {why}", allowed.join(", "));
+                Some(another_value(&name, &allowed))
+            }
         }
-    })
-}
-
-/// Whether the parameters of `sqlite:…` forbid to write.
-pub(super) fn only_reads(text: &str) -> bool {
-    let query = text.split_once('?').map_or("", |(_, query)| query);
-    form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
-        matches!(
-            (&*name, &*value),
-            ("mode", "ro") | ("immutable", "1" | "true")
-        )
     })
 }
 
@@ -231,15 +238,32 @@ mod tests {
             ("x.db?mode=rw&=1", "the parameter \"\" is not known"),
             (
                 "x.db?mode=foo",
-                "the parameter mode has another value, allowed: rw, rwc, ro",
+                "the parameter mode has another value, allowed: rw, rwc; verifyd writes the file",
             ),
+            ("x.db?mode=ro", "allowed: rw, rwc; verifyd writes the file"),
+            ("x.db?immutable=1", "allowed: 0, false; verifyd writes"),
+            (
+                "x.db?cache=shared&immutable=true",
+                "the parameter immutable",
+            ),
+            (
+                "x.db?vfs=unix-none",
+                "several processes and connections share",
+            ),
+            (":memory:", "a database in memory"),
+            ("x.db?mode=memory", "allowed: sqlite:FILE"),
+            (
+                "x.db\u{200b}",
+                "it ends with U+200B ZERO WIDTH SPACE; remove it",
+            ),
+            ("//x.db?mode=rwc\"", "it ends with U+0022 QUOTATION MARK"),
             (
                 "x.db?cache=",
                 "the parameter cache has another value, allowed: private, shared",
             ),
             (
                 "x.db?immutable=yes",
-                "the parameter immutable has another value, allowed: 0, 1, false, true",
+                "the parameter immutable has another value, allowed: 0, false",
             ),
             (
                 "x.db?mode=rwc&vfs=nope",
@@ -250,12 +274,11 @@ mod tests {
             let problem = problem(&format!("sqlite:{rest}")).unwrap_or_default();
             assert!(problem.contains(words), "{rest}: {problem}");
         }
-        for (rest, reads) in [
-            ("x.db", false),
-            ("//a%3Fb.db?mode=rwc&cache=private", false),
-            ("x.db?immutable=0&vfs=unix", false),
-            ("x.db?mode=ro", true),
-            ("x.db?cache=shared&immutable=true", true),
+        for rest in [
+            "x.db",
+            "//a%3Fb.db?mode=rwc&cache=private",
+            "x.db?immutable=0&vfs=unix",
+            "it's.db?mode=rw",
         ] {
             let address = format!("sqlite:{rest}");
             assert_eq!(problem(&address), None, "{rest}");
@@ -264,7 +287,6 @@ mod tests {
                     .parse::<sqlx::sqlite::SqliteConnectOptions>()
                     .is_ok()
             );
-            assert_eq!(only_reads(&address), reads, "{rest}");
         }
     }
 }

@@ -12,6 +12,8 @@ use std::io::ErrorKind;
 
 /// Characters of a server's message that are kept.
 const MESSAGE_LENGTH: usize = 1_000;
+/// What begins the error of arguments that the server does not take.
+const WRONG_OPTIONS: &str = "the parameter options holds what the server does not take";
 /// Characters of an SQLSTATE.
 const SQLSTATE_LENGTH: usize = 5;
 
@@ -72,6 +74,11 @@ pub(super) fn opening(error: Error) -> StoreError {
     match error {
         Error::Database(e) if e.code().is_some_and(|code| code.starts_with("22")) => {
             StoreError::Refused(said(e.message(), &e.code().unwrap_or_default()))
+        }
+        // syntax_error: no statement was sent, so it is one of the arguments in `options`.
+        Error::Database(e) if e.code().is_some_and(|code| code == "42601") => {
+            let said = said(e.message(), "42601");
+            StoreError::Refused(format!("{WRONG_OPTIONS}: {said}"))
         }
         error => match StoreError::from(error) {
             StoreError::Schema(why) => StoreError::Refused(why),

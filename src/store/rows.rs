@@ -9,6 +9,7 @@ use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, ProviderConnection, StoredCredential,
 };
 use crate::domain::connection_facts::{CredentialExpiry, ExpirySource};
+use crate::domain::link::is_guid;
 use crate::domain::names::UnknownName;
 use crate::domain::overview::LatestReport;
 use crate::domain::permission::StoredPermission;
@@ -299,11 +300,27 @@ impl ConnectionRow {
         Some((column, null()))
     }
 
-    /// For lists: as much of it as can be read, and why it cannot be used. An id that is not there is 0,
+    /// Why no check of an enabled connection can pass preflight, though its row can be read: see `is_valid_connection!`.
+    fn obstacle(&self) -> Option<(&'static str, String)> {
+        let is_disabled = self.status.as_ref().is_some_and(|status| {
+            ConnectionStatus::stored(&status.0) == Some(ConnectionStatus::Disabled)
+        });
+        let found = match &self.entra_tenant_id {
+            _ if is_disabled => return None,
+            Some(id) if is_guid(&id.0) => return None,
+            Some(id) => format!("{:?}", redact::clean(&id.0, 60)),
+            None => "NULL".to_owned(),
+        };
+        let why = format!("it is {found}, allowed: a GUID, the directory to check");
+        Some(("entra_tenant_id", why))
+    }
+
+    /// For lists: as much of it as can be read, and why it cannot be checked. An id that is not there is 0,
     /// a provider an empty text.
     pub fn listed(self) -> (ProviderConnection, Option<String>) {
         let problem = self
             .problem()
+            .or_else(|| self.obstacle())
             .map(|(column, why)| format!("provider_connections.{column}: {why}"));
         let text = |text: Option<Text>| text.map(|text| text.0);
         let id = |id: Option<i64>| id.unwrap_or_default();
@@ -498,17 +515,17 @@ where
 
 /// Credentials with what each is bound to. One that cannot be read is an error of its own.
 pub(super) fn credentials(rows: Vec<ConnectionWithCredentialRow>) -> Vec<FoundCredential> {
-    let read = |row: ConnectionWithCredentialRow| {
-        let stored = row.credential.read(row.connection.id)?;
-        let binding = row.connection.binding()?;
+    let read = |connection: &ConnectionRow, credential: CredentialPart| {
+        let stored = credential.read(connection.id)?;
+        let binding = connection.binding()?;
         Ok(stored.map(|stored| (binding, stored)))
     };
     rows.into_iter()
         .filter_map(|row| {
-            let connection_id = ConnectionId(row.connection.id);
-            let credential = read(row).transpose()?;
+            let credential = read(&row.connection, row.credential).transpose()?;
+            let (connection, _) = row.connection.listed();
             Some(FoundCredential {
-                connection_id,
+                connection,
                 credential,
             })
         })

@@ -1,14 +1,20 @@
-//! Finds connections that cannot be used, and credentials that do not open.
+//! Finds connections that cannot be used, and credentials that do not open or end runs blocked.
 
 use super::{LATEST_ROWS, Line, SHOWN, State, TIMEOUT, bad, error};
 use crate::app;
+use crate::cli::connections::{flaw, flaw_words};
 use crate::config::Settings;
 use crate::credentials::envelope;
-use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
-use crate::domain::connection::{ConnectionStatus, CredentialBinding, StoredCredential};
+use crate::domain::connection::{
+    ConnectionStatus, CredentialBinding, ProviderConnection, StoredCredential,
+};
+use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
+use crate::domain::report::EvidenceKind;
+use crate::domain::{ConnectionId, Reason};
 use crate::ports::overview::ConnectionFilter;
+use crate::ports::provider::{Providers, Unmet};
 use crate::ports::store::{Store, StoreError};
 use crate::ports::vault::{Vault, VaultError};
 use std::collections::BTreeSet;
@@ -22,15 +28,32 @@ const MEND_FIRST: &str = "mend those that are named, then run `verifyd doctor` a
 const CORRECT_ROW: &str =
     "correct the row, and whoever wrote it; until then the connection's runs end blocked";
 
+/// The member of a Laravel payload that names an application.
+const STORED_CLIENT_ID: &str = "credential.client_id";
+
+/// Connections for which the same holds.
+struct Affected {
+    /// The first ones.
+    connections: Vec<ConnectionId>,
+    count: usize,
+}
+
 /// Credentials that do not open, of one key and for one cause.
 struct Closed {
     key: Option<String>,
     cause: Cause,
     /// What the vault says of the first.
     why: String,
-    /// The first of their connections.
-    connections: Vec<ConnectionId>,
-    count: usize,
+    affected: Affected,
+}
+
+/// Credentials that open, with which runs end blocked, for one reason and by one member.
+struct Refused {
+    reason: Reason,
+    field: Option<String>,
+    /// What the provider says of the first.
+    why: String,
+    affected: Affected,
 }
 
 /// What was found of the stored credentials.
@@ -40,6 +63,7 @@ struct Credentials {
     unreadable: Vec<(ConnectionId, String)>,
     unreadable_count: u64,
     closed: Vec<Closed>,
+    refused: Vec<Refused>,
     /// Keys that have decrypted one, by the ids in envelopes; `None` stands for Laravel's.
     opening: BTreeSet<Option<String>>,
     /// How many were tested.
@@ -69,7 +93,8 @@ pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>
     }
     // Problems of the keys themselves have a line of their own.
     let vault = app::open_existing_vault(settings).ok();
-    let found = match credentials(store, vault.as_deref()).await {
+    let providers = app::providers_offline(settings).unwrap_or_default();
+    let found = match credentials(store, vault.as_deref(), &providers).await {
         Ok(found) => found,
         Err(failure) => {
             lines.push(error("connections", &failure));
@@ -77,6 +102,7 @@ pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>
         }
     };
     lines.extend(found.closed_lines());
+    lines.extend(found.refused_lines());
     lines.extend(found.unreadable.into_iter().map(|(id, why)| {
         let at = format!("connection {id}: {why}");
         bad("connections", State::Warning, at, CORRECT_ROW).quoting()
@@ -97,6 +123,7 @@ pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>
 async fn credentials(
     store: &dyn Store,
     vault: Option<&dyn Vault>,
+    providers: &Providers,
 ) -> Result<Credentials, StoreError> {
     let mut credentials = Credentials::default();
     let until = Instant::now() + TIMEOUT / 2;
@@ -104,7 +131,7 @@ async fn credentials(
     loop {
         let page = store.credentials(after, PAGE).await?;
         let Some(last) = page.last() else { break };
-        after = Some(last.connection_id);
+        after = Some(last.connection.id);
         for found in page {
             if credentials.tested >= LATEST_ROWS || Instant::now() >= until {
                 credentials.is_cut = true;
@@ -118,15 +145,16 @@ async fn credentials(
                     ..
                 }) => {}
                 Ok((binding, stored)) => {
-                    if let Some(vault) = vault {
-                        credentials.open(vault, binding, &stored);
+                    let opened = vault.and_then(|vault| credentials.open(vault, binding, &stored));
+                    if let Some(credential) = opened {
+                        credentials.prepare(providers, &found.connection, &credential);
                     }
                 }
                 Err(why) => {
                     credentials.unreadable_count += 1;
                     if credentials.unreadable.len() < SHOWN as usize {
                         let why = why.to_string();
-                        credentials.unreadable.push((found.connection_id, why));
+                        credentials.unreadable.push((found.connection.id, why));
                     }
                 }
             }
@@ -136,33 +164,76 @@ async fn credentials(
 }
 
 impl Credentials {
-    fn open(&mut self, vault: &dyn Vault, binding: CredentialBinding, stored: &StoredCredential) {
+    fn open(
+        &mut self,
+        vault: &dyn Vault,
+        binding: CredentialBinding,
+        stored: &StoredCredential,
+    ) -> Option<Credential> {
         let key = envelope::key_id(&stored.payload).map(str::to_owned);
-        let failure = vault.open(binding, stored).err();
-        let flaw = failure.as_ref().and_then(VaultError::flaw);
+        let opened = vault.open(binding, stored);
+        let flaw = opened.as_ref().err().and_then(VaultError::flaw);
         if flaw.is_none_or(|flaw| !flaw.cause.before_decryption()) {
             self.opening.insert(key.clone());
         }
-        let (Some(failure), Some(flaw)) = (&failure, flaw) else {
-            return;
+        let cause = flaw.map(|flaw| flaw.cause);
+        let failure = match opened {
+            Ok(credential) => return Some(credential),
+            Err(failure) => failure,
         };
-        let cause = flaw.cause;
+        let cause = cause?;
         let mut same = self.closed.iter_mut();
         match same.find(|closed| closed.cause == cause && closed.key == key) {
-            Some(closed) => {
-                closed.count += 1;
-                if closed.connections.len() < SHOWN as usize {
-                    closed.connections.push(binding.connection_id);
-                }
-            }
+            Some(closed) => closed.affected.add(binding.connection_id),
             None => self.closed.push(Closed {
                 key,
                 cause,
                 why: failure.to_string(),
-                connections: vec![binding.connection_id],
-                count: 1,
+                affected: Affected::of(binding.connection_id),
             }),
         }
+        None
+    }
+
+    /// Does what a run does before it calls the provider. The runs of a connection that is disabled or unusable end
+    /// before that.
+    fn prepare(
+        &mut self,
+        providers: &Providers,
+        connection: &ProviderConnection,
+        credential: &Credential,
+    ) {
+        if connection.status != ConnectionStatus::Enabled {
+            return;
+        }
+        let Some(unmet) = flaw(providers, connection, credential) else {
+            return;
+        };
+        let field = value_of(&unmet, EvidenceKind::Field).map(str::to_owned);
+        let mut same = self.refused.iter_mut();
+        match same.find(|refused| refused.reason == unmet.reason && refused.field == field) {
+            Some(refused) => refused.affected.add(connection.id),
+            None => self.refused.push(Refused {
+                reason: unmet.reason,
+                field,
+                why: flaw_words(&unmet),
+                affected: Affected::of(connection.id),
+            }),
+        }
+    }
+
+    /// Returns a line for each of the first reasons, and one for the others.
+    fn refused_lines(&self) -> Vec<Line> {
+        let shown = self.refused.iter().take(SHOWN as usize).map(|refused| {
+            let found = format!(
+                "{}: runs end blocked, {}",
+                refused.affected.words(),
+                refused.why
+            );
+            bad("connections", State::Warning, found, refused.remedy()).quoting()
+        });
+        let more = super::more("connections", self.refused.len() as u64, MEND_FIRST);
+        shown.chain(more).collect()
     }
 
     /// Returns a line for each of the first keys and causes, and one for the others. `serve` cannot work where a key is
@@ -175,7 +246,7 @@ impl Credentials {
             State::Warning
         };
         let shown = self.closed.iter().take(SHOWN as usize).map(|closed| {
-            let found = format!("{}: {}", closed.connections(), closed.why);
+            let found = format!("{}: {}", closed.affected.words(), closed.why);
             bad("keys", state, found, self.remedy(closed)).quoting()
         });
         let more = super::more("keys", self.closed.len() as u64, MEND_FIRST);
@@ -196,8 +267,39 @@ impl Credentials {
     }
 }
 
-impl Closed {
-    fn connections(&self) -> String {
+impl Refused {
+    fn remedy(&self) -> String {
+        if self.field.as_deref() == Some(STORED_CLIENT_ID) {
+            return "correct client_id of the connection, or store the secret of its own application".to_owned();
+        }
+        let (step, _) = self.reason.steps()[0];
+        let (first, rest) = step.split_at(1);
+        format!("{}{rest}", first.to_lowercase())
+    }
+}
+
+fn value_of(unmet: &Unmet, kind: EvidenceKind) -> Option<&str> {
+    let mut evidence = unmet.evidence.iter();
+    let found = evidence.find(|evidence| evidence.kind == kind)?;
+    Some(&found.value)
+}
+
+impl Affected {
+    fn of(connection: ConnectionId) -> Self {
+        Self {
+            connections: vec![connection],
+            count: 1,
+        }
+    }
+
+    fn add(&mut self, connection: ConnectionId) {
+        self.count += 1;
+        if self.connections.len() < SHOWN as usize {
+            self.connections.push(connection);
+        }
+    }
+
+    fn words(&self) -> String {
         let shown: Vec<String> = self.connections.iter().map(ToString::to_string).collect();
         let shown = shown.join(", ");
         match self.count - self.connections.len() {

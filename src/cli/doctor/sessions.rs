@@ -3,23 +3,94 @@
 use super::{Line, State, bad, error, ok};
 use crate::cli::remedy;
 use crate::config::Settings;
-use crate::ports::store::Store;
+use crate::ports::probe::{ConnectionLimit, LimitedBy};
+use crate::ports::store::{Store, StoreError};
 use crate::ports::wake::Listening;
+use crate::store::ListenMode;
 use secrecy::ExposeSecret as _;
 
-/// A line where `serve` may not open all its connections.
-pub async fn limit(store: &dyn Store) -> Option<Line> {
-    let part = "database";
+/// A line where `serve` may not open all its connections. It failed where `serve` does not work with as few as these.
+pub async fn limit(store: &dyn Store, settings: &Settings) -> Option<Line> {
     match store.connection_limit().await {
-        Ok(limit) => limit.map(|limit| {
-            let found = format!(
-                "{} is {}; `serve` opens up to {} connections",
-                limit.name, limit.allowed, limit.needed
-            );
-            bad(part, State::Warning, found, remedy::MORE_CONNECTIONS)
-        }),
-        Err(failure) => Some(error(part, &failure)),
+        Ok(limit) => limit.as_ref().map(line),
+        Err(failure) => Some(refused(&failure, settings)),
     }
+}
+
+fn line(limit: &ConnectionLimit) -> Line {
+    let ConnectionLimit {
+        by,
+        allowed,
+        least,
+        needed,
+    } = limit;
+    let is_fatal = allowed < least;
+    let part = match by {
+        LimitedBy::Pooler => "pooler",
+        LimitedBy::Role(_) | LimitedBy::Database(_) | LimitedBy::Server => "database",
+    };
+    let name = match by {
+        LimitedBy::Role(role) => format!("CONNECTION LIMIT of the role {role}"),
+        LimitedBy::Database(database) => format!("CONNECTION LIMIT of the database {database}"),
+        LimitedBy::Server => "max_connections of the server".to_owned(),
+        LimitedBy::Pooler => "what a pooler in session mode gives at the same time".to_owned(),
+    };
+    let opens = format!("`serve` opens up to {needed} connections");
+    let found = match is_fatal {
+        true => format!("{name} is {allowed}; {opens}, and works with {least} or more"),
+        false => format!("{name} is {allowed}; {opens}"),
+    };
+    let remedy = match by {
+        LimitedBy::Role(role) if is_fatal => raise("ROLE", role, *needed),
+        LimitedBy::Database(database) if is_fatal => raise("DATABASE", database, *needed),
+        LimitedBy::Pooler => format!(
+            "let the pooler have {needed} connections to the server for each replica (PgBouncer: default_pool_size, or \
+             pool_size of the database), or lower database.max_connections"
+        ),
+        _ => remedy::MORE_CONNECTIONS.to_owned(),
+    };
+    let state = match is_fatal {
+        true => State::Failed,
+        false => State::Warning,
+    };
+    bad(part, state, found, remedy)
+}
+
+/// Allows one replica. `name`: quoted as an identifier.
+fn raise(kind: &str, name: &str, needed: i64) -> String {
+    format!(
+        "allow {needed} connections for each replica, as a superuser: ALTER {kind} {name} CONNECTION LIMIT {needed};"
+    )
+}
+
+/// The line of a database that refuses a connection or a statement.
+pub fn refused(failure: &StoreError, settings: &Settings) -> Line {
+    let mut line = error("database", failure);
+    if let Some(remedy) = of_limit(&line.found, settings) {
+        line.remedy = Some(remedy);
+    }
+    line
+}
+
+/// The remedy where the server names the limit of a role or database in its refusal. It does not say how high that is,
+/// so that no number is sure to raise it.
+pub fn of_limit(said: &str, settings: &Settings) -> Option<String> {
+    let (_, limited) = said.split_once("too many connections for ")?;
+    let (limited, _) = limited.rsplit_once("\" (SQLSTATE 53300)")?;
+    let (kind, name) = limited.split_once(" \"")?;
+    let kind = match kind {
+        "role" => "ROLE",
+        "database" => "DATABASE",
+        _ => return None,
+    };
+    let name = format!("\"{}\"", name.replace('"', "\"\""));
+    // Besides those of the pool one for the heartbeat, and one for listening.
+    let listening = i64::from(settings.database.listen == ListenMode::Auto);
+    let needed = i64::from(settings.database.max_connections) + 1 + listening;
+    Some(format!(
+        "allow {needed} connections for each replica, and those of whatever else connects, or lift the limit, as a \
+         superuser: ALTER {kind} {name} CONNECTION LIMIT -1;"
+    ))
 }
 
 /// Whether a bare INSERT wakes a worker.
@@ -51,5 +122,61 @@ pub async fn listening(store: &dyn Store, settings: &Settings) -> Line {
                 !settings.database.listen_url.expose_secret().is_empty(),
             ),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_below_which_serve_does_not_work_has_failed() {
+        let limit = |by, allowed| {
+            line(&ConnectionLimit {
+                by,
+                allowed,
+                least: 4,
+                needed: 12,
+            })
+        };
+        let role = LimitedBy::Role("\"App\"".to_owned());
+        for (by, allowed, state, advice) in [
+            (
+                role.clone(),
+                3,
+                State::Failed,
+                ": ALTER ROLE \"App\" CONNECTION LIMIT 12;",
+            ),
+            (role, 4, State::Warning, "database.max_connections"),
+            (
+                LimitedBy::Database("app".to_owned()),
+                0,
+                State::Failed,
+                ": ALTER DATABASE app CONNECTION LIMIT 12;",
+            ),
+            (
+                LimitedBy::Server,
+                3,
+                State::Failed,
+                "max_connections of the server",
+            ),
+            (LimitedBy::Pooler, 3, State::Failed, "default_pool_size"),
+            (
+                LimitedBy::Pooler,
+                11,
+                State::Warning,
+                "12 connections to the server",
+            ),
+        ] {
+            let line = limit(by, allowed);
+            let remedy = line.remedy.unwrap_or_default();
+            assert_eq!(line.state, state, "{remedy}");
+            assert!(remedy.contains(advice), "{advice}: {remedy}");
+            assert!(
+                line.found.contains("up to 12 connections"),
+                "{}",
+                line.found
+            );
+        }
     }
 }

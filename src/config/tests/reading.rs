@@ -216,9 +216,6 @@ fn the_key_file_of_the_embedded_default_lies_beside_its_database() {
             Some("data/my runs.key"),
         ),
         ("sqlite:odd.key", Some("odd.key.key")),
-        ("sqlite::memory:", None),
-        ("sqlite://:memory:", None),
-        ("sqlite://x.db?cache=shared&mode=memory", None),
         ("postgres://h/db", None),
     ] {
         let settings = load(&[("DATABASE_URL", url)]).unwrap();

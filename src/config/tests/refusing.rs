@@ -270,6 +270,26 @@ fn an_address_that_cannot_be_read_says_what_to_change_and_never_the_password() {
         ),
         (
             "DATABASE_URL",
+            "sqlite:x.db?mode=ro",
+            "allowed: rw, rwc; verifyd writes the file",
+        ),
+        (
+            "DATABASE_URL",
+            "sqlite::memory:",
+            "it names a database in memory, of which every connection and every process would see another",
+        ),
+        (
+            "DATABASE_URL",
+            "postgres://u:canaryS3cr3t@h/db\u{200b}",
+            "it ends with U+200B ZERO WIDTH SPACE; remove it",
+        ),
+        (
+            "REDIS_URL",
+            "redis://:canaryS3cr3t@h\u{201d}/0",
+            "the host holds U+201D RIGHT DOUBLE QUOTATION MARK; remove it",
+        ),
+        (
+            "DATABASE_URL",
             "POSTGRES://u:canaryS3cr3t@h/db",
             "the scheme must be in lower case, postgres:",
         ),

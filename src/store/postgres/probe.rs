@@ -1,13 +1,15 @@
 //! The tests of `doctor`. Statements of its own are sent without a name, so that they work behind every pooler.
 //! Those of `serve` are tried once it is known that they get through.
 
-use super::PostgresStore;
 use super::inspect::UNNAMED;
+use super::{PostgresStore, wake};
 use crate::domain::RunId;
 use crate::domain::attempt::AttemptEnd;
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
-use crate::ports::probe::{ConnectionLimit, Pooling, ProbeStore, RepeatedIds, TableSize, Writing};
+use crate::ports::probe::{
+    ConnectionLimit, LimitedBy, Pooling, ProbeStore, RepeatedIds, TableSize, Writing,
+};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::claims::{ClaimRequest, release_in};
@@ -19,6 +21,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// How often the sessions of two connections are compared.
@@ -70,19 +73,25 @@ const TABLE_SIZES: &str = "
         OR c.oid IN (SELECT to_regclass(t.name)::oid FROM unnest($1::text[]) AS t(name)))
     ORDER BY 2 DESC, 1";
 
-/// The lowest limit of connections.
+/// The lowest limit of connections: of a role, a database or the server.
 const CONNECTION_LIMIT: &str = "
-    SELECT l.name, l.allowed FROM (
-        SELECT 'CONNECTION LIMIT of the role ' || quote_ident(r.rolname), r.rolconnlimit::bigint
+    SELECT l.of_role, l.of_database, l.allowed FROM (
+        SELECT quote_ident(r.rolname), NULL, r.rolconnlimit::bigint
         FROM pg_roles r WHERE r.rolname = session_user AND NOT r.rolsuper
         UNION ALL
-        SELECT 'CONNECTION LIMIT of the database ' || quote_ident(d.datname), d.datconnlimit::bigint
+        SELECT NULL, quote_ident(d.datname), d.datconnlimit::bigint
         FROM pg_database d JOIN pg_roles r ON r.rolname = session_user
         WHERE d.datname = current_database() AND NOT r.rolsuper
         UNION ALL
-        SELECT 'max_connections of the server', current_setting('max_connections')::bigint
+        SELECT NULL, NULL, current_setting('max_connections')::bigint
             - current_setting('superuser_reserved_connections')::bigint
-    ) AS l(name, allowed) WHERE l.allowed >= 0 ORDER BY l.allowed LIMIT 1";
+    ) AS l(of_role, of_database, allowed) WHERE l.allowed >= 0 ORDER BY l.allowed LIMIT 1";
+
+/// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
+const LEAST_IN_POOL: u32 = 2;
+
+/// Time for one further session behind a pooler. One that has none free lets its client wait for minutes.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The tables that verifyd inserts rows into whose ids are from a sequence.
 const NUMBERED: [&str; 7] = [
@@ -319,6 +328,48 @@ impl PostgresStore {
             .await?;
         Ok(next.zip(largest))
     }
+
+    /// Returns with how many connections `serve` works, and how many it opens: of the pool, one for the heartbeat, and
+    /// those for listening.
+    fn connections_with(&self, listening: Option<u32>) -> (i64, i64) {
+        let pool = self.pool.options().get_max_connections();
+        let others = 1 + listening.unwrap_or(0);
+        let least = pool.min(LEAST_IN_POOL) + others;
+        (i64::from(least), i64::from(pool + others))
+    }
+
+    /// Whether listening goes through the same server or pooler as everything else.
+    fn listens_here(&self) -> bool {
+        self.listen.as_ref().is_some_and(|listen| {
+            listen.get_host() == self.options.get_host()
+                && listen.get_port() == self.options.get_port()
+                && listen.get_socket() == self.options.get_socket()
+        })
+    }
+
+    /// Opens connections with a session each, up to this number, and returns how many there were at the same time.
+    async fn sessions_at_once(&self, wanted: i64) -> Result<i64, StoreError> {
+        let mut opened = Vec::new();
+        let mut count = 0;
+        while count < wanted {
+            let opening = async {
+                let mut connection = self.options.connect().await?;
+                // A pooler lets a client sign in before it has a session for it.
+                session(&mut connection).await?;
+                Ok::<_, StoreError>(connection)
+            };
+            // An error is the pooler's answer to one client too many.
+            let Ok(Ok(connection)) = tokio::time::timeout(SESSION_TIMEOUT, opening).await else {
+                break;
+            };
+            opened.push(connection);
+            count += 1;
+        }
+        for connection in opened {
+            let _ = connection.close().await;
+        }
+        Ok(count)
+    }
 }
 
 #[async_trait]
@@ -407,18 +458,34 @@ impl ProbeStore for PostgresStore {
     }
 
     async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
-        // Besides those of the pool one for the heartbeat, and one for listening.
-        let listening = u32::from(self.listen.is_some());
-        let needed = i64::from(self.pool.options().get_max_connections() + 1 + listening);
+        let is_direct = self.with_timeout(wake::is_direct(&self.options)).await?;
+        if !is_direct {
+            let (least, needed) = self.connections_with(self.listens_here().then_some(2));
+            let allowed = self.with_timeout(self.sessions_at_once(needed)).await?;
+            let limit = ConnectionLimit {
+                by: LimitedBy::Pooler,
+                allowed,
+                least,
+                needed,
+            };
+            return Ok((allowed < needed).then_some(limit));
+        }
+        let (least, needed) = self.connections_with(self.listen.as_ref().map(|_| 1));
         self.transaction(async |tx| {
-            let (name, allowed): (String, i64) = self
+            let (role, database, allowed): (Option<String>, Option<String>, i64) = self
                 .rows(CONNECTION_LIMIT)
                 .persistent(false)
                 .fetch_one(&mut *tx)
                 .await?;
+            let by = match (role, database) {
+                (Some(role), _) => LimitedBy::Role(role),
+                (None, Some(database)) => LimitedBy::Database(database),
+                (None, None) => LimitedBy::Server,
+            };
             let limit = ConnectionLimit {
-                name,
+                by,
                 allowed,
+                least,
                 needed,
             };
             Ok((allowed < needed).then_some(limit))

@@ -41,23 +41,23 @@ const KEY: TlsFile = TlsFile {
     has_content: |pem| PrivateKeyDer::from_pem_slice(pem).is_ok(),
 };
 
-/// Refuses what the driver would not find in the files that it reads for this `sslmode`, or logs it where the server may
-/// have no TLS. A text that the driver does not decode, with a byte order mark for example, is put
-/// into the options in place of its file.
+/// Refuses what the driver would not find in the files that it reads for this `sslmode`. With `prefer`, too, where
+/// the server may have no TLS: whether a file can be used must not depend on the server. A text that the driver does
+/// not decode, with a byte order mark for example, is put into the options in place of its file.
 pub(super) fn check(mut options: PgConnectOptions, url: &Url) -> Result<PgConnectOptions, String> {
     let mode = options.get_ssl_mode();
     if matches!(mode, PgSslMode::Disable | PgSslMode::Allow) {
         return Ok(options);
     }
     if matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull)
-        && let Some(pem) = AUTHORITIES.decoded(url, mode)?
+        && let Some(pem) = AUTHORITIES.decoded(url)?
     {
         options = options.ssl_root_cert_from_pem(pem.as_bytes().to_vec());
     }
-    if let Some(pem) = CERTIFICATE.decoded(url, mode)? {
+    if let Some(pem) = CERTIFICATE.decoded(url)? {
         options = options.ssl_client_cert_from_pem(pem.as_bytes());
     }
-    if let Some(pem) = KEY.decoded(url, mode)? {
+    if let Some(pem) = KEY.decoded(url)? {
         options = options.ssl_client_key_from_pem(pem.as_bytes());
     }
     Ok(options)
@@ -65,16 +65,10 @@ pub(super) fn check(mut options: PgConnectOptions, url: &Url) -> Result<PgConnec
 
 impl TlsFile {
     /// The content as text, if the driver would not read the file itself as this text.
-    fn decoded(&self, url: &Url, mode: PgSslMode) -> Result<Option<Zeroizing<String>>, String> {
-        let Some((name, path)) = self.named(url)? else {
-            return Ok(None);
-        };
-        match self.read(&name, &path) {
-            Err(problem) if matches!(mode, PgSslMode::Prefer) => {
-                tracing::warn!("{problem}; a server with TLS cannot be used");
-                Ok(None)
-            }
-            read => read,
+    fn decoded(&self, url: &Url) -> Result<Option<Zeroizing<String>>, String> {
+        match self.named(url)? {
+            Some((name, path)) => self.read(&name, &path),
+            None => Ok(None),
         }
     }
 
@@ -167,6 +161,19 @@ mod tests {
                     "the TLS file {encrypted:?} of the parameter sslkey holds no unencrypted private key in PEM"
                 ),
             ),
+            // The server may have no TLS.
+            (
+                "sslmode=prefer&sslcert=/nope".to_owned(),
+                "the TLS file \"/nope\" of the parameter sslcert cannot be read: No such file or directory (os error 2)".to_owned(),
+            ),
+            (
+                format!("sslcert={pem}&sslkey=/nope"),
+                "the TLS file \"/nope\" of the parameter sslkey cannot be read: No such file or directory (os error 2)".to_owned(),
+            ),
+            (
+                format!("sslmode=prefer&sslcert={der}&sslkey={encrypted}"),
+                format!("the TLS file {der:?} of the parameter sslcert holds no certificate in PEM"),
+            ),
             (
                 "sslkey=-----BEGIN%20PRIVATE%20KEY-----".to_owned(),
                 "the parameter sslkey holds PEM, allowed: the path of a file".to_owned(),
@@ -174,14 +181,12 @@ mod tests {
         ] {
             assert_eq!(checked(&query), Err(problem), "{query}");
         }
-        // What the driver does not read, or not before the server has TLS, has no problem.
+        // What the driver does not read has no problem.
         for query in [
-            "sslmode=disable&sslcert=/nope".to_owned(),
-            "sslmode=require&sslrootcert=/nope".to_owned(),
-            "sslcert=/nope&sslkey=/nope".to_owned(),
-            format!("sslmode=prefer&sslcert={der}&sslkey={encrypted}"),
+            "sslmode=disable&sslcert=/nope",
+            "sslmode=require&sslrootcert=/nope",
         ] {
-            checked(&query).unwrap();
+            checked(query).unwrap();
         }
         let files = format!("sslmode=verify-full&sslcert={pem}&sslkey={key_pem}&sslrootcert=");
         assert!(

@@ -97,7 +97,7 @@ impl Subscription {
 }
 
 /// Whether no pooler is on the way. Connects itself: a pool would try again where nothing listens, and not say so.
-async fn is_direct(options: &PgConnectOptions) -> Result<bool, StoreError> {
+pub(super) async fn is_direct(options: &PgConnectOptions) -> Result<bool, StoreError> {
     let mut connection = match options.clone().options([(DIRECT, "on")]).connect().await {
         Err(sqlx::Error::Database(error))
             if error.code().as_deref() == Some(REFUSED_AT_STARTUP) =>

@@ -187,13 +187,6 @@ impl SqliteStore {
 /// Reads the address, which must name a file.
 fn options(settings: &DatabaseSettings) -> Result<SqliteConnectOptions, StoreError> {
     let url = settings.url.expose_secret();
-    if url.contains(":memory:") || url.contains("mode=memory") {
-        return Err(StoreError::Refused(
-            "database.url names a database in memory, of which every connection would see \
-             another; allowed: sqlite:FILE"
-                .into(),
-        ));
-    }
     if let Some(problem) = address::problem(url) {
         return Err(StoreError::Refused(format!(
             "database.url cannot be used: {problem}"
@@ -206,11 +199,6 @@ fn options(settings: &DatabaseSettings) -> Result<SqliteConnectOptions, StoreErr
         return Err(StoreError::Refused(
             "database.url names no file, allowed: sqlite:FILE".into(),
         ));
-    }
-    let file = options.get_filename();
-    if address::only_reads(url) && !file.exists() {
-        let why = "the parameter mode=ro or immutable of database.url forbids to write it";
-        return Err(cannot_create(file, &std::io::Error::other(why)));
     }
     Ok(options)
 }

@@ -86,6 +86,15 @@ async fn a_secret_of_another_application_is_named() {
     assert_eq!(shown["credential"]["decryptable"], true);
     let shown = stdout(&show(&format!("connections show {id}")));
     assert_holds(&shown, &format!("client_secret; {problem}"));
+    let checked = stdout(&show("doctor"));
+    let line = format!("connection {id}: runs end blocked, {problem}");
+    assert_holds(&checked, &line);
+    assert_holds(&checked, "correct client_id of the connection");
+    // Its runs end blocked before that.
+    desk.sql("UPDATE provider_connections SET status = 'disabled'")
+        .await;
+    let checked = stdout(&show("doctor"));
+    assert!(!checked.contains("runs end blocked"), "{checked}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,16 +50,6 @@ async fn an_embedded_database_that_cannot_be_opened_has_a_remedy_of_its_own() {
     for (path, found, remedy) in [
         ("missing/verifyd.db", "No such file", "create the folder"),
         ("text", "not a database", "name a file of SQLite"),
-        (
-            "new.db?mode=ro",
-            "forbids to write it",
-            "leave mode and immutable out",
-        ),
-        (
-            "new.db?immutable=1",
-            "forbids to write it",
-            "leave mode and immutable out",
-        ),
     ] {
         let with_path = |line: &str| {
             let mut command = desk.command(line);

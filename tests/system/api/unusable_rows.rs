@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 async fn a_connection_that_cannot_be_used_is_shown_and_not_checked() {
     let scene = Scene::postgres().await;
     let token = &scene.master().await;
-    let [fine, odd, nobody] = [
+    let [fine, odd, nobody, astray] = [
         scene.healthy(1).await,
         scene.healthy(2).await,
         scene.healthy(3).await,
+        scene.healthy(4).await,
     ];
     for statement in [
         "ALTER TABLE provider_connections DROP CONSTRAINT provider_connections_status, \
@@ -19,6 +20,7 @@ async fn a_connection_that_cannot_be_used_is_shown_and_not_checked() {
             .to_owned(),
         format!("UPDATE provider_connections SET status = 'paused' WHERE id = {odd}"),
         format!("UPDATE provider_connections SET workspace_id = NULL WHERE id = {nobody}"),
+        format!("UPDATE provider_connections SET entra_tenant_id = NULL WHERE id = {astray}"),
     ] {
         let statement = sqlx::AssertSqlSafe(statement);
         sqlx::raw_sql(statement)
@@ -28,9 +30,14 @@ async fn a_connection_that_cannot_be_used_is_shown_and_not_checked() {
     }
     let all = scene.get(token, "/v1/connections").await;
     assert_eq!(all.status, 200, "{all:?}");
-    assert_eq!(all.ids("provider_connection_id"), [fine, odd, nobody]);
+    let ids = [fine, odd, nobody, astray];
+    assert_eq!(all.ids("provider_connection_id"), ids);
     assert_eq!(all.items()[0]["problem"], Value::Null);
-    let wrong = [(odd, "status"), (nobody, "workspace_id")];
+    let wrong = [
+        (odd, "status"),
+        (nobody, "workspace_id"),
+        (astray, "entra_tenant_id"),
+    ];
     for ((id, column), shown) in wrong.iter().zip(&all.items()[1..]) {
         let problem = &shown["problem"];
         let begin = format!("provider_connections.{column}: ");
@@ -43,7 +50,7 @@ async fn a_connection_that_cannot_be_used_is_shown_and_not_checked() {
         assert!(detail.contains(column), "{detail}");
     }
     let unusable = scene.get(token, "/v1/connections?status=unusable").await;
-    assert_eq!(unusable.items().len(), 2);
+    assert_eq!(unusable.items().len(), 3);
     let runs = scene.sql("SELECT count(*) FROM operation_runs").await;
     assert_eq!(runs, 0);
 }

@@ -267,6 +267,38 @@ async fn what_the_role_may_not_do_is_named() {
     assert_eq!((code, statement(remedy)), (1, longer));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_address_asks_of_the_server_and_does_not_get_is_told() {
+    let mut bench = Bench::new().await;
+    let direct = bench.database.url();
+    for (query, said, advice) in [
+        ("options=-x", "the parameter options holds", "settings only"),
+        (
+            "options=-c%20nonsense%3D1",
+            "\"nonsense\"",
+            "correct `options`",
+        ),
+        (
+            "sslmode=prefer&sslcert=/nope&sslkey=/nope",
+            "the TLS file \"/nope\" of the parameter sslcert cannot be read",
+            "a file of PEM",
+        ),
+    ] {
+        bench.set("DATABASE_URL", format!("{direct}?{query}"));
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{query}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (1, "database"), "{query}");
+        assert!(found.contains(said), "{found}");
+        assert!(remedy.contains(advice), "{remedy}");
+        let serve = bench.run(&["serve"]);
+        let printed = String::from_utf8_lossy(&serve.stderr);
+        assert_eq!(serve.status.code(), Some(1), "{printed}");
+        assert!(printed.contains(said), "{printed}");
+    }
+}
+
 /// What `serve` needs is tried, too: whoever may send a hint and not take it back sends none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_may_only_send_hints_leaves_none_behind() {
@@ -454,20 +486,6 @@ async fn ids_that_begin_again_are_found() {
     assert_eq!(examined(&bench), (0, vec![]));
 }
 
-/// Runs that need no key succeed without one.
-#[tokio::test(flavor = "multi_thread")]
-async fn that_there_is_no_key_is_a_warning() {
-    let mut bench = Bench::new().await;
-    bench.environment.remove("VERIFYD__CREDENTIALS__KEYS");
-    let (code, bad) = examined(&bench);
-    let [(part, found, _)] = &bad[..] else {
-        panic!("{bad:?}")
-    };
-    assert_eq!((code, part.as_str()), (0, "keys"));
-    assert!(found.starts_with("none: "), "{found}");
-    bench.serve(&[]).wait_for("no credentials.keys");
-}
-
 /// What the application's own rules refuse of `serve`, they refuse of `doctor`, which says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_of_the_application_that_refuses_runs_is_found() {
@@ -578,88 +596,6 @@ async fn a_rule_of_the_application_that_refuses_runs_is_found() {
     let (_, found, _) = writing.unwrap_or_else(|| panic!("{bad:?}"));
     assert_eq!(code, 1);
     assert!(found.contains("claiming a run: not today"), "{found}");
-}
-
-/// What is wrong with rows is named once for each of the first ones, and how many more there are.
-#[tokio::test(flavor = "multi_thread")]
-async fn connections_that_cannot_be_used_are_named_once_and_counted() {
-    let bench = Bench::new().await;
-    bench
-        .execute(
-            "ALTER TABLE provider_connections ALTER workspace_id DROP NOT NULL;
-             INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status)
-             SELECT n, NULL, 1, 'microsoft', 'enabled' FROM generate_series(1, 7) n;
-             INSERT INTO provider_credentials (provider_connection_id, kind, payload)
-             SELECT n, 'client_secret', 'x' FROM generate_series(1, 7) n;
-             SELECT setval(pg_get_serial_sequence('provider_connections', 'id'), 7)",
-        )
-        .await;
-    let (code, bad) = examined(&bench);
-    assert_eq!(code, 0, "{bad:?}");
-    let found = bad
-        .iter()
-        .map(|(part, found, _)| format!("{part}: {found}"));
-    let mut expected: Vec<String> = (1..=5)
-        .map(|id| {
-            format!("connections: connection {id}: provider_connections.workspace_id: it is NULL")
-        })
-        .collect();
-    expected.push("connections: and 2 more".to_owned());
-    assert_eq!(found.collect::<Vec<_>>(), expected);
-    let shown = bench.run(&["connections", "show", "1"]);
-    let shown = String::from_utf8_lossy(&shown.stdout);
-    assert!(shown.contains("workspace –, tenant 1"), "{shown}");
-}
-
-/// Credentials that do not open, and those that cannot be read, are named up to a limit, and counted.
-#[tokio::test(flavor = "multi_thread")]
-async fn credentials_that_are_not_named_or_not_tested_are_told() {
-    let bench = Bench::new().await;
-    let healthy = bench.healthy(1);
-    let add = |ids: &str, kind: &str, payload: &str| {
-        format!(
-            "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, display_name,
-                 status, entra_tenant_id, client_id, cloud, module)
-             SELECT n, workspace_id, tenant_id, provider, display_name, status, entra_tenant_id,
-                 client_id, cloud, module
-             FROM provider_connections, generate_series({ids}) n WHERE id = {healthy};
-             INSERT INTO provider_credentials (provider_connection_id, kind, payload)
-             SELECT n, '{kind}', {payload} FROM generate_series({ids}) n;
-             SELECT setval(pg_get_serial_sequence('provider_connections', 'id'), max(id))
-             FROM provider_connections;"
-        )
-    };
-    bench
-        .execute("ALTER TABLE provider_credentials DROP CONSTRAINT provider_credentials_kind")
-        .await;
-    let of_other_keys = add("101, 107", "client_secret", "'vfd1.k' || n || '.x.x'");
-    bench.execute(&of_other_keys).await;
-    bench.execute(&add("201, 207", "odd", "'x'")).await;
-    let (code, bad) = examined(&bench);
-    assert_eq!(code, 0, "{bad:?}");
-    let found: Vec<String> = bad
-        .iter()
-        .map(|(part, found, _)| {
-            let at = found.split(": ").next().unwrap_or_default();
-            format!("{part}: {at}")
-        })
-        .collect();
-    let at = |part: &str, first: u32| {
-        let named = (first..first + 5).map(|id| format!("{part}: connection {id}"));
-        let more = format!("{part}: and 2 more");
-        named.chain([more]).collect::<Vec<_>>()
-    };
-    assert_eq!(found, [at("keys", 101), at("connections", 201)].concat());
-
-    let many = add("1001, 11000", "client_secret", "'x'");
-    bench.execute(&many).await;
-    let (code, bad) = examined(&bench);
-    assert_eq!(code, 0, "{bad:?}");
-    // Fewer than 10000 where the time was up before.
-    let is_told = bad.iter().any(|(_, found, _)| {
-        found.starts_with("only the first ") && found.ends_with(" credentials were tested")
-    });
-    assert!(is_told, "{bad:?}");
 }
 
 /// As the page of the workers has it.

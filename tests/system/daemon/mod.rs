@@ -3,7 +3,9 @@
 mod bench_on_servers_in_use;
 mod debug;
 mod doctor;
+mod doctor_credentials;
 mod doctor_privileges;
+mod doctor_sessions;
 mod drain;
 mod fair_queuing;
 mod foreign_locks;

@@ -160,7 +160,7 @@ pub async fn credentials_are_paged_with_their_connections(bed: &Bed) {
     bed.connection(7).await;
     let second = bed.connection_with(8, "b").await;
     let all = bed.store.credentials(None, 10).await.unwrap();
-    let seen: Vec<_> = all.iter().map(|found| found.connection_id).collect();
+    let seen: Vec<_> = all.iter().map(|found| found.connection.id).collect();
     assert_eq!(seen, [first, second]);
     let (binding, stored) = all[1].credential.as_ref().unwrap();
     assert_eq!(
@@ -171,5 +171,5 @@ pub async fn credentials_are_paged_with_their_connections(bed: &Bed) {
     assert_eq!(bed.store.credentials(None, 1).await.unwrap().len(), 1);
     let rest = bed.store.credentials(Some(first), 10).await.unwrap();
     assert_eq!(rest.len(), 1);
-    assert_eq!(rest[0].connection_id, second);
+    assert_eq!(rest[0].connection.id, second);
 }

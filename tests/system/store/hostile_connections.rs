@@ -8,6 +8,8 @@ use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::{ConnectionId, TenantId};
 use verifyd::ports::overview::ConnectionFilter;
 
+const DIRECTORY: &str = "5c000000-0000-4000-8000-00000000000A";
+
 /// Every column of a connection and of its credential that another application may fill as it likes.
 pub async fn a_connection_that_cannot_be_used_is_listed_with_its_reason(bed: &Bed) {
     let mut wrong = vec![(2, "status", "'paused'"), (0, "id", "0")];
@@ -29,8 +31,9 @@ pub async fn a_connection_that_cannot_be_used_is_listed_with_its_reason(bed: &Be
     }
     for id in 0..=9 {
         bed.exec(&format!(
-            "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, display_name, status) \
-             VALUES ({id}, 1, 7, 'microsoft', 'named', 'enabled'); \
+            "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, display_name, status, \
+                 entra_tenant_id) \
+             VALUES ({id}, 1, 7, 'microsoft', 'named', 'enabled', '{DIRECTORY}'); \
              INSERT INTO provider_credentials (provider_connection_id, kind, payload) \
              VALUES ({id}, 'client_secret', 'x')"
         ))
@@ -94,7 +97,7 @@ pub async fn a_connection_that_cannot_be_used_is_listed_with_its_reason(bed: &Be
     let mut named = Vec::new();
     for found in bed.store.credentials(None, 100).await.unwrap() {
         if let Err(error) = found.credential {
-            named.push((found.connection_id.0, error.to_string()));
+            named.push((found.connection.id.0, error.to_string()));
         }
     }
     // A credential is bound to its connection's workspace and tenant.
@@ -142,4 +145,72 @@ async fn texts_that_are_not_there_hide_nothing_else() {
         .collect();
     assert_eq!(keys, ["C.Read"]);
     every_surface(bed, "texts that are not there").await;
+}
+
+/// A check of it could not pass preflight. It can be read, so that its runs say why, and disabled, until it is complete.
+pub async fn a_connection_without_a_directory_is_listed_with_its_reason(bed: &Bed) {
+    let directories = [
+        ("NULL".to_owned(), Some("it is NULL")),
+        ("''".to_owned(), Some("it is \"\"")),
+        (
+            "'contoso.example'".to_owned(),
+            Some("it is \"contoso.example\""),
+        ),
+        (
+            "'{5c000000-0000-4000-8000-0000000000}'".to_owned(),
+            Some("it is \"{5c"),
+        ),
+        (
+            "'5c000000-0000-4000-8000-00000000000g'".to_owned(),
+            Some("it is \"5c"),
+        ),
+        (
+            "'5c00000-00000-4000-8000-00000000000-'".to_owned(),
+            Some("it is \"5c"),
+        ),
+        (format!("'{DIRECTORY}'"), None),
+        (format!("'{}'", DIRECTORY.to_lowercase()), None),
+    ];
+    for (at, (directory, _)) in directories.iter().enumerate() {
+        for (id, status) in [(2 * at + 1, "enabled"), (2 * at + 2, "disabled")] {
+            bed.exec(&format!(
+                "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status, entra_tenant_id) \
+                 VALUES ({id}, 1, 7, 'microsoft', '{status}', {directory})"
+            ))
+            .await;
+        }
+    }
+    let filter = |status| ConnectionFilter {
+        status,
+        limit: 200,
+        ..ConnectionFilter::default()
+    };
+    let all = bed.store.connection_states(&filter(None)).await.unwrap();
+    assert_eq!(all.len(), 2 * directories.len());
+    let mut unusable = Vec::new();
+    for (pair, (directory, found)) in all.chunks(2).zip(&directories) {
+        assert_eq!(pair[1].connection.status, ConnectionStatus::Disabled);
+        assert_eq!(pair[1].problem, None, "{directory}");
+        let state = &pair[0];
+        let begin = found.map(|found| format!("provider_connections.entra_tenant_id: {found}"));
+        match (begin, &state.problem) {
+            (None, None) => assert_eq!(state.connection.status, ConnectionStatus::Enabled),
+            (Some(begin), Some(problem)) => {
+                assert!(problem.starts_with(&begin), "{problem}");
+                assert_eq!(state.connection.status, ConnectionStatus::Unusable);
+                unusable.push(state.connection.id);
+            }
+            (_, problem) => panic!("{directory}: {problem:?}"),
+        }
+        let start = bed.store.starting_point(state.connection.id).await;
+        assert!(start.unwrap().is_some(), "{directory}");
+    }
+    let status = filter(Some(ConnectionStatus::Unusable));
+    let listed = bed.store.connection_states(&status).await.unwrap();
+    let listed: Vec<ConnectionId> = listed.iter().map(|state| state.connection.id).collect();
+    assert_eq!(listed, unusable);
+    let counts = bed.store.connection_counts(&Binding::EVERYTHING).await;
+    let counts = counts.unwrap();
+    assert_eq!(counts.unusable, unusable.len() as u64);
+    assert_eq!(counts.never_checked, 2);
 }

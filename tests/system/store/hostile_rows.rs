@@ -114,8 +114,8 @@ fn times(bed: &Bed) -> &'static [&'static str] {
 /// Every time of every table that another application writes, in every state of its row.
 pub async fn a_time_that_is_none_stops_nothing(bed: &Bed) {
     bed.exec(&format!(
-        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status) \
-         VALUES (1, 1, 7, 'microsoft', 'enabled'); \
+        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status, entra_tenant_id) \
+         VALUES (1, 1, 7, 'microsoft', 'enabled', '5c000000-0000-4000-8000-000000000001'); \
          INSERT INTO provider_credentials (provider_connection_id, kind, payload) \
          VALUES (1, 'client_secret', 'x'); \
          INSERT INTO tenant_permissions (tenant_id, permission_key, status) \
@@ -214,8 +214,8 @@ pub async fn a_time_that_is_none_stops_nothing(bed: &Bed) {
 /// `infinity` is the usual word for never, and what comes before all times is none.
 pub async fn the_expiry_of_a_credential_is_read_alike_everywhere(bed: &Bed) {
     bed.exec(
-        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status) \
-         VALUES (1, 1, 7, 'microsoft', 'enabled'); \
+        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status, entra_tenant_id) \
+         VALUES (1, 1, 7, 'microsoft', 'enabled', '5c000000-0000-4000-8000-000000000001'); \
          INSERT INTO provider_credentials (provider_connection_id, kind, payload) \
          VALUES (1, 'client_secret', 'x')",
     )
@@ -265,8 +265,8 @@ pub async fn the_expiry_of_a_credential_is_read_alike_everywhere(bed: &Bed) {
 pub async fn what_can_never_be_claimed_costs_nobody_anything(bed: &Bed) {
     bed.lift_constraints().await;
     bed.exec(
-        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status) \
-         VALUES (1, 1, 7, 'microsoft', 'enabled')",
+        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status, entra_tenant_id) \
+         VALUES (1, 1, 7, 'microsoft', 'enabled', '5c000000-0000-4000-8000-000000000001')",
     )
     .await;
     let mut invalid = Vec::new();
@@ -544,8 +544,9 @@ pub async fn a_large_context_is_refused_when_it_is_recorded(bed: &Bed) {
 /// A connection's row, and its credential's, in another application's table.
 pub async fn a_connection_that_cannot_be_read_is_named_and_hides_no_other(bed: &Bed) {
     bed.exec(
-        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status) \
-         VALUES (1, 1, 7, 'microsoft', 'enabled'), (2, 1, 7, 'microsoft', 'enabled')",
+        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status, entra_tenant_id) \
+         VALUES (1, 1, 7, 'microsoft', 'enabled', '5c000000-0000-4000-8000-000000000001'), \
+             (2, 1, 7, 'microsoft', 'enabled', '5c000000-0000-4000-8000-000000000001')",
     )
     .await;
     bed.exec(&format!(

@@ -40,8 +40,8 @@ INSERT INTO operation_runs (workspace_id, tenant_id, type, status, outcome, cont
     (3, 7, 'backup.restore', 'running', NULL, '[]', '2026-01-01 10:00:00'),
     (3, 7, 'policy.sync', 'cancelled', 'partially_succeeded', '{}', '2026-01-01 10:00:00'),
     (3, NULL, 'policy.sync', 'completed', 'blocked', '{}', NULL);
-INSERT INTO provider_connections (workspace_id, tenant_id, provider, status, created_at)
-    VALUES (3, 7, 'microsoft', 'enabled', '2026-01-01 10:00:00');
+INSERT INTO provider_connections (workspace_id, tenant_id, provider, status, entra_tenant_id, created_at)
+    VALUES (3, 7, 'microsoft', 'enabled', '5c000000-0000-4000-8000-000000000001', '2026-01-01 10:00:00');
 INSERT INTO provider_credentials (provider_connection_id, kind, payload) VALUES (1, 'client_secret', 'x');
 "#;
 

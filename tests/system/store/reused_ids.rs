@@ -261,8 +261,8 @@ pub async fn a_connection_s_id_that_another_tenant_gets_has_no_report(bed: &Bed)
     let (id, _, completion) = checked(bed).await;
     bed.exec(
         "DELETE FROM provider_connections; \
-         INSERT INTO provider_connections (id, workspace_id, tenant_id, provider) \
-         VALUES (1, 1, 8, 'microsoft')",
+         INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, entra_tenant_id) \
+         VALUES (1, 1, 8, 'microsoft', '5c000000-0000-4000-8000-000000000001')",
     )
     .await;
     assert_eq!(previous(bed, id).await, None);
