@@ -227,6 +227,19 @@ pub fn missing_database(settings: &Settings) -> anyhow::Result<Option<PathBuf>> 
     store::missing_file(&settings.database).context("cannot open the database")
 }
 
+/// Refuses to go on where the embedded database is missing: what opens it would create an empty one.
+pub fn require_database(settings: &Settings) -> anyhow::Result<()> {
+    let Some(file) = missing_database(settings)? else {
+        return Ok(());
+    };
+    // The reader may be in another folder than he thinks.
+    let file = std::path::absolute(&file).unwrap_or(file);
+    anyhow::bail!(
+        "there is no database at {}: correct database.url (DATABASE_URL), or create it with `verifyd migrate`",
+        file.display()
+    );
+}
+
 /// Opens the database, and migrates it where it is the embedded one.
 pub async fn open_ready_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     let store = open_store(settings).await?;

@@ -163,6 +163,23 @@ impl Command {
         }
     }
 
+    /// Whether it reads or changes what is there: it finds nothing in a new database, and creates none.
+    pub fn needs_database(&self) -> bool {
+        match self {
+            Self::Runs(_)
+            | Self::Enqueue(_)
+            | Self::Acknowledgements(_)
+            | Self::Acknowledge(_)
+            | Self::Onboarding(_)
+            | Self::Plan(_)
+            | Self::Prune(_) => true,
+            Self::Connections(command) => !matches!(command, ConnectionsCommand::Add(_)),
+            Self::Webhooks(command) => !matches!(command, WebhooksCommand::Add(_)),
+            Self::Tokens(command) => !matches!(command, TokensCommand::Create(_)),
+            _ => false,
+        }
+    }
+
     /// The members of the API, by which operations name what they refuse, and this command's arguments for them.
     /// Any other is `--` and its name with dashes.
     pub fn arguments(&self) -> &'static [(&'static str, &'static str)] {

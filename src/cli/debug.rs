@@ -5,9 +5,9 @@ use super::output;
 use crate::config::Settings;
 use crate::debug::{self, Answer, DebugState, Request};
 use crate::telemetry::log_filter::LogFilterState;
+use crate::view::words::span_of_seconds;
 use anyhow::Context as _;
 use std::process::ExitCode;
-use std::time::Duration;
 
 pub async fn run(settings: &Settings, command: &DebugCommand) -> anyhow::Result<ExitCode> {
     match command {
@@ -48,7 +48,7 @@ fn print_process(state: &DebugState) {
     let DebugState {
         queue, database, ..
     } = state;
-    let uptime = humantime::format_duration(Duration::from_secs(state.uptime_seconds));
+    let uptime = span_of_seconds(state.uptime_seconds);
     let stopping = if state.stopping { ", stopping" } else { "" };
     let flag = |holds: bool, yes: &'static str, no: &'static str| if holds { yes } else { no };
     for (part, found) in [
@@ -138,11 +138,7 @@ async fn change_log_filter(settings: &Settings, args: &LogFilterArgs) -> anyhow:
 /// The filter in words.
 fn filter(state: &LogFilterState) -> String {
     match state.seconds_left {
-        Some(seconds) => format!(
-            "{}, for {} more",
-            state.filter,
-            humantime::format_duration(Duration::from_secs(seconds))
-        ),
+        Some(seconds) => format!("{}, for {} more", state.filter, span_of_seconds(seconds)),
         None => format!("{} (log.filter)", state.filter),
     }
 }

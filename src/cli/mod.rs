@@ -35,7 +35,7 @@ mod tokens;
 mod version;
 mod webhooks;
 
-use crate::app::Services;
+use crate::app::{self, Services};
 use crate::config::{Settings, Sources};
 use crate::operations::OperationError;
 use crate::telemetry::logs;
@@ -146,9 +146,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             .and_then(Settings::load)
             .context("the configuration cannot be used")
     };
+    let needs_database = cli.command.needs_database();
     let ready = || -> anyhow::Result<Settings> {
         let settings = load()?;
         logs::init(&settings.log)?;
+        if needs_database {
+            app::require_database(&settings)?;
+        }
         Ok(settings)
     };
     let services = async || Services::open(ready()?).await;

@@ -9,7 +9,7 @@ use crate::domain::run_record::RunRecord;
 use crate::operations::read_run;
 use crate::ports::store::RunFilter;
 use crate::view::diff::DiffState;
-use crate::view::{DiffView, RunDetail, RunItem};
+use crate::view::{DiffView, RunDetail, RunItem, words};
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -60,7 +60,7 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
             render::outcome(run.status, run.outcome),
             render::overall(&overall),
             wrong,
-            output::or_dash(run.recorded_at.map(|at| output::ago(now, at))),
+            output::or_dash(run.recorded_at.map(|at| words::ago(at, now))),
         ]);
     }
     output::line(table);

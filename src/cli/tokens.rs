@@ -9,6 +9,7 @@ use crate::operations::tokens::{TokenRequest, create_token, revoke_token};
 use crate::ports::access::TokenRecord;
 use crate::ports::clock::{Clock, SystemClock};
 use crate::ports::store::Store;
+use crate::view::words;
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
@@ -76,7 +77,7 @@ async fn list(store: &dyn Store, as_json: bool) -> anyhow::Result<ExitCode> {
         "Created",
     ]);
     for token in &tokens {
-        let ago = |at| output::ago(now, at);
+        let ago = |at| words::ago(at, now);
         table.add_row([
             token.id.to_string(),
             render::clean(&token.name),

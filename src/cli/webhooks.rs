@@ -16,7 +16,7 @@ use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::vault::VaultError;
 use crate::ports::webhook_deliveries::{DeliveryFilter, Replay};
 use crate::ports::webhook_endpoints::{Endpoint, NewEndpoint, SealedSecrets};
-use crate::view::words::counted;
+use crate::view::words::{counted, span};
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
@@ -112,7 +112,7 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
     for endpoint in endpoints {
         let oldest = endpoint
             .oldest_pending_since
-            .map(|since| output::age(now, since))
+            .map(|since| span((now - since).num_milliseconds()))
             .unwrap_or_default();
         table.add_row([
             endpoint.id.to_string(),

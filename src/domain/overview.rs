@@ -34,8 +34,18 @@ pub struct ConnectionState {
     pub active_run_id: Option<RunId>,
     /// Facts that checks have found out.
     pub facts: KnownFacts,
-    /// The expiry that lists sort by.
-    pub listed_expiry: Option<DateTime<Utc>>,
+    /// Its place in the order of expiry.
+    pub expiry_key: ExpiryKey,
+}
+
+/// The place of a connection in the order of expiry, as the database computes it: about the microseconds since 1970.
+/// Paging compares it with nothing else, so a time may be shown that databases read differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExpiryKey(pub i64);
+
+impl ExpiryKey {
+    /// Of what never expires, or of which it is unknown.
+    pub const NEVER: Self = Self(i64::MAX);
 }
 
 impl ConnectionState {

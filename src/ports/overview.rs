@@ -4,12 +4,12 @@ use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::names::text_enum;
 pub use crate::domain::overview::{
-    ConnectionCounts, ConnectionState, History, HistorySlice, LatestReport, TrendPoint, WaitingRun,
+    ConnectionCounts, ConnectionState, ExpiryKey, History, HistorySlice, LatestReport, TrendPoint,
+    WaitingRun,
 };
 use crate::domain::{ConnectionId, TenantId};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -29,13 +29,11 @@ text_enum! {
 /// Where a page of connections ended. It carries what they are sorted by, so that the next page leaves nothing
 /// out when that changes meanwhile, and nothing has to be looked up that may be out of reach.
 ///
-/// As a text: the id where they are sorted by it; else the expiry in microseconds since 1970, or `never`, an
-/// underscore and the id.
+/// As a text: the id where they are sorted by it; else the key of the expiry, or `never`, an underscore and the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionCursor {
     Id(ConnectionId),
-    /// `None`: among those that never expire, or of which it is unknown.
-    Expiry(Option<DateTime<Utc>>, ConnectionId),
+    Expiry(ExpiryKey, ConnectionId),
 }
 
 impl ConnectionCursor {
@@ -43,7 +41,7 @@ impl ConnectionCursor {
     pub const fn at(last: &ConnectionState, sort: ConnectionSort) -> Self {
         match sort {
             ConnectionSort::Id => Self::Id(last.connection.id),
-            ConnectionSort::Expiry => Self::Expiry(last.listed_expiry, last.connection.id),
+            ConnectionSort::Expiry => Self::Expiry(last.expiry_key, last.connection.id),
         }
     }
 
@@ -60,8 +58,8 @@ impl fmt::Display for ConnectionCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id(id) => write!(f, "{id}"),
-            Self::Expiry(Some(at), id) => write!(f, "{}_{id}", at.timestamp_micros()),
-            Self::Expiry(None, id) => write!(f, "never_{id}"),
+            Self::Expiry(ExpiryKey::NEVER, id) => write!(f, "never_{id}"),
+            Self::Expiry(ExpiryKey(key), id) => write!(f, "{key}_{id}"),
         }
     }
 }
@@ -75,18 +73,13 @@ impl FromStr for ConnectionCursor {
     type Err = NoCursor;
 
     fn from_str(text: &str) -> Result<Self, NoCursor> {
-        let id = |text: &str| {
-            let id = text.parse::<i64>().ok().filter(|id| *id > 0);
-            id.map(ConnectionId).ok_or(NoCursor)
-        };
+        let number = |text: &str| text.parse::<i64>().map_err(|_| NoCursor);
+        // A row whose id is not from 1 is listed as unusable, and may end a page.
+        let id = |text: &str| number(text).map(ConnectionId);
         match text.split_once('_') {
             None => Ok(Self::Id(id(text)?)),
-            Some(("never", last)) => Ok(Self::Expiry(None, id(last)?)),
-            Some((at, last)) => {
-                let micros = at.parse().map_err(|_| NoCursor)?;
-                let at = DateTime::from_timestamp_micros(micros).ok_or(NoCursor)?;
-                Ok(Self::Expiry(Some(at), id(last)?))
-            }
+            Some(("never", last)) => Ok(Self::Expiry(ExpiryKey::NEVER, id(last)?)),
+            Some((key, last)) => Ok(Self::Expiry(ExpiryKey(number(key)?), id(last)?)),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! second one begin after the wait, so they see what the first one did. In SQLite writing transactions are
 //! serialised anyway.
 
-use super::bounds::{connection_of_context, member};
+use super::bounds::{connection_of_context, id_of_text, member};
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::filters::push_acknowledgement_filter;
 use super::from_row::from_row;
@@ -276,13 +276,11 @@ const ONE: Sql = both!(of_runs!() "a.id = $1");
 /// The id that the context of `r` names as its connection's. In SQLite a second comparison keeps `1x` from being 1.
 macro_rules! id_of_context {
     (postgres) => {
-        concat!(
-            "CASE WHEN (",
+        id_of_text!(concat!(
+            "(",
             member!(postgres "r.context", provider_connection_id),
-            ") ~ '^[0-9]{1,18}$' THEN (",
-            member!(postgres "r.context", provider_connection_id),
-            ")::bigint END"
-        )
+            ")"
+        ))
     };
     (sqlite) => {
         "CAST(r.context ->> 'provider_connection_id' AS INTEGER)

@@ -207,6 +207,21 @@ macro_rules! listed_member {
     };
 }
 
+/// The id that a text in PostgreSQL is, or NULL: one cast refuses what is no number, the other one what no `bigint` is.
+macro_rules! id_of_text {
+    ($text:expr) => {
+        concat!(
+            "CASE WHEN ",
+            $text,
+            " ~ '^[0-9]{1,19}$' THEN CASE WHEN ",
+            $text,
+            "::numeric <= 9223372036854775807 THEN ",
+            $text,
+            "::bigint END END"
+        )
+    };
+}
+
 /// Whether the row is shown as a run: callers may name its id, status and outcome are known, and it is completed or
 /// `is_claimable!`. `invalid_runs` lists the others.
 macro_rules! is_shown {
@@ -285,7 +300,7 @@ macro_rules! connection_of_context {
 }
 
 pub(super) use {
-    connection_of_context, context_columns, fits, is_claimable, is_impossible_time, is_listable,
-    is_listed, is_shown, is_small, is_too_deep, is_valid_connection, listed_member, member,
-    numbers_exceed, short, time,
+    connection_of_context, context_columns, fits, id_of_text, is_claimable, is_impossible_time,
+    is_listable, is_listed, is_shown, is_small, is_too_deep, is_valid_connection, listed_member,
+    member, numbers_exceed, short, time,
 };

@@ -2,6 +2,7 @@
 //! can use an index.
 
 use super::bounds::{connection_of_context, is_valid_connection};
+use super::dialect::each;
 use super::overview::anywhere;
 use super::sql::both;
 use super::statement::{Sql, Statement, Value};
@@ -66,22 +67,14 @@ pub(super) fn push_acknowledgement_filter(
     push(query, " ORDER BY a.id DESC LIMIT ", Some(filter.limit));
 }
 
-/// The expressions for `provider_connections c` with its facts `f` that differ between the databases.
-pub(super) struct ConnectionSql {
-    /// Compares names in any case.
-    pub like: Sql,
-    /// When the credential expires: as a check has found it, else as it is recorded; after every date where it
-    /// never does, or is unknown.
-    pub expires: Sql,
-    /// The text around the date of a cursor, which may be NULL.
-    pub cursor: (Sql, Sql),
-}
+/// Compares names in any case.
+const LIKE: Sql = both!(each!("ILIKE ", "LIKE "));
 
-/// Of `provider_connections c` and their latest reports `l`.
+/// Of `provider_connections c` and their latest reports `l`. `expiry_key`: what the column of this name is computed by.
 pub(super) fn push_connection_filter(
     query: &mut Statement,
     filter: &ConnectionFilter,
-    sql: &ConnectionSql,
+    expiry_key: Sql,
 ) {
     push(query, " AND c.tenant_id = ", filter.tenant.map(|id| id.0));
     match filter.status {
@@ -101,32 +94,26 @@ pub(super) fn push_connection_filter(
         overall => push(query, " AND l.overall = ", overall),
     }
     if let Some(name) = &filter.name {
-        query.push_text(" AND c.display_name ").push(sql.like);
+        query.push_text(" AND c.display_name ").push(LIKE);
         query.push_bind(anywhere(name)).push_text(r" ESCAPE '\'");
     }
-    push_page(query, filter, sql);
+    push_page(query, filter, expiry_key);
 }
 
-/// Appends the order and the start of the page. Credentials that never expire, or whose expiry is unknown,
-/// come last.
-fn push_page(query: &mut Statement, filter: &ConnectionFilter, sql: &ConnectionSql) {
+/// Appends the order and the start of the page.
+fn push_page(query: &mut Statement, filter: &ConnectionFilter, expiry_key: Sql) {
     match filter.after {
         None => {}
         Some(ConnectionCursor::Id(after)) => push(query, " AND c.id > ", Some(after.0)),
-        Some(ConnectionCursor::Expiry(expires_at, after)) => {
-            let (begin, end) = sql.cursor;
-            query.push_text(" AND (").push(sql.expires);
-            query.push_text(", c.id) > (").push(begin);
-            query.push_bind(expires_at).push(end);
+        Some(ConnectionCursor::Expiry(key, after)) => {
+            query.push_text(" AND (").push(expiry_key);
+            query.push_text(", c.id) > (").push_bind(key.0);
             query.push_text(", ").push_bind(after.0).push_text(")");
         }
     }
-    match filter.sort {
-        ConnectionSort::Id => query.push_text(" ORDER BY c.id"),
-        ConnectionSort::Expiry => {
-            query.push_text(" ORDER BY ").push(sql.expires);
-            query.push_text(", c.id")
-        }
-    };
+    query.push_text(match filter.sort {
+        ConnectionSort::Id => " ORDER BY c.id",
+        ConnectionSort::Expiry => " ORDER BY expiry_key, c.id",
+    });
     push(query, " LIMIT ", Some(filter.limit));
 }

@@ -1,11 +1,11 @@
 //! Reads over many connections and runs.
 
 use super::bounds::{
-    is_claimable, is_listed, is_shown, is_valid_connection, listed_member, short, time,
+    id_of_text, is_claimable, is_listed, is_shown, is_valid_connection, listed_member, short, time,
 };
 use super::connections::connection_columns;
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
-use super::filters::{ConnectionSql, push_binding, push_connection_filter};
+use super::filters::{push_binding, push_connection_filter};
 use super::from_row::from_row;
 use super::reused_ids::{
     facts_of_connection, is_before_creation, is_of_its_run, latest_report_of_connection,
@@ -18,8 +18,8 @@ use super::statement::{Sql, Statement};
 use super::tolerant_decoding::{Text, Time};
 use crate::domain::access::Binding;
 use crate::domain::overview::{
-    CompletedRun, ConnectionCounts, ConnectionState, History, KnownFacts, LatestReport, TrendPoint,
-    WaitingRun,
+    CompletedRun, ConnectionCounts, ConnectionState, ExpiryKey, History, KnownFacts, LatestReport,
+    TrendPoint, WaitingRun,
 };
 use crate::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
 use crate::ports::overview::{ConnectionFilter, OverviewStore};
@@ -33,6 +33,29 @@ const ACTIVE_RUNS: i64 = 10_000;
 
 /// Largest number of rows that are read for one run, in a table that may contain other runs.
 const ROWS_PER_RUN: i64 = 20;
+
+/// What connections with their credential `k` and their facts `f` are sorted by in the order of expiry: as a check has
+/// found it, else as it is recorded. No other place computes it: a row that two readers place differently is listed
+/// twice or never. SQLite reads more texts as times than are shown as one; those come last, as what is unknown.
+macro_rules! expiry_key {
+    (postgres) => {
+        concat!(
+            "coalesce(CAST(extract(epoch FROM CASE WHEN f.expiry_source IS NULL THEN ",
+            time!(postgres "k.expires_at"),
+            " ELSE ",
+            time!(postgres "f.credential_expires_at"),
+            " END) * 1000000 AS bigint), 9223372036854775807)"
+        )
+    };
+    (sqlite) => {
+        "coalesce(CAST(round((julianday(CASE WHEN f.expiry_source IS NOT NULL THEN f.credential_expires_at
+             WHEN k.expires_at GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' AND k.expires_at >= '0001'
+                 AND date(substr(k.expires_at, 1, 10), '+0 days') = substr(k.expires_at, 1, 10)
+             THEN k.expires_at END) - 2440587.5) * 86400000) AS INTEGER) * 1000, 9223372036854775807)"
+    };
+}
+
+const EXPIRY_KEY: Sql = both!(expiry_key!());
 
 /// The active runs are found by their index, once for the whole page. An invalid run, which is never completed, is none,
 /// but counts among those that are read.
@@ -49,7 +72,7 @@ const STATES: Sql = both!(
     ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint,
        l.overall AS latest_overall, l.outcome AS latest_outcome,
        l.completed_at AS latest_completed_at, a.id AS active_run_id, " facts_columns!()
-    ", " at!("k.expires_at") " AS recorded_expires_at
+    ", " at!("k.expires_at") " AS recorded_expires_at, " expiry_key!() " AS expiry_key
      FROM provider_connections c LEFT JOIN " facts_of_connection!() " LEFT JOIN " each!(
         "LATERAL (SELECT n.expires_at FROM provider_credentials n
                   WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true",
@@ -74,36 +97,6 @@ const COUNTS: Sql = both!(
     " WHERE true"
 );
 
-/// The recorded end of a credential, as it is sorted by. SQLite reads more texts as times than are shown as one.
-macro_rules! recorded_end {
-    (postgres) => {
-        time!(postgres "k.expires_at")
-    };
-    (sqlite) => {
-        concat!(
-            "CASE WHEN k.expires_at GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'
-                 AND k.expires_at >= '0001' THEN ",
-            time!(sqlite "k.expires_at"),
-            " END"
-        )
-    };
-}
-
-const CONNECTION_SQL: ConnectionSql = ConnectionSql {
-    like: both!(each!("ILIKE ", "LIKE ")),
-    expires: both!(
-        "coalesce(CASE WHEN f.expiry_source IS NULL THEN " recorded_end!() " ELSE "
-        each!(
-            "f.credential_expires_at END, 'infinity'::timestamptz)",
-            "strftime('%Y-%m-%dT%H:%M:%fZ', f.credential_expires_at) END, '~')"
-        )
-    ),
-    cursor: (
-        both!("coalesce("),
-        both!(each!(", 'infinity'::timestamptz)", ", '~')")),
-    ),
-};
-
 /// The previous report of the run `r`: in SQLite as it is, since only an integer is followed there.
 macro_rules! previous_report {
     (postgres) => {
@@ -114,6 +107,16 @@ macro_rules! previous_report {
             sqlite "CASE WHEN " is_listed!("r.context")
             " THEN r.context ->> '$.verification_report.previous_report_id' END"
         )
+    };
+}
+
+/// The id that the member `previous` is.
+macro_rules! previous_id {
+    (postgres) => {
+        id_of_text!("c.previous")
+    };
+    (sqlite) => {
+        "CASE WHEN typeof(c.previous) = 'integer' THEN c.previous END"
     };
 }
 
@@ -139,12 +142,8 @@ const TREND: Sql = both!(
          UNION ALL
          SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, " report_part!()
     ", r.workspace_id, r.tenant_id FROM chain c
-         JOIN operation_runs r ON r.id = CASE WHEN "
-    each!(
-        "c.previous ~ '^[0-9]{1,18}$' THEN c.previous::bigint",
-        "typeof(c.previous) = 'integer' THEN c.previous"
-    ) " END AND r.type = " run_type!() " AND " listed_member!("r.context", provider_connection_id)
-    " = CAST(c.connection_id AS text)
+         JOIN operation_runs r ON r.id = " previous_id!() " AND r.type = " run_type!() " AND "
+    listed_member!("r.context", provider_connection_id) " = CAST(c.connection_id AS text)
              AND r.workspace_id = c.workspace_id AND r.tenant_id = c.tenant_id
              AND r.completed_at <= c.completed_at
          WHERE c.depth < $2)
@@ -186,7 +185,7 @@ impl<S: SqlStore> OverviewStore for S {
         filter: &ConnectionFilter,
     ) -> Result<Vec<ConnectionState>, StoreError> {
         let mut query = states(&filter.binding);
-        push_connection_filter(&mut query, filter, &CONNECTION_SQL);
+        push_connection_filter(&mut query, filter, EXPIRY_KEY);
         rows::all(fetch_all::<StateRow>(self, query).await?)
     }
 
@@ -264,7 +263,8 @@ from_row! {
         latest_outcome: Option<String>,
         latest_completed_at: Option<DateTime<Utc>>,
         active_run_id: Option<i64>,
-        recorded_expires_at: Option<Time>;
+        recorded_expires_at: Option<Time>,
+        expiry_key: i64;
         connection: ConnectionRow,
         facts: FactsPart
     }
@@ -294,10 +294,6 @@ impl TryFrom<StateRow> for ConnectionState {
         };
         let (connection, problem) = row.connection.listed();
         let recorded = row.recorded_expires_at.and_then(rows::recorded_expiry);
-        let listed_expiry = match row.facts.facts_expiry_source {
-            Some(_) => row.facts.facts_credential_expires_at,
-            None => recorded.and_then(|expiry| expiry.expires_at),
-        };
         let kept = row.facts.kept(connection.id)?;
         Ok(Self {
             facts: KnownFacts::of(&connection, kept).or_recorded(recorded),
@@ -305,7 +301,7 @@ impl TryFrom<StateRow> for ConnectionState {
             problem,
             latest_report,
             active_run_id: row.active_run_id.map(RunId),
-            listed_expiry,
+            expiry_key: ExpiryKey(row.expiry_key),
         })
     }
 }

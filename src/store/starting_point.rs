@@ -163,8 +163,8 @@ from_row! {
         facts_service_principal_id: Option<String>,
         facts_entra_tenant_name: Option<String>,
         facts_credential_changed_at: Option<DateTime<Utc>>,
-        pub facts_credential_expires_at: Option<DateTime<Utc>>,
-        pub facts_expiry_source: Option<String>,
+        facts_credential_expires_at: Option<DateTime<Utc>>,
+        facts_expiry_source: Option<String>,
         facts_expiry_found_at: Option<DateTime<Utc>>,
     }
 }

@@ -122,7 +122,7 @@ const NAME_CHARS: usize = 300;
 /// The name that the person gave, in quotation marks; outside of them the token or the system's user behind it. Nothing
 /// in the name ends the quotation, or changes the direction of what follows.
 fn who(person: &str, through: Option<&Actor>) -> String {
-    let name = redact::clean(person, NAME_CHARS).replace(is_quotation_mark, "'");
+    let name = quotable(&redact::clean(person, NAME_CHARS));
     match through.map(Actor::words) {
         Some(words) if words == person => redact::clean(&words, NAME_CHARS),
         Some(words) => {
@@ -133,25 +133,62 @@ fn who(person: &str, through: Option<&Actor>) -> String {
     }
 }
 
-/// Whether it is a double quotation mark, or looks like one (Unicode Technical Standard 39, confusables).
+/// The text with an apostrophe for each group of quotation marks: two that stand together look like a double mark.
+fn quotable(text: &str) -> String {
+    let mut quotable = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once(is_quotation_mark) {
+        quotable.push_str(before);
+        quotable.push('\'');
+        let others = behind.trim_start_matches(|c: char| is_quotation_mark(c) || c.is_whitespace());
+        let group = &behind[..behind.len() - others.len()];
+        let last = group.char_indices().rfind(|(_, c)| is_quotation_mark(*c));
+        rest = last.map_or(behind, |(at, c)| &behind[at + c.len_utf8()..]);
+    }
+    quotable + rest
+}
+
+/// Whether it is a quotation mark or an apostrophe, or looks like one (Unicode Technical Standard 39, confusables).
+/// Letters and accents that only resemble a single mark are none: names need them.
 const fn is_quotation_mark(c: char) -> bool {
     matches!(
         c,
-        '"' | '\u{2ba}'
+        '"' | '\''
+            | '`'
+            | '\u{b4}'
+            | '\u{2b9}'..='\u{2bf}'
+            | '\u{2c8}'
+            | '\u{2ca}'
+            | '\u{2cb}'
             | '\u{2dd}'
             | '\u{2ee}'
+            | '\u{2f4}'
             | '\u{2f6}'
-            | '\u{5f2}'
-            | '\u{5f4}'
+            | '\u{30b}'
+            | '\u{30e}'
+            | '\u{30f}'
+            | '\u{374}'
+            | '\u{384}'
+            | '\u{55a}'
+            | '\u{55d}'
+            | '\u{5f2}'..='\u{5f4}'
             | '\u{1cd3}'
-            | '\u{201c}'..='\u{201f}'
-            | '\u{2033}'
-            | '\u{2036}'
-            | '\u{275d}'
-            | '\u{275e}'
+            | '\u{1fbd}'
+            | '\u{1fbf}'
+            | '\u{1fef}'
+            | '\u{1ffd}'
+            | '\u{1ffe}'
+            | '\u{2018}'..='\u{201f}'
+            | '\u{2032}'..='\u{2037}'
+            | '\u{2057}'
+            | '\u{275b}'..='\u{275e}'
             | '\u{3003}'
             | '\u{301d}'..='\u{301f}'
+            | '\u{a78b}'
+            | '\u{a78c}'
             | '\u{ff02}'
+            | '\u{ff07}'
+            | '\u{ff40}'
             | '\u{1f676}'..='\u{1f678}'
     )
 }

@@ -383,8 +383,16 @@ fn no_name_looks_like_the_token_beside_it() {
         (
             "\u{201f}\u{275d}\u{275e}\u{301d}\u{301e}\u{ff02}\u{2033}",
             None,
-            "“'''''''”",
+            "“'”",
         ),
+        (
+            "X'' (token a)",
+            Some(token("b")),
+            "“X' (token a)” (token b)",
+        ),
+        ("X’\u{200a}’ y", None, "“X' y”"),
+        ("``´´'‘‘", None, "“'”"),
+        ("O’Brien's 'x", None, "“O'Brien's 'x”"),
         (
             "\u{202e}evil",
             Some(token("a\u{2066}")),

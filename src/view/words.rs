@@ -158,6 +158,22 @@ pub fn span(milliseconds: i64) -> String {
     }
 }
 
+/// A whole number of seconds, in one unit.
+pub fn span_of_seconds(seconds: u64) -> String {
+    span(i64::try_from(seconds).map_or(i64::MAX, |seconds| seconds.saturating_mul(1_000)))
+}
+
+/// How long ago a time was, or how far ahead it is: `just now`, `12 min ago`, `in 9 h`.
+pub fn ago(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let ahead = at > now;
+    let seconds = (if ahead { at - now } else { now - at }).num_seconds();
+    match (seconds, ahead) {
+        (0..=1, _) => "just now".to_owned(),
+        (_, true) => format!("in {}", span(seconds * 1_000)),
+        (_, false) => format!("{} ago", span(seconds * 1_000)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,6 +214,23 @@ mod tests {
     }
 
     #[test]
+    fn a_time_ahead_is_told_from_one_that_has_passed() {
+        let now = DateTime::UNIX_EPOCH;
+        for (milliseconds, text) in [
+            (-3_400_000_000, "39 days ago"),
+            (-7_300_000, "2 h ago"),
+            (-5_000, "5 s ago"),
+            (-1_999, "just now"),
+            (999, "just now"),
+            (5_999, "in 5 s"),
+            (32_400_000, "in 9 h"),
+        ] {
+            let at = now + chrono::TimeDelta::milliseconds(milliseconds);
+            assert_eq!(ago(at, now), text);
+        }
+    }
+
+    #[test]
     fn spans_have_one_unit() {
         for (ms, text) in [
             (-5, "0 ms"),
@@ -211,6 +244,9 @@ mod tests {
             (172_800_000, "2 days"),
         ] {
             assert_eq!(span(ms), text);
+            if ms > 999 && ms % 1_000 == 0 {
+                assert_eq!(span_of_seconds(ms.unsigned_abs() / 1_000), text);
+            }
         }
     }
 }

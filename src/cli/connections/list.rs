@@ -69,7 +69,7 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
             output::or_dash(connection.cloud.as_deref().map(render::clean)),
             connection.status.to_string(),
             output::or_dash(latest.map(|l| render::overall(&l.overall))),
-            latest.map_or_else(|| "never".to_owned(), |l| output::ago(now, l.completed_at)),
+            latest.map_or_else(|| "never".to_owned(), |l| words::ago(l.completed_at, now)),
             expires(
                 connection.credential_expires_at,
                 connection.credential_expiry_source,

@@ -2,8 +2,7 @@
 
 use super::{Line, State, bad, error, ok};
 use crate::ports::store::Store;
-use crate::view::words::counted;
-use std::time::Duration;
+use crate::view::words::{counted, span};
 
 /// A delivery that is pending for longer than this is worth a warning.
 const PENDING_FOR_LONG: f64 = 600.0;
@@ -17,8 +16,7 @@ pub(super) async fn check(store: &dyn Store) -> Line {
     let oldest = counts.oldest_pending_seconds.unwrap_or(0.0);
     let mut found = format!("{} pending", counts.pending);
     if counts.oldest_pending_seconds.is_some() {
-        let whole = Duration::try_from_secs_f64(oldest.floor()).unwrap_or(Duration::MAX);
-        found += &format!(", the oldest for {}", humantime::format_duration(whole));
+        found += &format!(", the oldest for {}", span((oldest * 1_000.0) as i64));
     } else if counts.pending > 0 {
         found += ", none for an enabled endpoint";
     }

@@ -47,7 +47,7 @@ pub struct ConnectionQuery {
     #[param(value_type = Option<String>, pattern = "^(id|expiry)$")]
     pub sort: ConnectionSort,
     /// The cursor that the page before ends with, as it stands in `next`: only what comes after it in that order.
-    #[param(value_type = Option<String>, pattern = "^((never|-?[0-9]{1,18})_)?[1-9][0-9]{0,18}$")]
+    #[param(value_type = Option<String>, pattern = "^((never|-?[0-9]{1,18})_)?-?[0-9]{1,19}$")]
     pub after: Option<ConnectionCursor>,
     /// Most rows of the page.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]

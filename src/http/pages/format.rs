@@ -2,7 +2,7 @@
 
 use super::error::PageError;
 use crate::domain::report::NextStep;
-use crate::view::words::span;
+use crate::view::words;
 use chrono::{DateTime, Utc};
 
 /// A time, relative and absolute.
@@ -18,17 +18,10 @@ pub struct Moment {
 
 impl Moment {
     pub fn of(at: DateTime<Utc>, now: DateTime<Utc>) -> Self {
-        let ahead = at > now;
-        let seconds = (if ahead { at - now } else { now - at }).num_seconds();
-        let ago = match (seconds, ahead) {
-            (0..=1, _) => "just now".to_owned(),
-            (_, true) => format!("in {}", span(seconds * 1_000)),
-            (_, false) => format!("{} ago", span(seconds * 1_000)),
-        };
         Self {
             iso: at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
             full: at.format("%Y-%m-%d %H:%M:%S UTC").to_string(),
-            ago,
+            ago: words::ago(at, now),
         }
     }
 

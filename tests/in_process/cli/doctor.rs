@@ -19,6 +19,29 @@ async fn doctor_and_config_on_the_embedded_default() {
     let left = std::fs::read_dir(desk.folder.path()).unwrap();
     let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["bundle"]);
+    for line in [
+        "runs list",
+        "runs show 1",
+        "connections list",
+        "connections disable 1",
+        "enqueue --connection 1",
+        "acknowledgements list",
+        "onboarding show 1",
+        "webhooks list",
+        "tokens list",
+        "prune --older-than 1d",
+    ] {
+        let said = stderr(&desk.ends(line, 1));
+        let database = desk.folder.path().canonicalize().unwrap();
+        let database = database.join("verifyd.db");
+        let wanted = format!("there is no database at {}", database.display());
+        assert!(said.contains(&wanted), "{line}: {said}");
+        assert_holds(&said, "`verifyd migrate`");
+    }
+    // 1 would mean that connections break.
+    desk.ends("plan --module intune", 2);
+    let left = std::fs::read_dir(desk.folder.path()).unwrap();
+    assert_eq!(left.count(), 1);
     let migrated = desk.json("migrate --json");
     assert!(!migrated["applied"].as_array().unwrap().is_empty());
     let again = desk.json("migrate --json");
@@ -71,7 +94,7 @@ async fn an_embedded_database_that_cannot_be_opened_has_a_remedy_of_its_own() {
 async fn migrations_at_the_start_are_logged_by_number_and_name() {
     let desk = Desk::new().await;
     let logged = || {
-        let mut command = desk.command("runs list");
+        let mut command = desk.command("tokens create --name x --scope read");
         command.env("VERIFYD__LOG__FILTER", "info");
         let output = finish(command, "");
         assert!(output.status.success(), "{}", stderr(&output));

@@ -1,9 +1,10 @@
 //! The OpenAPI document by itself: every reference leads somewhere, every example is a valid one.
 
 use crate::api::scene::DOCUMENT;
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use verifyd::domain::ConnectionId;
-use verifyd::ports::overview::ConnectionCursor;
+use verifyd::ports::overview::{ConnectionCursor, ExpiryKey};
 
 /// Every place where a reference stands.
 fn references(value: &Value, found: &mut Vec<String>) {
@@ -79,11 +80,16 @@ fn every_cursor_that_verifyd_makes_is_allowed() {
         .build(&after["schema"])
         .unwrap();
     let last = ConnectionId(i64::MAX);
-    let at = |time: &str| ConnectionCursor::Expiry(Some(time.parse().unwrap()), last);
+    let at = |time: &str| {
+        let time: DateTime<Utc> = time.parse().unwrap();
+        ConnectionCursor::Expiry(ExpiryKey(time.timestamp_micros()), last)
+    };
     for cursor in [
         ConnectionCursor::Id(ConnectionId(1)),
         ConnectionCursor::Id(last),
-        ConnectionCursor::Expiry(None, last),
+        ConnectionCursor::Id(ConnectionId(i64::MIN)),
+        ConnectionCursor::Expiry(ExpiryKey::NEVER, last),
+        ConnectionCursor::Expiry(ExpiryKey::NEVER, ConnectionId(-5)),
         at("0001-01-01T00:00:00Z"),
         at("9999-12-31T23:59:59.999999Z"),
     ] {

@@ -3,6 +3,10 @@
 use crate::store::bed::Bed;
 use crate::store::fixtures::{context, sealed, succeeded};
 use chrono::{DateTime, TimeDelta, Utc};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use verifyd::domain::access::Binding;
 use verifyd::domain::completion::{CheckedScope, CheckedTarget, Completion};
@@ -131,14 +135,31 @@ async fn page(
     bed: &Bed,
     sort: ConnectionSort,
     after: Option<ConnectionCursor>,
+    limit: u32,
 ) -> Vec<ConnectionState> {
     let filter = ConnectionFilter {
         sort,
         after,
-        limit: 2,
+        limit,
         ..ConnectionFilter::default()
     };
     bed.store.connection_states(&filter).await.unwrap()
+}
+
+/// All connections, as pages of this size list them.
+async fn walk(bed: &Bed, sort: ConnectionSort, limit: u32) -> Vec<ConnectionId> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let next = page(bed, sort, after, limit).await;
+        let Some(last) = next.last() else {
+            return found;
+        };
+        // As it comes back from outside.
+        let cursor = ConnectionCursor::at(last, sort).to_string();
+        after = Some(cursor.parse().unwrap());
+        found.extend(ids_of(&next));
+        assert!(found.len() <= 100, "without end: {found:?}");
+    }
 }
 
 fn ids_of(states: &[ConnectionState]) -> Vec<ConnectionId> {
@@ -162,33 +183,147 @@ pub async fn connections_are_sorted_by_expiry_page_by_page(bed: &Bed) {
         }
         ids.push(connection.id);
     }
-    let mut sorted = Vec::new();
-    let mut after = None;
-    loop {
-        let next = page(bed, ConnectionSort::Expiry, after).await;
-        let Some(last) = next.last() else {
-            break;
-        };
-        // As it comes back from outside.
-        let cursor = ConnectionCursor::at(last, ConnectionSort::Expiry).to_string();
-        after = Some(cursor.parse().unwrap());
-        sorted.extend(ids_of(&next));
-    }
+    let sorted = walk(bed, ConnectionSort::Expiry, 2).await;
     assert_eq!(sorted, [ids[5], ids[3], ids[4], ids[0], ids[2], ids[1]]);
     let second = ConnectionCursor::Id(ids[1]);
     assert_eq!(
-        ids_of(&page(bed, ConnectionSort::Id, Some(second)).await),
+        ids_of(&page(bed, ConnectionSort::Id, Some(second), 2).await),
         [ids[2], ids[3]]
     );
     // What a page ended with may expire at another time by now, or be gone: nothing is left out.
-    let first = page(bed, ConnectionSort::Expiry, None).await;
+    let first = page(bed, ConnectionSort::Expiry, None, 2).await;
     let ended = ConnectionCursor::at(&first[1], ConnectionSort::Expiry);
     let replaced = first[1].connection.clone();
     keep(bed, &replaced, facts(Some(end(400)))).await;
     assert_eq!(
-        ids_of(&page(bed, ConnectionSort::Expiry, Some(ended)).await),
+        ids_of(&page(bed, ConnectionSort::Expiry, Some(ended), 2).await),
         [ids[4], ids[0]]
     );
+}
+
+const POSTGRES_ENDS: &[&str] = &[
+    "NULL",
+    "infinity",
+    "-infinity",
+    "290000-01-01 00:00:00+00",
+    "4713-01-01 00:00:00+00 BC",
+    "0001-01-01 00:00:00+00",
+    "1969-12-31 23:59:59.999999+00",
+    "2030-01-02 03:04:05.678+00",
+    "2030-01-02 03:04:05.678001+00",
+    "2030-01-02 03:04:05.678999+00",
+    "9999-12-31 23:59:59.999999+00",
+];
+
+/// Such as SQLite and Rust read differently, or only one of them reads.
+const SQLITE_ENDS: &[&str] = &[
+    "NULL",
+    "",
+    "now",
+    "never",
+    "2461000",
+    "1893456000",
+    "infinity",
+    "-infinity",
+    "99999-01-01",
+    "2030-1-5",
+    "2030-02-30",
+    " 2030-01-02",
+    "2030-01-02T03:04:05.678Z",
+    "9999-12-31 23:59:59+00",
+];
+
+const YEARS: &[&str] = &["0000", "0001", "1969", "2030", "9999"];
+const DAYS: &[&str] = &[
+    "01-01", "02-29", "02-30", "02-31", "06-31", "12-31", "13-01",
+];
+const TIMES: &[&str] = &[
+    "",
+    " 03:04",
+    "T03:04:05.67849",
+    "T03:04:05.6785",
+    "T03:04:59.9999",
+    " 03:04:60",
+    " 23:59:60",
+    "T23:59:59.999999",
+    " 24:00:00",
+];
+const ZONES: &[&str] = &["", "Z", "+00", "+00:00", "-14:00", "+14:00", "+23:59"];
+
+/// What may stand in the column of a credential's end.
+fn recorded_ends(is_postgres: bool) -> BoxedStrategy<String> {
+    if is_postgres {
+        return select(POSTGRES_ENDS).prop_map(str::to_owned).boxed();
+    }
+    let composed = (select(YEARS), select(DAYS), select(TIMES), select(ZONES));
+    prop_oneof![
+        select(SQLITE_ENDS).prop_map(str::to_owned),
+        composed.prop_map(|(year, day, time, zone)| format!("{year}-{day}{time}{zone}")),
+    ]
+    .boxed()
+}
+
+pub async fn whatever_is_recorded_each_connection_is_on_one_page(bed: &Bed) {
+    let mut all = Vec::new();
+    for found in [
+        Some(None),
+        Some(Some(end(3))),
+        Some(Some(end(3))),
+        Some(Some(end(3) + TimeDelta::microseconds(678_999))),
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    ] {
+        let connection = add(bed).await;
+        if let Some(expires_at) = found {
+            keep(bed, &connection, facts(expires_at)).await;
+        }
+        all.push(connection.id);
+    }
+    // Their rows cannot be used, and are listed all the same.
+    let unusable = [-5, 0].map(ConnectionId);
+    for id in unusable {
+        bed.exec(&format!(
+            "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status) \
+             VALUES ({id}, 1, 7, 'microsoft', 'enabled')"
+        ))
+        .await;
+    }
+    let (recorded, mut runner) = (
+        recorded_ends(bed.is_postgres()),
+        TestRunner::deterministic(),
+    );
+    let every: Vec<ConnectionId> = unusable.into_iter().chain(all.clone()).collect();
+    for limit in 1..=3 {
+        assert_eq!(walk(bed, ConnectionSort::Id, limit).await, every);
+    }
+    for _ in 0..20 {
+        let mut ends = Vec::new();
+        for id in &all[4..] {
+            let drawn = recorded.new_tree(&mut runner).unwrap().current();
+            let value = match drawn.as_str() {
+                "NULL" => drawn.clone(),
+                text => format!("'{text}'"),
+            };
+            bed.exec(&format!(
+                "UPDATE provider_credentials SET expires_at = {value} \
+                 WHERE provider_connection_id = {id}"
+            ))
+            .await;
+            ends.push(drawn);
+        }
+        let whole = ids_of(&page(bed, ConnectionSort::Expiry, None, 100).await);
+        let mut sorted = whole.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, every, "{ends:?}");
+        for limit in 1..=3 {
+            let walked = walk(bed, ConnectionSort::Expiry, limit).await;
+            assert_eq!(walked, whole, "{limit}: {ends:?}");
+        }
+    }
 }
 
 fn named(name: &str) -> Completion {

@@ -10,7 +10,7 @@ use verifyd::domain::connection_facts::ExpirySource;
 use verifyd::domain::run::{ContextProblem, RUN_TYPE};
 use verifyd::domain::{ConnectionId, Outcome, Reason, RunId, RunStatus, SessionId, TenantId};
 use verifyd::ports::acknowledgements::AcknowledgementFilter;
-use verifyd::ports::overview::{ConnectionFilter, ConnectionSort};
+use verifyd::ports::overview::{ConnectionFilter, ConnectionSort, ExpiryKey};
 use verifyd::ports::store::{ContextSize, RunFilter, StoreError};
 
 /// Reads everything that lists, pages, metrics and `doctor` are made of.
@@ -241,7 +241,7 @@ pub async fn the_expiry_of_a_credential_is_read_alike_everywhere(bed: &Bed) {
         };
         let states = bed.store.connection_states(&filter).await.unwrap();
         let state = &states[0];
-        assert_eq!(state.listed_expiry, None, "{time}");
+        assert_eq!(state.expiry_key, ExpiryKey::NEVER, "{time}");
         assert_eq!(state.facts.credential_expires_at, None, "{time}");
         let source = is_never.then_some(ExpirySource::Recorded);
         assert_eq!(state.facts.credential_expiry_source, source, "{time}");

@@ -126,6 +126,7 @@ conformance! {
         what_was_learnt_is_kept_and_read_with_the_start_of_a_check,
         facts_of_what_is_another_now_do_not_count,
         connections_are_sorted_by_expiry_page_by_page,
+        whatever_is_recorded_each_connection_is_on_one_page,
         the_directorys_name_is_added_where_the_producer_left_it_out;
     inventory:
         a_first_refresh_stores_everything,
@@ -256,6 +257,7 @@ conformance! {
         connections_are_counted_by_their_latest_report,
         a_trend_follows_the_chain_of_reports,
         a_trend_bears_what_others_wrote,
+        a_trend_follows_ids_of_19_digits,
         history_counts_what_was_completed_lately,
         the_longest_waiting_runs_come_first;
     acknowledgements:

@@ -2,7 +2,7 @@
 
 use crate::store::bed::Bed;
 use crate::store::fixtures::{
-    blocked, bound, change_report, context, failed, new_connection, succeeded,
+    blocked, bound, change_report, context, failed, new_connection, quoted, succeeded,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -26,17 +26,27 @@ async fn complete(
     bed: &Bed,
     connection: ConnectionId,
     tenant: i64,
-    mut completion: Completion,
+    completion: Completion,
     previous: Value,
 ) -> RunId {
     let run = bed.queued_for(tenant, connection.0).await;
+    complete_run(bed, run, connection, completion, previous).await;
+    run
+}
+
+async fn complete_run(
+    bed: &Bed,
+    run: RunId,
+    connection: ConnectionId,
+    mut completion: Completion,
+    previous: Value,
+) {
     let held = bed.claim(run, "w1").await;
     completion.connection = Some(connection);
     change_report(&mut completion, |report| {
         report["previous_report_id"] = previous
     });
     assert!(bed.store.complete(&held, &completion).await.unwrap());
-    run
 }
 
 fn everything() -> ConnectionFilter {
@@ -220,6 +230,7 @@ pub async fn a_trend_follows_the_chain_of_reports(bed: &Bed) {
 pub async fn a_trend_bears_what_others_wrote(bed: &Bed) {
     for odd in [
         json!("99999999999999999999"),
+        json!("9999999999999999999"),
         json!(9.5e30),
         json!("none"),
         json!({ "id": 1 }),
@@ -246,6 +257,37 @@ pub async fn a_trend_bears_what_others_wrote(bed: &Bed) {
     .await;
     let found = bed.store.trend(&[connection], 5).await.unwrap();
     assert!(found.len() <= 5, "{found:?}");
+}
+
+pub async fn a_trend_follows_ids_of_19_digits(bed: &Bed) {
+    let connection = ConnectionId(i64::MAX);
+    bed.exec(&format!(
+        "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status) \
+         VALUES ({connection}, 1, 7, 'microsoft', 'enabled')"
+    ))
+    .await;
+    let ids = [
+        RunId(1_000_000_000_000_000_000),
+        RunId(i64::MAX - 1),
+        RunId(i64::MAX),
+    ];
+    let mut previous = Value::Null;
+    for run in ids {
+        let context = quoted(&context(connection.0));
+        bed.exec(&format!(
+            "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context) \
+             VALUES ({run}, 1, 7, '{RUN_TYPE}', 'queued', '{context}')"
+        ))
+        .await;
+        complete_run(bed, run, connection, succeeded(), previous).await;
+        previous = json!(run);
+    }
+    let found = bed.store.trend(&[connection], 10).await.unwrap();
+    let found: Vec<RunId> = found.iter().map(|p| p.operation_run_id).collect();
+    assert_eq!(found, ids);
+    let shown = states(bed, |_| {}).await;
+    let latest = shown[0].latest_report.as_ref().unwrap();
+    assert_eq!(latest.operation_run_id, ids[2]);
 }
 
 pub async fn history_counts_what_was_completed_lately(bed: &Bed) {
