@@ -185,7 +185,8 @@ impl Missing {
 
     fn findings(self, table: &str) -> Vec<SchemaFinding> {
         let mut findings = Vec::new();
-        let (optional, fatal): (Vec<_>, Vec<_>) = self
+        type Privileges = Vec<&'static Privilege>;
+        let (optional, fatal): (Privileges, Privileges) = self
             .privileges
             .iter()
             .partition(|privilege| privilege.kept_out.is_some());
@@ -266,7 +267,7 @@ impl Privilege {
 }
 
 /// How a role gets what it lacks on a table: one of deploy/postgres-grants.sql as that file grants it.
-fn grant(missing: &[&&'static Privilege], table: &str, user: &str) -> String {
+fn grant(missing: &[&Privilege], table: &str, user: &str) -> String {
     const OTHERS: [&str; 4] = [
         "verifyd_migrate",
         "verifyd_operator",

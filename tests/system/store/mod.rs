@@ -175,7 +175,7 @@ conformance! {
         only_its_own_orphans_are_released,
         a_context_that_cannot_be_read_does_not_keep_the_run;
     hostile_connections:
-        a_connection_that_cannot_be_used_is_listed_with_its_reason;
+        a_connection_that_cannot_be_used_is_listed_with_its_reason,
         a_connection_without_a_directory_is_listed_with_its_reason;
     hostile_rows:
         a_time_that_is_none_stops_nothing,
