@@ -11,8 +11,12 @@ use std::borrow::Cow;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Tries after which a completion is given up that the database answers with an error each time. Their pauses take some
-/// five seconds: a deadlock or a serialization failure has passed by then. A try that waits for a lock lasts longer.
+/// A try that fails within this time waited for nothing. A lock or a statement that takes long may be the database's
+/// trouble, which passes: a trigger that raises the same error does so at once.
+const PROMPT: Duration = Duration::from_secs(1);
+
+/// Tries after which a completion is given up that the database answers with an error at once. Their pauses take some
+/// five seconds: a serialization failure has passed by then.
 const MAX_TRIES: u32 = 8;
 
 /// The same, less than a second, where the attempt only has to complete the run: it has no result to lose, and holds the
@@ -28,7 +32,7 @@ const MIN_TRIES: u32 = 3;
 const MAX_DOUBLINGS: u32 = 6;
 const MAX_DOUBLINGS_OF_FORCED: u32 = 12;
 
-/// Limits the tries of a completion that the database answers with an error which may pass.
+/// Limits the tries of a completion that the database answers at once with an error which may pass.
 struct TryLimit {
     made: u32,
     most: u32,
@@ -66,9 +70,10 @@ fn pause_after_error(own_attempt: u32, forced_completion: bool) -> Duration {
 }
 
 impl Pipeline {
-    /// Writes the completion. Retries until the deadline while the database does not answer or cannot be written, and a
-    /// few times where its answer may pass. An answer that does not pass, whatever its code, may come from a rule of the
-    /// application: then a forced completion keeps less of the context, and in the end the run is released.
+    /// Writes the completion. Retries until the deadline while the database does not answer, cannot be written, or lets
+    /// tries wait, and a few times where it answers at once with an error that may pass. An answer that does not pass,
+    /// whatever its code, may come from a rule of the application: then a forced completion keeps less of the context,
+    /// and in the end the run is released.
     pub(super) async fn complete(
         &self,
         attempt: &Attempt<'_>,
@@ -79,6 +84,7 @@ impl Pipeline {
         let mut retries = Retries::until(attempt.deadline);
         let mut limit = TryLimit::new(!claim.exhausted, attempt.deadline);
         loop {
+            let began = Instant::now();
             let error = match self.store.complete(&claim, completion).await {
                 Ok(true) => {
                     tracing::info!(
@@ -97,11 +103,12 @@ impl Pipeline {
                 Err(error) => error,
             };
             log_limited!(warn, %error, "cannot write the result of the run");
+            let has_waited = began.elapsed() >= PROMPT;
             let may_pass = match self.schema_after(&error).await {
                 Some(SchemaState::Unfit) => return self.release_uncounted(attempt, retries).await,
                 Some(SchemaState::Changed) => true,
                 _ if !error.is_transient() => false,
-                _ => !self.database_answers().await || limit.allows_another(),
+                _ => has_waited || !self.database_answers().await || limit.allows_another(),
             };
             if may_pass {
                 if !retries.wait().await {
