@@ -153,6 +153,27 @@ async fn somebody_locks_the_table_for_long() {
     first.ready().await;
 }
 
+/// Finished checks wait for it, also past half of the time that they have: they are not made again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_ends_before_the_deadline_costs_no_finished_check() {
+    let mut scene = Scene::slow(3.0).await;
+    scene.bench.set("VERIFYD__WORKER__RUN_DEADLINE", "40s");
+    let worker = scene.bench.serve(&[]);
+    scene.record(4).await;
+    scene.until(RUNNING, |n| n == 4).await;
+    let mut sql = scene.bench.sql().await;
+    let mut tx = sql.begin().await.unwrap();
+    tx.execute("LOCK TABLE operation_runs IN SHARE MODE")
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(26)).await;
+    tx.rollback().await.unwrap();
+    for run in scene.ends_as_meant().await {
+        assert_eq!(run.attempts, ["completed"]);
+    }
+    worker.ready().await;
+}
+
 /// One of two workers is cut off while it works; what it sent meanwhile arrives later.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_worker_is_partitioned_from_the_database() {

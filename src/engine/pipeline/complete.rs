@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 /// A try that fails within this time waited for nothing. A lock or a statement that takes long may be the database's
 /// trouble, which passes: a trigger that raises the same error does so at once.
-const PROMPT: Duration = Duration::from_secs(1);
+const PROMPT: Duration = Duration::from_millis(500);
 
 /// Tries after which a completion is given up that the database answers with an error at once. Their pauses take some
 /// five seconds: a serialization failure has passed by then.
