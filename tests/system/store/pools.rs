@@ -111,7 +111,7 @@ async fn batches_of_claims_that_wait_leave_connections_to_other_calls() {
         async move { store.claim(run, &worker("w1"), &POLICY).await }
     };
     let mut claims = JoinSet::new();
-    for (run, waiting) in runs[..2].iter().zip(1..) {
+    for (run, waiting) in runs[..2].iter().zip(1_i64..) {
         claims.spawn(claim(*run));
         until("another claim waits", async || {
             bed.count(WAITING).await == waiting
