@@ -1,7 +1,8 @@
 //! Limits log lines that others cause: a producer, or a failing database, must not be able to fill the log.
 //!
 //! A run has one line of its own, `run completed`. Whatever else is said of each of many runs is at most one line a
-//! minute of each kind (`log_limited`), or DEBUG where it is part of the normal course.
+//! minute of each kind (`log_limited`), or DEBUG where it is part of the normal course. That holds for sweeps, too, which
+//! producers can have find or fail something each time.
 
 use parking_lot::Mutex;
 use std::time::Duration;

@@ -39,7 +39,20 @@ const RULES: [&str; 8] = [
     "a trigger ",
 ];
 
+/// What is said of a claim that was not sent, because others that got no answer have all connections for claims.
+const TOO_MANY_CLAIMS: &str = "too many claims wait for an answer";
+
 impl StoreError {
+    /// Returns the error of a claim that was not sent.
+    pub fn too_many_claims() -> Self {
+        Self::Contended(TOO_MANY_CLAIMS.into())
+    }
+
+    /// Whether the claim was not sent, so that the error says nothing of the database.
+    pub fn is_of_too_many_claims(&self) -> bool {
+        matches!(self, Self::Contended(why) if why == TOO_MANY_CLAIMS)
+    }
+
     /// Whether PostgreSQL chose the text.
     pub fn is_of_postgres(&self) -> bool {
         self.to_string().contains("(SQLSTATE ")

@@ -16,8 +16,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Time after which a run is no longer counted, in a process that has not swept since or knows very many.
 const FORGET_AFTER: Duration = RETRY_AFTER.saturating_mul(5);
 
-/// Time after which no more runs are queued one by one, and no transaction that a run has ended is repeated with others:
-/// a rule of the application may have each wait for a lock.
+/// Time after which no more runs are queued one by one, but for a few, and no transaction that a run has ended is
+/// repeated with others: a rule of the application may have each wait.
 pub(super) const REQUEUE_TIME: Duration = Duration::from_secs(2);
 
 /// Tries that queue runs again whatever time they take. A sweep finds more runs that end its transaction than it tries
@@ -75,7 +75,8 @@ impl RefusedRequeues {
 
 /// Why a transaction that queues runs again has failed.
 pub(super) enum RequeueError {
-    /// A run has ended it, as `RAISE(ROLLBACK)` in SQLite does. The next try leaves the run out, or finds it.
+    /// A run has ended it, as `RAISE(ROLLBACK)` in SQLite does, or a trigger that ends its session in PostgreSQL. The
+    /// next try leaves the run out, or finds it.
     EndedByRun(StoreError),
     Store(StoreError),
 }
@@ -92,6 +93,18 @@ impl From<RequeueError> for StoreError {
             RequeueError::EndedByRun(error) | RequeueError::Store(error) => error,
         }
     }
+}
+
+/// Whether a run may have ended the transaction: a rule of the application can end the session, too. Where the server
+/// ended it for a reason of its own, the next try finds out.
+pub(super) fn may_be_of_run(error: &StoreError) -> bool {
+    !error.is_transient() || error.is_of_postgres()
+}
+
+/// Whether the whole transaction may have to be repeated: serialization_failure, deadlock_detected.
+pub(super) fn is_conflict(error: &StoreError) -> bool {
+    matches!(error, StoreError::Contended(why)
+        if ["40001", "40P01"].iter().any(|code| why.ends_with(&format!("(SQLSTATE {code})"))))
 }
 
 /// Tries of a transaction that queues runs again: each one that a run ends is followed by another one.

@@ -3,6 +3,7 @@
 //! Such a method stands once, in a file of this folder, for every [`SqlStore`]. Its statements differ only by
 //! their text. A method whose steps differ stands in the folder of each database.
 
+use super::End;
 use super::batching::Batcher;
 use super::claims::ClaimRequest;
 use super::completion::CompletionRequest;
@@ -54,6 +55,8 @@ pub(super) trait SqlConnection: Send {
 #[async_trait]
 pub(super) trait SqlTransaction: SqlConnection {
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
+
+    async fn rollback(self: Box<Self>) -> Result<(), StoreError>;
 }
 
 /// A transaction of either database. A type without a lifetime: the compiler cannot tell that a closure which
@@ -132,6 +135,27 @@ pub(super) async fn transaction<T, E: From<StoreError>>(
         let answer = work(&mut tx).await?;
         tx.0.commit().await?;
         Ok(answer)
+    };
+    within(store.in_process().call_timeout, call).await
+}
+
+/// Runs `work` in one transaction within the timeout of a call; its result says whether to commit.
+pub(super) async fn transaction_with_end<T, E: From<StoreError>>(
+    store: &(impl SqlStore + ?Sized),
+    work: impl AsyncFnOnce(&mut Tx) -> Result<End<T>, E>,
+) -> Result<T, E> {
+    let call = async {
+        let mut tx = store.begin().await?;
+        match work(&mut tx).await? {
+            End::Commit(answer) => {
+                tx.0.commit().await?;
+                Ok(answer)
+            }
+            End::Rollback(answer) => {
+                tx.0.rollback().await?;
+                Ok(answer)
+            }
+        }
     };
     within(store.in_process().call_timeout, call).await
 }

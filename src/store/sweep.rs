@@ -1,5 +1,6 @@
 //! Finds dead leases, runs without a lease, and runs that were never dispatched.
 
+use super::End;
 use super::bounds::{is_claimable, time};
 use super::dialect::{
     a_day_ago, a_second_after, among, before, clock, each, is_failed_completion, now, own,
@@ -7,10 +8,11 @@ use super::dialect::{
 };
 use super::postgres::LOCK_TIMEOUT;
 use super::refused_requeues::{
-    MIN_TRIES, REQUEUE_TIME, RefusedRequeues, RequeueError, RequeueTries,
+    MIN_TRIES, REQUEUE_TIME, RefusedRequeues, RequeueError, RequeueTries, is_conflict,
+    may_be_of_run,
 };
 use super::sql::{both, sql_for};
-use super::sql_store::{SqlConnection, SqlStore, execute, transaction};
+use super::sql_store::{SqlConnection, SqlStore, execute, transaction_with_end};
 use super::statement::{Sql, earlier};
 use crate::domain::RunId;
 use crate::ports::store_error::StoreError;
@@ -24,6 +26,13 @@ use tokio::time::Instant;
 /// Refused runs that a sweep tries again.
 const RETRIED_AT_A_TIME: u32 = 4;
 
+/// Longest time for a statement that queues runs again, in milliseconds: a rule of the application may wait.
+const STATEMENT_MS: i64 = 1_000;
+
+/// Runs that are queued one by one whatever time that takes: more than are tried again, so that sweeps pass any number
+/// of runs that wait.
+const MIN_TRIED: usize = RETRIED_AT_A_TIME as usize + 2;
+
 // The first try may only find that one of several runs ends the transaction.
 const _: () = assert!(MIN_TRIES > RETRIED_AT_A_TIME + 1);
 
@@ -32,7 +41,8 @@ const _: () = assert!(MIN_TRIES > RETRIED_AT_A_TIME + 1);
 const MAX_CONFLICTS: usize = 8;
 
 /// Whether no other replica sweeps, until the transaction ends. A lock of a row, because any session of any role can
-/// take an advisory one. Adds the row where it is missing. SQLite's writing transactions come one after another.
+/// take an advisory one. Adds the row where it is missing, and returns whether it has. SQLite's writing transactions come
+/// one after another.
 const IS_ONLY_SWEEP: Sql = both!(each!(
     "WITH made AS (
          INSERT INTO verifyd.sweep_lock (id)
@@ -41,8 +51,14 @@ const IS_ONLY_SWEEP: Sql = both!(each!(
      ), locked AS MATERIALIZED (
          SELECT id FROM verifyd.sweep_lock FOR UPDATE SKIP LOCKED
      )
-     SELECT EXISTS (SELECT FROM locked) OR EXISTS (SELECT FROM made)",
-    "SELECT true"
+     SELECT EXISTS (SELECT FROM locked) OR EXISTS (SELECT FROM made), EXISTS (SELECT FROM made)",
+    "SELECT true, false"
+));
+
+/// A session that a run has ended may hold the lock a moment longer than its client gets the error.
+const AWAIT_LOCK: Sql = both!(each!(
+    "SELECT id FROM verifyd.sweep_lock FOR UPDATE",
+    "SELECT 1"
 ));
 
 /// `$1`: `worker_dead_after`.
@@ -134,12 +150,14 @@ const STILL_LOST: Sql = both!("SELECT r.id FROM operation_runs r WHERE " is_lost
 /// Constraints that are checked at the end of the transaction would fail all of it.
 const CHECK_AT_ONCE: Sql = both!(each!("SET CONSTRAINTS ALL IMMEDIATE", "SELECT 1"));
 
-/// The time for which the transaction waits for a lock, where the database has such a setting.
-const CURRENT_LOCK_TIMEOUT: Sql =
-    both!(each!("SELECT current_setting('lock_timeout')", "SELECT ''"));
-const RESTORE_LOCK_TIMEOUT: Sql = both!(each!(
-    "SELECT set_config('lock_timeout', $1, true)",
-    "SELECT $1"
+/// The time for which the transaction waits for a lock, and for a statement, where the database has such settings.
+const CURRENT_TIMEOUTS: Sql = both!(each!(
+    "SELECT current_setting('lock_timeout'), current_setting('statement_timeout')",
+    "SELECT '', ''"
+));
+const RESTORE_TIMEOUTS: Sql = both!(each!(
+    "SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)",
+    "SELECT $1, $2"
 ));
 
 /// A rule of the application may wait for a lock.
@@ -147,6 +165,13 @@ const LIMIT_LOCK_WAITS: Sql = Sql {
     postgres: LOCK_TIMEOUT,
     sqlite: "SELECT 1",
 };
+
+/// Or for anything else. `$1`: milliseconds.
+const LIMIT_STATEMENTS: Sql = both!(each!(
+    "SELECT set_config('statement_timeout', least(setting::bigint, $1)::text, true)
+     FROM pg_settings WHERE name = 'statement_timeout'",
+    "SELECT $1"
+));
 
 const SAVEPOINT: Sql = both!("SAVEPOINT requeue");
 const ROLLBACK_TO_SAVEPOINT: Sql = both!("ROLLBACK TO SAVEPOINT requeue");
@@ -313,10 +338,11 @@ impl<S: SqlStore> SweepStore for S {
         let refused = &self.in_process().refused_requeues;
         let mut tries = RequeueTries::begin();
         let swept = loop {
-            let swept: Result<Option<Swept>, RequeueError> = transaction(self, async |tx| {
-                sweep_once(tx, refused, policy, &tries).await
-            })
-            .await;
+            let swept: Result<Option<Swept>, RequeueError> =
+                transaction_with_end(self, async |tx| {
+                    sweep_once(tx, refused, policy, &tries).await
+                })
+                .await;
             match swept {
                 Err(RequeueError::EndedByRun(_)) => tries.count(),
                 swept => break swept.map_err(StoreError::from),
@@ -336,24 +362,32 @@ impl<S: SqlStore> SweepStore for S {
     }
 }
 
-/// One try of a sweep. `None`: another replica sweeps.
+/// One try of a sweep. `None`: another replica sweeps. One that writes nothing is rolled back: the lock alone gives it a
+/// number in PostgreSQL, and its commit would wait for the disk.
 async fn sweep_once(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
     policy: &SweepPolicy,
     tries: &RequeueTries,
-) -> Result<Option<Swept>, RequeueError> {
-    let (is_only_sweep,): (bool,) = IS_ONLY_SWEEP.fetch_one(tx).await?;
+) -> Result<End<Option<Swept>>, RequeueError> {
+    if !tries.is_first() {
+        AWAIT_LOCK.execute(tx).await?;
+    }
+    let (is_only_sweep, has_made_lock): (bool, bool) = IS_ONLY_SWEEP.fetch_one(tx).await?;
     if !is_only_sweep {
-        return Ok(None);
+        return Ok(End::Rollback(None));
     }
     if tries.is_first() {
         // A few, as each may wait for a lock.
         refused.forget(RETRIED_AT_A_TIME);
     }
-    let (mut reclaimed, postponed) = match tries.requeues() {
+    let Reclaimed {
+        queued: mut reclaimed,
+        postponed,
+        any_found,
+    } = match tries.requeues() {
         true => reclaim(tx, refused, policy).await?,
-        false => (Vec::new(), Vec::new()),
+        false => Reclaimed::default(),
     };
     let due = DUE
         .bind(policy.redeliver)
@@ -372,31 +406,49 @@ async fn sweep_once(
     let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
     let touched: Vec<i64> = touched.into_iter().collect();
     mark_deliveries(tx, &touched, &due, &postponed).await?;
-    FORGET_ORPHANS.bind(policy.batch).execute(tx).await?;
-    FORGET_WORKERS.execute(tx).await?;
-    Ok(Some(Swept {
+    let mut forgotten = FORGET_ORPHANS.bind(policy.batch).execute(tx).await?;
+    forgotten += FORGET_WORKERS.execute(tx).await?;
+    let writes = has_made_lock || any_found || !touched.is_empty() || forgotten > 0;
+    let swept = Some(Swept {
         reclaimed: reclaimed.into_iter().map(RunId).collect(),
         due: due.into_iter().map(RunId).collect(),
         next,
         more: ahead.is_some(),
-    }))
+    });
+    Ok(match writes {
+        true => End::Commit(swept),
+        false => End::Rollback(swept),
+    })
 }
 
-/// Returns the runs that are queued again, and those whose attempt was a failed completion.
+/// What became of lost runs.
+#[derive(Default)]
+struct Reclaimed {
+    queued: Vec<i64>,
+    /// Those whose attempt was a failed completion.
+    postponed: Vec<i64>,
+    /// Whether there were any, also where none is queued again: their attempts may have ended.
+    any_found: bool,
+}
+
+/// Queues lost runs again.
 async fn reclaim(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
     policy: &SweepPolicy,
-) -> Result<(Vec<i64>, Vec<i64>), RequeueError> {
-    let (mut reclaimed, postponed) = reclaim_dead(tx, refused, policy).await?;
-    let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
+) -> Result<Reclaimed, RequeueError> {
+    let mut reclaimed = reclaim_dead(tx, refused, policy).await?;
+    let room =
+        i64::from(policy.batch) - (reclaimed.queued.len() + reclaimed.postponed.len()) as i64;
     let without_lease = WITHOUT_LEASE
         .bind(earlier(policy.worker_dead_after))
         .bind(room.max(0))
         .bind(refused.left_out());
     let without_lease = without_lease.fetch_ids(tx).await?;
-    reclaimed.extend(requeue(tx, refused, without_lease).await?);
-    Ok((reclaimed, postponed))
+    reclaimed.any_found |= !without_lease.is_empty();
+    let queued = requeue(tx, refused, without_lease).await?;
+    reclaimed.queued.extend(queued);
+    Ok(reclaimed)
 }
 
 /// The same, of runs whose lease is dead.
@@ -404,21 +456,25 @@ async fn reclaim_dead(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
     policy: &SweepPolicy,
-) -> Result<(Vec<i64>, Vec<i64>), RequeueError> {
+) -> Result<Reclaimed, RequeueError> {
     let dead_after = || earlier(policy.worker_dead_after);
     let candidates = DEAD_LEASES.bind(dead_after()).bind(policy.batch);
     let candidates = candidates.bind(refused.left_out());
     let candidates = candidates.fetch_ids(tx).await?;
     if candidates.is_empty() {
-        return Ok((candidates, Vec::new()));
+        return Ok(Reclaimed::default());
     }
     let locked = LOCK_RUNS.bind(&candidates[..]).fetch_ids(tx).await?;
     let end = END_DEAD.bind(dead_after()).bind(&locked[..]);
     let ended = end.fetch_all(tx).await?;
-    let queued = requeue_ended(tx, refused, ended).await?;
+    let (queued, postponed) = requeue_ended(tx, refused, ended).await?;
     let strays = END_STRAYS.bind(dead_after()).bind(candidates).bind(locked);
     strays.execute(tx).await?;
-    Ok(queued)
+    Ok(Reclaimed {
+        queued,
+        postponed,
+        any_found: true,
+    })
 }
 
 /// Queues runs whose attempts were ended, each with whether its attempt counts. Returns those whose attempt
@@ -446,13 +502,14 @@ async fn requeue(
         return Ok(runs);
     }
     CHECK_AT_ONCE.execute(tx).await?;
-    let (lock_timeout,): (String,) = CURRENT_LOCK_TIMEOUT.fetch_one(tx).await?;
+    let (lock, statement): (String, String) = CURRENT_TIMEOUTS.fetch_one(tx).await?;
     LIMIT_LOCK_WAITS.execute(tx).await?;
+    LIMIT_STATEMENTS.bind(STATEMENT_MS).execute(tx).await?;
     let batch = match refused.one_by_one.load(Ordering::Relaxed) {
         true => None,
         false => match try_requeue(tx, &runs).await {
             Ok(batch) => batch.ok(),
-            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) if !may_be_of_run(&error) => return Err(error.into()),
             Err(error) => {
                 refused.one_by_one.store(true, Ordering::Relaxed);
                 return Err(RequeueError::EndedByRun(error));
@@ -463,7 +520,8 @@ async fn requeue(
         Some(all) => (all, runs.len()),
         None => requeue_one_by_one(tx, refused, &runs).await?,
     };
-    RESTORE_LOCK_TIMEOUT.bind(lock_timeout).execute(tx).await?;
+    let restore = RESTORE_TIMEOUTS.bind(lock).bind(statement);
+    restore.execute(tx).await?;
     let others = runs[..tried].iter().filter(|run| !queued.contains(run));
     let others: Vec<i64> = others.copied().collect();
     if !others.is_empty() {
@@ -483,7 +541,8 @@ async fn requeue_one_by_one(
     let begun = Instant::now();
     let (mut queued, mut tried, mut conflicts) = (Vec::new(), 0, 0);
     for run in runs {
-        if begun.elapsed() > REQUEUE_TIME || conflicts == MAX_CONFLICTS {
+        let is_over = tried >= MIN_TRIED && begun.elapsed() > REQUEUE_TIME;
+        if is_over || conflicts == MAX_CONFLICTS {
             break;
         }
         tried += 1;
@@ -492,7 +551,7 @@ async fn requeue_one_by_one(
             // Of a conflict it is known only later whether the transaction is lost.
             Ok(Err(error)) if is_conflict(&error) => conflicts += 1,
             Ok(Err(error)) => refused.note(*run, error),
-            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) if !may_be_of_run(&error) => return Err(error.into()),
             Err(error) => {
                 refused.note(*run, &error);
                 return Err(RequeueError::EndedByRun(error));
@@ -501,12 +560,6 @@ async fn requeue_one_by_one(
     }
     refused.one_by_one.store(false, Ordering::Relaxed);
     Ok((queued, tried))
-}
-
-/// Whether the whole transaction may have to be repeated: serialization_failure, deadlock_detected.
-fn is_conflict(error: &StoreError) -> bool {
-    matches!(error, StoreError::Contended(why)
-        if ["40001", "40P01"].iter().any(|code| why.ends_with(&format!("(SQLSTATE {code})"))))
 }
 
 /// The inner error: the database refuses one of the runs, and none is queued. The outer one: the transaction is lost.

@@ -17,6 +17,7 @@ use super::scheduling::Scheduler;
 use super::settings::ReconcilerSettings;
 use super::with_timeout;
 use super::worker::{Worker, WorkerState};
+use crate::ports::log_throttle::log_limited;
 use crate::ports::queue::Queue;
 use crate::ports::store::{Store, StoreError, SweepCursor};
 use crate::ports::wake::WakeSignal;
@@ -91,8 +92,6 @@ pub struct Reconciler {
     invalid_runs: InvalidRunLog,
     /// When schema and orphans are looked at next.
     next_look: Instant,
-    /// Whether the last sweep failed, so that an outage is one line in the log.
-    failing: bool,
     /// Whether a sweep has met locks or conflicts since one got through.
     met_conflict: bool,
 }
@@ -114,7 +113,6 @@ impl Reconciler {
             dead_letters: 0,
             invalid_runs: InvalidRunLog::default(),
             next_look: Instant::now(),
-            failing: false,
             met_conflict: false,
         }
     }
@@ -191,16 +189,12 @@ impl Reconciler {
         }
         let next = match swept {
             Ok(next) => {
-                self.failing = false;
                 self.invalid_runs.look(self.store.as_ref()).await;
                 next
             }
             Err(error) => {
                 metrics::counter!("verifyd_sweep_failures_total").increment(1);
-                if !self.failing {
-                    tracing::warn!(%error, "the sweep failed; trying again at every interval");
-                }
-                self.failing = true;
+                log_limited!(warn, %error, "the sweep failed; trying again at every interval");
                 if matches!(error, StoreError::Schema(_)) {
                     self.look_at_schema().await;
                 }

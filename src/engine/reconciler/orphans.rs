@@ -6,6 +6,7 @@ use super::sweep::ids;
 use crate::domain::RunId;
 use crate::engine::with_timeout;
 use crate::engine::worker::WorkerState;
+use crate::ports::log_throttle::log_limited;
 use crate::ports::store::{OpenAttempt, Store, StoreError};
 
 /// Releases the orphans of this process, and logs what it released.
@@ -14,7 +15,7 @@ pub(super) async fn release(store: &dyn Store, worker: &WorkerState) {
         Ok(runs) if runs.is_empty() => {}
         Ok(runs) => {
             metrics::counter!("verifyd_orphans_released_total").increment(runs.len() as u64);
-            tracing::warn!(runs = ?ids(&runs), "released orphans: their runs are queued again");
+            log_limited!(warn, runs = ?ids(&runs), "released orphans: their runs are queued again");
         }
         // The sweep logs it, too, as a warning.
         Err(error) => tracing::debug!(%error, "cannot read open attempts; trying again later"),

@@ -2,6 +2,7 @@
 
 use super::{DELIVER_BELOW, Next, Reconciler};
 use crate::domain::RunId;
+use crate::ports::log_throttle::log_limited;
 use crate::ports::store::{StoreError, SweepPolicy};
 use std::sync::atomic::Ordering;
 
@@ -46,7 +47,7 @@ impl Reconciler {
         if !swept.reclaimed.is_empty() {
             metrics::counter!("verifyd_runs_reclaimed_total")
                 .increment(swept.reclaimed.len() as u64);
-            tracing::warn!(runs = ?ids(&swept.reclaimed), "reclaimed from lost workers");
+            log_limited!(warn, runs = ?ids(&swept.reclaimed), "reclaimed from lost workers");
         }
         if swept.due.is_empty() {
             return Ok(match swept.more {

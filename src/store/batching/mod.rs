@@ -16,7 +16,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 /// Largest number of calls in one batch.
 const MAX_BATCH_SIZE: usize = 128;
@@ -61,6 +61,13 @@ pub(super) trait BatchedCall<S: Batching>: Sized + Send + 'static {
     fn keys(&self) -> Vec<(&'static str, i64)>;
 
     fn batcher(store: &S) -> &Batcher<Self, Self::Answer>;
+
+    /// Waits until a batch of these may have a connection. The permit is held until the batch has ended.
+    fn permit(
+        _store: &S,
+    ) -> impl Future<Output = Result<Option<OwnedSemaphorePermit>, StoreError>> + Send {
+        std::future::ready(Ok(None))
+    }
 
     /// One transaction for all of them. An answer for each, in their order, and the connection if it can
     /// be used again.
@@ -246,13 +253,16 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
         let mut batches: u32 = 0;
         while self.is_counted && self.waits_for_call(kept.is_some()).await {
             let acquired = async {
-                match kept.take() {
-                    Some(connection) => Ok(connection),
-                    None => self.store.acquire().await,
-                }
+                let permit = C::permit(&self.store).await?;
+                let connection = match kept.take() {
+                    Some(connection) => connection,
+                    None => self.store.acquire().await?,
+                };
+                Ok::<_, StoreError>((connection, permit))
             };
-            let connection = match unpanicked(self.store.with_timeout(acquired)).await {
-                Ok(connection) => connection,
+            let acquired = unpanicked(self.store.with_timeout(acquired)).await;
+            let (connection, _permit) = match acquired {
+                Ok(acquired) => acquired,
                 Err(error) => {
                     // There was no connection: each finds out for itself.
                     let (_, answers) = self.next();

@@ -65,6 +65,10 @@ impl SqlTransaction for PostgresConnection<Tx> {
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         Ok(self.connection.commit().await?)
     }
+
+    async fn rollback(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(self.connection.rollback().await?)
+    }
 }
 
 #[async_trait]

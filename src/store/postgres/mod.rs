@@ -83,9 +83,12 @@ pub(super) struct PostgresStore {
     mark: Mutex<Option<String>>,
     renewal: Arc<timeouts::Renewal>,
     in_process: InProcess,
-    /// Connections for claims outside of batches, half of the pool: a trigger of the application may have each of them
-    /// wait, and completions, sweeps and health checks need the others.
-    single_claims: Semaphore,
+    /// Connections for claims, in batches and outside, half of the pool: a trigger of the application may have each of
+    /// them wait, and completions, sweeps and health checks need the others.
+    claims: Arc<Semaphore>,
+    /// Held while a run whose context is not small is claimed, so that only one of them has a permit while it waits for
+    /// `large_contexts`.
+    large_claims: Mutex<()>,
     /// Itself, for the tasks that run the batches.
     me: Weak<Self>,
     /// Whether prepared statements have names and so outlive their transaction.
@@ -143,7 +146,10 @@ impl PostgresStore {
             mark: Mutex::new(None),
             renewal,
             in_process: InProcess::new(limits, Some(timeouts::call_timeout(settings))),
-            single_claims: Semaphore::new((settings.max_connections / 2).max(1) as usize),
+            claims: Arc::new(Semaphore::new(
+                (settings.max_connections / 2).max(1) as usize
+            )),
+            large_claims: Mutex::new(()),
             me: me.clone(),
             named,
         }))

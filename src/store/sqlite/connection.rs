@@ -49,12 +49,20 @@ impl SqlTransaction for Tx {
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         Ok((*self).commit().await?)
     }
+
+    async fn rollback(self: Box<Self>) -> Result<(), StoreError> {
+        Ok((*self).rollback().await?)
+    }
 }
 
 /// A reader begins no transaction.
 #[async_trait]
 impl SqlTransaction for PoolConnection<Sqlite> {
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn rollback(self: Box<Self>) -> Result<(), StoreError> {
         Ok(())
     }
 }

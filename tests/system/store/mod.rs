@@ -49,6 +49,7 @@ mod serializable;
 mod sqlite_file;
 mod stale_snapshots;
 mod sweep_lock;
+mod waiting_rules;
 mod wake_ups;
 
 /// A test for each case, on one kind of store.

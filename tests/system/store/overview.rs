@@ -266,10 +266,15 @@ pub async fn a_trend_follows_ids_of_19_digits(bed: &Bed) {
          VALUES ({connection}, 1, 7, 'microsoft', 'enabled')"
     ))
     .await;
+    // A guard refuses larger ones in SQLite, which gives no id after the largest.
+    let largest = match bed.is_postgres() {
+        true => i64::MAX,
+        false => 1 << 62,
+    };
     let ids = [
         RunId(1_000_000_000_000_000_000),
-        RunId(i64::MAX - 1),
-        RunId(i64::MAX),
+        RunId(largest - 1),
+        RunId(largest),
     ];
     let mut previous = Value::Null;
     for run in ids {

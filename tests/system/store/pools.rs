@@ -94,6 +94,36 @@ async fn claims_that_wait_leave_connections_to_other_calls() {
     claims.shutdown().await;
 }
 
+/// What waits behind a batch without an answer is sent in another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_of_claims_that_wait_leave_connections_to_other_calls() {
+    const WAITING: &str = "pg_stat_activity
+        WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    let bed = Bed::postgres().await;
+    let runs = bed.many_queued(3).await;
+    bed.exec(HOLD_CLAIMS).await;
+    let mut small = settings(&bed.url());
+    small.max_connections = 4;
+    small.acquire_timeout = Duration::from_secs(5);
+    let store = verifyd::store::connect(&small).await.unwrap();
+    let claim = |run| {
+        let store = Arc::clone(&store);
+        async move { store.claim(run, &worker("w1"), &POLICY).await }
+    };
+    let mut claims = JoinSet::new();
+    for (run, waiting) in runs[..2].iter().zip(1_i64..) {
+        claims.spawn(claim(*run));
+        until("another claim waits", async || {
+            bed.count(WAITING).await == waiting
+        })
+        .await;
+    }
+    let refused = claim(runs[2]).await.err().unwrap();
+    assert!(refused.is_of_too_many_claims(), "{refused}");
+    store.check_writable().await.unwrap();
+    claims.shutdown().await;
+}
+
 /// The statement timeout ends it in a batch, then by itself, which together take longer than one call may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_waits_in_a_trigger_is_answered() {

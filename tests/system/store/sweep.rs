@@ -382,16 +382,18 @@ async fn runs_whose_rule_waits_for_a_lock_cost_the_others_little() {
     holder.rollback().await.unwrap();
 }
 
-/// What the rest of a sweep may wait for is the same, whether it queues runs again or not.
+/// How long the rest of a sweep may wait is the same, whether it queues runs again or not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_short_wait_for_locks_ends_with_the_runs_that_are_queued_again() {
+async fn short_timeouts_end_with_the_runs_that_are_queued_again() {
     let bed = Bed::postgres().await;
     let lost = bed.queued().await;
     bed.claim(lost, "dead").await;
     bed.exec(
-        "CREATE TABLE seen (lock_timeout text);
+        "CREATE TABLE seen (place text, timeouts text);
          CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
-             INSERT INTO seen VALUES (current_setting(''lock_timeout'')); RETURN new; END';
+             INSERT INTO seen VALUES (TG_TABLE_NAME, current_setting(''lock_timeout'') || '' '' ||
+                 current_setting(''statement_timeout'')); RETURN new; END';
+         CREATE TRIGGER see BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION see();
          CREATE TRIGGER see BEFORE INSERT ON verifyd.run_deliveries FOR EACH ROW
              EXECUTE FUNCTION see()",
     )
@@ -399,8 +401,10 @@ async fn the_short_wait_for_locks_ends_with_the_runs_that_are_queued_again() {
     assert_eq!(bed.sweep().await.reclaimed, [lost]);
     let run = bed.queued().await;
     assert_eq!(bed.sweep().await.due, [run]);
-    assert_eq!(bed.count("seen").await, 2);
-    let different = "SELECT count(DISTINCT lock_timeout) FROM seen";
+    let short = "SELECT timeouts FROM seen WHERE place = 'operation_runs'";
+    assert_eq!(bed.text(short).await, "250ms 1s");
+    assert_eq!(bed.count("seen WHERE place = 'run_deliveries'").await, 2);
+    let different = "SELECT count(DISTINCT timeouts) FROM seen WHERE place = 'run_deliveries'";
     assert_eq!(bed.number(different).await, 1);
 }
 

@@ -28,6 +28,18 @@ async fn a_sweep_needs_the_lock_of_its_row_and_no_other() {
     bed.sweep().await;
 }
 
+/// Its commit would wait for the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_that_writes_nothing_is_rolled_back() {
+    const LAST: &str = "SELECT pg_xact_status(xmax::text::xid8) FROM verifyd.sweep_lock";
+    let bed = Bed::postgres().await;
+    bed.queued().await;
+    for (due, status) in [(1, "committed"), (0, "aborted")] {
+        assert_eq!(bed.sweep().await.due.len(), due);
+        assert_eq!(bed.text(LAST).await, status);
+    }
+}
+
 /// A backup may be restored in part.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_adds_the_row_of_its_lock() {
