@@ -5,7 +5,7 @@ use super::{exit, output, remedy};
 use crate::app;
 use crate::config::Settings;
 use crate::ports::store::{Enforced, Migrated, PendingMigration, SchemaFinding, Store, StoreError};
-use crate::store;
+use crate::store::{self, SchemaPlan};
 use crate::view::words::counted;
 use anyhow::Context as _;
 use owo_colors::OwoColorize as _;
@@ -73,24 +73,35 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     Ok(exit::passed(!refused))
 }
 
-/// Lists what would be applied. Creates no file.
+/// Lists what would be applied. Changes nothing, and creates no file.
 async fn plan(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
-    let (database, version, pending) = if app::missing_database(settings)?.is_some() {
-        ("sqlite", None, store::all_migrations())
-    } else {
-        let store = wait_for(settings, args.wait_for).await?;
-        let version = store.schema_version().await?;
-        let pending = store.pending_migrations().await?;
-        let database = store.kind();
-        let wanted = store.wanted_schema_version();
-        store.close().await;
-        if version.is_some_and(|version| version > wanted) {
-            output::note(format!(
-                "The schema is newer than this build, which knows version {wanted}: `verifyd migrate` refuses it."
-            ));
-        }
-        (database, version, pending)
+    let of_file = async || {
+        let plan = store::plan_of_file(&settings.database).await;
+        plan.context("cannot open the database")
     };
+    let (database, plan) = match retried(args.wait_for, of_file).await? {
+        Some(plan) => ("sqlite", plan),
+        None => {
+            let store = wait_for(settings, args.wait_for).await?;
+            let plan = SchemaPlan {
+                version: store.schema_version().await?,
+                wanted: store.wanted_schema_version(),
+                pending: store.pending_migrations().await?,
+            };
+            store.close().await;
+            (store.kind(), plan)
+        }
+    };
+    let SchemaPlan {
+        version,
+        wanted,
+        pending,
+    } = plan;
+    if version.is_some_and(|version| version > wanted) {
+        output::note(format!(
+            "The schema is newer than this build, which knows version {wanted}: `verifyd migrate` refuses it."
+        ));
+    }
     if args.json.json {
         output::json(&Plan {
             database,
@@ -206,13 +217,23 @@ fn print_enforced(enforced: &Enforced) {
 
 /// Connects, and retries until `timeout`.
 async fn wait_for(settings: &Settings, timeout: Duration) -> anyhow::Result<Arc<dyn Store>> {
+    let connect = async || {
+        let store = app::open_store(settings).await?;
+        store.ping().await?;
+        anyhow::Ok(store)
+    };
+    retried(timeout, connect).await
+}
+
+/// Repeats a call until `timeout`, while it may succeed later.
+async fn retried<T>(
+    timeout: Duration,
+    call: impl AsyncFn() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let until = Instant::now() + timeout;
     loop {
-        let error = match app::open_store(settings).await {
-            Ok(store) => match store.ping().await {
-                Ok(_) => return Ok(store),
-                Err(error) => anyhow::Error::new(error),
-            },
+        let error = match call().await {
+            Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
         let transient = error

@@ -90,6 +90,13 @@ pub struct CredentialBinding {
     pub connection_id: ConnectionId,
 }
 
+impl CredentialBinding {
+    /// Whether its row names all of it. In lists an id that is not there is 0.
+    pub const fn is_complete(&self) -> bool {
+        self.workspace_id.0 != 0 && self.tenant_id.0 != 0 && self.connection_id.0 > 0
+    }
+}
+
 impl ProviderConnection {
     /// Returns what this connection's credential is bound to.
     pub fn binding(&self) -> CredentialBinding {

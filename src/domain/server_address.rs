@@ -60,14 +60,10 @@ pub fn problem(text: &str) -> Option<String> {
 fn reserved_in_credentials(rest: &str) -> Option<String> {
     let end = rest.find(['/', '?', '#'])?;
     let (authority, behind) = rest.split_at(end);
-    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let user_is_known = authority.contains('@');
-    let begins_password = authority.rsplit_once(':').is_some_and(|(_, port)| {
-        // The part after the colon is no port.
-        !user_is_known && !is_port(port) && !authority.contains('[')
-    });
     let meant = match behind.find(['?', '#']) {
-        Some(query) if !begins_password && is_parameter(&behind[query + 1..]) => &behind[..query],
+        Some(query) if !begins_password(authority) && is_parameter(&behind[query + 1..]) => {
+            &behind[..query]
+        }
         _ => behind,
     };
     // An `@` in a parameter is one of the parameter.
@@ -87,39 +83,54 @@ fn reserved_in_credentials(rest: &str) -> Option<String> {
     Some(format!("percent-encode {}", advice.join("; ")))
 }
 
+/// Whether what follows the colon may be a password that no `@` ends: it is no port.
+fn begins_password(authority: &str) -> bool {
+    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    !authority.contains(['@', '['])
+        && authority
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| !is_port(port))
+}
+
 /// Finds what copying has left behind user and password: at the end of the address any such sign, in host and path
-/// one that nobody types. A password that is a parameter is not looked into.
+/// one that nobody types. Looks at nothing where a part of it may be a password.
 fn stray_sign(rest: &str) -> Option<String> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, behind) = rest.split_at(end);
-    let host = match authority.rsplit_once('@') {
-        Some((_, host)) => host,
-        // The part behind a colon may be a password that no @ ends.
-        None => authority.split(':').next().unwrap_or_default(),
-    };
     let (path, parameters) = behind.split_once('?').unwrap_or((behind, ""));
-    let last_parameter = parameters.rsplit('&').next().unwrap_or_default();
-    let may_end_password = last_parameter.starts_with("password=")
-        || behind.is_empty() && host.len() < authority.len() && !authority.contains('@');
-    let last = rest.chars().next_back();
-    if let Some(last) = last.filter(|c| is_left_by_copying(*c) && !may_end_password) {
-        return Some(format!(
-            "it ends with {}; remove it, or percent-encode it as {}",
-            Named(last),
-            encoded(last)
-        ));
+    if begins_password(authority) || parameters.split('&').any(is_password) {
+        return None;
     }
-    [("host", host), ("path", path)]
-        .into_iter()
-        .find_map(|(part, text)| {
-            let is_stray = |c: &char| !c.is_ascii() && is_left_by_copying(*c);
-            let stray = text.chars().find(is_stray)?;
-            Some(format!(
-                "the {part} holds {}; remove it, or percent-encode it as {}",
-                Named(stray),
-                encoded(stray)
-            ))
-        })
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let stray = |text: &str| {
+        text.chars()
+            .find(|c| !c.is_ascii() && is_left_by_copying(*c))
+    };
+    // No host has a name with such a sign, encoded or not.
+    if let Some(last) = rest.chars().next_back().filter(|c| is_left_by_copying(*c)) {
+        let remedy = match behind {
+            "" => "remove it".to_owned(),
+            _ => remove_or_encode(last),
+        };
+        return Some(format!("it ends with {}; {remedy}", Named(last)));
+    }
+    if let Some(stray) = stray(host) {
+        return Some(format!("the host holds {}; remove it", Named(stray)));
+    }
+    let stray = stray(path)?;
+    let remedy = remove_or_encode(stray);
+    Some(format!("the path holds {}; {remedy}", Named(stray)))
+}
+
+/// Whether the parameter is a password, or the beginning of one that holds an `&`.
+fn is_password(parameter: &str) -> bool {
+    let name = parameter.split('=').next().unwrap_or_default();
+    percent_decode_str(name).eq("password".bytes())
+}
+
+/// What to do about a sign in a part of an address that may be percent-encoded.
+pub fn remove_or_encode(sign: char) -> String {
+    format!("remove it, or percent-encode it as {}", encoded(sign))
 }
 
 /// Names the reserved characters of a text with their encodings: `# as %23 and / as %2F`.
@@ -340,8 +351,52 @@ mod tests {
         ] {
             assert_eq!(problem(address), None, "{address}");
         }
-        let unended = problem("postgres://u:secret\u{200b}").unwrap_or_default();
-        assert!(!unended.contains("200B"), "{unended}");
+    }
+
+    #[test]
+    fn no_sign_is_named_that_may_be_one_of_a_password() {
+        for sign in ['"', '\'', '\u{200b}', '\u{201d}', '\u{2011}', '\u{a0}'] {
+            for address in [
+                format!("postgres://u:secret{sign}"),
+                format!("postgres://u:pa/ss{sign}"),
+                format!("postgres://u:pa/s{sign}s"),
+                format!("postgres://u:pa?s{sign}s{sign}"),
+                format!("redis://:pa?ss{sign}"),
+                format!("redis://:pa#ss{sign}"),
+                format!("postgres://h/db?password=a&b{sign}"),
+                format!("postgres://h/db?password=a{sign}&b=c&d{sign}"),
+                format!("postgres://h/db?pass%77ord=a&sslmode=disable{sign}"),
+                format!("postgres://h?sslmode=disable&password=a?b&c{sign}"),
+            ] {
+                let problem = problem(&address).unwrap_or_default();
+                assert!(!problem.contains("U+"), "{address}: {problem}");
+                assert!(!problem.contains(&encoded(sign)), "{address}: {problem}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sign_is_encoded_where_that_works() {
+        for (address, remedy) in [
+            ("postgres://u:p@h\u{a0}", "; remove it"),
+            ("postgres://u:p@h:5432\"", "; remove it"),
+            ("postgres://h\u{a0}h/db", "; remove it"),
+            (
+                "postgres://h/db\"",
+                "; remove it, or percent-encode it as %22",
+            ),
+            (
+                "postgres://h/d\u{200b}b",
+                "; remove it, or percent-encode it as %E2%80%8B",
+            ),
+            (
+                "postgres://h/db?application_name=a'",
+                "; remove it, or percent-encode it as %27",
+            ),
+        ] {
+            let problem = problem(address).unwrap_or_default();
+            assert!(problem.ends_with(remedy), "{address}: {problem}");
+        }
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub async fn set_status(
     Err(OperationError::not_found("connection", id))
 }
 
-/// Replaces the credential of a connection.
+/// Replaces the credential of a connection. What else is wrong with its row may be corrected later.
 pub async fn set_credential(
     store: &dyn Store,
     vault: &dyn Vault,
@@ -121,10 +121,11 @@ pub async fn set_credential(
 ) -> Result<SealedCredential, OperationError> {
     // The stored credential, which may be what is wrong, is not read.
     let state = find_connection(store, &Binding::EVERYTHING, id).await?;
-    if let Some(problem) = state.problem {
+    let binding = state.connection.binding();
+    if let Some(problem) = state.problem.filter(|_| !binding.is_complete()) {
         return Err(OperationError::invalid("connection", problem));
     }
-    let sealed = vault.seal(state.connection.binding(), credential, expires_at)?;
+    let sealed = vault.seal(binding, credential, expires_at)?;
     store.set_credential(id, &sealed).await?;
     Ok(sealed)
 }

@@ -80,11 +80,16 @@ pub fn problem(text: &str) -> Option<String> {
 }
 
 fn embedded_problem(text: &str) -> Option<String> {
+    let (path, query) = text.split_once('?').unwrap_or((text, ""));
     let last = text.chars().next_back();
     if let Some(last) = last.filter(|c| is_left_by_copying(*c)) {
-        return Some(format!("it ends with {}; remove it", Named(last)));
+        let remedy = match query {
+            "" => server_address::remove_or_encode(last),
+            // No value that is allowed has one.
+            _ => "remove it".to_owned(),
+        };
+        return Some(format!("it ends with {}; {remedy}", Named(last)));
     }
-    let (path, query) = text.split_once('?').unwrap_or((text, ""));
     if path.contains(":memory:") {
         return Some(IN_MEMORY.to_owned());
     }

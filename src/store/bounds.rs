@@ -240,15 +240,25 @@ macro_rules! is_claimable {
 }
 
 /// Whether a connection can be used: its row is valid, and names the directory to check by a GUID, unless it is disabled.
-/// A `CASE`, of which the planner makes no estimate. The same in `rows.rs`.
+/// A `CASE`, of which the planner makes no estimate. The same in `rows.rs`, which compares bytes: so does this, whatever
+/// the collation of a column, and PostgreSQL searches no text whose collation is not deterministic.
 macro_rules! is_valid_connection {
-    ($($db:ident)?) => {
-        "c.id > 0 AND c.status IN ('enabled', 'disabled') AND c.workspace_id IS NOT NULL
-         AND c.tenant_id IS NOT NULL AND c.provider IS NOT NULL
-         AND CASE WHEN c.status = 'disabled' THEN true
-                  ELSE CAST(c.entra_tenant_id AS text) LIKE '________-____-____-____-____________'
-                      AND length(replace(CAST(c.entra_tenant_id AS text), '-', '')) = 32
-                      AND ltrim(CAST(c.entra_tenant_id AS text), '0123456789abcdefABCDEF-') = '' END"
+    (postgres) => {
+        $crate::store::bounds::is_valid_connection!(@ " COLLATE \"C\"")
+    };
+    (sqlite) => {
+        $crate::store::bounds::is_valid_connection!(@ "")
+    };
+    (@ $collation:literal) => {
+        concat!(
+            "c.id > 0 AND c.workspace_id IS NOT NULL AND c.tenant_id IS NOT NULL AND c.provider IS NOT NULL
+             AND CASE CAST(c.status AS text)", $collation, " WHEN 'disabled' THEN true
+                 WHEN 'enabled' THEN CAST(c.entra_tenant_id AS text)", $collation,
+            " LIKE '________-____-____-____-____________'
+                 AND length(replace(CAST(c.entra_tenant_id AS text)", $collation, ", '-', '')) = 32
+                 AND ltrim(CAST(c.entra_tenant_id AS text)", $collation,
+            ", '0123456789abcdefABCDEF-') = '' ELSE false END"
+        )
     };
 }
 

@@ -75,16 +75,12 @@ where
             worker: worker.clone(),
             policy: *policy,
         };
-        // Each has its limit: otherwise a batch that the server cancels would leave the second call no time for an
-        // answer, and a trigger that waits would look like a server that does not answer.
         let timeout = self.in_process().call_timeout;
-        if !policy.isolated {
-            let batched = async { Ok::<_, StoreError>(submit(self, request()).await) };
-            if let Some(answer) = within(timeout, batched).await? {
-                return Ok(answer);
-            }
+        let by_itself = || self.claim_by_itself(request());
+        if policy.isolated {
+            return within(timeout, by_itself()).await;
         }
-        within(timeout, self.claim_by_itself(request())).await
+        answer_of_either(timeout, submit(self, request()), by_itself).await
     }
 
     async fn release(
@@ -102,6 +98,24 @@ where
             release_in(tx, claim, end, not_before).await
         })
         .await
+    }
+}
+
+/// Returns the answer of the batch or, where it has none, that of the call by itself. Each has its limit: otherwise a batch
+/// that the server cancels would leave the second call no time for an answer, and a trigger that waits would look like a
+/// server that does not answer.
+async fn answer_of_either<T, F>(
+    timeout: Option<Duration>,
+    batch: impl Future<Output = Option<T>>,
+    by_itself: impl FnOnce() -> F,
+) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let batched = async { Ok::<_, StoreError>(batch.await) };
+    match within(timeout, batched).await? {
+        Some(answer) => Ok(answer),
+        None => within(timeout, by_itself()).await,
     }
 }
 
@@ -249,4 +263,37 @@ impl ContextRow {
 /// A context that the database cannot show.
 pub(super) fn unreadable() -> RunRequest {
     RunRequest::unreadable(ContextProblem::Unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::sleep;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// The answer after these seconds of a batch and of the call by itself, of which each may take 20. The clock is
+    /// moved on where all wait.
+    async fn answer(batch: (u32, Option<i32>), by_itself: u32) -> Result<i32, StoreError> {
+        let batched = async {
+            sleep(batch.0 * SECOND).await;
+            batch.1
+        };
+        let by_itself = || async move {
+            sleep(by_itself * SECOND).await;
+            Err(StoreError::Contended("cancelled".into()))
+        };
+        answer_of_either(Some(20 * SECOND), batched, by_itself).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_by_itself_has_a_limit_of_its_own() {
+        let cancelled = answer((15, None), 15).await;
+        assert!(matches!(cancelled, Err(StoreError::Contended(_))));
+        assert_eq!(answer((15, Some(7)), 0).await.ok(), Some(7));
+        for (batch, by_itself) in [(25, 0), (15, 25)] {
+            let late = answer((batch, None), by_itself).await;
+            assert!(matches!(late, Err(StoreError::Unavailable(_))));
+        }
+    }
 }

@@ -67,8 +67,15 @@ pub(super) fn push_acknowledgement_filter(
     push(query, " ORDER BY a.id DESC LIMIT ", Some(filter.limit));
 }
 
-/// Compares names in any case.
-const LIKE: Sql = both!(each!("ILIKE ", "LIKE "));
+/// Searches names in any case. PostgreSQL searches no text whose collation is not deterministic, which the one of a database
+/// always is.
+const NAME_LIKE: Sql = both!(
+    " AND c.display_name" each!("::text COLLATE \"default\" ILIKE ", " LIKE ")
+);
+
+const IS_VALID: Sql = both!(" AND " is_valid_connection!());
+
+const IS_UNUSABLE: Sql = both!(" AND (" is_valid_connection!() ") IS NOT TRUE");
 
 /// Of `provider_connections c` and their latest reports `l`. `expiry_key`: what the column of this name is computed by.
 pub(super) fn push_connection_filter(
@@ -80,11 +87,11 @@ pub(super) fn push_connection_filter(
     match filter.status {
         None => {}
         Some(ConnectionStatus::Unusable) => {
-            query.push_text(concat!(" AND (", is_valid_connection!(), ") IS NOT TRUE"));
+            query.push(IS_UNUSABLE);
         }
         Some(status) => {
             push(query, " AND c.status = ", Some(status.as_str()));
-            query.push_text(concat!(" AND ", is_valid_connection!()));
+            query.push(IS_VALID);
         }
     }
     match filter.overall.as_deref() {
@@ -94,8 +101,8 @@ pub(super) fn push_connection_filter(
         overall => push(query, " AND l.overall = ", overall),
     }
     if let Some(name) = &filter.name {
-        query.push_text(" AND c.display_name ").push(LIKE);
-        query.push_bind(anywhere(name)).push_text(r" ESCAPE '\'");
+        query.push(NAME_LIKE).push_bind(anywhere(name));
+        query.push_text(r" ESCAPE '\'");
     }
     push_page(query, filter, expiry_key);
 }

@@ -98,9 +98,31 @@ pub fn missing_file(settings: &DatabaseSettings) -> Result<Option<PathBuf>, Stor
     }
 }
 
-/// Returns the migrations that a database without any table gets. They lock nothing that others use.
-pub fn all_migrations() -> Vec<PendingMigration> {
-    migration_plan::pending(&BTreeSet::new(), &[], &[])
+/// What `migrate` would do.
+#[derive(Debug)]
+pub struct SchemaPlan {
+    /// `None`: no migration is applied.
+    pub version: Option<i64>,
+    /// The version that this build needs.
+    pub wanted: i64,
+    pub pending: Vec<PendingMigration>,
+}
+
+/// Returns what `migrate` would do with an embedded database; `None` for one on a server. Neither creates the file nor
+/// changes it, so that it may be one that may only be read.
+pub async fn plan_of_file(settings: &DatabaseSettings) -> Result<Option<SchemaPlan>, StoreError> {
+    if scheme(settings.url.expose_secret()) != "sqlite" {
+        return Ok(None);
+    }
+    let applied = match sqlite::missing_file(settings)? {
+        Some(_) => BTreeSet::new(),
+        None => sqlite::applied_migrations(settings).await?,
+    };
+    Ok(Some(SchemaPlan {
+        version: applied.last().copied(),
+        wanted: migrations::WANTED_VERSION,
+        pending: migration_plan::pending(&applied, &[], &[]),
+    }))
 }
 
 /// How a transaction ends that decides it itself.

@@ -149,7 +149,8 @@ fn quotable(text: &str) -> String {
 }
 
 /// Whether it is a quotation mark or an apostrophe, or looks like one (Unicode Technical Standard 39, confusables).
-/// Letters and accents that only resemble a single mark are none: names need them.
+/// Letters such as U+02BB are among them: two of them look like a double mark, and a name with an apostrophe in place of
+/// one stays readable.
 const fn is_quotation_mark(c: char) -> bool {
     matches!(
         c,

@@ -393,6 +393,7 @@ fn no_name_looks_like_the_token_beside_it() {
         ("X’\u{200a}’ y", None, "“X' y”"),
         ("``´´'‘‘", None, "“'”"),
         ("O’Brien's 'x", None, "“O'Brien's 'x”"),
+        ("Hawai\u{2bb}i\u{2bc}\u{2bc}", None, "“Hawai'i'”"),
         (
             "\u{202e}evil",
             Some(token("a\u{2066}")),

@@ -160,6 +160,9 @@ pub fn span(milliseconds: i64) -> String {
 
 /// A whole number of seconds, in one unit.
 pub fn span_of_seconds(seconds: u64) -> String {
+    if seconds == 0 {
+        return "0 s".to_owned();
+    }
     span(i64::try_from(seconds).map_or(i64::MAX, |seconds| seconds.saturating_mul(1_000)))
 }
 
@@ -248,5 +251,6 @@ mod tests {
                 assert_eq!(span_of_seconds(ms.unsigned_abs() / 1_000), text);
             }
         }
+        assert_eq!(span_of_seconds(0), "0 s");
     }
 }

@@ -26,8 +26,8 @@ use apalis_redis::Config;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use redis::RedisResult;
 use redis::aio::ConnectionManager;
+use redis::{RedisError, RedisResult};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -49,17 +49,46 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 enum End {
     /// Stopped on request, with no handler left.
     Stopped,
-    Failed(String),
+    Failed(Failure),
 }
 
-/// Describes why a worker ended. An error of Redis reads as everywhere else.
-fn describe(error: &WorkerError) -> String {
-    let WorkerError::BackendError(source) = error else {
-        return error.to_string();
-    };
-    match source.downcast_ref() {
-        Some(apalis_redis::Error::Database(error)) => error::describe(error),
-        _ => error.to_string(),
+/// Why a worker ended.
+enum Failure {
+    /// An error of Redis or of the way to it, in the words that it has everywhere.
+    Redis(String),
+    /// Nothing that changes Redis mends it.
+    Worker(String),
+}
+
+impl Failure {
+    fn of(error: &WorkerError) -> Self {
+        let cause = match error {
+            WorkerError::BackendError(source) => source.downcast_ref::<apalis_redis::Error>(),
+            _ => None,
+        };
+        match cause {
+            Some(apalis_redis::Error::Database(error)) => error.into(),
+            _ => Self::Worker(error.to_string()),
+        }
+    }
+
+    fn reason(&self) -> &str {
+        match self {
+            Self::Redis(reason) | Self::Worker(reason) => reason,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Redis(reason) => Some(remedy(reason)),
+            Self::Worker(_) => None,
+        }
+    }
+}
+
+impl From<&RedisError> for Failure {
+    fn from(error: &RedisError) -> Self {
+        Self::Redis(error::describe(error))
     }
 }
 
@@ -84,11 +113,12 @@ impl Fetcher {
             let started = Instant::now();
             let name = WorkerId::fresh(&self.queue.host).0;
             let end = self.start(&name, &mut ended).await;
-            let reason = match end {
+            let failure = match end {
                 Ok(End::Stopped) => break,
-                Ok(End::Failed(reason)) => reason,
-                Err(error) => error::describe(&error),
+                Ok(End::Failed(failure)) => failure,
+                Err(error) => (&error).into(),
             };
+            let reason = failure.reason();
             if started.elapsed() > longest {
                 pauses = self.backoff();
             }
@@ -98,7 +128,7 @@ impl Fetcher {
             if let Some(left_out) = self.queue.fetcher_log.line() {
                 tracing::warn!(
                     worker = name,
-                    remedy = remedy(&reason),
+                    remedy = failure.remedy(),
                     reason,
                     pause_ms,
                     left_out,
@@ -223,9 +253,9 @@ impl Fetcher {
                 end = &mut run => return match end {
                     // While stopping, what could not be acknowledged is returned to the queue.
                     Ok(_) if stopping => End::Stopped,
-                    Ok(Ok(())) => End::Failed("the worker ended unexpectedly".into()),
-                    Ok(Err(error)) => End::Failed(describe(&error)),
-                    Err(_) => End::Failed("the worker panicked".into()),
+                    Ok(Ok(())) => End::Failed(Failure::Worker("the worker ended unexpectedly".into())),
+                    Ok(Err(error)) => End::Failed(Failure::of(&error)),
+                    Err(_) => End::Failed(Failure::Worker("the worker panicked".into())),
                 },
                 () = self.stop.cancelled(), if !stopping => {
                     stopping = true;
@@ -238,7 +268,8 @@ impl Fetcher {
                     if !stopping {
                         let limit = settings.stalled_after();
                         if activity.age().is_some_and(|age| age > limit) {
-                            return End::Failed(format!("stalled: no sign of life for {limit:?}"));
+                            let reason = format!("stalled: no sign of life for {limit:?}");
+                            return End::Failed(Failure::Redis(reason));
                         }
                         continue;
                     }
@@ -313,5 +344,30 @@ impl Fetcher {
             })
             .run()
             .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apalis_core::error::WorkerStateError;
+    use redis::ErrorKind;
+
+    #[test]
+    fn only_what_redis_says_has_a_remedy_of_redis() {
+        let refused = RedisError::from((ErrorKind::Io, "connection refused"));
+        let failure = Failure::of(&WorkerError::BackendError(
+            apalis_redis::Error::Database(refused).into(),
+        ));
+        assert!(failure.remedy().is_some(), "{}", failure.reason());
+        for error in [
+            WorkerError::PanicError("at REDIS".into()),
+            WorkerError::StateError(WorkerStateError::NotRunning),
+            WorkerError::BackendError("no JSON".into()),
+        ] {
+            let failure = Failure::of(&error);
+            assert_eq!(failure.remedy(), None, "{error}");
+            assert_eq!(failure.reason(), error.to_string());
+        }
     }
 }

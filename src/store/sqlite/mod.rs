@@ -18,6 +18,7 @@ mod inventory;
 mod probe;
 mod recording;
 mod schema;
+mod untouched;
 mod webhook_deliveries;
 
 use super::dialect::{is_failed_completion, run_type};
@@ -36,6 +37,7 @@ use sqlx::sqlite::{
 };
 use sqlx::types::Json;
 use sqlx::{Connection as _, Sqlite, Transaction};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -96,13 +98,13 @@ impl SqliteStore {
         let options = options(settings)?;
         let file = options.get_filename().to_owned();
         create_private(&file)?;
-        let options = options
-            .create_if_missing(false)
+        let unchanging = options;
+        let options = unchanging
+            .clone()
             .journal_mode(SqliteJournalMode::Wal)
             // A committed run survives a power cut, too.
             .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(settings.lock_timeout());
+            .foreign_keys(true);
         // Only this process can end a connection to a file, so connections are not tested.
         let writer = SqlitePoolOptions::new()
             .test_before_acquire(false)
@@ -115,15 +117,12 @@ impl SqliteStore {
             .max_connections(settings.max_connections.max(1))
             .acquire_timeout(settings.acquire_timeout)
             .connect_lazy_with(options.pragma("query_only", "on"));
-        // The writer comes first: it turns the WAL on.
-        tokio::time::timeout(settings.acquire_timeout, writer.acquire())
-            .await
-            .map_err(|_| {
-                StoreError::Unavailable(
-                    "the file was not opened within database.acquire_timeout".into(),
-                )
-            })?
-            .map_err(opening)?;
+        in_time(settings, async {
+            untouched::refuse_foreign(&unchanging).await?;
+            // The writer comes first: it turns the WAL on.
+            writer.acquire().await.map(drop).map_err(opening)
+        })
+        .await?;
         let opened = file_id(&file)
             .map_err(|e| StoreError::Unavailable(format!("{}: {e}", file.display())))?;
         Ok(Arc::new_cyclic(|me| Self {
@@ -184,7 +183,28 @@ impl SqliteStore {
     }
 }
 
-/// Reads the address, which must name a file.
+/// Returns the migrations that are applied to a file that is there. Does not change it.
+pub(super) async fn applied_migrations(
+    settings: &DatabaseSettings,
+) -> Result<BTreeSet<i64>, StoreError> {
+    let options = options(settings)?;
+    in_time(settings, untouched::applied(&options)).await
+}
+
+/// Opens a file within the time for that.
+async fn in_time<T>(
+    settings: &DatabaseSettings,
+    opening: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let timed = tokio::time::timeout(settings.acquire_timeout, opening).await;
+    timed.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable(
+            "the file was not opened within database.acquire_timeout".into(),
+        ))
+    })
+}
+
+/// Reads the address, which must name a file. What opens it so creates none.
 fn options(settings: &DatabaseSettings) -> Result<SqliteConnectOptions, StoreError> {
     let url = settings.url.expose_secret();
     if let Some(problem) = address::problem(url) {
@@ -200,7 +220,16 @@ fn options(settings: &DatabaseSettings) -> Result<SqliteConnectOptions, StoreErr
             "database.url names no file, allowed: sqlite:FILE".into(),
         ));
     }
-    Ok(options)
+    Ok(options
+        .create_if_missing(false)
+        .busy_timeout(settings.lock_timeout()))
+}
+
+fn folder(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
 
 /// Returns the file if it is missing and its folder lets this user create it.
@@ -210,11 +239,7 @@ pub(super) fn missing_file(settings: &DatabaseSettings) -> Result<Option<PathBuf
     if file.exists() {
         return Ok(None);
     }
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)
+    rustix::fs::access(folder(file), Access::WRITE_OK | Access::EXEC_OK)
         .map_err(|e| cannot_create(file, &e.into()))?;
     Ok(Some(file.to_owned()))
 }

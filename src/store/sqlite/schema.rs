@@ -85,12 +85,12 @@ impl SchemaStore for SqliteStore {
     }
 }
 
-async fn tables(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
-    Ok(sqlx::query_scalar(TABLES).fetch_all(connection).await?)
+async fn tables(connection: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(TABLES).fetch_all(connection).await
 }
 
 /// Tables with the application's names that verifyd did not make.
-async fn foreign(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+pub(super) async fn foreign(connection: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
     let there = tables(connection).await?;
     let owned: Vec<String> = if there.iter().any(|name| name == "verifyd_owned_tables") {
         sqlx::query_scalar(OWNED).fetch_all(connection).await?
@@ -104,7 +104,11 @@ async fn foreign(connection: &mut SqliteConnection) -> Result<Vec<String>, Store
 }
 
 async fn refuse_foreign(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let foreign = foreign(connection).await?;
+    refuse(&foreign(connection).await?)
+}
+
+/// Refuses a file with such tables.
+pub(super) fn refuse(foreign: &[String]) -> Result<(), StoreError> {
     if foreign.is_empty() {
         return Ok(());
     }
@@ -115,7 +119,9 @@ async fn refuse_foreign(connection: &mut SqliteConnection) -> Result<(), StoreEr
 }
 
 /// Versions applied so far; empty when `migrate` has never run.
-async fn applied(connection: &mut SqliteConnection) -> Result<BTreeSet<i64>, StoreError> {
+pub(super) async fn applied(
+    connection: &mut SqliteConnection,
+) -> Result<BTreeSet<i64>, StoreError> {
     if !tables(connection)
         .await?
         .iter()

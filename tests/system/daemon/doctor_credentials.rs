@@ -141,3 +141,47 @@ async fn credentials_that_are_not_named_or_not_tested_are_told() {
     });
     assert!(is_told, "{bad:?}");
 }
+
+/// A connection may get its credential before its row is corrected. The workspace and the tenant are bound to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_is_stored_for_whatever_it_can_be_bound_to() {
+    let bench = Bench::new().await;
+    let id = bench.healthy(7).to_string();
+    bench
+        .execute(
+            "ALTER TABLE provider_connections DROP CONSTRAINT provider_connections_status, \
+                 ALTER provider DROP NOT NULL, ALTER workspace_id DROP NOT NULL, ALTER tenant_id DROP NOT NULL",
+        )
+        .await;
+    let set = ["connections", "set-credential", &*id, "--secret-stdin"];
+    for (column, value, before) in [
+        (
+            "entra_tenant_id",
+            "NULL",
+            "'5c000000-0000-4000-8000-000000000001'",
+        ),
+        ("provider", "NULL", "'microsoft'"),
+        ("status", "'paused'", "'enabled'"),
+        ("workspace_id", "NULL", "1"),
+        ("tenant_id", "NULL", "7"),
+    ] {
+        let update = |value: &str| format!("UPDATE provider_connections SET {column} = {value}");
+        bench.execute("DELETE FROM provider_credentials").await;
+        bench.execute(&update(value)).await;
+        let output = bench.run_with(&set, "a secret");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let is_bound = matches!(column, "workspace_id" | "tenant_id");
+        assert_eq!(output.status.success(), !is_bound, "{column}: {said}");
+        let names = said.contains(&format!("provider_connections.{column}: it is NULL"));
+        assert_eq!(names, is_bound, "{column}: {said}");
+        let stored = bench.count("provider_credentials").await;
+        assert_eq!(stored, i64::from(!is_bound), "{column}");
+        bench.execute(&update(before)).await;
+        let shown = bench.json(&["connections", "show", &id]);
+        if is_bound {
+            assert!(shown["credential"].is_null(), "{shown}");
+        } else {
+            assert_eq!(shown["credential"]["decryptable"], true, "{shown}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ use verifyd::domain::access::Binding;
 use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::{ConnectionId, TenantId};
 use verifyd::ports::overview::ConnectionFilter;
+use verifyd::ports::plan::PlanFilter;
 
 const DIRECTORY: &str = "5c000000-0000-4000-8000-00000000000A";
 
@@ -213,4 +214,83 @@ pub async fn a_connection_without_a_directory_is_listed_with_its_reason(bed: &Be
     let counts = counts.unwrap();
     assert_eq!(counts.unusable, unusable.len() as u64);
     assert_eq!(counts.never_checked, 2);
+}
+
+/// Another application may compare its texts in any case: PostgreSQL searches no text of such a collation, and takes
+/// `Enabled` for `enabled`.
+#[tokio::test]
+async fn columns_of_any_collation_are_listed_filtered_and_counted() {
+    let bed = Bed::postgres().await;
+    let bed = &bed;
+    // No type of a column that a trigger compares can be changed.
+    bed.unguard().await;
+    bed.exec(
+        "CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
+         DO $$ DECLARE c record; BEGIN
+             FOR c IN SELECT a.attrelid::regclass AS relation, a.attname AS name FROM pg_attribute a
+                 WHERE a.attrelid IN ('operation_runs'::regclass, 'provider_connections'::regclass,
+                         'provider_credentials'::regclass, 'tenant_permissions'::regclass,
+                         'verification_check_acknowledgements'::regclass)
+                     AND a.atttypid = 'text'::regtype AND a.attnum > 0 LOOP
+                 EXECUTE format('ALTER TABLE %s ALTER %I TYPE text COLLATE any_case', c.relation, c.name);
+             END LOOP;
+         END $$",
+    )
+    .await;
+    for (id, status, directory) in [
+        (1, "enabled", DIRECTORY),
+        (2, "disabled", ""),
+        (3, "Enabled", DIRECTORY),
+        (4, "enabled", "contoso.example"),
+    ] {
+        bed.exec(&format!(
+            "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, display_name, status, \
+                 entra_tenant_id) \
+             VALUES ({id}, 1, 7, 'microsoft', 'Contoso {id}', '{status}', '{directory}')"
+        ))
+        .await;
+    }
+    let run = bed.completed(&succeeded()).await;
+    bed.exec(&format!(
+        "INSERT INTO verification_check_acknowledgements (operation_run_id, check_key, reason, \
+             acknowledged_by, acknowledged_at) VALUES ({run}, 'a.check', 'seen', 'somebody', now()); \
+         INSERT INTO tenant_permissions (tenant_id, permission_key, status) \
+         VALUES (8, 'A.Read', 'granted')"
+    ))
+    .await;
+    every_surface(bed, "columns of another collation").await;
+    let listed = async |status, name: Option<&str>| {
+        let filter = ConnectionFilter {
+            status,
+            name: name.map(str::to_owned),
+            limit: 200,
+            ..ConnectionFilter::default()
+        };
+        let found = bed.store.connection_states(&filter).await.unwrap();
+        let ids = found.iter().map(|state| state.connection.id.0);
+        ids.collect::<Vec<i64>>()
+    };
+    assert_eq!(listed(None, Some("contoso")).await, [1, 2, 3, 4]);
+    assert_eq!(listed(None, Some("SO 2")).await, [2]);
+    for (status, ids) in [
+        (ConnectionStatus::Enabled, vec![1]),
+        (ConnectionStatus::Disabled, vec![2]),
+        (ConnectionStatus::Unusable, vec![3, 4]),
+    ] {
+        assert_eq!(listed(Some(status), None).await, ids, "{status:?}");
+    }
+    let counts = bed.store.connection_counts(&Binding::EVERYTHING).await;
+    let counts = counts.unwrap();
+    assert_eq!((counts.unusable, counts.disabled), (2, 1));
+    // What `doctor` tries, and what a plan compares.
+    bed.store.try_writing().await.unwrap();
+    let filter = PlanFilter {
+        provider: "microsoft".into(),
+        keys: vec!["A.Read".into()],
+        limit: 200,
+        ..PlanFilter::default()
+    };
+    let subjects = bed.store.plan_subjects(&filter).await.unwrap();
+    let ids = subjects.iter().map(|subject| subject.connection.id.0);
+    assert_eq!(ids.collect::<Vec<i64>>(), [1, 2]);
 }

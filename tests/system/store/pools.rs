@@ -1,12 +1,10 @@
 //! What a store says of its connections.
 
-use crate::store::bed::{Bed, settings};
+use crate::store::bed::Bed;
 use crate::store::fixtures::{ISOLATED, POLICY, succeeded, worker};
 use std::sync::Arc;
-use std::time::Duration;
 use test_support::waiting::until;
 use tokio::task::JoinSet;
-use verifyd::ports::store::StoreError;
 
 pub async fn a_connection_counts_as_used_until_its_call_ends(bed: &Bed) {
     let run = bed.queued().await;
@@ -122,23 +120,4 @@ async fn batches_of_claims_that_wait_leave_connections_to_other_calls() {
     assert!(refused.is_of_too_many_claims(), "{refused}");
     store.check_writable().await.unwrap();
     claims.shutdown().await;
-}
-
-/// The statement timeout ends it in a batch, then by itself, which together take longer than one call may.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_that_waits_in_a_trigger_is_answered() {
-    let bed = Bed::postgres().await;
-    let run = bed.queued().await;
-    bed.exec(HOLD_CLAIMS).await;
-    let mut impatient = settings(&bed.url());
-    impatient.acquire_timeout = Duration::from_secs(5);
-    impatient.statement_timeout = Duration::from_secs(14);
-    let store = verifyd::store::connect(&impatient).await.unwrap();
-    let error = store
-        .claim(run, &worker("w1"), &POLICY)
-        .await
-        .err()
-        .unwrap();
-    assert!(matches!(error, StoreError::Contended(_)), "{error}");
-    assert!(error.is_of_postgres(), "{error}");
 }
