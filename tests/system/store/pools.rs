@@ -1,8 +1,9 @@
 //! What a store says of its connections.
 
-use crate::store::bed::Bed;
+use crate::store::bed::{Bed, settings};
 use crate::store::fixtures::{ISOLATED, POLICY, succeeded, worker};
 use std::sync::Arc;
+use std::time::Duration;
 use test_support::waiting::until;
 use tokio::task::JoinSet;
 
