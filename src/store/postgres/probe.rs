@@ -94,13 +94,14 @@ const LEAST_IN_POOL: u32 = 2;
 const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The tables that verifyd inserts rows into whose ids are from a sequence.
-const NUMBERED: [&str; 7] = [
+const NUMBERED: [&str; 8] = [
     "operation_runs",
     "provider_connections",
     "provider_credentials",
     "verification_check_acknowledgements",
     "verifyd.api_tokens",
     "verifyd.webhook_endpoints",
+    "tenant_permissions",
     "verifyd.webhook_deliveries",
 ];
 

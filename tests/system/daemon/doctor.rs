@@ -136,10 +136,44 @@ async fn what_the_role_may_not_do_is_named() {
         "{refused}"
     );
     drop(daemon);
+    // What the file grants is not granted by hand.
+    let by_file = "apply deploy/postgres-grants.sql again, as its first lines say";
+    assert_eq!(remedy, by_file);
+    bench.grant().await;
+    assert_eq!(examined(&bench), (0, vec![]));
+
+    // Of another application: the ids of this table are from a sequence, without which no inventory is written.
+    bench
+        .execute("ALTER TABLE tenant_permissions ADD COLUMN id bigserial")
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (1, "schema"));
+    let missing =
+        "tenant_permissions: the privilege is missing: USAGE of public.tenant_permissions_id_seq; ";
+    assert!(found.starts_with(missing), "{found}");
+    assert_eq!(remedy, by_file);
+    bench.grant().await;
+    assert_eq!(examined(&bench), (0, vec![]));
+    bench
+        .execute(
+            "INSERT INTO tenant_permissions (tenant_id, permission_key, status) VALUES (1, 'a', 'granted');
+             SELECT setval('tenant_permissions_id_seq', 1, false)",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "writing"));
+    let again = "the next id of tenant_permissions is 1, and 1 is there already";
+    assert!(found.starts_with(again), "{found}");
     bench.execute(statement(remedy)).await;
     assert_eq!(examined(&bench), (0, vec![]));
 
-    // What the file grants is not granted by hand, and another role of it is not made the one of `serve`.
+    // Another role of the file is not made the one of `serve`.
     bench
         .execute("REVOKE UPDATE ON tenant_permissions FROM verifyd_serve")
         .await;
