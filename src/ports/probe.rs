@@ -19,6 +19,8 @@ pub enum Writing {
     /// Runs are claimed and completed, and verifyd cannot record one: `serve` works for runs of other producers.
     NotRecording(StoreError),
 }
+    /// verifyd cannot record a run, and none is queued with which claiming could be tried.
+    NotTried(StoreError),
 
 /// A table whose sequence gives an id next that is not larger than all that are there.
 #[derive(Clone, Debug, PartialEq, Eq)]
