@@ -8,7 +8,7 @@ use test_support::pgbouncer::PgBouncer;
 use test_support::redis_server::{self, PrivateRedis};
 
 /// The exit code, and all parts.
-fn answer(bench: &Bench) -> (i32, Value) {
+pub(super) fn answer(bench: &Bench) -> (i32, Value) {
     let output = bench.run(&["doctor", "--json"]);
     let answer: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
