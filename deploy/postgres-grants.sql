@@ -150,8 +150,6 @@ $own$;
 
 -- The application's tables.
 DO $application$
-DECLARE
-    sequence text;
 BEGIN
     IF to_regclass('operation_runs') IS NOT NULL THEN
         GRANT SELECT ON operation_runs TO verifyd_serve, verifyd_operator, verifyd_producer;
@@ -170,29 +168,14 @@ BEGIN
         -- Locking a row takes the right to change some column of it: the one whose change verifyd's
         -- guards undo.
         GRANT UPDATE (created_at) ON operation_runs TO verifyd_prune;
-        sequence := pg_get_serial_sequence('operation_runs', 'id');
-        IF sequence IS NOT NULL THEN
-            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_serve, verifyd_operator, verifyd_producer', sequence);
-            EXECUTE format('GRANT SELECT ON SEQUENCE %s TO verifyd_serve', sequence);
-        END IF;
     END IF;
     IF to_regclass('provider_connections') IS NOT NULL THEN
         GRANT SELECT ON provider_connections TO verifyd_serve, verifyd_operator;
         GRANT INSERT, UPDATE ON provider_connections TO verifyd_operator;
-        sequence := pg_get_serial_sequence('provider_connections', 'id');
-        IF sequence IS NOT NULL THEN
-            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_operator', sequence);
-            EXECUTE format('GRANT SELECT ON SEQUENCE %s TO verifyd_serve', sequence);
-        END IF;
     END IF;
     IF to_regclass('provider_credentials') IS NOT NULL THEN
         GRANT SELECT ON provider_credentials TO verifyd_serve, verifyd_operator;
         GRANT INSERT, UPDATE ON provider_credentials TO verifyd_operator;
-        sequence := pg_get_serial_sequence('provider_credentials', 'id');
-        IF sequence IS NOT NULL THEN
-            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_operator', sequence);
-            EXECUTE format('GRANT SELECT ON SEQUENCE %s TO verifyd_serve', sequence);
-        END IF;
     END IF;
     IF to_regclass('tenant_permissions') IS NOT NULL THEN
         GRANT SELECT, INSERT, UPDATE ON tenant_permissions TO verifyd_serve;
@@ -221,11 +204,37 @@ BEGIN
                       acknowledged_at, expires_at),
               UPDATE (withdrawn_at, withdrawn_by)
             ON verification_check_acknowledgements TO verifyd_serve, verifyd_operator;
-        sequence := pg_get_serial_sequence('verification_check_acknowledgements', 'id');
-        IF sequence IS NOT NULL THEN
-            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_serve, verifyd_operator', sequence);
-            EXECUTE format('GRANT SELECT ON SEQUENCE %s TO verifyd_serve', sequence);
-        END IF;
     END IF;
 END
 $application$;
+
+-- The sequences of these tables, for those who add rows. `doctor` reads which ids come next.
+DO $sequences$
+DECLARE
+    used record;
+BEGIN
+    FOR used IN
+        SELECT DISTINCT t.users, format('%I.%I', n.nspname, s.relname) AS sequence
+        FROM (VALUES
+            ('operation_runs', 'verifyd_serve, verifyd_operator, verifyd_producer'),
+            ('provider_connections', 'verifyd_operator'),
+            ('provider_credentials', 'verifyd_operator'),
+            ('tenant_permissions', 'verifyd_serve'),
+            ('verification_check_acknowledgements', 'verifyd_serve, verifyd_operator')) AS t(name, users)
+        -- That of an identity column, and those that a default uses.
+        CROSS JOIN LATERAL (
+            SELECT d.objid AS oid FROM pg_depend d
+            WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+              AND d.refobjid = to_regclass(t.name) AND d.deptype = 'i'
+            UNION
+            SELECT d.refobjid FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid
+            WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
+              AND f.adrelid = to_regclass(t.name)) AS u
+        JOIN pg_class s ON s.oid = u.oid AND s.relkind = 'S'
+        JOIN pg_namespace n ON n.oid = s.relnamespace
+    LOOP
+        EXECUTE format('GRANT USAGE ON SEQUENCE %s TO %s', used.sequence, used.users);
+        EXECUTE format('GRANT SELECT ON SEQUENCE %s TO verifyd_serve', used.sequence);
+    END LOOP;
+END
+$sequences$;

@@ -239,7 +239,7 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
     match store.try_pooling().await {
         Ok(Pooling::None) => {
             limit = sessions::limit(store.as_ref(), settings).await;
-            // Everything else would fail or not, as connections happen to be free.
+            // With so low a limit everything else would fail or not, as connections happen to be free.
             if limit
                 .as_ref()
                 .is_some_and(|line| line.state == State::Failed)

@@ -16,8 +16,11 @@ pub(crate) const COMPLETING: &str = "completing a run";
 #[must_use]
 pub enum Writing {
     Accepted,
-    /// Runs are claimed and completed, and verifyd cannot record one: `serve` works for runs of other producers.
+    /// A queued run was claimed, released and completed, and verifyd cannot record one: `serve` works for runs of other
+    /// producers.
     NotRecording(StoreError),
+    /// verifyd cannot record a run, and none is queued with which claiming could be tried.
+    NotTried(StoreError),
 }
 
 /// A table whose sequence gives an id next that is not larger than all that are there.
@@ -49,7 +52,7 @@ pub enum LimitedBy {
     Database(String),
     /// `max_connections`
     Server,
-    /// A pooler in session mode, which lets further clients wait.
+    /// A pooler in session mode, which lets further clients wait. Only what is free now is known: others use it, too.
     Pooler,
 }
 
@@ -96,7 +99,7 @@ pub trait ProbeStore: Send + Sync {
     }
 
     /// Returns the lowest limit of connections, where it is too low for one process. Behind a pooler that gives each
-    /// connection a session, opens as many as a process does.
+    /// connection a session, opens as many as a process works with, and returns a limit where fewer are free.
     async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
         Ok(None)
     }

@@ -165,7 +165,7 @@ pub(super) trait RunSteps: Send {
 }
 
 /// Does with a run what `serve` does with it. A trigger or a constraint of the application may refuse each step. Where
-/// no check can be recorded, a queued run of another producer shows whether it is claimed.
+/// it refuses the check that is recorded, only a queued run of another producer shows whether it refuses all runs.
 pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreError> {
     match steps.record().await? {
         Recorded::Run(run) => {
@@ -173,16 +173,21 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
             Ok(Writing::Accepted)
         }
         Recorded::Nothing => {
-            try_claiming(steps).await?;
+            if let Some(run) = steps.queued().await? {
+                try_claiming(steps, run).await?;
+            }
             Ok(Writing::Accepted)
         }
         Recorded::Refused(error) => {
             let error = refused(RECORDING, error);
-            let claimed = try_claiming(steps).await?;
-            // Where policies hide all runs, none is found and `serve` finds none either.
-            match claimed || !steps.is_restricted().await? {
-                true => Ok(Writing::NotRecording(error)),
-                false => Err(error),
+            match steps.queued().await? {
+                Some(run) => {
+                    try_steps(steps, run).await?;
+                    Ok(Writing::NotRecording(error))
+                }
+                // Where policies hide all runs, none is found and `serve` finds none either.
+                None if steps.is_restricted().await? => Err(error),
+                None => Ok(Writing::NotTried(error)),
             }
         }
     }
@@ -205,15 +210,12 @@ async fn try_steps(steps: &mut dyn RunSteps, run: RunId) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Claims a run of another producer, as the next worker would; returns whether one is queued and was claimed. It is not
-/// completed: a rollback does not undo what a trigger does outside of the transaction.
-async fn try_claiming(steps: &mut dyn RunSteps) -> Result<bool, StoreError> {
-    let Some(run) = steps.queued().await? else {
-        return Ok(false);
-    };
+/// Claims a run of another producer, as the next worker would. It is not completed: a rollback does not undo what a
+/// trigger does outside of the transaction.
+async fn try_claiming(steps: &mut dyn RunSteps, run: RunId) -> Result<(), StoreError> {
     let claimed = steps.claim(claim(run)).await;
-    let claimed = claimed.map_err(|error| refused(CLAIMING, error))?;
-    Ok(claimed.is_some())
+    claimed.map_err(|error| refused(CLAIMING, error))?;
+    Ok(())
 }
 
 fn is_changed(changed: bool) -> Option<()> {

@@ -9,7 +9,7 @@ use crate::ports::wake::Listening;
 use crate::store::ListenMode;
 use secrecy::ExposeSecret as _;
 
-/// A line where `serve` may not open all its connections. It failed where `serve` does not work with as few as these.
+/// A line where `serve` may not open all its connections. It failed where a limit allows fewer than `serve` works with.
 pub async fn limit(store: &dyn Store, settings: &Settings) -> Option<Line> {
     match store.connection_limit().await {
         Ok(limit) => limit.as_ref().map(line),
@@ -25,15 +25,11 @@ fn line(limit: &ConnectionLimit) -> Line {
         needed,
     } = limit;
     let is_fatal = allowed < least;
-    let part = match by {
-        LimitedBy::Pooler => "pooler",
-        LimitedBy::Role(_) | LimitedBy::Database(_) | LimitedBy::Server => "database",
-    };
     let name = match by {
+        LimitedBy::Pooler => return few_free(*allowed, *needed),
         LimitedBy::Role(role) => format!("CONNECTION LIMIT of the role {role}"),
         LimitedBy::Database(database) => format!("CONNECTION LIMIT of the database {database}"),
         LimitedBy::Server => "max_connections of the server".to_owned(),
-        LimitedBy::Pooler => "what a pooler in session mode gives at the same time".to_owned(),
     };
     let opens = format!("`serve` opens up to {needed} connections");
     let found = match is_fatal {
@@ -43,17 +39,28 @@ fn line(limit: &ConnectionLimit) -> Line {
     let remedy = match by {
         LimitedBy::Role(role) if is_fatal => raise("ROLE", role, *needed),
         LimitedBy::Database(database) if is_fatal => raise("DATABASE", database, *needed),
-        LimitedBy::Pooler => format!(
-            "let the pooler have {needed} connections to the server for each replica (PgBouncer: default_pool_size, or \
-             pool_size of the database), or lower database.max_connections"
-        ),
         _ => remedy::MORE_CONNECTIONS.to_owned(),
     };
     let state = match is_fatal {
         true => State::Failed,
         false => State::Warning,
     };
-    bad(part, state, found, remedy)
+    bad("database", state, found, remedy)
+}
+
+/// A pooler in session mode that has few connections free, which does not say how many it has.
+fn few_free(free: i64, needed: i64) -> Line {
+    bad(
+        "pooler",
+        State::Warning,
+        format!(
+            "behind the pooler, in session mode, {free} connections are free now; `serve` opens up to {needed} connections"
+        ),
+        format!(
+            "if `serve` does not run yet, let the pooler have {needed} connections to the server for each replica \
+             (PgBouncer: raise default_pool_size, or pool_size of the database), or lower database.max_connections"
+        ),
+    )
 }
 
 /// Allows one replica. `name`: quoted as an identifier.
@@ -160,10 +167,11 @@ mod tests {
                 State::Failed,
                 "max_connections of the server",
             ),
-            (LimitedBy::Pooler, 3, State::Failed, "default_pool_size"),
+            // Others use it, too.
+            (LimitedBy::Pooler, 0, State::Warning, "default_pool_size"),
             (
                 LimitedBy::Pooler,
-                11,
+                3,
                 State::Warning,
                 "12 connections to the server",
             ),

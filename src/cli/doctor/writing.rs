@@ -14,9 +14,16 @@ const REFUSING_RULE: &str = "let the trigger or constraint that refuses it accep
 const REFUSING_INSERT: &str = "let the trigger or constraint that refuses it accept a queued run with workspace_id, \
      tenant_id, type, status, context and created_at; until then no check is started by command line, API or page";
 
-/// What was tried where verifyd cannot record a run.
-const ONLY_CLAIMED: &str =
+/// The remedy where it is not known whether such a rule refuses more than the run that verifyd records.
+const REFUSING_ALL: &str = "let the trigger or constraint that refuses it accept a queued run with workspace_id, \
+     tenant_id, type, status, context and created_at; or try again while a run is queued";
+
+/// What was found where a queued run was claimed, released and completed.
+const OTHERS_ACCEPTED: &str =
     "runs of other producers are worked on, and verifyd cannot record its own";
+
+/// What was not tried where none is queued. What refuses the check may refuse claims and completions, too.
+const NONE_QUEUED: &str = "claiming could not be tried, since no run is queued";
 
 pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
     // Before a check is recorded, which takes an id.
@@ -30,15 +37,24 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
     lines.extend(repeated.iter().map(repeating));
     lines.push(match store.try_writing().await {
         Ok(Writing::Accepted) => ok(PART, "what serve writes is accepted"),
+        Ok(Writing::NotRecording(failure) | Writing::NotTried(failure))
+            if is_repeated_key(&failure)
+                && repeated.iter().any(|ids| ids.table == "operation_runs") =>
+        {
+            return;
+        }
         Ok(Writing::NotRecording(failure)) => {
-            let of_runs = repeated.iter().any(|ids| ids.table == "operation_runs");
-            if of_runs && is_repeated_key(&failure) {
-                return;
-            }
             let line = refused(&failure, REFUSING_INSERT);
             Line {
                 state: State::Warning,
-                found: format!("{ONLY_CLAIMED}: {}", line.found),
+                found: format!("{OTHERS_ACCEPTED}: {}", line.found),
+                ..line
+            }
+        }
+        Ok(Writing::NotTried(failure)) => {
+            let line = refused(&failure, REFUSING_ALL);
+            Line {
+                found: format!("{}; {NONE_QUEUED}", line.found),
                 ..line
             }
         }

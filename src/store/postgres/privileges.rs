@@ -21,8 +21,8 @@ pub(super) struct Privilege {
 #[derive(Debug)]
 pub(super) struct Missing {
     privileges: Vec<&'static Privilege>,
-    /// The sequence of its ids, where the role lacks USAGE.
-    sequence: Option<String>,
+    /// The sequences that an INSERT takes values from and of which the role lacks USAGE, as SQL lists them.
+    sequences: Option<String>,
     /// The role, as SQL names it.
     user: String,
     /// Whether policies decide which rows the role reads and writes.
@@ -169,18 +169,22 @@ const MISSING: &str = "
         quote_ident(current_user), coalesce(row_security_active(t.oid), false)
     FROM (SELECT to_regclass($1)::oid) AS t(oid)";
 
-/// `$1`: the name of a table. The sequence of its ids, where the role may not use it. An id from an identity column takes
-/// no privilege on its sequence.
-const SEQUENCE: &str = "
-    SELECT s.name FROM pg_attribute a
-    CROSS JOIN LATERAL pg_get_serial_sequence($1::text, a.attname::text) AS s(name)
-    WHERE a.attrelid = to_regclass($1::text) AND a.attname = 'id' AND a.attidentity = ''
-      AND NOT has_sequence_privilege(s.name, 'USAGE, UPDATE')";
+/// `$1`: the name of a table. The sequences that its defaults use, where the role may not. A value of an identity column
+/// takes no privilege on its sequence.
+const SEQUENCES: &str = "
+    SELECT string_agg(DISTINCT format('%I.%I', n.nspname, s.relname), ', ')
+    FROM pg_attrdef f
+    JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+        AND d.refclassid = 'pg_class'::regclass
+    JOIN pg_class s ON s.oid = d.refobjid
+    JOIN pg_namespace n ON n.oid = s.relnamespace
+    WHERE f.adrelid = to_regclass($1::text)
+      AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE, UPDATE') END";
 
 impl Missing {
     /// Whether the role lacks what it needs to insert a row.
     pub fn has_no_insert(&self) -> bool {
-        self.sequence.is_some() || self.privileges.iter().any(|p| p.name == "INSERT")
+        self.sequences.is_some() || self.privileges.iter().any(|p| p.name == "INSERT")
     }
 
     fn findings(self, table: &str) -> Vec<SchemaFinding> {
@@ -192,10 +196,11 @@ impl Missing {
             .partition(|privilege| privilege.kept_out.is_some());
         if !fatal.is_empty() {
             let names: Vec<&str> = fatal.iter().map(|privilege| privilege.name).collect();
+            let clauses: Vec<String> = fatal.iter().map(|privilege| privilege.clause()).collect();
             findings.push(SchemaFinding::fatal(
                 table,
                 format!("the privilege is missing: {}", names.join(", ")),
-                grant(&fatal, table, &self.user),
+                grant(&clauses.join(", "), table, &self.user),
             ));
         }
         let user = &self.user;
@@ -207,24 +212,25 @@ impl Missing {
                     privilege.name,
                     privilege.kept_out.unwrap_or_default()
                 ),
-                format!(
-                    "as the table's owner: GRANT {} ON {table} TO {user};",
-                    privilege.clause()
-                ),
+                grant(&privilege.clause(), table, user),
             )
         }));
-        if let Some(sequence) = &self.sequence {
+        if let Some(sequences) = &self.sequences {
             let mut needed = needed(table).iter();
             let insert = needed.find(|privilege| privilege.name == "INSERT");
             let kept_out = insert.and_then(|insert| insert.kept_out);
-            findings.push(SchemaFinding::advice(
+            let finding = SchemaFinding::advice(
                 table,
                 format!(
-                    "the privilege is missing: USAGE of {sequence}; {}",
+                    "the privilege is missing: USAGE of {sequences}; {}",
                     kept_out.unwrap_or("this role can insert no row")
                 ),
-                format!("as the table's owner: GRANT USAGE ON SEQUENCE {sequence} TO {user};"),
-            ));
+                grant("USAGE", &format!("SEQUENCE {sequences}"), user),
+            );
+            findings.push(SchemaFinding {
+                fatal: kept_out.is_none(),
+                ..finding
+            });
         }
         if self.is_restricted {
             let remedy = match table.starts_with("verifyd.") {
@@ -266,8 +272,8 @@ impl Privilege {
     }
 }
 
-/// How a role gets what it lacks on a table: one of deploy/postgres-grants.sql as that file grants it.
-fn grant(missing: &[&Privilege], table: &str, user: &str) -> String {
+/// How a role gets what it lacks on a table or on sequences: one of deploy/postgres-grants.sql as that file grants it.
+fn grant(privileges: &str, on: &str, user: &str) -> String {
     const OTHERS: [&str; 4] = [
         "verifyd_migrate",
         "verifyd_operator",
@@ -280,11 +286,7 @@ fn grant(missing: &[&Privilege], table: &str, user: &str) -> String {
     if OTHERS.contains(&user) {
         return "connect as verifyd_serve".to_owned();
     }
-    let clauses: Vec<String> = missing.iter().map(|privilege| privilege.clause()).collect();
-    format!(
-        "as the table's owner: GRANT {} ON {table} TO {user};",
-        clauses.join(", ")
-    )
+    format!("as the table's owner: GRANT {privileges} ON {on} TO {user};")
 }
 
 impl PostgresStore {
@@ -304,10 +306,12 @@ impl PostgresStore {
             .bind(columns)
             .fetch_one(&mut *tx)
             .await?;
-        let sequence = match names.contains(&"INSERT") {
+        let sequences: Option<String> = match names.contains(&"INSERT") {
             true => {
-                let sequence = self.scalar::<String>(SEQUENCE).bind(table);
-                sequence.fetch_optional(&mut *tx).await?
+                self.scalar(SEQUENCES)
+                    .bind(table)
+                    .fetch_one(&mut *tx)
+                    .await?
             }
             false => None,
         };
@@ -318,7 +322,7 @@ impl PostgresStore {
             .collect();
         Ok(Missing {
             privileges,
-            sequence,
+            sequences,
             user,
             is_restricted,
         })

@@ -73,7 +73,8 @@ const TABLE_SIZES: &str = "
         OR c.oid IN (SELECT to_regclass(t.name)::oid FROM unnest($1::text[]) AS t(name)))
     ORDER BY 2 DESC, 1";
 
-/// The lowest limit of connections: of a role, a database or the server.
+/// The lowest limit of connections: of a role, a database or the server, which reserves some for certain roles, from
+/// PostgreSQL 16 on also for `pg_use_reserved_connections`.
 const CONNECTION_LIMIT: &str = "
     SELECT l.of_role, l.of_database, l.allowed FROM (
         SELECT quote_ident(r.rolname), NULL, r.rolconnlimit::bigint
@@ -85,6 +86,8 @@ const CONNECTION_LIMIT: &str = "
         UNION ALL
         SELECT NULL, NULL, current_setting('max_connections')::bigint
             - current_setting('superuser_reserved_connections')::bigint
+            - CASE WHEN pg_has_role(session_user, to_regrole('pg_use_reserved_connections')::oid, 'USAGE') THEN 0
+                ELSE coalesce(current_setting('reserved_connections', true)::bigint, 0) END
     ) AS l(of_role, of_database, allowed) WHERE l.allowed >= 0 ORDER BY l.allowed LIMIT 1";
 
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
@@ -94,10 +97,11 @@ const LEAST_IN_POOL: u32 = 2;
 const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The tables that verifyd inserts rows into whose ids are from a sequence.
-const NUMBERED: [&str; 7] = [
+const NUMBERED: [&str; 8] = [
     "operation_runs",
     "provider_connections",
     "provider_credentials",
+    "tenant_permissions",
     "verification_check_acknowledgements",
     "verifyd.api_tokens",
     "verifyd.webhook_endpoints",
@@ -461,14 +465,15 @@ impl ProbeStore for PostgresStore {
         let is_direct = self.with_timeout(wake::is_direct(&self.options)).await?;
         if !is_direct {
             let (least, needed) = self.connections_with(self.listens_here().then_some(2));
-            let allowed = self.with_timeout(self.sessions_at_once(needed)).await?;
+            // No more: workers that run go without them meanwhile.
+            let allowed = self.with_timeout(self.sessions_at_once(least)).await?;
             let limit = ConnectionLimit {
                 by: LimitedBy::Pooler,
                 allowed,
                 least,
                 needed,
             };
-            return Ok((allowed < needed).then_some(limit));
+            return Ok((allowed < least).then_some(limit));
         }
         let (least, needed) = self.connections_with(self.listen.as_ref().map(|_| 1));
         self.transaction(async |tx| {

@@ -2,7 +2,7 @@
 //!
 //! A statement stands at the end of its remedy and ends with a semicolon.
 
-use super::dependents::{Dependent, Difference, with_dropped};
+use super::dependents::{Dependent, Difference, drops_own_default, with_dropped};
 use super::indexes::Index;
 use crate::store::from_row::from_row;
 use crate::store::tables::{Family, Room, Table};
@@ -297,11 +297,13 @@ impl Relation {
         let place = column.place(name);
         let alter = match &column.default {
             // A sequence is accepted in either type.
-            Some(default) if !default.starts_with("nextval(") => format!(
-                "{alter_table} {place} ALTER COLUMN {of} DROP DEFAULT, {alter}, \
+            Some(default) if !default.starts_with("nextval(") && !drops_own_default(dependents) => {
+                format!(
+                    "{alter_table} {place} ALTER COLUMN {of} DROP DEFAULT, {alter}, \
                  ALTER COLUMN {of} SET DEFAULT {};",
-                cast(&format!("({default})"))
-            ),
+                    cast(&format!("({default})"))
+                )
+            }
             _ => format!("{alter_table} {place} {alter};"),
         };
         let (words, statements) = with_dropped(dependents, column.difference(family), &alter);

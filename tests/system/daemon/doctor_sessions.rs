@@ -1,6 +1,7 @@
 //! `verifyd doctor` counts the connections that `serve` opens.
 
-use super::doctor::{examined, statement};
+use super::doctor::{answer, examined, statement};
+use sqlx::{Connection as _, PgConnection};
 use test_support::bench::Bench;
 use test_support::pgbouncer::PgBouncer;
 
@@ -30,24 +31,49 @@ async fn a_limit_of_connections_with_which_serve_does_not_work_is_no_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pooler_in_session_mode_with_too_few_connections_is_named_with_their_number() {
+async fn a_pooler_in_session_mode_with_few_free_connections_is_named_with_their_number() {
     let mut bench = Bench::new().await;
     let direct = bench.database.url();
-    for (connections, is_enough) in [(3, false), (20, true)] {
+    for (connections, in_use) in [(3, 0), (14, 11), (14, 9)] {
         let pooler = PgBouncer::in_session_mode(&direct, connections);
-        bench.set("DATABASE_URL", pooler.url_of(&direct));
+        let pooled = pooler.url_of(&direct);
+        // As a worker under load has them.
+        let mut others = Vec::new();
+        for _ in 0..in_use {
+            let mut other = PgConnection::connect(&pooled).await.unwrap();
+            sqlx::raw_sql("SELECT 1").execute(&mut other).await.unwrap();
+            others.push(other);
+        }
+        bench.set("DATABASE_URL", pooled);
         let (code, bad) = examined(&bench);
-        if is_enough {
+        if in_use == 9 {
             assert_eq!((code, bad), (0, vec![]));
             continue;
         }
         let [(part, found, remedy)] = &bad[..] else {
             panic!("{connections}: {bad:?}")
         };
-        assert_eq!((code, part.as_str()), (1, "pooler"), "{found}");
+        assert_eq!((code, part.as_str()), (0, "pooler"), "{found}");
+        assert!(found.contains("3 connections are free now"), "{found}");
         // Ten, one for the heartbeat, and two with which listening begins.
         assert!(found.contains("up to 13 connections"), "{found}");
         assert!(remedy.contains("have 13 connections"), "{remedy}");
         assert!(remedy.contains("default_pool_size"), "{remedy}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_pooler_that_a_worker_uses_everything_is_examined() {
+    let mut bench = Bench::new().await;
+    let direct = bench.database.url();
+    let pooler = PgBouncer::in_session_mode(&direct, 14);
+    bench.set("DATABASE_URL", pooler.url_of(&direct));
+    let worker = bench.serve(&[]);
+    worker.ready().await;
+    let (code, parts) = answer(&bench);
+    assert_eq!(code, 0, "{parts}");
+    for part in ["writing", "listening", "runs", "http"] {
+        let mut parts_found = parts.as_array().unwrap().iter();
+        assert!(parts_found.any(|found| found["part"] == part), "{parts}");
     }
 }

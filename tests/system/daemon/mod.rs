@@ -5,6 +5,7 @@ mod debug;
 mod doctor;
 mod doctor_credentials;
 mod doctor_privileges;
+mod doctor_rules;
 mod doctor_sessions;
 mod drain;
 mod fair_queuing;

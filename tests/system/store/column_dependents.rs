@@ -69,6 +69,42 @@ const DEPENDENTS: &[(&str, &str, &str)] = &[
         "index halves",
     ),
     (
+        "workspace_id",
+        "CREATE INDEX bloom ON operation_runs USING brin (workspace_id int4_bloom_ops);
+         CREATE INDEX of_next ON operation_runs USING brin ((workspace_id + 1) int4_bloom_ops)",
+        "index bloom, index of_next",
+    ),
+    (
+        "workspace_id",
+        "ALTER TABLE operation_runs ADD CONSTRAINT apart
+             EXCLUDE USING gist (int4range(workspace_id, workspace_id + 1) WITH &&)",
+        "constraint apart on table operation_runs",
+    ),
+    (
+        "workspace_id",
+        "CREATE INDEX days ON operation_runs ((date '2020-01-01' + workspace_id));
+         CREATE INDEX shifted ON operation_runs ((2 << workspace_id))",
+        "index days, index shifted",
+    ),
+    (
+        "workspace_id",
+        "CREATE FUNCTION newest() RETURNS bigint LANGUAGE sql
+             BEGIN ATOMIC SELECT max(workspace_id)::bigint FROM operation_runs; END;
+         ALTER TABLE operation_runs ALTER workspace_id SET DEFAULT newest()",
+        "default value for column workspace_id of table operation_runs, function newest()",
+    ),
+    // Two columns need another type.
+    (
+        "workspace_id",
+        "CREATE PUBLICATION shared FOR TABLE operation_runs WHERE (workspace_id > 1 AND tenant_id > 1)",
+        "publication of table operation_runs in publication shared",
+    ),
+    (
+        "workspace_id",
+        "CREATE POLICY hides ON operation_runs AS RESTRICTIVE USING (workspace_id = 1)",
+        "policy hides on table operation_runs",
+    ),
+    (
         "context",
         "ALTER TABLE operation_runs ADD CONSTRAINT object CHECK (json_typeof(context) = 'object')",
         "constraint object on table operation_runs",
@@ -137,6 +173,11 @@ async fn what_is_proposed_works_whatever_depends_on_the_column() {
             named => remedy.contains(&format!("({named}): BEGIN; ")),
         };
         assert!(is_named, "{made}: {remedy}");
+        // What was dropped is lost only once somebody says so.
+        let is_open = remedy.ends_with("\n-- create anew here what was dropped, and then COMMIT;");
+        assert_eq!(is_open, !named.is_empty(), "{made}: {remedy}");
+        let warns = remedy.contains("rows that a RESTRICTIVE policy hides become visible");
+        assert_eq!(warns, made.contains("RESTRICTIVE"), "{made}: {remedy}");
         assert_eq!(left, [], "{made}");
     }
 }
@@ -170,6 +211,14 @@ async fn what_is_proposed_works_whatever_depends_on_an_inherited_column() {
             ),
             "view of_base, view of_others",
         ),
+        (
+            format!(
+                "CREATE TABLE base ({context} CONSTRAINT object CHECK (json_typeof(context) = 'object'));
+                 {inheriting} INHERITS (base);
+                 CREATE TABLE alike (CONSTRAINT object CHECK (json_typeof(context) = 'object')) INHERITS (base)"
+            ),
+            "constraint object on table base, constraint object on table alike",
+        ),
     ] {
         let bed = replaced(&["operation_runs"], &by).await;
         let [found, left] = mended(&bed).await;
@@ -194,4 +243,26 @@ async fn what_has_data_is_named_and_never_dropped() {
     let first = "first drop or change what else uses the column (column o of table other): keep";
     assert!(remedy.starts_with(first), "{remedy}");
     assert!(!remedy.contains("DROP COLUMN"), "{remedy}");
+}
+
+/// Also where it is in another type, and in a view that has a row type of its own.
+#[tokio::test]
+async fn columns_of_the_row_type_are_named_and_never_dropped() {
+    let runs = RUNS.replace("workspace_id bigint", "workspace_id int");
+    let by = format!(
+        "{runs}; CREATE TYPE pair AS (run operation_runs, n int);
+         CREATE VIEW above AS SELECT NULL::operation_runs AS run;
+         CREATE TABLE other (a operation_runs[], b pair, c above);
+         CREATE MATERIALIZED VIEW kept AS SELECT NULL::operation_runs AS run"
+    );
+    let bed = replaced(&["operation_runs"], &by).await;
+    let findings = bed.store.inspect().await.unwrap();
+    let remedy = &findings[0].remedy;
+    let first = "first drop or change what else uses the column (column a of table other, column b of table other, \
+                 column c of table other, column run of materialized view kept): ALTER TABLE";
+    assert!(remedy.starts_with(first), "{remedy}");
+    bed.exec("DROP TABLE other; DROP MATERIALIZED VIEW kept")
+        .await;
+    let [_, left] = mended(&bed).await;
+    assert_eq!(left, []);
 }

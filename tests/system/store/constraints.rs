@@ -128,8 +128,8 @@ async fn accepts_all(bed: &Bed) -> bool {
     matches!(bed.store.try_writing().await.unwrap(), Writing::Accepted)
 }
 
-/// Whether verifyd can only not record a run while a trigger of the application refuses such new ones.
-async fn not_recording(bed: &Bed, number: usize, new: &str) -> bool {
+/// What is found while a trigger of the application refuses such new runs, none of which verifyd can record.
+async fn tried_without_recording(bed: &Bed, number: usize, new: &str) -> Writing {
     let name = format!("a_rule_{number}");
     let (create, on) = if bed.is_postgres() {
         let create = format!(
@@ -149,14 +149,12 @@ async fn not_recording(bed: &Bed, number: usize, new: &str) -> bool {
     bed.exec(&create).await;
     let tried = bed.store.try_writing().await;
     bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
-    match tried.unwrap() {
-        Writing::Accepted => false,
-        Writing::NotRecording(error) => {
-            let said = error.to_string();
-            assert!(said.contains("recording a check: not today"), "{said}");
-            true
-        }
+    let tried = tried.unwrap();
+    if let Writing::NotRecording(error) | Writing::NotTried(error) = &tried {
+        let said = error.to_string();
+        assert!(said.contains("recording a check: not today"), "{said}");
     }
+    tried
 }
 
 /// Nothing of what is tried is left.
@@ -187,9 +185,14 @@ pub async fn what_a_rule_of_the_application_refuses_is_found_by_trying(bed: &Bed
         assert!(said.contains(step), "{change}: {said}");
     }
     assert!(accepts_all(bed).await);
-    // Where only the INSERT is refused, the queued run is claimed all the same.
-    assert!(not_recording(bed, 10, "new.status = 'queued'").await);
+    // Where only the INSERT is refused, the queued run is worked on all the same. Without one that is not known.
+    let tried = tried_without_recording(bed, 10, "new.status = 'queued'").await;
+    assert!(matches!(tried, Writing::NotRecording(_)), "{tried:?}");
     assert_eq!(bed.listed().await, [queued]);
+    bed.exec(&format!("DELETE FROM operation_runs WHERE id = {queued}"))
+        .await;
+    let tried = tried_without_recording(bed, 11, "new.status = 'queued'").await;
+    assert!(matches!(tried, Writing::NotTried(_)), "{tried:?}");
     for table in ["workers", "run_attempts", "run_deliveries"] {
         assert_eq!(bed.count(&bed.own(table)).await, 0, "{table}");
     }

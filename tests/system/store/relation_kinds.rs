@@ -31,7 +31,12 @@ pub async fn mended(bed: &Bed) -> [Vec<SchemaFinding>; 2] {
     let findings = bed.store.inspect().await.unwrap();
     for finding in &findings {
         if let Some(statement) = statement(&finding.remedy) {
-            let ran = bed.try_exec(statement).await;
+            // The operator's own last step.
+            let commit = match statement.starts_with("BEGIN; ") {
+                true => "\nCOMMIT;",
+                false => "",
+            };
+            let ran = bed.try_exec(&format!("{statement}{commit}")).await;
             assert!(ran.is_ok(), "{finding:?}: {ran:?}");
         }
     }

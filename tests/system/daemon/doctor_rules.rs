@@ -1,0 +1,167 @@
+//! `verifyd doctor` tries which runs the application's own rules refuse.
+
+use super::doctor::examined;
+use test_support::bench::Bench;
+
+/// What the application's own rules refuse of `serve`, they refuse of `doctor`, which says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_of_the_application_that_refuses_runs_is_found() {
+    let mut bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    bench
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN RAISE EXCEPTION ''not today''; END'",
+        )
+        .await;
+    let trigger = "CREATE TRIGGER refused BEFORE UPDATE ON operation_runs FOR EACH ROW \
+                   EXECUTE FUNCTION refuse()";
+    let drop_trigger = "DROP TRIGGER refused ON operation_runs";
+    for (rule, dropped, said) in [
+        (
+            trigger,
+            drop_trigger,
+            "claiming a run: not today (SQLSTATE P0001)",
+        ),
+        (
+            "ALTER TABLE operation_runs ADD CONSTRAINT refused CHECK (status <> 'running')",
+            "ALTER TABLE operation_runs DROP CONSTRAINT refused",
+            "claiming a run: new row for relation \"operation_runs\" violates check constraint \
+             \"refused\"",
+        ),
+        (
+            "CREATE CONSTRAINT TRIGGER refused AFTER UPDATE ON operation_runs \
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (new.status = 'completed') \
+             EXECUTE FUNCTION refuse()",
+            drop_trigger,
+            "completing a run: not today",
+        ),
+        (
+            "CREATE TABLE audit (actor text NOT NULL); \
+             CREATE FUNCTION audited() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN INSERT INTO audit VALUES (NULL); RETURN new; END'; \
+             CREATE TRIGGER refused BEFORE UPDATE ON operation_runs FOR EACH ROW \
+             EXECUTE FUNCTION audited()",
+            drop_trigger,
+            "claiming a run: null value in column \"actor\"",
+        ),
+    ] {
+        bench.execute(rule).await;
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{said}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (1, "writing"), "{bad:?}");
+        assert!(found.contains(said), "{said}: {found}");
+        assert!(remedy.contains("trigger or constraint"), "{remedy}");
+        bench.execute(dropped).await;
+    }
+    assert_eq!(examined(&bench), (0, vec![]));
+
+    // Without a queued run nobody knows whether it refuses all, as this one does.
+    let refuses_all = "CREATE TRIGGER refused BEFORE INSERT OR UPDATE ON operation_runs FOR EACH ROW \
+                       EXECUTE FUNCTION refuse()";
+    bench.execute(refuses_all).await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (1, "writing"), "{bad:?}");
+    assert!(found.contains("recording a check: not today"), "{found}");
+    let not_tried = "claiming could not be tried, since no run is queued";
+    assert!(found.ends_with(not_tried), "{found}");
+    assert!(
+        remedy.ends_with("try again while a run is queued"),
+        "{remedy}"
+    );
+    bench.execute(drop_trigger).await;
+
+    // Runs of others are worked on while the INSERT of verifyd is refused: a queued one shows that.
+    bench
+        .execute(
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+             VALUES (1, 1, 'provider.connection.check', 'queued', '{\"provider\": \"microsoft\",
+                 \"module\": \"health_check\", \"provider_connection_id\": 999, \"ticket\": 1}', now())",
+        )
+        .await;
+    for (when, said) in [
+        ("", "claiming a run: not today"),
+        (
+            "WHEN (new.status <> 'running')",
+            "releasing a run: not today",
+        ),
+        (
+            "WHEN (new.status = 'completed' OR NOT new.context ? 'ticket')",
+            "completing a run: not today",
+        ),
+    ] {
+        bench
+            .execute(&format!(
+                "CREATE TRIGGER refused BEFORE INSERT OR UPDATE ON operation_runs FOR EACH ROW {when} \
+                 EXECUTE FUNCTION refuse()"
+            ))
+            .await;
+        let (code, bad) = examined(&bench);
+        let (part, found, _) = &bad[0];
+        assert_eq!((code, part.as_str()), (1, "writing"), "{bad:?}");
+        assert!(found.contains(said), "{said}: {found}");
+        bench.execute(drop_trigger).await;
+    }
+    for (rule, dropped, said) in [
+        (
+            "CREATE FUNCTION dropped() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN RETURN NULL; END'; \
+             CREATE TRIGGER refused BEFORE INSERT ON operation_runs FOR EACH ROW \
+             EXECUTE FUNCTION dropped()",
+            drop_trigger,
+            "recording a check: a trigger keeps the row out",
+        ),
+        (
+            "ALTER TABLE operation_runs ADD CONSTRAINT refused \
+             CHECK (context ? 'ticket' OR status <> 'queued')",
+            "ALTER TABLE operation_runs DROP CONSTRAINT refused",
+            "recording a check: new row for relation \"operation_runs\" violates check constraint \
+             \"refused\"",
+        ),
+        (
+            "CREATE TABLE spaces (id bigint PRIMARY KEY); \
+             ALTER TABLE operation_runs ADD CONSTRAINT refused \
+             FOREIGN KEY (workspace_id) REFERENCES spaces (id) NOT VALID",
+            "ALTER TABLE operation_runs DROP CONSTRAINT refused",
+            "recording a check: insert or update on table \"operation_runs\" violates foreign key \
+             constraint \"refused\"",
+        ),
+    ] {
+        bench.execute(rule).await;
+        let (code, bad) = examined(&bench);
+        // The other one is that no worker runs.
+        let [(part, found, remedy), (runs, ..)] = &bad[..] else {
+            panic!("{said}: {bad:?}")
+        };
+        let parts = [part.as_str(), runs.as_str()];
+        assert_eq!((code, parts), (0, ["writing", "runs"]), "{bad:?}");
+        assert!(found.contains(said), "{said}: {found}");
+        assert!(
+            remedy.contains("trigger or constraint") && remedy.contains("created_at; until then"),
+            "{remedy}"
+        );
+        bench.execute(dropped).await;
+    }
+    bench.execute("DELETE FROM operation_runs").await;
+    assert_eq!(examined(&bench), (0, vec![]));
+
+    // Where it may record no check, it claims one that is queued.
+    bench.record(&[connection], 1).await;
+    bench.grant().await;
+    bench
+        .execute(&format!(
+            "REVOKE INSERT ON operation_runs FROM verifyd_serve; {trigger}"
+        ))
+        .await;
+    bench.become_role("verifyd_serve");
+    let (code, bad) = examined(&bench);
+    let writing = bad.iter().find(|(part, ..)| part == "writing");
+    let (_, found, _) = writing.unwrap_or_else(|| panic!("{bad:?}"));
+    assert_eq!(code, 1);
+    assert!(found.contains("claiming a run: not today"), "{found}");
+}
