@@ -8,6 +8,7 @@ use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::{ConnectionId, TenantId};
 use verifyd::ports::overview::ConnectionFilter;
 use verifyd::ports::plan::PlanFilter;
+use verifyd::ports::probe::Writing;
 
 const DIRECTORY: &str = "5c000000-0000-4000-8000-00000000000A";
 
@@ -283,7 +284,8 @@ async fn columns_of_any_collation_are_listed_filtered_and_counted() {
     let counts = counts.unwrap();
     assert_eq!((counts.unusable, counts.disabled), (2, 1));
     // What `doctor` tries, and what a plan compares.
-    bed.store.try_writing().await.unwrap();
+    let writing = bed.store.try_writing().await.unwrap();
+    assert!(matches!(writing, Writing::Accepted), "{writing:?}");
     let filter = PlanFilter {
         provider: "microsoft".into(),
         keys: vec!["A.Read".into()],
