@@ -181,16 +181,24 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
         Recorded::Refused(error) => {
             let error = refused(RECORDING, error);
             match steps.queued().await? {
-                Some(run) => {
-                    try_steps(steps, run).await?;
-                    Ok(Writing::NotRecording(error))
-                }
+                Some(run) => match try_steps(steps, run).await {
+                    Err(StoreError::Refused(why)) if is_of_this_transaction(&why) => {
+                        Ok(Writing::NotRecording(error))
+                    }
+                    tried => tried.map(|()| Writing::NotRecording(error)),
+                },
                 // Where policies hide all runs, none is found and `serve` finds none either.
                 None if steps.is_restricted().await? => Err(error),
                 None => Ok(Writing::NotTried(error)),
             }
         }
     }
+}
+
+/// Whether a foreign key has refused what follows a claim. PostgreSQL tests the keys of a row again, also those that stay,
+/// where the same transaction has written it before: not in `serve`, which takes a transaction for each step.
+fn is_of_this_transaction(why: &str) -> bool {
+    !why.starts_with(CLAIMING) && why.ends_with("(SQLSTATE 23503)")
 }
 
 /// Claims, releases and completes the run.

@@ -16,6 +16,7 @@ use crate::domain::WorkerId;
 use crate::queue::consumer_health::LastActivity;
 use apalis::layers::catch_panic::CatchPanicLayer;
 use apalis_core::backend::ext::BackendExt;
+use apalis_core::backend::finalize::DurableError;
 use apalis_core::error::{AbortError, WorkerError};
 use apalis_core::task::data::Data;
 use apalis_core::worker::builder::WorkerBuilder;
@@ -28,6 +29,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use redis::aio::ConnectionManager;
 use redis::{RedisError, RedisResult};
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,6 +54,9 @@ enum End {
     Failed(Failure),
 }
 
+/// What apalis makes of an error of the backend, and of a delivery that cannot be decoded.
+type BackendError = DurableError<apalis_redis::Error, Infallible>;
+
 /// Why a worker ended.
 enum Failure {
     /// An error of Redis or of the way to it, in the words that it has everywhere.
@@ -63,11 +68,11 @@ enum Failure {
 impl Failure {
     fn of(error: &WorkerError) -> Self {
         let cause = match error {
-            WorkerError::BackendError(source) => source.downcast_ref::<apalis_redis::Error>(),
+            WorkerError::BackendError(source) => source.downcast_ref::<BackendError>(),
             _ => None,
         };
         match cause {
-            Some(apalis_redis::Error::Database(error)) => error.into(),
+            Some(DurableError::PollNextError(apalis_redis::Error::Database(error))) => error.into(),
             _ => Self::Worker(error.to_string()),
         }
     }
@@ -357,7 +362,7 @@ mod tests {
     fn only_what_redis_says_has_a_remedy_of_redis() {
         let refused = RedisError::from((ErrorKind::Io, "connection refused"));
         let failure = Failure::of(&WorkerError::BackendError(
-            apalis_redis::Error::Database(refused).into(),
+            BackendError::PollNextError(apalis_redis::Error::Database(refused)).into(),
         ));
         assert!(failure.remedy().is_some(), "{}", failure.reason());
         for error in [

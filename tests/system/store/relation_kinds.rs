@@ -274,11 +274,12 @@ async fn what_uses_a_column_is_named_before_its_type_is_changed() {
     let number = remedy("operation_runs.workspace_id");
     assert!(number.starts_with("ALTER TABLE"), "{number}");
     let status = remedy("operation_runs.status");
-    let named = "keep the definitions and privileges of what uses the column, and create it anew before COMMIT \
-                 (constraint known on table operation_runs, index queued_runs, view open_runs): BEGIN; \
+    let named = "keep the definitions and privileges of what uses the column; these statements drop it and end before \
+                 COMMIT, which is your last step, once you have created it anew (constraint known on table operation_runs, index queued_runs, view open_runs): BEGIN; \
                  ALTER TABLE public.operation_runs DROP CONSTRAINT IF EXISTS known; \
                  DROP INDEX IF EXISTS public.queued_runs; DROP VIEW IF EXISTS public.open_runs; \
-                 ALTER TABLE operation_runs ALTER COLUMN status TYPE text USING status::text; COMMIT;";
+                 ALTER TABLE operation_runs ALTER COLUMN status TYPE text USING status::text;\n\
+                 -- create anew here what was dropped, and then COMMIT;";
     assert_eq!(status, named);
     let [_, left] = mended(&bed).await;
     assert_eq!(left, []);
