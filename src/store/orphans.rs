@@ -10,6 +10,7 @@ use crate::domain::{RunId, WorkerId};
 use crate::ports::orphans::{OpenAttempt, OrphanStore};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
+use std::sync::atomic::Ordering;
 use uuid::Uuid;
 
 const OPEN_ATTEMPTS: Sql = both!(
@@ -64,7 +65,10 @@ impl<S: SqlStore> OrphanStore for S {
             .await;
             match released {
                 Err(RequeueError::EndedByRun(_)) => tries.count(),
-                released => return Ok(released?),
+                released => {
+                    refused.one_by_one.store(false, Ordering::Relaxed);
+                    return Ok(released?);
+                }
             }
         }
     }

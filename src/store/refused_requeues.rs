@@ -30,7 +30,8 @@ static LOG: LogThrottle = LogThrottle::new();
 #[derive(Default)]
 pub(super) struct RefusedRequeues {
     runs: Mutex<HashMap<i64, Instant>>,
-    /// Whether runs are queued one by one from the beginning: one of a batch has ended the transaction.
+    /// Whether runs are queued one by one, in all statements until a transaction gets through: one of a batch has ended
+    /// it.
     pub one_by_one: AtomicBool,
 }
 

@@ -348,6 +348,7 @@ impl<S: SqlStore> SweepStore for S {
                 swept => break swept.map_err(StoreError::from),
             }
         };
+        refused.one_by_one.store(false, Ordering::Relaxed);
         refused.measure();
         swept
     }
@@ -558,7 +559,6 @@ async fn requeue_one_by_one(
             }
         }
     }
-    refused.one_by_one.store(false, Ordering::Relaxed);
     Ok((queued, tried))
 }
 
