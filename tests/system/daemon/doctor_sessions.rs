@@ -1,7 +1,8 @@
 //! `verifyd doctor` counts the connections that `serve` opens.
 
 use super::doctor::{answer, examined, statement};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
 use test_support::bench::Bench;
 use test_support::pgbouncer::PgBouncer;
 
@@ -40,7 +41,8 @@ async fn a_pooler_in_session_mode_with_few_free_connections_is_named_with_their_
         // As a worker under load has them.
         let mut others = Vec::new();
         for _ in 0..in_use {
-            let mut other = PgConnection::connect(&pooled).await.unwrap();
+            let options: PgConnectOptions = pooled.parse().unwrap();
+            let mut other = options.extra_float_digits(None).connect().await.unwrap();
             sqlx::raw_sql("SELECT 1").execute(&mut other).await.unwrap();
             others.push(other);
         }
