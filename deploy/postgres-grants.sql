@@ -9,7 +9,8 @@
 -- application's tables have been made anew: it grants what is there, and may be repeated at will.
 --
 -- The roles may log in and have no password: give them one (ALTER ROLE … PASSWORD …), a certificate,
--- or whatever pg_hba.conf asks for. What each of them is for:
+-- or whatever pg_hba.conf asks for. They may open any number of connections: bound that of the producer
+-- (ALTER ROLE verifyd_producer CONNECTION LIMIT …). What each of them is for:
 --
 --   verifyd_migrate   `verifyd migrate`: owns the schema verifyd, and the application's tables where
 --                     verifyd made them. `verifyd migrate --enforce` on a table of another application
