@@ -154,6 +154,14 @@ const LET_WRITE: &str = "let database.url (DATABASE_URL) name a file that this u
 
 /// What mends an error of SQLite, by the code that ends its text, or by the system's words.
 fn of_sqlite(text: &str) -> Option<&'static str> {
+    if text.contains("the file holds tables, and none of verifyd's") {
+        return Some(
+            "correct database.url (DATABASE_URL), or run `verifyd migrate` if that file is to hold verifyd's tables, too",
+        );
+    }
+    if text.contains("the file holds tables of another application") {
+        return Some("let database.url (DATABASE_URL) name a file of verifyd's own");
+    }
     if let Some((_, why)) = text.split_once("cannot be created: ") {
         let has = |words: &str| why.contains(words);
         return Some(if has("No such file") || has("Not a directory") {
@@ -362,6 +370,10 @@ mod tests {
             ("unable to open database file (SQLite 14)", "may write"),
             ("database or disk is full (SQLite 13)", "make room"),
             ("disk I/O error (SQLite 4874)", "check the disk"),
+            (
+                "the file holds tables of another application: tenants",
+                "a file of verifyd's own",
+            ),
             (
                 "the file /a/b cannot be created: No such file or directory (os error 2)",
                 "the folder",
