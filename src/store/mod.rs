@@ -53,6 +53,7 @@ mod workers;
 pub use address::problem as address_problem;
 pub use postgres::Private;
 pub use settings::{DatabaseSettings, LimitSettings, ListenMode};
+pub use tables::APPLICATION_TABLES;
 
 use crate::ports::schema::PendingMigration;
 use crate::ports::store::Store;
