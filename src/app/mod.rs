@@ -222,6 +222,13 @@ pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
         .context("cannot open the database")
 }
 
+/// The same for `migrate`, which a person runs for that very database: it may have other tables.
+pub async fn open_store_to_migrate(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+    store::connect_to_migrate(&settings.database, settings.limits)
+        .await
+        .context("cannot open the database")
+}
+
 /// Returns the file of the embedded database if it is missing and can be created. Creates nothing.
 pub fn missing_database(settings: &Settings) -> anyhow::Result<Option<PathBuf>> {
     store::missing_file(&settings.database).context("cannot open the database")

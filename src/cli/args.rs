@@ -56,20 +56,21 @@ impl Cli {
     }
 }
 
-/// Takes `-1` behind an option for its value, and `-1d` where a time is read. The value's parser refuses it with
-/// what is allowed; otherwise it would be an unknown option.
+/// Takes `-1` behind an option for its value, `-1d` where a time is read, and `-1_57` where a cursor is. The value's
+/// parser refuses it with what is allowed; otherwise it would be an unknown option.
 fn with_negative_values(command: clap::Command) -> clap::Command {
-    let times = [
+    let hyphenated = [
         TypeId::of::<std::time::Duration>(),
         TypeId::of::<chrono::DateTime<chrono::Utc>>(),
         TypeId::of::<Expiry>(),
+        TypeId::of::<ConnectionCursor>(),
     ];
     command
         .mut_args(|arg| {
             let takes_values = arg.get_action().takes_values();
             let value = arg.get_value_parser().type_id();
             arg.allow_negative_numbers(takes_values)
-                .allow_hyphen_values(times.iter().any(|time| value == *time))
+                .allow_hyphen_values(hyphenated.iter().any(|id| value == *id))
         })
         .mut_subcommands(with_negative_values)
 }

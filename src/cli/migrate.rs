@@ -218,7 +218,7 @@ fn print_enforced(enforced: &Enforced) {
 /// Connects, and retries until `timeout`.
 async fn wait_for(settings: &Settings, timeout: Duration) -> anyhow::Result<Arc<dyn Store>> {
     let connect = async || {
-        let store = app::open_store(settings).await?;
+        let store = app::open_store_to_migrate(settings).await?;
         store.ping().await?;
         anyhow::Ok(store)
     };

@@ -100,10 +100,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            output::error(&error);
-            if let Some(remedy) = remedy::of(&error) {
-                output::note(format!("→ {remedy}"));
-            }
+            print_error(&error);
             ExitCode::FAILURE
         }
     }
@@ -113,6 +110,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let arguments = cli.command.arguments();
     let result = dispatch(cli).await;
     result.map_err(|error| naming_argument(error, arguments))
+}
+
+/// Prints why a command failed, and what mends it.
+fn print_error(error: &anyhow::Error) {
+    output::error(error);
+    if let Some(remedy) = remedy::of(error) {
+        output::note(format!("→ {remedy}"));
+    }
 }
 
 /// Names the argument in place of the member of the API that an operation refused.

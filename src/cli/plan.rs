@@ -1,7 +1,7 @@
 //! `verifyd plan`: compares a module with the stored inventories of all connections, a page at a time.
 
 use super::args::PlanArgs;
-use super::{exit, output};
+use super::{exit, output, print_error};
 use crate::app;
 use crate::config::Settings;
 use crate::domain::ConnectionId;
@@ -29,7 +29,7 @@ pub async fn run(ready: impl FnOnce() -> anyhow::Result<Settings>, args: &PlanAr
         Ok(counts) if counts.breaks > 0 => ExitCode::from(exit::BREAKS),
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
-            output::error(&error);
+            print_error(&error);
             ExitCode::from(exit::PLAN_FAILED)
         }
     }

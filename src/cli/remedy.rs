@@ -4,6 +4,8 @@ pub(super) use crate::queue::redis::remedy as of_queue;
 
 use crate::operations::OperationError;
 use crate::ports::store::{SchemaFinding, StoreError};
+use crate::store::APPLICATION_TABLES;
+use std::io::ErrorKind;
 
 pub(super) const MORE_CONNECTIONS: &str = "allow more connections (max_connections of the server, CONNECTION LIMIT of role and \
      database), lower database.max_connections (each replica takes two more), or use a pooler (docs/guides/deploy.md)";
@@ -15,8 +17,12 @@ const RENEW_CERTIFICATE: &str =
 const GIVE_CLIENT_CERTIFICATE: &str = "let sslcert and sslkey of database.url (DATABASE_URL) name a certificate that \
      the server accepts, and its key";
 
+const REACH_SERVER: &str = "check database.url (DATABASE_URL), and that PostgreSQL runs there";
+
 /// What mends an error of PostgreSQL or of a pooler before it, by a part of its text. The first that fits counts.
 const POSTGRES: &[(&str, &str)] = &[
+    ("no server listens", REACH_SERVER),
+    ("failed to lookup address information", REACH_SERVER),
     (
         "SQLSTATE 25006",
         "connect to the primary (database.url), or let the server write again",
@@ -154,6 +160,14 @@ const LET_WRITE: &str = "let database.url (DATABASE_URL) name a file that this u
 
 /// What mends an error of SQLite, by the code that ends its text, or by the system's words.
 fn of_sqlite(text: &str) -> Option<&'static str> {
+    if text.contains("the file holds tables, and none of verifyd's") {
+        return Some(
+            "correct database.url (DATABASE_URL), or run `verifyd migrate` if that file is to hold verifyd's tables, too",
+        );
+    }
+    if text.contains("the file holds tables of another application") {
+        return Some("let database.url (DATABASE_URL) name a file of verifyd's own");
+    }
     if let Some((_, why)) = text.split_once("cannot be created: ") {
         let has = |words: &str| why.contains(words);
         return Some(if has("No such file") || has("Not a directory") {
@@ -181,12 +195,41 @@ fn of_sqlite(text: &str) -> Option<&'static str> {
     })
 }
 
+/// What makes a table that is missing, where it is one of verifyd's.
+fn of_missing_table(text: &str) -> Option<&'static str> {
+    let (name, code) = match text.split_once("relation \"") {
+        Some((_, rest)) => rest.split_once("\" does not exist (")?,
+        None => text.split_once("no such table: ")?.1.split_once(" (")?,
+    };
+    let is_ours = APPLICATION_TABLES.contains(&name)
+        || name.starts_with("verifyd.")
+        || name.starts_with("verifyd_");
+    if !is_ours {
+        return None;
+    }
+    if code.starts_with("SQLSTATE") {
+        Some(
+            "run `verifyd migrate`; if the tables are there, let the search_path of the role and of database.url \
+             (DATABASE_URL) lead to them",
+        )
+    } else {
+        Some("run `verifyd migrate`")
+    }
+}
+
 /// Returns the remedy by the database's code, which is part of the text.
 pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
     let text = error.to_string();
+    if text.contains("was applied by a newer verifyd") {
+        return Some(
+            "use that version of verifyd or a newer one, or restore the backup from before the upgrade \
+             (docs/guides/upgrade.md#go-back)",
+        );
+    }
     let of_postgres = POSTGRES.iter().find(|(part, _)| text.contains(part));
     of_postgres
         .map(|(_, remedy)| *remedy)
+        .or_else(|| of_missing_table(&text))
         .or_else(|| of_sqlite(&text))
 }
 
@@ -208,6 +251,25 @@ pub(super) fn of_listening(error: &StoreError, has_url: bool) -> String {
     }
 }
 
+/// How the error begins of an address that `serve` cannot bind.
+pub(super) const LISTEN: &str = "http.listen ";
+
+/// Of an address that `serve` cannot bind.
+pub(super) fn of_binding(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::AddrInUse => {
+            "end the program that listens there, or set http.listen to another port"
+        }
+        ErrorKind::AddrNotAvailable => {
+            "set http.listen to an address of this machine, or to 0.0.0.0 or [::] for all of them"
+        }
+        ErrorKind::PermissionDenied => {
+            "set http.listen to a port from 1024 on, or give this user CAP_NET_BIND_SERVICE"
+        }
+        _ => "set http.listen to an address of this machine with a free port",
+    }
+}
+
 /// Of a command that failed.
 pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
     if error.to_string() == NOT_ALL_GUARDS && format!("{error:#}").contains("SQLSTATE 42501") {
@@ -216,6 +278,11 @@ pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
              it takes (GRANT owner TO verifyd_migrate); where it is the other way round, first REVOKE verifyd_migrate FROM \
              owner",
         );
+    }
+    if error.to_string().starts_with(LISTEN)
+        && let Some(cause) = error.downcast_ref::<std::io::Error>()
+    {
+        return Some(of_binding(cause.kind()));
     }
     let mut causes = error.chain();
     causes.find_map(|cause| match cause.downcast_ref() {
@@ -363,6 +430,38 @@ mod tests {
             ("database or disk is full (SQLite 13)", "make room"),
             ("disk I/O error (SQLite 4874)", "check the disk"),
             (
+                "no server listens there: Connection refused (os error 111)",
+                "check database.url (DATABASE_URL), and that PostgreSQL runs",
+            ),
+            (
+                "no server listens at that socket: No such file or directory (os error 2)",
+                "that PostgreSQL runs",
+            ),
+            (
+                "failed to lookup address information: Name or service not known",
+                "that PostgreSQL runs",
+            ),
+            (
+                "relation \"operation_runs\" does not exist (SQLSTATE 42P01)",
+                "run `verifyd migrate`; if",
+            ),
+            (
+                "relation \"verifyd.api_tokens\" does not exist (SQLSTATE 42P01)",
+                "run `verifyd migrate`; if",
+            ),
+            (
+                "no such table: provider_connections (SQLite 1)",
+                "run `verifyd migrate`",
+            ),
+            (
+                "migration 99 was applied by a newer verifyd than this one",
+                "restore the backup",
+            ),
+            (
+                "the file holds tables of another application: tenants",
+                "a file of verifyd's own",
+            ),
+            (
                 "the file /a/b cannot be created: No such file or directory (os error 2)",
                 "the folder",
             ),
@@ -386,6 +485,9 @@ mod tests {
         assert!(of_opening(false).contains("pooler"));
         for error in [
             "out of memory (SQLSTATE 53200)",
+            // Of a trigger or a view of the application.
+            "relation \"audit\" does not exist (SQLSTATE 42P01)",
+            "no such table: main.audit (SQLite 1)",
             "No such file or directory (os error 2)",
         ] {
             assert_eq!(of_store(&StoreError::Unavailable(error.to_owned())), None);

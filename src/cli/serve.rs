@@ -29,7 +29,7 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     let metrics = metrics::install()?;
     let listener = http::bind(&settings.http)
         .await
-        .with_context(|| format!("http.listen {}", settings.http.listen))?;
+        .with_context(|| format!("{}{}", remedy::LISTEN, settings.http.listen))?;
     let listening = listener.local_addr()?;
     let http_settings = settings.http.clone();
     let socket = bind_socket(&settings.debug.socket).await;

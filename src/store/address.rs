@@ -54,6 +54,9 @@ const WRITES: &str = "verifyd writes the file";
 const IN_MEMORY: &str = "it names a database in memory, of which every connection and every process would see another; \
      allowed: sqlite:FILE";
 
+const SQLITE_URI: &str = "the path begins with file:, from which on SQLite reads a URI with parameters of its own; leave \
+     file: out, or write ./ before it if the file's name begins so";
+
 /// Returns what is wrong with `postgres://…` or `sqlite:…`; `None` if the driver can parse it. Never quotes user or
 /// password.
 pub fn problem(text: &str) -> Option<String> {
@@ -90,14 +93,25 @@ fn embedded_problem(text: &str) -> Option<String> {
         };
         return Some(format!("it ends with {}; {remedy}", Named(last)));
     }
-    if path.contains(":memory:") {
-        return Some(IN_MEMORY.to_owned());
-    }
-    if percent_decode_str(path).decode_utf8().is_err() {
+    // As the driver takes it off.
+    let path = path
+        .trim_start_matches("sqlite://")
+        .trim_start_matches("sqlite:");
+    // SQLite reads the path after it was decoded.
+    let Ok(file) = percent_decode_str(path).decode_utf8() else {
         return Some(
             "the path has a % that begins no character of UTF-8; percent-encode % as %25"
                 .to_owned(),
         );
+    };
+    if file.contains(":memory:") {
+        return Some(IN_MEMORY.to_owned());
+    }
+    if file.starts_with("file:") {
+        return Some(SQLITE_URI.to_owned());
+    }
+    if file.contains('\0') {
+        return Some("the path holds %00, which no file's name can; remove it".to_owned());
     }
     form_urlencoded::parse(query.as_bytes()).find_map(|(name, value)| {
         let mut known = EMBEDDED_PARAMETERS.iter();
@@ -256,6 +270,15 @@ mod tests {
                 "several processes and connections share",
             ),
             (":memory:", "a database in memory"),
+            ("%3Amemory%3A", "a database in memory"),
+            ("//%3amemory:", "a database in memory"),
+            ("file:x.db", "the path begins with file:"),
+            ("%66ile%3Ax.db?mode=rwc", "the path begins with file:"),
+            (
+                "file:x.db%3Fmode%3Dmemory%26cache%3Dshared",
+                "the path begins with file:",
+            ),
+            ("x%00.db", "the path holds %00"),
             ("x.db?mode=memory", "allowed: sqlite:FILE"),
             (
                 "x.db\u{200b}",
@@ -284,6 +307,8 @@ mod tests {
             "//a%3Fb.db?mode=rwc&cache=private",
             "x.db?immutable=0&vfs=unix",
             "it's.db?mode=rw",
+            "./file:x.db",
+            "profile:x.db",
         ] {
             let address = format!("sqlite:{rest}");
             assert_eq!(problem(&address), None, "{rest}");

@@ -26,6 +26,10 @@ impl From<Error> for StoreError {
             Error::Io(e) if e.kind() == ErrorKind::ConnectionRefused => {
                 Self::Unavailable(format!("no server listens there: {e}"))
             }
+            // Files are opened by SQLite itself.
+            Error::Io(e) if e.kind() == ErrorKind::NotFound => {
+                Self::Unavailable(format!("no server listens at that socket: {e}"))
+            }
             Error::Io(e) => Self::Unavailable(e.to_string()),
             Error::Tls(e) => Self::Unavailable(format!("TLS: {e}")),
             Error::Protocol(_) => Self::Unavailable("the protocol was violated".into()),
@@ -200,6 +204,16 @@ fn from_sqlite(code: i32, message: &str) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_is_missing_is_told_from_a_file() {
+        let missing = std::io::Error::from(ErrorKind::NotFound);
+        let error = StoreError::from(Error::Io(missing)).to_string();
+        assert!(
+            error.contains("no server listens at that socket"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn a_data_exception_does_not_quote_the_value() {

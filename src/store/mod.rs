@@ -53,6 +53,7 @@ mod workers;
 pub use address::problem as address_problem;
 pub use postgres::Private;
 pub use settings::{DatabaseSettings, LimitSettings, ListenMode};
+pub use tables::APPLICATION_TABLES;
 
 use crate::ports::schema::PendingMigration;
 use crate::ports::store::Store;
@@ -68,7 +69,7 @@ pub const STATEMENTS: &str = "sqlx::query";
 /// Connects to the database that the URL names; its scheme chooses the kind.
 ///
 /// Opens one connection, within `acquire_timeout`, so that a wrong URL shows at once; a pool that
-/// has started reconnects by itself. Does not migrate.
+/// has started reconnects by itself. Does not migrate. Refuses a file with tables of another application alone.
 pub async fn connect(settings: &DatabaseSettings) -> Result<Arc<dyn Store>, StoreError> {
     connect_with(settings, LimitSettings::default()).await
 }
@@ -78,9 +79,25 @@ pub async fn connect_with(
     settings: &DatabaseSettings,
     limits: LimitSettings,
 ) -> Result<Arc<dyn Store>, StoreError> {
+    connect_to(settings, limits, Unmigrated::Empty).await
+}
+
+/// Connects to a database that a person wants verifyd's tables in, whatever other tables it has.
+pub async fn connect_to_migrate(
+    settings: &DatabaseSettings,
+    limits: LimitSettings,
+) -> Result<Arc<dyn Store>, StoreError> {
+    connect_to(settings, limits, Unmigrated::Any).await
+}
+
+async fn connect_to(
+    settings: &DatabaseSettings,
+    limits: LimitSettings,
+    unmigrated: Unmigrated,
+) -> Result<Arc<dyn Store>, StoreError> {
     match scheme(settings.url.expose_secret()) {
         "postgres" | "postgresql" => Ok(postgres::PostgresStore::connect(settings, limits).await?),
-        "sqlite" => Ok(sqlite::SqliteStore::connect(settings, limits).await?),
+        "sqlite" => Ok(sqlite::SqliteStore::connect(settings, limits, unmigrated).await?),
         // The text in place of a scheme may be a password: it is never quoted.
         _ => Err(StoreError::Refused(
             "the scheme of database.url is not known, allowed: postgres://, postgresql://, sqlite:"
@@ -123,6 +140,15 @@ pub async fn plan_of_file(settings: &DatabaseSettings) -> Result<Option<SchemaPl
         wanted: migrations::WANTED_VERSION,
         pending: migration_plan::pending(&applied, &[], &[]),
     }))
+}
+
+/// Which files without verifyd's tables are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unmigrated {
+    /// Only those without any table: the first command may migrate them.
+    Empty,
+    /// Also those with tables of another application.
+    Any,
 }
 
 /// How a transaction ends that decides it itself.

@@ -42,7 +42,7 @@ macro_rules! tables {
 }
 
 /// Tables that may belong to another application, by name.
-pub(super) const APPLICATION_TABLES: &[&str] = &[
+pub const APPLICATION_TABLES: &[&str] = &[
     "operation_runs",
     "provider_connections",
     "provider_credentials",

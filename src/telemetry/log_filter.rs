@@ -80,7 +80,7 @@ impl LogFilter {
         match &*self.change.lock() {
             Some(change) => LogFilterState {
                 filter: change.filter.clone(),
-                seconds_left: Some(change.until.duration_since(Instant::now()).as_secs()),
+                seconds_left: Some(seconds_until(change.until)),
             },
             None => LogFilterState {
                 filter: self.configured.clone(),
@@ -160,6 +160,12 @@ fn checked(directives: &str) -> Result<String, LogFilterError> {
     Ok(directives.join(","))
 }
 
+/// The rest of a time, rounded up to whole seconds.
+fn seconds_until(end: Instant) -> u64 {
+    let left = end.saturating_duration_since(Instant::now());
+    left.as_secs() + u64::from(left.subsec_nanos() > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,6 +225,9 @@ mod tests {
         let state = filter.state();
         assert_eq!(state.filter, "info,hyper=warn,verifyd=debug");
         assert_eq!(state.seconds_left, Some(3600));
+        // What is shown a moment later is what was asked for.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(filter.state().seconds_left, Some(3600));
         // The end of the first one does not end the second one.
         filter.change("verifyd=trace", 2 * hour).unwrap();
         tokio::time::sleep(hour + Duration::from_secs(1)).await;

@@ -1,7 +1,7 @@
 //! Tests whether `serve` can listen on `http.listen`.
 
 use super::{Line, State, bad, ok};
-use crate::cli::healthcheck;
+use crate::cli::{healthcheck, remedy};
 use crate::config::Settings;
 use crate::http;
 use serde_json::Value;
@@ -22,19 +22,8 @@ pub(super) async fn check(settings: &Settings) -> Line {
             format!("{listen} is in use by a running verifyd; another one needs its own port");
         return ok(PART, found);
     }
-    let remedy = match error.kind() {
-        ErrorKind::AddrInUse => {
-            "end the program that listens there, or set http.listen to another port"
-        }
-        ErrorKind::AddrNotAvailable => {
-            "set http.listen to an address of this machine, or to 0.0.0.0 or [::] for all of them"
-        }
-        ErrorKind::PermissionDenied => {
-            "set http.listen to a port from 1024 on, or give this user CAP_NET_BIND_SERVICE"
-        }
-        _ => "set http.listen to an address of this machine with a free port",
-    };
-    let found = format!("http.listen {listen}: {error}");
+    let remedy = remedy::of_binding(error.kind());
+    let found = format!("{}{listen}: {error}", remedy::LISTEN);
     bad(PART, State::Failed, found, remedy)
 }
 

@@ -11,7 +11,9 @@ const MAX_URL_BYTES: usize = 2048;
 /// Why an address cannot be an endpoint's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    #[error("not a URL, or longer than 2048 bytes")]
+    #[error("longer than 2048 bytes")]
+    TooLong,
+    #[error("not a URL, allowed: https://HOST/PATH")]
     NoUrl,
     #[error("must be https (http only for hosts in webhooks.loopback_hosts)")]
     NotHttps,
@@ -41,7 +43,7 @@ impl AddressRule {
     /// Checks the text of an address. What its name resolves to is checked at each connection.
     pub fn check(&self, url: &str) -> Result<Url, AddressError> {
         if url.len() > MAX_URL_BYTES {
-            return Err(AddressError::NoUrl);
+            return Err(AddressError::TooLong);
         }
         let url = Url::parse(url).map_err(|_| AddressError::NoUrl)?;
         let host = url.host_str().unwrap_or_default();

@@ -24,7 +24,7 @@ mod webhook_deliveries;
 use super::dialect::{is_failed_completion, run_type};
 use super::error::opening;
 use super::sql_store::InProcess;
-use super::{DatabaseSettings, End, LimitSettings, address};
+use super::{DatabaseSettings, End, LimitSettings, Unmigrated, address};
 use crate::ports::store_error::StoreError;
 use rustix::fs::Access;
 use secrecy::ExposeSecret;
@@ -94,6 +94,7 @@ impl SqliteStore {
     pub(super) async fn connect(
         settings: &DatabaseSettings,
         limits: LimitSettings,
+        unmigrated: Unmigrated,
     ) -> Result<Arc<Self>, StoreError> {
         let options = options(settings)?;
         let file = options.get_filename().to_owned();
@@ -118,7 +119,7 @@ impl SqliteStore {
             .acquire_timeout(settings.acquire_timeout)
             .connect_lazy_with(options.pragma("query_only", "on"));
         in_time(settings, async {
-            untouched::refuse_foreign(&unchanging).await?;
+            untouched::refuse_foreign(&unchanging, unmigrated).await?;
             // The writer comes first: it turns the WAL on.
             writer.acquire().await.map(drop).map_err(opening)
         })
@@ -320,6 +321,7 @@ mod tests {
                 listen_url: String::new().into(),
             },
             LimitSettings::default(),
+            Unmigrated::Empty,
         )
         .await
         .unwrap()

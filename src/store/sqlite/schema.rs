@@ -1,6 +1,7 @@
 //! Migrations, and access to the library.
 
 use super::SqliteStore;
+use crate::domain::report::redact::clean;
 use crate::ports::schema::{Migrated, PendingMigration, SchemaStore};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
@@ -11,6 +12,9 @@ use sqlx::SqliteConnection;
 use std::collections::BTreeSet;
 
 const MIGRATIONS_TABLE: &str = "verifyd_schema_migrations";
+
+/// Characters of the names of another application's tables that are shown.
+const NAMES_LENGTH: usize = 200;
 
 const TABLES: &str = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name";
 
@@ -113,8 +117,32 @@ pub(super) fn refuse(foreign: &[String]) -> Result<(), StoreError> {
         return Ok(());
     }
     Err(StoreError::Schema(format!(
-        "the file holds tables of another application: {}; give verifyd a file of its own",
+        "the file holds tables of another application: {}",
         foreign.join(", ")
+    )))
+}
+
+/// Tables of another application, where none is verifyd's: `migrate` has never run.
+pub(super) async fn others_alone(
+    connection: &mut SqliteConnection,
+) -> Result<Vec<String>, sqlx::Error> {
+    let mut there = tables(connection).await?;
+    if there.iter().any(|name| name == MIGRATIONS_TABLE) {
+        return Ok(Vec::new());
+    }
+    // SQLite's own, such as sqlite_sequence.
+    there.retain(|name| !name.starts_with("sqlite_"));
+    Ok(there)
+}
+
+/// Refuses a file with such tables.
+pub(super) fn refuse_others_alone(others: &[String]) -> Result<(), StoreError> {
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Schema(format!(
+        "the file holds tables, and none of verifyd's: {}",
+        clean(&others.join(", "), NAMES_LENGTH)
     )))
 }
 

@@ -2,6 +2,7 @@
 
 use super::{folder, schema};
 use crate::ports::store_error::StoreError;
+use crate::store::Unmigrated;
 use crate::store::error::opening;
 use rustix::fs::Access;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -10,8 +11,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Refuses another application's file, before anything turns its write-ahead log on.
-pub(super) async fn refuse_foreign(options: &SqliteConnectOptions) -> Result<(), StoreError> {
-    open(options).await?.close().await.map_err(opening)
+pub(super) async fn refuse_foreign(
+    options: &SqliteConnectOptions,
+    unmigrated: Unmigrated,
+) -> Result<(), StoreError> {
+    let mut connection = open(options).await?;
+    if unmigrated == Unmigrated::Empty {
+        let others = schema::others_alone(&mut connection).await;
+        schema::refuse_others_alone(&others.map_err(opening)?)?;
+    }
+    connection.close().await.map_err(opening)
 }
 
 /// Returns the versions that are applied to verifyd's own file; none to an empty one.

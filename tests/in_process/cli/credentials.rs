@@ -124,6 +124,9 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
         &format!("connections list --sort expiry --after {cursor}"),
         0,
     );
+    // Of an expiry before 1970.
+    let negative = "connections list --sort expiry --after -62135596800000000_57 --json";
+    assert_eq!(desk.json(negative)[0]["cursor"], cursor);
     let output = desk.ends(&format!("connections list --after {cursor}"), 1);
     assert_holds(&stderr(&output), "--after");
 

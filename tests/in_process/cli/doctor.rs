@@ -89,6 +89,24 @@ async fn an_embedded_database_that_cannot_be_opened_has_a_remedy_of_its_own() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_cannot_reach_or_bind_has_the_remedy_of_doctor() {
+    let desk = Desk::new().await;
+    for (line, code) in [("runs list", 1), ("plan --module health_check", 2)] {
+        let mut command = desk.command(line);
+        command.env("DATABASE_URL", "postgres://u:s3cr3t@127.0.0.1:1/app");
+        let output = finish(command, "");
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+        assert_holds(&said, "→ check database.url (DATABASE_URL), and that");
+        assert!(!said.contains("s3cr3t"), "{said}");
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let serve = format!("serve --listen {}", taken.local_addr().unwrap());
+    let said = stderr(&desk.ends(&serve, 1));
+    assert_holds(&said, "set http.listen to another port");
+}
+
 /// What brings the embedded database up to date when a command opens it.
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_at_the_start_are_logged_by_number_and_name() {

@@ -104,6 +104,39 @@ async fn a_plan_changes_no_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_migrate_makes_another_applications_file_its_own() {
+    let desk = Desk::new().await;
+    let folder = desk.folder.path().join("theirs");
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("notes.db");
+    let notes = "CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT)";
+    theirs(&file, notes).await.close().await.unwrap();
+    let before = content(&folder);
+    let create = "tokens create --name x --scope read";
+    for line in ["runs list", create, "serve", "doctor"] {
+        let output = with_file(&desk, &file, line);
+        let said = format!("{}{}", stdout(&output), stderr(&output));
+        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+        assert_holds(&said, "none of verifyd's: notes");
+        assert_holds(&said, "run `verifyd migrate` if that file");
+        assert!(content(&folder) == before, "{line}");
+    }
+    let done = |line: &str| {
+        let output = with_file(&desk, &file, line);
+        assert!(output.status.success(), "{line}: {}", stderr(&output));
+    };
+    done("migrate");
+    done(create);
+    // It goes on beside verifyd.
+    let mut shared = theirs(&file, "INSERT INTO notes DEFAULT VALUES").await;
+    let more = "CREATE TABLE more_notes (id INTEGER PRIMARY KEY)";
+    shared.execute(more).await.unwrap();
+    shared.close().await.unwrap();
+    done("migrate");
+    done("runs list");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_may_only_be_read_is_planned() {
     let desk = Desk::new().await;
     let folder = desk.folder.path().join("read");

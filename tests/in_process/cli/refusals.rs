@@ -30,6 +30,8 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
     let desk = Desk::new().await;
     desk.add(Scenario::Healthy, "--secret-stdin", SIMULATED_SECRET);
     let ids = "a whole number from 1 to";
+    let path = "x".repeat(2048);
+    let long = format!("webhooks add --workspace 1 --url https://a.example/{path}");
     for (line, code, words) in [
         ("enqueue --connection 0", 2, ids),
         ("enqueue --connection=-1", 2, ids),
@@ -138,6 +140,8 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             1,
             "endpoint 99: no such endpoint",
         ),
+        ("webhooks add --workspace 1 --url nowhere", 1, "not a URL"),
+        (long.as_str(), 1, "longer than 2048 bytes"),
         (
             "webhooks add --workspace 1 --url https://u:s3cr3t@a.example/",
             1,

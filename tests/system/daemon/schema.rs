@@ -28,6 +28,34 @@ fn remedies(bench: &Bench, subject: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_missing_or_newer_is_told_with_its_remedy() {
+    let bench = Bench::unmigrated(SimulatorOptions::default()).await;
+    for command in ["runs", "connections", "tokens", "webhooks"] {
+        let listed = bench.run(&[command, "list"]);
+        assert_eq!(listed.status.code(), Some(1), "{}", said(&listed));
+        assert!(
+            said(&listed).contains("→ run `verifyd migrate`"),
+            "{}",
+            said(&listed)
+        );
+    }
+    bench.success(&["migrate"]);
+    bench
+        .execute(
+            "INSERT INTO verifyd.schema_migrations (version, description, success, checksum, execution_time) \
+             VALUES (9999, 'newer', true, '', 0)",
+        )
+        .await;
+    let migrated = bench.run(&["migrate"]);
+    assert_eq!(migrated.status.code(), Some(1), "{}", said(&migrated));
+    assert!(
+        said(&migrated).contains("→ use that version of verifyd"),
+        "{}",
+        said(&migrated)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_doctor_calls_fatal_is_neither_migrated_nor_served() {
     let bench = Bench::new().await;
     // Of another application these constraints would not be there.
