@@ -50,7 +50,7 @@ pub(super) const RECORD_EMPTY: Sql = both!(record!(
 
 /// The connection that [`RECORD`] records a check of, and its tenant.
 const CHECKED: Sql = both!(
-    "SELECT c.id, c.tenant_id FROM provider_connections c WHERE " is_valid_connection!()
+    "SELECT CAST(c.id AS bigint), CAST(c.tenant_id AS bigint) FROM provider_connections c WHERE " is_valid_connection!()
     " ORDER BY c.id LIMIT 1"
 );
 
