@@ -20,7 +20,7 @@ use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::Pooling;
 use crate::ports::queue::{DeadLetter, QueueError};
-use crate::ports::store::{Store, StoreError};
+use crate::ports::store::{SchemaFinding, Store, StoreError};
 use crate::telemetry::build_info::{BUILD, BuildInfo};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -303,26 +303,34 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
             return;
         }
         Err(failure) => {
-            lines.push(error("schema", &failure));
+            // Where a privilege is missing, there is a statement that grants it.
+            let mut findings = store.inspect().await.unwrap_or_default();
+            findings.retain(|finding| finding.privilege);
+            match findings.iter().any(|finding| finding.fatal) {
+                true => lines.extend(findings.into_iter().map(finding)),
+                false => lines.push(error("schema", &failure)),
+            }
             return;
         }
     }
     match store.inspect().await {
-        Ok(findings) => lines.extend(findings.into_iter().map(|finding| {
-            let state = if finding.fatal {
-                State::Failed
-            } else {
-                State::Warning
-            };
-            bad(
-                "schema",
-                state,
-                format!("{}: {}", finding.subject, finding.problem),
-                finding.remedy,
-            )
-        })),
+        Ok(findings) => lines.extend(findings.into_iter().map(finding)),
         Err(failure) => lines.push(error("schema", &failure)),
     }
+}
+
+fn finding(finding: SchemaFinding) -> Line {
+    let state = if finding.fatal {
+        State::Failed
+    } else {
+        State::Warning
+    };
+    bad(
+        "schema",
+        state,
+        format!("{}: {}", finding.subject, finding.problem),
+        finding.remedy,
+    )
 }
 
 /// Leases, waits and expiries go by the database's clock, tokens and certificates by this machine's.

@@ -56,11 +56,6 @@ const POSTGRES: &[(&str, &str)] = &[
         "give the column a default, or let it be NULL: verifyd's own INSERT does not name it \
          (docs/guides/enqueue.md says which columns it does)",
     ),
-    (
-        "operation_runs_pkey\" (SQLSTATE 23505)",
-        "as the table's owner let ids go on behind the largest one: SELECT setval(pg_get_serial_sequence('operation_runs', \
-         'id'), max(id)) FROM operation_runs;",
-    ),
     // Or a key that the application fills by itself.
     (
         "_pkey\" (SQLSTATE 23505)",
@@ -349,7 +344,7 @@ mod tests {
             ),
             (
                 "duplicate key value violates unique constraint \"operation_runs_pkey\" (SQLSTATE 23505)",
-                "setval",
+                "verifyd doctor",
             ),
             (
                 "duplicate key value violates unique constraint \"provider_connections_pkey\" (SQLSTATE 23505)",

@@ -10,12 +10,19 @@ pub(crate) const RECORDING: &str = "recording a check";
 pub(crate) const CLAIMING: &str = "claiming a run";
 pub(crate) const RELEASING: &str = "releasing a run";
 pub(crate) const COMPLETING: &str = "completing a run";
+pub(crate) const WRITING_INVENTORY: &str = "writing the inventory of a tenant (tenant_permissions)";
+pub(crate) const KEEPING_FACTS: &str = "keeping the facts of a connection";
 
 /// What the database accepts of the writes of `serve`.
 #[derive(Debug)]
 #[must_use]
 pub enum Writing {
     Accepted,
+    /// verifyd can record no run, for lack of a connection or a reason that is named elsewhere. A queued one of another
+    /// producer was claimed, and nothing else.
+    OnlyClaimed,
+    /// The same, and none is queued: nothing was tried.
+    NothingTried,
     /// A queued run was claimed, released and completed, and verifyd cannot record one: `serve` works for runs of other
     /// producers.
     NotRecording(StoreError),
@@ -29,6 +36,8 @@ pub struct RepeatedIds {
     pub table: &'static str,
     pub next: i64,
     pub largest: i64,
+    /// The sequence gives no larger one.
+    pub last: i64,
 }
 
 /// How the connections of `database.url` reach the server.

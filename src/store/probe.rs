@@ -3,18 +3,27 @@
 
 use super::bounds::{is_claimable, is_valid_connection};
 use super::claims::ClaimRequest;
-use super::completion::CompletionRequest;
+use super::completion::{CompletionRequest, InventoryRow};
 use super::dialect::{each, now, postgres_only, run_type};
 use super::recording::{KEPT_OUT, is_unfilled};
 use super::sql::{both, sql_for};
-use super::statement::Sql;
+use super::starting_point::keep;
+use super::statement::{Sql, Statement};
 use crate::domain::completion::Completion;
+use crate::domain::connection_facts::{ConnectionFacts, KeptFacts};
+use crate::domain::permission::{
+    InventoryEntry, InventoryRefresh, InventorySource, PermissionDetails, PermissionStatus,
+};
 use crate::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
-use crate::domain::{Outcome, Reason, RunId, WorkerId};
+use crate::domain::{ConnectionId, Outcome, Reason, RunId, TenantId, WorkerId};
 use crate::ports::claims::{Claim, ClaimPolicy};
-use crate::ports::probe::{CLAIMING, COMPLETING, RECORDING, RELEASING, Writing};
+use crate::ports::probe::{
+    CLAIMING, COMPLETING, KEEPING_FACTS, RECORDING, RELEASING, WRITING_INVENTORY, Writing,
+};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A check of an existing connection as the API records it: see `insert_run!` of `recording`.
@@ -38,6 +47,12 @@ pub(super) const RECORD_EMPTY: Sql = both!(record!(
     ", outcome, started_at, completed_at",
     ", NULL, NULL, NULL"
 ));
+
+/// The connection that [`RECORD`] records a check of, and its tenant.
+const CHECKED: Sql = both!(
+    "SELECT CAST(c.id AS bigint), CAST(c.tenant_id AS bigint) FROM provider_connections c WHERE " is_valid_connection!()
+    " ORDER BY c.id LIMIT 1"
+);
 
 /// Counts what [`RECORD`] records a check of.
 pub(super) const CHECKABLE: Sql = both!(
@@ -65,16 +80,26 @@ fn claim(run: RunId) -> ClaimRequest {
     }
 }
 
+/// A connection that can be checked.
+#[derive(Clone, Copy)]
+struct Checked {
+    connection: ConnectionId,
+    tenant: TenantId,
+}
+
 /// Returns a completion with each outcome.
-fn completions(claim: &Claim) -> Result<Vec<CompletionRequest>, StoreError> {
+fn completions(
+    claim: &Claim,
+    checked: Option<Checked>,
+) -> Result<Vec<CompletionRequest>, StoreError> {
     let outcomes = [Outcome::Succeeded, Outcome::Failed, Outcome::Blocked].into_iter();
     outcomes
-        .map(|outcome| CompletionRequest::new(claim, &completion(claim, outcome)))
+        .map(|outcome| CompletionRequest::new(claim, &completion(claim, outcome, checked)))
         .collect()
 }
 
-/// A completion as a check makes it; of no connection, so that it locks no row that a worker writes.
-fn completion(claim: &Claim, outcome: Outcome) -> Completion {
+/// A completion as a check makes it. Its inventory is written by itself: see [`inventories`].
+fn completion(claim: &Claim, outcome: Outcome, checked: Option<Checked>) -> Completion {
     let reason = (outcome != Outcome::Succeeded).then_some(Reason::InternalError);
     let check = Check {
         key: "engine.completion".to_owned(),
@@ -110,8 +135,46 @@ fn completion(claim: &Claim, outcome: Outcome) -> Completion {
         report: finished.json,
         checked: None,
         inventory: None,
-        connection: None,
+        connection: checked.map(|checked| checked.connection),
         facts: None,
+    }
+}
+
+/// Returns two inventories with the same permissions, each granted in one and missing in the other: the second one
+/// updates what the first one inserts.
+fn inventories(run: RunId, tenant: TenantId) -> [InventoryRow; 2] {
+    use PermissionStatus::{Granted, Missing};
+    let source = InventorySource::AppRoleAssignments;
+    [[Granted, Missing], [Missing, Granted]].map(|statuses| {
+        let keys = ["Doctor.Read.All", "Doctor.ReadWrite.All"];
+        let entries = keys.into_iter().zip(statuses).map(|(key, status)| {
+            let details = PermissionDetails {
+                required: true,
+                source: (status == Granted).then_some(source),
+                ..PermissionDetails::default()
+            };
+            (key.to_owned(), InventoryEntry { status, details })
+        });
+        let entries: BTreeMap<String, InventoryEntry> = entries.collect();
+        let refresh = InventoryRefresh {
+            workspace_id: None,
+            tenant_id: tenant,
+            source,
+            entries: Arc::new(entries.into()),
+        };
+        InventoryRow::new(run, &Arc::new(refresh))
+    })
+}
+
+fn facts(checked: Checked) -> KeptFacts {
+    KeptFacts {
+        connection_id: checked.connection,
+        tenant_id: checked.tenant,
+        entra_tenant_id: String::new(),
+        client_id: String::new(),
+        credential_changed_at: None,
+        expiry_found_at: None,
+        facts: ConnectionFacts::default(),
     }
 }
 
@@ -158,6 +221,15 @@ pub(super) trait RunSteps: Send {
     /// Completes the run and undoes it. False: its row stayed as it is.
     async fn complete(&mut self, request: &CompletionRequest) -> Result<bool, StoreError>;
 
+    /// Returns the row of a statement, if there is one.
+    async fn fetch(&mut self, statement: Statement) -> Result<Option<(i64, i64)>, StoreError>;
+
+    /// Executes the statement and undoes it.
+    async fn execute(&mut self, statement: Statement) -> Result<(), StoreError>;
+
+    /// Writes the inventories, one after the other, beside what is stored of the tenant, and undoes it.
+    async fn write_inventories(&mut self, rows: &[InventoryRow]) -> Result<(), StoreError>;
+
     /// Whether policies decide which runs are read and written.
     async fn is_restricted(&mut self) -> Result<bool, StoreError> {
         Ok(false)
@@ -173,10 +245,11 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
             Ok(Writing::Accepted)
         }
         Recorded::Nothing => {
-            if let Some(run) = steps.queued().await? {
-                try_claiming(steps, run).await?;
-            }
-            Ok(Writing::Accepted)
+            let Some(run) = steps.queued().await? else {
+                return Ok(Writing::NothingTried);
+            };
+            try_claiming(steps, run).await?;
+            Ok(Writing::OnlyClaimed)
         }
         Recorded::Refused(error) => {
             let error = refused(RECORDING, error);
@@ -198,10 +271,11 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
 /// Whether a foreign key has refused what follows a claim. PostgreSQL tests the keys of a row again, also those that stay,
 /// where the same transaction has written it before: not in `serve`, which takes a transaction for each step.
 fn is_of_this_transaction(why: &str) -> bool {
-    !why.starts_with(CLAIMING) && why.ends_with("(SQLSTATE 23503)")
+    let of_run = [RELEASING, COMPLETING];
+    of_run.iter().any(|step| why.starts_with(step)) && why.ends_with("(SQLSTATE 23503)")
 }
 
-/// Claims, releases and completes the run.
+/// Claims, releases and completes the run, and writes what a check has found.
 async fn try_steps(steps: &mut dyn RunSteps, run: RunId) -> Result<(), StoreError> {
     let keeper = match steps.is_restricted().await? {
         true => "row-level security or a trigger",
@@ -211,11 +285,23 @@ async fn try_steps(steps: &mut dyn RunSteps, run: RunId) -> Result<(), StoreErro
     let claim = accepted(CLAIMING, keeper, claimed)?;
     let released = steps.release(&claim).await;
     accepted(RELEASING, keeper, released.map(is_changed))?;
-    for request in completions(&claim)? {
+    let found = steps.fetch(CHECKED.into()).await?;
+    let checked = found.map(|(connection, tenant)| Checked {
+        connection: ConnectionId(connection),
+        tenant: TenantId(tenant),
+    });
+    for request in completions(&claim, checked)? {
         let completed = steps.complete(&request).await;
         accepted(COMPLETING, keeper, completed.map(is_changed))?;
     }
-    Ok(())
+    let Some(checked) = checked else {
+        return Ok(());
+    };
+    let inventories = inventories(run, checked.tenant);
+    let written = steps.write_inventories(&inventories).await;
+    written.map_err(|error| refused(WRITING_INVENTORY, error))?;
+    let kept = steps.execute(keep(&facts(checked))).await;
+    kept.map_err(|error| refused(KEEPING_FACTS, error))
 }
 
 /// Claims a run of another producer, as the next worker would. It is not completed: a rollback does not undo what a

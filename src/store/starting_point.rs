@@ -9,7 +9,7 @@ use super::reused_ids::{facts_of_connection, is_before_creation, is_of_its_run_a
 use super::rows::{ConnectionWithCredentialRow, optional_name};
 use super::sql::{both, sql_for};
 use super::sql_store::{FromSqlRow, SqlConnection, SqlStore, execute, read};
-use super::statement::Sql;
+use super::statement::{Sql, Statement};
 use crate::domain::connection_facts::{ConnectionFacts, CredentialExpiry, KeptFacts};
 use crate::domain::{ConnectionId, RunId, TenantId};
 use crate::ports::starting_point::{StartingPoint, StartingPointStore};
@@ -93,21 +93,24 @@ impl<S: SqlStore> StartingPointStore for S {
     }
 
     async fn keep_facts(&self, kept: &KeptFacts) -> Result<(), StoreError> {
-        let expiry = kept.facts.expiry;
-        let keep = KEEP
-            .bind(kept.connection_id.0)
-            .bind(kept.tenant_id.0)
-            .bind(&kept.entra_tenant_id)
-            .bind(&kept.client_id)
-            .bind(&kept.facts.owner_tenant_id)
-            .bind(&kept.facts.service_principal_id)
-            .bind(&kept.facts.entra_tenant_name)
-            .bind(kept.credential_changed_at)
-            .bind(expiry.and_then(|expiry| expiry.expires_at))
-            .bind(expiry.map(|expiry| expiry.source.as_str()));
-        execute(self, keep).await?;
+        execute(self, keep(kept)).await?;
         Ok(())
     }
+}
+
+/// Returns the statement that keeps the facts.
+pub(super) fn keep(kept: &KeptFacts) -> Statement {
+    let expiry = kept.facts.expiry;
+    KEEP.bind(kept.connection_id.0)
+        .bind(kept.tenant_id.0)
+        .bind(&kept.entra_tenant_id)
+        .bind(&kept.client_id)
+        .bind(&kept.facts.owner_tenant_id)
+        .bind(&kept.facts.service_principal_id)
+        .bind(&kept.facts.entra_tenant_name)
+        .bind(kept.credential_changed_at)
+        .bind(expiry.and_then(|expiry| expiry.expires_at))
+        .bind(expiry.map(|expiry| expiry.source.as_str()))
 }
 
 /// Returns the starting points for these connections, as far as they exist; one that cannot be read is an

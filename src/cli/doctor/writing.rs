@@ -1,7 +1,9 @@
 //! Tests the writes of `serve`, which are rolled back, and the ids that its next rows get.
 
 use super::{Line, State, bad, error, ok};
-use crate::ports::probe::{CLAIMING, COMPLETING, RECORDING, RELEASING, RepeatedIds, Writing};
+use crate::ports::probe::{
+    CLAIMING, COMPLETING, RECORDING, RELEASING, RepeatedIds, WRITING_INVENTORY, Writing,
+};
 use crate::ports::store::{Store, StoreError};
 
 const PART: &str = "writing";
@@ -9,6 +11,11 @@ const PART: &str = "writing";
 /// The remedy where a rule of the application refuses what `serve` writes to a run.
 const REFUSING_RULE: &str = "let the trigger or constraint that refuses it accept what verifyd \
      writes: status, outcome, context, failure_summary, started_at and completed_at of its runs";
+
+/// The remedy where such a rule refuses the permissions that a check has read.
+const REFUSING_PERMISSIONS: &str = "let the column, trigger or constraint of tenant_permissions that refuses it accept \
+     what verifyd writes: tenant_id, permission_key, status (granted, missing), details and last_checked_at; until then no \
+     check that reads permissions can be completed";
 
 /// The remedy where such a rule refuses a run that verifyd records.
 const REFUSING_INSERT: &str = "let the trigger or constraint that refuses it accept a queued run with workspace_id, \
@@ -25,6 +32,13 @@ const OTHERS_ACCEPTED: &str =
 /// What was not tried where none is queued. What refuses the check may refuse claims and completions, too.
 const NONE_QUEUED: &str = "claiming could not be tried, since no run is queued";
 
+/// What was found where another producer's run was claimed. A rollback undoes nothing that a trigger does outside.
+const ONLY_CLAIMED: &str =
+    "claiming a run is accepted; completing one was not tried, since no check could be recorded";
+
+/// What was found where there is no run to try.
+const NOTHING_TRIED: &str = "no run is queued and no connection is there of which a check could be recorded: nothing could be tried";
+
 pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
     // Before a check is recorded, which takes an id.
     let repeated = store.repeated_ids().await.unwrap_or_else(|failure| {
@@ -37,6 +51,8 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
     lines.extend(repeated.iter().map(repeating));
     lines.push(match store.try_writing().await {
         Ok(Writing::Accepted) => ok(PART, "what serve writes is accepted"),
+        Ok(Writing::OnlyClaimed) => ok(PART, ONLY_CLAIMED),
+        Ok(Writing::NothingTried) => ok(PART, NOTHING_TRIED),
         Ok(Writing::NotRecording(failure) | Writing::NotTried(failure))
             if is_repeated_key(&failure)
                 && repeated.iter().any(|ids| ids.table == "operation_runs") =>
@@ -63,6 +79,9 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
             remedy: Some("try again; else look for locks and load".to_owned()),
             ..error(PART, &failure)
         },
+        Err(StoreError::Refused(why)) if why.starts_with(WRITING_INVENTORY) => {
+            refused(&StoreError::Refused(why), REFUSING_PERMISSIONS)
+        }
         Err(failure) => refused(&failure, REFUSING_RULE),
     });
 }
@@ -73,16 +92,24 @@ fn repeating(ids: &RepeatedIds) -> Line {
         table,
         next,
         largest,
+        last,
     } = ids;
+    let remedy = match largest >= last {
+        true => format!(
+            "as the table's owner delete the row of {table} whose id is {largest}, or give it a smaller id, and run \
+             `verifyd doctor` again: the sequence gives no id after {last}"
+        ),
+        false => format!(
+            "as the table's owner: SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table};"
+        ),
+    };
     bad(
         PART,
         State::Warning,
         format!(
             "the next id of {table} is {next}, and {largest} is there already: an INSERT is refused where its id is taken"
         ),
-        format!(
-            "as the table's owner: SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table};"
-        ),
+        remedy,
     )
 }
 
@@ -100,11 +127,42 @@ fn refused(failure: &StoreError, of_rule: &str) -> Line {
 
 /// Whether a rule of the application refuses a step with a run: no right, policy or key, which have other remedies.
 fn is_refused_by_a_rule(why: &str) -> bool {
-    let steps = [RECORDING, CLAIMING, RELEASING, COMPLETING];
+    let steps = [
+        RECORDING,
+        CLAIMING,
+        RELEASING,
+        COMPLETING,
+        WRITING_INVENTORY,
+    ];
     let others = ["SQLSTATE 42501", "row-level security", "_pkey\""];
     steps.iter().any(|step| why.starts_with(step)) && !others.iter().any(|o| why.contains(o))
 }
 
 fn is_repeated_key(failure: &StoreError) -> bool {
     failure.to_string().contains("_pkey\" (SQLSTATE 23505)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_do_not_go_on_behind_the_last_one() {
+        let remedy = |largest, last| {
+            let ids = RepeatedIds {
+                table: "operation_runs",
+                next: 1,
+                largest,
+                last,
+            };
+            repeating(&ids).remedy.unwrap_or_default()
+        };
+        assert!(remedy(5, i64::MAX).contains("setval("));
+        for (largest, last) in [(i64::MAX, i64::MAX), (i64::from(i32::MAX), 2_147_483_647)] {
+            let remedy = remedy(largest, last);
+            assert!(!remedy.contains("setval"), "{remedy}");
+            let row = format!("delete the row of operation_runs whose id is {largest}");
+            assert!(remedy.contains(&row), "{remedy}");
+        }
+    }
 }

@@ -95,9 +95,13 @@ impl InspectStore for PostgresStore {
                     "use a newer PostgreSQL",
                 ));
             }
-            let version = self.applied(tx).await?.last().copied();
             self.inspect_privileges(tx, MIGRATIONS_TABLE, &mut findings)
                 .await?;
+            let is_readable = !findings.iter().any(|f| f.privilege && f.fatal);
+            let version = match is_readable {
+                true => self.applied(tx).await?.last().copied(),
+                false => None,
+            };
             // Where it has been applied, `migrate` makes nothing a second time.
             let migrated = version.is_some_and(|version| version >= WANTED_VERSION);
             for table in OWN.iter().chain(OWN_LOCKS) {

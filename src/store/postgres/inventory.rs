@@ -31,10 +31,23 @@ const FRESHNESS: &str = sql!(
     RETURNING i.tenant_id, i.compared_at = now()"
 );
 
+/// Writes the rows of `changed`.
+macro_rules! write_changed {
+    () => {
+        "INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at)
+    SELECT tenant_id, permission_key, status, details, now() FROM changed
+    ORDER BY tenant_id, permission_key
+    ON CONFLICT (tenant_id, permission_key) DO UPDATE
+    SET status = excluded.status, details = excluded.details,
+        last_checked_at = excluded.last_checked_at"
+    };
+}
+
 /// Only rows that differ reach the INSERT; `ON CONFLICT` alone would lock, and so write, all of them.
 /// `removed_at` is not compared: it is set when a grant disappears, kept while it is absent, and removed when
 /// it returns.
-const REFRESH: &str = "
+const REFRESH: &str = sql!(
+    "
     WITH fresh AS (
         SELECT d.tenant_id, f.permission_key, f.status, f.details
         FROM unnest($1::bigint[], $2::jsonb[]) AS d (tenant_id, entries),
@@ -63,12 +76,18 @@ const REFRESH: &str = "
               AND NOT EXISTS (SELECT FROM fresh f WHERE f.tenant_id = s.tenant_id
                                                     AND f.permission_key = s.permission_key)
     )
-    INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at)
-    SELECT tenant_id, permission_key, status, details, now() FROM changed
-    ORDER BY tenant_id, permission_key
-    ON CONFLICT (tenant_id, permission_key) DO UPDATE
-    SET status = excluded.status, details = excluded.details,
-        last_checked_at = excluded.last_checked_at";
+    " write_changed!()
+);
+
+/// Writes entries and leaves the tenant's other rows as they are. The parameters are those of [`REFRESH`].
+const WRITE_BESIDE: &str = sql!(
+    "WITH changed AS (
+        SELECT d.tenant_id, f.permission_key, f.status, f.details
+        FROM unnest($1::bigint[], $2::jsonb[]) AS d (tenant_id, entries),
+             jsonb_to_recordset(d.entries) AS f(permission_key text, status text, details jsonb)
+    )
+    " write_changed!()
+);
 
 impl PostgresStore {
     /// Refreshes at most one inventory for each tenant.
@@ -80,6 +99,35 @@ impl PostgresStore {
         if rows.is_empty() {
             return Ok(());
         }
+        let due = self.write_freshness(tx, rows).await?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        let rows = rows.iter().map(Borrow::borrow);
+        let due: Vec<&InventoryRow> = rows.filter(|r| due.contains(&r.tenant)).collect();
+        self.write_permissions(tx, REFRESH, &due).await
+    }
+
+    /// Writes each inventory, one after the other, beside what is stored of its tenant: whether rows are accepted shows
+    /// without a change of all that the tenant has.
+    pub(super) async fn write_inventories_beside(
+        &self,
+        tx: &mut PgConnection,
+        rows: &[InventoryRow],
+    ) -> Result<(), StoreError> {
+        for row in rows {
+            self.write_freshness(tx, &[row]).await?;
+            self.write_permissions(tx, WRITE_BESIDE, &[row]).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the tenants whose stored rows have to be compared.
+    async fn write_freshness<R: Borrow<InventoryRow>>(
+        &self,
+        tx: &mut PgConnection,
+        rows: &[R],
+    ) -> Result<HashSet<i64>, StoreError> {
         let rows = || rows.iter().map(Borrow::borrow);
         let compared: Vec<(i64, bool)> = self
             .rows(FRESHNESS)
@@ -90,17 +138,21 @@ impl PostgresStore {
             .bind(DIGEST_STANDS_SECONDS)
             .fetch_all(&mut *tx)
             .await?;
-        let due: HashSet<i64> = compared
-            .into_iter()
+        let compared = compared.into_iter();
+        Ok(compared
             .filter_map(|(tenant, due)| due.then_some(tenant))
-            .collect();
-        if due.is_empty() {
-            return Ok(());
-        }
-        let due = || rows().filter(|r| due.contains(&r.tenant));
-        let entries: Vec<_> = due().map(InventoryRow::entries).collect::<Result<_, _>>()?;
-        self.sql(REFRESH)
-            .bind(due().map(|r| r.tenant).collect::<Vec<i64>>())
+            .collect())
+    }
+
+    async fn write_permissions(
+        &self,
+        tx: &mut PgConnection,
+        statement: &'static str,
+        rows: &[&InventoryRow],
+    ) -> Result<(), StoreError> {
+        let entries: Vec<_> = rows.iter().map(|r| r.entries()).collect::<Result<_, _>>()?;
+        self.sql(statement)
+            .bind(rows.iter().map(|r| r.tenant).collect::<Vec<i64>>())
             .bind(entries)
             .execute(&mut *tx)
             .await?;

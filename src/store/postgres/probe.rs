@@ -13,7 +13,7 @@ use crate::ports::probe::{
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::claims::{ClaimRequest, release_in};
-use crate::store::completion::CompletionRequest;
+use crate::store::completion::{CompletionRequest, InventoryRow};
 use crate::store::probe::{self, Recorded, RunSteps};
 use crate::store::statement::{Sql, Statement};
 use crate::store::tables::APPLICATION_TABLES;
@@ -40,9 +40,9 @@ const WRITTEN: [&str; 3] = [
     "DELETE FROM verifyd.workers WHERE worker_id = $1",
 ];
 
-/// The other statements that need a right of their own. They change nothing, and are refused as those of
-/// `serve` would be.
-const ALLOWED: [&str; 9] = [
+/// The other statements that need a right of their own. They change nothing but the first sweep's row, and are refused
+/// as those of `serve` would be.
+const ALLOWED: [&str; 10] = [
     "INSERT INTO verifyd.run_attempts SELECT * FROM verifyd.run_attempts WHERE false",
     "UPDATE verifyd.run_attempts SET ended_at = ended_at, end_reason = end_reason WHERE false",
     "INSERT INTO verifyd.run_deliveries SELECT * FROM verifyd.run_deliveries WHERE false \
@@ -59,6 +59,7 @@ const ALLOWED: [&str; 9] = [
      SELECT tenant_id, permission_key, status, details, last_checked_at FROM tenant_permissions \
      WHERE false ON CONFLICT (tenant_id, permission_key) DO UPDATE SET status = excluded.status",
     "SELECT 1 FROM operation_runs WHERE false FOR NO KEY UPDATE",
+    "INSERT INTO verifyd.sweep_lock (id) VALUES (1) ON CONFLICT DO NOTHING",
 ];
 
 /// What is deferred to the commit, which never comes, is tested with each statement.
@@ -108,10 +109,10 @@ const NUMBERED: [&str; 8] = [
     "verifyd.webhook_deliveries",
 ];
 
-/// `$1`: the name of a table whose ids the role may read. The sequence of them, by how much it counts up, and whether the
-/// role may read it, which takes SELECT; with USAGE alone it may read the last value.
+/// `$1`: the name of a table whose ids the role may read. The sequence of them, by how much it counts up, its last value, and
+/// whether the role may read it, which takes SELECT; with USAGE alone it may read the last value.
 const SEQUENCE: &str = "
-    SELECT s.name, q.seqincrement, has_sequence_privilege(s.name, 'SELECT')
+    SELECT s.name, q.seqincrement, q.seqmax, has_sequence_privilege(s.name, 'SELECT')
     FROM pg_attribute a
     CROSS JOIN LATERAL pg_get_serial_sequence($1::text, a.attname::text) AS s(name)
     JOIN pg_sequence q ON q.seqrelid = to_regclass(s.name)
@@ -283,6 +284,27 @@ impl RunSteps for Steps<'_> {
         Ok(is_completed)
     }
 
+    async fn fetch(&mut self, statement: Statement) -> Result<Option<(i64, i64)>, StoreError> {
+        let mut shared = self.store.shared(&mut *self.tx);
+        statement.fetch_optional(&mut shared).await
+    }
+
+    async fn execute(&mut self, statement: Statement) -> Result<(), StoreError> {
+        let mut inner = self.tx.begin().await?;
+        let mut shared = self.store.shared(&mut *inner);
+        statement.execute(&mut shared).await?;
+        inner.rollback().await?;
+        Ok(())
+    }
+
+    async fn write_inventories(&mut self, rows: &[InventoryRow]) -> Result<(), StoreError> {
+        let mut inner = self.tx.begin().await?;
+        let written = self.store.write_inventories_beside(&mut inner, rows);
+        written.await?;
+        inner.rollback().await?;
+        Ok(())
+    }
+
     async fn is_restricted(&mut self) -> Result<bool, StoreError> {
         let restricted = self
             .store
@@ -297,40 +319,50 @@ impl PostgresStore {
         probe::try_run(&mut Steps { store: self, tx }).await
     }
 
-    /// Returns the next id of the table's sequence and the largest id that is there. `None`: it has no sequence, is
-    /// empty, or the role may not read either.
+    /// Returns the next id of the table's sequence, the largest id that is there, and the last that the sequence gives.
+    /// `None`: it has no sequence, is empty, or the role may not read either.
     async fn ids(
         &self,
         tx: &mut PgConnection,
-        table: &str,
-    ) -> Result<Option<(i64, i64)>, StoreError> {
-        let sequence: Option<(String, i64, bool)> = self
+        table: &'static str,
+    ) -> Result<Option<RepeatedIds>, StoreError> {
+        let sequence: Option<(String, i64, i64, bool)> = self
             .rows(SEQUENCE)
             .persistent(false)
             .bind(table)
             .fetch_optional(&mut *tx)
             .await?;
-        let Some((sequence, increment, is_readable)) = sequence else {
+        let Some((sequence, increment, last, is_readable)) = sequence else {
             return Ok(None);
         };
+        // No id that is added up is larger than the last one.
+        let last_but_one = last.saturating_sub(increment);
         // Rows are read as they were when the statement began, the sequence as it is.
         let state = match is_readable {
             true => format!(
-                "SELECT CASE WHEN s.is_called THEN s.last_value + {increment} ELSE s.last_value END, \
+                "SELECT CASE WHEN s.is_called THEN least(s.last_value, {last_but_one}) + {increment} \
+                 ELSE s.last_value END, \
                  (SELECT CAST(max(id) AS bigint) FROM {table}) FROM {sequence} AS s"
             ),
             // Known once it has given an id.
             false => format!(
-                "SELECT pg_sequence_last_value(to_regclass(s.name)) + {increment}, \
+                "SELECT CASE WHEN v.given IS NOT NULL THEN least(v.given, {last_but_one}) + {increment} END, \
                  (SELECT CAST(max(id) AS bigint) FROM {table}) \
-                 FROM pg_get_serial_sequence('{table}', 'id') AS s(name)"
+                 FROM pg_get_serial_sequence('{table}', 'id') AS s(name) \
+                 CROSS JOIN LATERAL (SELECT pg_sequence_last_value(to_regclass(s.name))) AS v(given)"
             ),
         };
         let (next, largest): (Option<i64>, Option<i64>) = sqlx::query_as(AssertSqlSafe(state))
             .persistent(false)
             .fetch_one(&mut *tx)
             .await?;
-        Ok(next.zip(largest))
+        let ids = next.zip(largest);
+        Ok(ids.map(|(next, largest)| RepeatedIds {
+            table,
+            next,
+            largest,
+            last,
+        }))
     }
 
     /// Returns with how many connections `serve` works, and how many it opens: of the pool, one for the heartbeat, and
@@ -433,12 +465,7 @@ impl ProbeStore for PostgresStore {
             let mut repeated = Vec::new();
             for table in NUMBERED {
                 let ids = self.ids(tx, table).await?;
-                let ids = ids.filter(|(next, largest)| next <= largest);
-                repeated.extend(ids.map(|(next, largest)| RepeatedIds {
-                    table,
-                    next,
-                    largest,
-                }));
+                repeated.extend(ids.filter(|ids| ids.next <= ids.largest));
             }
             Ok(repeated)
         })

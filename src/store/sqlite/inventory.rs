@@ -1,7 +1,7 @@
 //! Refreshes the permission inventory: changed rows are written, and one row per tenant has the time of the last
 //! refresh and a digest that shows whether anything can have changed.
 
-use super::{SqliteStore, json_list};
+use super::{SqliteStore, json_list, now};
 use crate::domain::permission::{PermissionStatus, StoredPermission};
 use crate::ports::store_error::StoreError;
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
@@ -31,6 +31,8 @@ const FRESHNESS: &str = sql!(
                            THEN compared_at ELSE $2 END
     RETURNING tenant_id, compared_at = $2"
 );
+
+const NOW: &str = sql!("SELECT " now!());
 
 /// `$2`: permission, status, details.
 const WRITE: &str = "
@@ -63,6 +65,16 @@ struct Entry {
     details: Map<String, Value>,
 }
 
+impl From<Entry> for Change {
+    fn from(entry: Entry) -> Self {
+        Self {
+            key: entry.permission_key,
+            status: entry.status,
+            details: entry.details,
+        }
+    }
+}
+
 impl SqliteStore {
     /// Refreshes at most one inventory for each tenant. `now` is the database's time.
     pub(super) async fn refresh_inventories(
@@ -74,15 +86,7 @@ impl SqliteStore {
         if fresh.is_empty() {
             return Ok(());
         }
-        let read = fresh
-            .iter()
-            .map(|row| (row.tenant, row.run, row.source, row.digest()));
-        let compared: Vec<(i64, bool)> = sqlx::query_as(FRESHNESS)
-            .bind(json_list(read)?)
-            .bind(now)
-            .bind(DIGEST_STANDS_SECONDS)
-            .fetch_all(&mut *tx)
-            .await?;
+        let compared = write_freshness(tx, fresh, now).await?;
         for row in fresh {
             if compared.contains(&(row.tenant, true)) {
                 write_what_differs(tx, row, now).await?;
@@ -90,6 +94,39 @@ impl SqliteStore {
         }
         Ok(())
     }
+
+    /// Writes each inventory, one after the other, beside what is stored of its tenant: whether rows are accepted shows
+    /// without a change of all that the tenant has.
+    pub(super) async fn write_inventories_beside(
+        &self,
+        tx: &mut SqliteConnection,
+        rows: &[InventoryRow],
+    ) -> Result<(), StoreError> {
+        let now: String = sqlx::query_scalar(NOW).fetch_one(&mut *tx).await?;
+        for row in rows {
+            write_freshness(tx, &[row], &now).await?;
+            let changes: Vec<Change> = entries(row)?.into_iter().map(Change::from).collect();
+            write(tx, row.tenant, &changes, &now).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns each tenant, and whether its stored rows have to be compared.
+async fn write_freshness(
+    tx: &mut SqliteConnection,
+    fresh: &[&InventoryRow],
+    now: &str,
+) -> Result<Vec<(i64, bool)>, StoreError> {
+    let read = fresh
+        .iter()
+        .map(|row| (row.tenant, row.run, row.source, row.digest()));
+    Ok(sqlx::query_as(FRESHNESS)
+        .bind(json_list(read)?)
+        .bind(now)
+        .bind(DIGEST_STANDS_SECONDS)
+        .fetch_all(&mut *tx)
+        .await?)
 }
 
 async fn write_what_differs(
@@ -101,17 +138,29 @@ async fn write_what_differs(
         .bind(fresh.tenant)
         .fetch_all(&mut *tx)
         .await?;
-    let entries: Vec<Entry> = serde_json::from_str(fresh.entries()?.0.get())
-        .map_err(|_| StoreError::Refused("the inventory cannot be read again".into()))?;
-    let changes = changes(rows::all(found)?, entries, now);
+    let changes = changes(rows::all(found)?, entries(fresh)?, now);
     if changes.is_empty() {
         return Ok(());
     }
+    write(tx, fresh.tenant, &changes, now).await
+}
+
+fn entries(row: &InventoryRow) -> Result<Vec<Entry>, StoreError> {
+    serde_json::from_str(row.entries()?.0.get())
+        .map_err(|_| StoreError::Refused("the inventory cannot be read again".into()))
+}
+
+async fn write(
+    tx: &mut SqliteConnection,
+    tenant: i64,
+    changes: &[Change],
+    now: &str,
+) -> Result<(), StoreError> {
     let written = changes
         .iter()
         .map(|change| (&change.key, change.status, &change.details));
     sqlx::query(WRITE)
-        .bind(fresh.tenant)
+        .bind(tenant)
         .bind(json_list(written)?)
         .bind(now)
         .execute(&mut *tx)

@@ -8,7 +8,7 @@ use crate::ports::probe::{DiskSpace, ProbeStore, RECORDING, TableSize, Writing};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::claims::{ClaimRequest, release_in};
-use crate::store::completion::CompletionRequest;
+use crate::store::completion::{CompletionRequest, InventoryRow};
 use crate::store::probe::{self, Recorded, RunSteps};
 use crate::store::sql::sql;
 use crate::store::statement::Statement;
@@ -92,6 +92,25 @@ impl RunSteps for Steps<'_> {
         let is_completed = completed.contains(request.run);
         inner.rollback().await?;
         Ok(is_completed)
+    }
+
+    async fn fetch(&mut self, statement: Statement) -> Result<Option<(i64, i64)>, StoreError> {
+        statement.fetch_optional(&mut &mut *self.tx).await
+    }
+
+    async fn execute(&mut self, statement: Statement) -> Result<(), StoreError> {
+        let mut inner = self.tx.begin().await?;
+        statement.execute(&mut &mut *inner).await?;
+        inner.rollback().await?;
+        Ok(())
+    }
+
+    async fn write_inventories(&mut self, rows: &[InventoryRow]) -> Result<(), StoreError> {
+        let mut inner = self.tx.begin().await?;
+        let written = self.store.write_inventories_beside(&mut inner, rows);
+        written.await?;
+        inner.rollback().await?;
+        Ok(())
     }
 }
 

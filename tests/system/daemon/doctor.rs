@@ -193,20 +193,48 @@ async fn what_the_role_may_not_do_is_named() {
     bench.grant().await;
     assert_eq!(examined(&bench), (0, vec![]));
 
-    for table in [
-        "provider_connections",
-        "verifyd.latest_reports",
-        "verifyd.tenant_inventory",
+    for (table, refused) in [
+        ("provider_connections", None),
+        (
+            "verifyd.latest_reports",
+            Some("completing a run: new row violates row-level security policy"),
+        ),
+        (
+            "verifyd.tenant_inventory",
+            Some("writing the inventory of a tenant (tenant_permissions): new row violates"),
+        ),
+        (
+            "tenant_permissions",
+            Some("writing the inventory of a tenant (tenant_permissions): new row violates"),
+        ),
+        (
+            "verifyd.connection_facts",
+            Some("keeping the facts of a connection: new row violates"),
+        ),
+        (
+            "verifyd.sweep_lock",
+            Some("new row violates row-level security policy for table \"sweep_lock\""),
+        ),
     ] {
         let security = format!("ALTER TABLE {table}");
         bench
             .execute(&format!("{security} ENABLE ROW LEVEL SECURITY"))
             .await;
         let (code, bad) = examined(&bench);
-        let [(part, found, remedy)] = &bad[..] else {
-            panic!("{bad:?}")
-        };
-        assert_eq!((code, part.as_str()), (0, "schema"));
+        let (part, found, remedy) = &bad[0];
+        assert_eq!(
+            (code, part.as_str()),
+            (i32::from(refused.is_some()), "schema")
+        );
+        match (refused, &bad[1..]) {
+            (None, []) => {}
+            (Some(said), [(part, found, remedy)]) => {
+                assert_eq!(part, "writing");
+                assert!(found.contains(said), "{said}: {found}");
+                assert!(remedy.contains("BYPASSRLS"), "{remedy}");
+            }
+            _ => panic!("{bad:?}"),
+        }
         let mended = match table.starts_with("verifyd.") {
             true => format!("{security} DISABLE ROW LEVEL SECURITY;"),
             false => "ALTER ROLE verifyd_serve BYPASSRLS;".to_owned(),
@@ -493,7 +521,32 @@ async fn ids_that_begin_again_are_found() {
     assert_eq!((code, part.as_str()), (0, "writing"));
     let begin_again = "the next id of operation_runs is 1, and 5 is there already";
     assert!(found.starts_with(begin_again), "{found}");
-    bench.execute(statement(remedy)).await;
+    let mend = statement(remedy);
+    bench.execute(mend).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+
+    // Behind the largest number there is no id: its row has to go, also where the sequence was moved there.
+    bench
+        .execute(
+            "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context, created_at)
+             VALUES (9223372036854775807, 1, 1, 'another', 'queued', '{}', now())",
+        )
+        .await;
+    for moved in ["SELECT 1", mend] {
+        bench.execute(moved).await;
+        let (_, bad) = examined(&bench);
+        let (part, found, remedy) = &bad[0];
+        assert_eq!(part, "writing", "{bad:?}");
+        let is_last = "and 9223372036854775807 is there already";
+        assert!(found.contains(is_last), "{found}");
+        let row = "delete the row of operation_runs whose id is 9223372036854775807";
+        assert!(remedy.contains(row), "{remedy}");
+        assert!(!remedy.contains("setval"), "{remedy}");
+    }
+    bench
+        .execute("DELETE FROM operation_runs WHERE id = 9223372036854775807")
+        .await;
+    bench.execute(mend).await;
     assert_eq!(examined(&bench), (0, vec![]));
 
     // Of every table that verifyd inserts into, also as the role that `serve` has.

@@ -35,11 +35,10 @@ async fn the_privileges_that_doctor_names_are_those_that_are_granted() {
     bench.healthy(1);
     bench.grant().await;
     let role = format!("{}_plain", name(&bench));
-    // Without these `doctor` ends before it looks at tables.
+    // Without it `doctor` ends before it looks at tables.
     bench
         .execute(&format!(
-            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA verifyd TO {role}; \
-             GRANT SELECT ON verifyd.schema_migrations TO {role}"
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA verifyd TO {role}"
         ))
         .await;
     bench.become_role(&role);
@@ -53,6 +52,22 @@ async fn the_privileges_that_doctor_names_are_those_that_are_granted() {
     assert_eq!(examined(&bench), (0, vec![]));
     let granted = privileges(&bench, &role).await;
     assert_eq!(granted, privileges(&bench, "verifyd_serve").await);
+
+    // Without this one the version of the schema is not known.
+    bench
+        .execute(&format!(
+            "REVOKE SELECT ON verifyd.schema_migrations FROM {role}"
+        ))
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (1, "schema"));
+    let missing = "verifyd.schema_migrations: the privilege is missing: SELECT";
+    assert_eq!(found, missing);
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
 
     // What `serve` can do without is a warning.
     for (revoked, said) in [

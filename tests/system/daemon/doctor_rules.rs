@@ -1,6 +1,6 @@
 //! `verifyd doctor` tries which runs the application's own rules refuse.
 
-use super::doctor::examined;
+use super::doctor::{answer, examined};
 use test_support::bench::Bench;
 
 /// What the application's own rules refuse of `serve`, they refuse of `doctor`, which says so.
@@ -164,4 +164,67 @@ async fn a_rule_of_the_application_that_refuses_runs_is_found() {
     let (_, found, _) = writing.unwrap_or_else(|| panic!("{bad:?}"));
     assert_eq!(code, 1);
     assert!(found.contains("claiming a run: not today"), "{found}");
+}
+
+/// Tables of other applications have columns and constraints of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_of_the_application_that_refuses_permissions_is_found() {
+    let mut bench = Bench::new().await;
+    bench.healthy(1);
+    for (rule, dropped, said) in [
+        (
+            "ALTER TABLE tenant_permissions ADD COLUMN team bigint NOT NULL",
+            "ALTER TABLE tenant_permissions DROP COLUMN team",
+            "null value in column \"team\" of relation \"tenant_permissions\"",
+        ),
+        (
+            "ALTER TABLE tenant_permissions ADD CONSTRAINT refused CHECK (status <> 'missing')",
+            "ALTER TABLE tenant_permissions DROP CONSTRAINT refused",
+            "new row for relation \"tenant_permissions\" violates check constraint \"refused\"",
+        ),
+        (
+            "CREATE TABLE customers (id bigint PRIMARY KEY); \
+             ALTER TABLE tenant_permissions ADD CONSTRAINT refused \
+             FOREIGN KEY (tenant_id) REFERENCES customers (id)",
+            "ALTER TABLE tenant_permissions DROP CONSTRAINT refused",
+            "insert or update on table \"tenant_permissions\" violates foreign key constraint \"refused\"",
+        ),
+    ] {
+        bench.execute(rule).await;
+        let (code, bad) = examined(&bench);
+        let writing = bad.iter().find(|(part, ..)| part == "writing");
+        let (_, found, remedy) = writing.unwrap_or_else(|| panic!("{said}: {bad:?}"));
+        assert_eq!(code, 1, "{bad:?}");
+        let step = "writing the inventory of a tenant (tenant_permissions): ";
+        assert!(found.contains(&format!("{step}{said}")), "{said}: {found}");
+        let columns =
+            "tenant_id, permission_key, status (granted, missing), details and last_checked_at";
+        assert!(remedy.contains(columns), "{remedy}");
+        bench.execute(dropped).await;
+    }
+    assert_eq!(examined(&bench), (0, vec![]));
+}
+
+/// Without a run there is nothing to try, which is not to be read as accepted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_tried_is_said() {
+    let bench = Bench::new().await;
+    let found = || {
+        let (code, parts) = answer(&bench);
+        let mut parts = parts.as_array().unwrap().iter();
+        let writing = parts.find(|part| part["part"] == "writing").unwrap();
+        assert_eq!((code, writing["state"].as_str()), (0, Some("ok")));
+        writing["found"].as_str().unwrap().to_owned()
+    };
+    let said = found();
+    assert!(said.ends_with("nothing could be tried"), "{said}");
+    bench
+        .execute(
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+             VALUES (1, 1, 'provider.connection.check', 'queued', '{\"provider\": \"microsoft\",
+                 \"module\": \"health_check\", \"provider_connection_id\": 999}', now())",
+        )
+        .await;
+    let said = found();
+    assert!(said.contains("completing one was not tried"), "{said}");
 }

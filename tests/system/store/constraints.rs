@@ -157,15 +157,83 @@ async fn tried_without_recording(bed: &Bed, number: usize, new: &str) -> Writing
     tried
 }
 
+/// What a check writes besides its run is tried, too, and what is stored of the tenant stays as it is.
+pub async fn what_a_rule_of_the_application_refuses_of_permissions_is_found_by_trying(bed: &Bed) {
+    bed.connection(7).await;
+    bed.exec(
+        "INSERT INTO tenant_permissions (tenant_id, permission_key, status) VALUES (7, 'A.Read', 'granted')",
+    )
+    .await;
+    let stored = bed.dump("tenant_permissions").await;
+    let own =
+        ["tenant_inventory", "latest_reports", "connection_facts"].map(|table| bed.own(table));
+    let rules = [
+        (
+            "tenant_permissions",
+            "BEFORE INSERT",
+            "new.status = 'missing'",
+        ),
+        (
+            "tenant_permissions",
+            "BEFORE UPDATE",
+            "new.status = 'granted'",
+        ),
+        (own[0].as_str(), "BEFORE INSERT", "new.source IS NOT NULL"),
+        (own[1].as_str(), "BEFORE INSERT", "new.outcome IS NOT NULL"),
+        (own[2].as_str(), "BEFORE INSERT", "new.tenant_id = 7"),
+    ];
+    let steps = [
+        "writing the inventory of a tenant (tenant_permissions): ",
+        "writing the inventory of a tenant (tenant_permissions): ",
+        "writing the inventory of a tenant (tenant_permissions): ",
+        "completing a run: ",
+        "keeping the facts of a connection: ",
+    ];
+    for (number, ((table, event, change), step)) in rules.into_iter().zip(steps).enumerate() {
+        let name = format!("a_rule_{number}");
+        let (create, on) = if bed.is_postgres() {
+            let create = format!(
+                "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS \
+                 'BEGIN RAISE EXCEPTION ''not today''; END'; \
+                 CREATE TRIGGER {name} {event} ON {table} FOR EACH ROW WHEN ({change}) \
+                 EXECUTE FUNCTION {name}()"
+            );
+            (create, format!(" ON {table}"))
+        } else {
+            let create = format!(
+                "CREATE TRIGGER {name} {event} ON {table} WHEN {change} \
+                 BEGIN SELECT RAISE(ABORT, 'not today'); END"
+            );
+            (create, String::new())
+        };
+        bed.exec(&create).await;
+        let tried = bed.store.try_writing().await;
+        bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
+        let said = tried.unwrap_err().to_string();
+        assert!(
+            said.contains(&format!("{step}not today")),
+            "{table}: {said}"
+        );
+    }
+    assert!(accepts_all(bed).await);
+    assert_eq!(bed.dump("tenant_permissions").await, stored);
+    for table in &own {
+        assert_eq!(bed.count(table).await, 0, "{table}");
+    }
+}
+
 /// Nothing of what is tried is left.
 pub async fn what_a_rule_of_the_application_refuses_is_found_by_trying(bed: &Bed) {
     const RUNNING: &str = "new.status = 'running'";
     const COMPLETED: &str = "new.status = 'completed'";
     const BLOCKED: &str = "new.outcome = 'blocked'";
     const QUEUED: &str = "old.status = 'running' AND new.status = 'queued'";
-    assert!(accepts_all(bed).await);
+    let tried = bed.store.try_writing().await.unwrap();
+    assert!(matches!(tried, Writing::NothingTried), "{tried:?}");
     // Without a connection nothing is recorded, and what is queued is only claimed.
     let queued = bed.queued().await;
+    let tried = bed.store.try_writing().await.unwrap();
+    assert!(matches!(tried, Writing::OnlyClaimed), "{tried:?}");
     let said = said_under(bed, 0, RUNNING, true).await;
     assert!(said.is_some_and(|said| said.contains("claiming a run: not today")));
     assert_eq!(said_under(bed, 1, COMPLETED, true).await, None);

@@ -224,7 +224,8 @@ conformance! {
         no_blocked_run_without_a_report,
         no_half_completed_run,
         other_types_are_free,
-        what_a_rule_of_the_application_refuses_is_found_by_trying;
+        what_a_rule_of_the_application_refuses_is_found_by_trying,
+        what_a_rule_of_the_application_refuses_of_permissions_is_found_by_trying;
     guards:
         a_completed_run_survives_a_save_of_an_older_copy,
         a_completed_run_keeps_its_report_under_any_context,
