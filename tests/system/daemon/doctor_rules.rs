@@ -169,7 +169,7 @@ async fn a_rule_of_the_application_that_refuses_runs_is_found() {
 /// Tables of other applications have columns and constraints of their own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_of_the_application_that_refuses_permissions_is_found() {
-    let mut bench = Bench::new().await;
+    let bench = Bench::new().await;
     bench.healthy(1);
     for (rule, dropped, said) in [
         (
