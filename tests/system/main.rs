@@ -9,6 +9,7 @@
 mod api;
 mod daemon;
 mod enqueue;
+mod failed_claims;
 mod hostile_producer;
 mod notify;
 mod pages;

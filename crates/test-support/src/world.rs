@@ -1,7 +1,7 @@
 //! verifyd in one process: embedded database, in-process queue, simulator.
 
 use secrecy::{ExposeSecret as _, SecretString};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 use verifyd::app::Services;
 use verifyd::config::{Settings, Sources};
@@ -49,6 +49,13 @@ pub fn settings(folder: &std::path::Path, simulator: &RunningSimulator) -> Setti
         },
     );
     settings
+}
+
+/// Has a world use this PostgreSQL database, which its test migrates. There, no key is created.
+pub fn use_postgres(settings: &mut Settings, url: String) {
+    settings.database.url = SecretString::from(url);
+    let keys = json!([format!("test:{}", crate::bench::KEY)]);
+    settings.credentials.keys = serde_json::from_value(keys).unwrap();
 }
 
 /// A provider that does not answer is soon left.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use test_support::postgres::TestDatabase;
 use test_support::proxy::Proxy;
 use test_support::waiting::until;
-use test_support::world::World;
 pub use test_support::world::bound;
+use test_support::world::{World, use_postgres};
 use tokio_util::sync::CancellationToken;
 use verifyd::app::Services;
 use verifyd::config::Settings;
@@ -88,10 +88,9 @@ impl Scene {
 
     pub async fn postgres_with(change: impl FnOnce(&mut Settings)) -> Self {
         let database = TestDatabase::create().await;
-        let url = SecretString::from(database.url());
+        let url = database.url();
         let change = |settings: &mut Settings| {
-            settings.database.url = url;
-            settings.credentials.keys = key();
+            use_postgres(settings, url);
             change(settings);
         };
         Self::on(Some(database), change).await
@@ -346,12 +345,6 @@ pub async fn serve(services: &Services, stop: CancellationToken) -> String {
     let router = verifyd::http::router(health, services.api()).merge(pages);
     tokio::spawn(verifyd::http::serve(listener, router, &settings, stop));
     base
-}
-
-/// A key for credentials, as the configuration has it.
-fn key<T: serde::de::DeserializeOwned>() -> T {
-    let keys = json!([format!("test:{}", test_support::bench::KEY)]);
-    serde_json::from_value(keys).unwrap()
 }
 
 /// A path of the document with this id in place of each parameter.

@@ -97,44 +97,6 @@ async fn refusals_keep_no_slot_from_the_others_whatever_their_code() {
     bench.count_is("completed", 4).await;
 }
 
-/// Only runs wait whose claim fails as it does without a database: a trigger says that it only reads, or ends the
-/// session. A restart would not change that.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_trigger_does_to_claims_makes_no_process_unhealthy() {
-    let bench = Bench::new().await;
-    let refused = [2, 3].map(|tenant| bench.healthy(tenant));
-    bench
-        .execute(
-            "CREATE SEQUENCE refusals;
-             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN
-                 PERFORM nextval('refusals');
-                 IF old.tenant_id = 2 THEN
-                     RAISE 'not today' USING errcode = '25006';
-                 END IF;
-                 PERFORM pg_terminate_backend(pg_backend_pid());
-                 RETURN new;
-             END $$;
-             CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
-                 EXECUTE FUNCTION refuse()",
-        )
-        .await;
-    let daemon = bench.serve(&[
-        ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "500ms"),
-        ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
-        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
-    ]);
-    bench.record(&refused, REFUSED).await;
-    bench.until(REFUSALS, |n| n > 1).await;
-    // Longer than claims may remain without an answer.
-    let (began, long) = (Instant::now(), Duration::from_secs(20));
-    let before = bench.numbers(REFUSALS).await[0];
-    let goes_on = |n: i64| n > before && began.elapsed() > long;
-    bench.until(REFUSALS, goes_on).await;
-    let (_, body) = daemon.get("/readyz").await;
-    assert!(!body.contains("none was answered"), "{body}");
-}
-
 /// A trigger waits for longer than a statement may take.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_waits_is_not_repeated_in_its_slot() {
