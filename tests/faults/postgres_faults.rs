@@ -227,9 +227,13 @@ async fn nothing_passes_on_open_connections_any_more() {
     worker.ready().await;
 }
 
-/// Waits until this path answers 503 with these words.
+/// Waits until this path answers 503 with these words. `/healthz` does so later than `/readyz`.
 async fn says(worker: &Daemon, path: &str, wanted: &str) {
-    let until = Instant::now() + 2 * PATIENCE;
+    let limit = match path {
+        "/readyz" => Duration::from_secs(120),
+        _ => 2 * PATIENCE,
+    };
+    let until = Instant::now() + limit;
     loop {
         let (status, body) = worker.get(path).await;
         if status == 503 && body.contains(wanted) {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 use test_support::bench::Bench;
 use test_support::redis_server::keys_of;
-use test_support::waiting::until;
+use test_support::waiting::{until, within};
 
 /// Slots of a worker, and refused runs that are before all others.
 const SLOTS: &str = "4";
@@ -195,7 +195,8 @@ async fn hints_are_held_while_the_database_only_reads() {
     // Longer than a hint is held whose claim is only contended.
     tokio::time::sleep(Duration::from_secs(20)).await;
     bench.execute(&read_only(false)).await;
-    bench.all_completed().await;
+    let completed = bench.all_completed();
+    within("the runs whose hints were held are completed", completed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

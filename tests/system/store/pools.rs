@@ -4,7 +4,7 @@ use crate::store::bed::{Bed, settings};
 use crate::store::fixtures::{ISOLATED, POLICY, succeeded, worker};
 use std::sync::Arc;
 use std::time::Duration;
-use test_support::waiting::until;
+use test_support::waiting::{until, within};
 use tokio::task::JoinSet;
 
 pub async fn a_connection_counts_as_used_until_its_call_ends(bed: &Bed) {
@@ -86,9 +86,12 @@ async fn claims_that_wait_leave_connections_to_other_calls() {
         bed.number(WAITING).await >= 4
     })
     .await;
-    for _ in 0..100 {
-        bed.store.check_writable().await.unwrap();
-    }
+    let others = async {
+        for _ in 0..100 {
+            bed.store.check_writable().await.unwrap();
+        }
+    };
+    within("other calls get a connection", others).await;
     assert_eq!(bed.number(WAITING).await, 4);
     claims.shutdown().await;
 }
@@ -117,7 +120,8 @@ async fn batches_of_claims_that_wait_leave_connections_to_other_calls() {
         })
         .await;
     }
-    let refused = claim(runs[2]).await.err().unwrap();
+    let last = within("a claim too many is refused", claim(runs[2])).await;
+    let refused = last.err().unwrap();
     assert!(refused.is_of_too_many_claims(), "{refused}");
     store.check_writable().await.unwrap();
     claims.shutdown().await;
