@@ -3,6 +3,7 @@
 use crate::store::bed::Bed;
 use crate::store::fixtures::worker;
 use test_support::waiting::within;
+use verifyd::domain::RunId;
 use verifyd::ports::store::Swept;
 
 /// The second one waits for the end that it has asked for.
@@ -79,4 +80,59 @@ async fn an_orphan_whose_rule_waits_or_ends_the_session_keeps_no_other() {
         let released = within("the orphan between those that wait is released", releasing).await;
         assert_eq!(released, [runs[1]], "{rule}");
     }
+}
+
+/// Drops the rule. Returns runs that this worker has claimed, and counts the statements that change runs from now on.
+async fn count_statements(bed: &Bed, name: &str) -> Vec<RunId> {
+    bed.exec("DROP TRIGGER keep ON operation_runs").await;
+    let runs = bed.many_queued(3).await;
+    for run in &runs {
+        bed.claim(*run, name).await;
+    }
+    bed.exec(
+        "CREATE SEQUENCE statements;
+         CREATE FUNCTION count_statement() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM nextval(''statements''); RETURN NULL; END';
+         CREATE TRIGGER count_statement AFTER UPDATE ON operation_runs FOR EACH STATEMENT
+             EXECUTE FUNCTION count_statement()",
+    )
+    .await;
+    runs
+}
+
+/// All of these are queued again, by one statement.
+async fn queued_by_one_statement(bed: &Bed, runs: &[RunId], queued: &[RunId]) {
+    assert!(runs.iter().all(|run| queued.contains(run)), "{queued:?}");
+    let statements = "SELECT last_value FROM statements";
+    assert_eq!(bed.number(statements).await, 1);
+}
+
+/// The run that has ended a transaction has the next ones queue runs one by one, until one of them gets through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_that_got_through_is_followed_by_sweeps_of_one_statement() {
+    let bed = Bed::postgres().await;
+    let refused = bed.queued_for(8, 1).await;
+    bed.claim(refused, "dead").await;
+    add(RULES[1], &bed).await;
+    assert_eq!(bed.sweep().await.reclaimed, []);
+    let runs = count_statements(&bed, "dead").await;
+    let reclaimed = bed.sweep().await.reclaimed;
+    queued_by_one_statement(&bed, &runs, &reclaimed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_got_through_is_followed_by_releases_of_one_statement() {
+    let bed = Bed::postgres().await;
+    let me = worker("w1");
+    let release = async || {
+        let open = bed.store.open_attempts(&me).await.unwrap();
+        bed.store.release_orphaned(&me, &open).await.unwrap()
+    };
+    let refused = bed.queued_for(8, 1).await;
+    bed.claim(refused, "w1").await;
+    add(RULES[1], &bed).await;
+    assert_eq!(release().await, []);
+    let runs = count_statements(&bed, "w1").await;
+    let released = release().await;
+    queued_by_one_statement(&bed, &runs, &released).await;
 }
