@@ -305,7 +305,7 @@ def main():
     patch_observation(options)
     patch_tables(options, given)
 
-    # The key, and the credentials that setup seals with it: kept from one invocation to the next.
+    # The key, and the credentials that prepare.py seals with it: kept from one invocation to the next.
     state = os.path.join(harness.CACHE, "verifyd")
     if options.fresh_credentials:
         shutil.rmtree(state, ignore_errors=True)
@@ -329,7 +329,7 @@ def main():
         harness.Services.stop = stopped
     harness.main({
         "worker": [os.path.join(HERE, "candidate")], "enq": [os.environ["VERIFYD_BENCH_ENQUEUE"]],
-        "setup": [sys.executable, os.path.join(HERE, "setup")], "na": 20000, "nb": 10000,
+        "setup": [sys.executable, os.path.join(HERE, "prepare.py")], "na": 20000, "nb": 10000,
     }, rest)
 
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Makes the harness's database ready for verifyd; started by it before each measurement.
 
 It may be repeated. Tenants, connections and sealed credentials are made once for each database;
