@@ -1,6 +1,7 @@
 //! What goes wrong, and when it can.
 
-use crate::protocol::{Action, Protocol};
+use crate::actions::Action;
+use crate::protocol::Protocol;
 use crate::state::{Process, Reconciler, State, Status, Step, WORKERS};
 
 /// Which faults happen.

@@ -1,6 +1,7 @@
 //! What is promised, judged from outside: by what a step changed, not by what it tested.
 
-use crate::protocol::{Action, Protocol};
+use crate::actions::Action;
+use crate::protocol::Protocol;
 use crate::state::{Attempt, Broken, Heartbeat, Holder, RUNS, State, Status, Step};
 use crate::store::Store;
 use stateright::Property;

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "only a test explores it")]
 
+pub mod actions;
 pub mod faults;
 pub mod history;
 pub mod progress;

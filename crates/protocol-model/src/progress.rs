@@ -7,7 +7,8 @@
 //! nor luck is needed: steps that only may happen (a paused process goes on, the queue is back)
 //! count for nothing in either.
 
-use crate::protocol::{Kind, Protocol};
+use crate::actions::Kind;
+use crate::protocol::Protocol;
 use crate::state::State;
 use stateright::Model;
 use std::collections::HashMap;
