@@ -20,7 +20,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
     assert_eq!(problem["acknowledgeable"], true);
     let key = problem["key"].as_str().unwrap().to_owned();
 
-    // What cannot be is named with what is allowed. What all surfaces refuse is in tests/api/surfaces.rs.
+    // What cannot be is named with what is allowed. What all surfaces refuse is in tests/system/api/situations.rs.
     let long = "x".repeat(2001);
     let acknowledge = |command: &str, extra: &[&str]| {
         let mut command = desk.command(&format!("{command} {first} {key} --reason"));

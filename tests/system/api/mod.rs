@@ -14,6 +14,7 @@ mod pagination;
 mod panics;
 mod process;
 mod resources;
+mod situations;
 mod slow_peers;
 mod surfaces;
 mod unusable_rows;
