@@ -4,12 +4,39 @@ use crate::checks::assert_sound;
 use serde_json::json;
 use std::time::Duration;
 use test_support::world::{World, reasons};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use verifyd::app::Services;
 use verifyd::domain::hint::Hint;
 use verifyd::domain::{Outcome, RunStatus, TenantId};
 use verifyd::engine::pipeline::Processed;
+use verifyd::engine::worker::WorkerError;
 use verifyd::ports::store::{AttemptEnd, MAX_FAILED_COMPLETIONS, NewRun};
 use verifyd_simulator::Scenario;
+
+/// A rule of another application, named after its condition, refuses a change of a run where this holds.
+async fn refuse(world: &World, condition: &str) {
+    world
+        .sql(&format!(
+            "CREATE TRIGGER \"{condition}\" BEFORE UPDATE ON operation_runs WHEN {condition}
+             BEGIN SELECT raise(ABORT, 'refused by a rule of somebody else'); END"
+        ))
+        .await;
+}
+
+/// What waits for its next attempt waits no longer.
+async fn end_pauses(world: &World) {
+    world
+        .sql("UPDATE verifyd_run_deliveries SET not_before = NULL")
+        .await;
+}
+
+/// Starts a worker, which `stop` ends.
+fn start(world: &World) -> (CancellationToken, JoinHandle<Result<(), WorkerError>>) {
+    let stop = CancellationToken::new();
+    let worker = world.services.worker();
+    (stop.clone(), tokio::spawn(worker.run(stop)))
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_wait_goes_back_to_the_queue_and_does_not_count() {
@@ -108,9 +135,7 @@ async fn a_worker_finds_runs_that_nobody_announced_and_drains_on_stop() {
         .await
         .unwrap();
 
-    let stop = tokio_util::sync::CancellationToken::new();
-    let worker = world.services.worker();
-    let worker = tokio::spawn(worker.run(stop.clone()));
+    let (stop, worker) = start(&world);
     world.completed(first).await;
 
     let second = world.record(connection, |_| {}).await;
@@ -142,9 +167,7 @@ async fn a_hint_that_comes_before_the_first_heartbeat_is_not_lost() {
         ids.push(world.record(connection, |_| {}).await);
     }
     world.services.queue.send_runs(&ids).await.unwrap();
-    let stop = tokio_util::sync::CancellationToken::new();
-    let worker = world.services.worker();
-    let worker = tokio::spawn(worker.run(stop.clone()));
+    let (stop, worker) = start(&world);
     for id in ids {
         world.completed(id).await;
     }
@@ -158,12 +181,7 @@ async fn what_the_database_refuses_is_tried_again_later_and_counts() {
     let worker = world.worker().await;
     let connection = world.healthy(1).await;
     let id = world.record(connection, |_| {}).await;
-    world
-        .sql(
-            "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs WHEN new.status = 'completed'
-             BEGIN SELECT raise(ABORT, 'refused by a rule of somebody else'); END",
-        )
-        .await;
+    refuse(&world, "new.status = 'completed'").await;
     assert_eq!(
         worker.pipeline.process(&Hint::new(id)).await,
         Processed::Released(AttemptEnd::Error)
@@ -198,22 +216,17 @@ async fn a_refused_completion_drops_no_context_before_the_forced_one() {
         let connection = world.healthy(tenant).await;
         let change = |new: &mut NewRun| new.context["note"] = json!("the producer's");
         let id = world.record(connection, change).await;
-        world
-            .sql(&format!(
-                "CREATE TRIGGER refuse_{member} BEFORE UPDATE ON operation_runs
-                 WHEN new.status = 'completed' AND json_type(new.context, '$.{member}') IS NOT NULL
-                 BEGIN SELECT raise(ABORT, 'refused by a rule of somebody else'); END"
-            ))
-            .await;
+        let condition = format!(
+            "new.status = 'completed' AND json_type(new.context, '$.{member}') IS NOT NULL"
+        );
+        refuse(&world, &condition).await;
         for _ in 0..=MAX_FAILED_COMPLETIONS {
             assert_eq!(
                 worker.pipeline.process(&Hint::new(id)).await,
                 Processed::Released(AttemptEnd::Error)
             );
             assert_eq!(world.run(id).await.context["note"], "the producer's");
-            world
-                .sql("UPDATE verifyd_run_deliveries SET not_before = NULL")
-                .await;
+            end_pauses(&world).await;
         }
         assert_eq!(
             worker.pipeline.process(&Hint::new(id)).await,
@@ -234,16 +247,9 @@ async fn a_forced_completion_that_is_refused_is_tried_less_and_less_often() {
     let worker = world.worker_with(one).await;
     let connection = world.healthy(1).await;
     let id = world.record(connection, |_| {}).await;
-    world
-        .sql(
-            "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs WHEN new.status = 'completed'
-             BEGIN SELECT raise(ABORT, 'refused by a rule of somebody else'); END",
-        )
-        .await;
+    refuse(&world, "new.status = 'completed'").await;
     for _ in 0..MAX_FAILED_COMPLETIONS + 10 {
-        world
-            .sql("UPDATE verifyd_run_deliveries SET not_before = NULL")
-            .await;
+        end_pauses(&world).await;
         assert_eq!(
             worker.pipeline.process(&Hint::new(id)).await,
             Processed::Released(AttemptEnd::Error)
@@ -267,12 +273,7 @@ async fn a_forced_completion_that_is_refused_is_tried_less_and_less_often() {
 async fn a_refused_claim_is_an_answer() {
     let world = World::new().await;
     let worker = world.worker().await;
-    world
-        .sql(
-            "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs WHEN new.status = 'running'
-             BEGIN SELECT raise(ABORT, 'refused by a rule of somebody else'); END",
-        )
-        .await;
+    refuse(&world, "new.status = 'running'").await;
     for tenant in [1, 2] {
         let connection = world.healthy(tenant).await;
         let id = world.record(connection, |_| {}).await;

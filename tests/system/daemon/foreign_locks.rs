@@ -1,23 +1,32 @@
 //! Other sessions keep locks that verifyd asks for.
 
-use sqlx::Connection as _;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::time::Duration;
 use test_support::bench::Bench;
 use test_support::waiting::until;
 
-/// More queued runs than the worker has slots are locked for longer than the test takes.
+/// Another session, in whose transaction this statement has locked something until it is closed.
+async fn locking(bench: &Bench, statement: &str) -> PgConnection {
+    let mut other = bench.sql().await;
+    let statements = AssertSqlSafe(format!("BEGIN; {statement}"));
+    sqlx::raw_sql(statements).execute(&mut other).await.unwrap();
+    other
+}
+
+/// The connection of a tenant, and a session that locks all runs of another one, of which there are more than a worker
+/// has slots.
+async fn runs_of_another_tenant_are_locked(bench: &Bench) -> (i64, Vec<i64>, PgConnection) {
+    let [healthy, locked] = [1, 2].map(|tenant| bench.healthy(tenant));
+    let runs = bench.record(&[locked], 12).await;
+    let lock = "SELECT FROM operation_runs WHERE tenant_id = 2 FOR UPDATE";
+    (healthy, runs, locking(bench, lock).await)
+}
+
+/// For longer than the test takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn locked_runs_keep_no_slot_and_no_connection_from_the_others() {
     let bench = Bench::new().await;
-    let [healthy, locked] = [1, 2].map(|tenant| bench.healthy(tenant));
-    let runs = bench.record(&[locked], 12).await;
-    let mut other = bench.sql().await;
-    let mut tx = other.begin().await.unwrap();
-    sqlx::query("SELECT FROM operation_runs WHERE id = ANY($1) FOR UPDATE")
-        .bind(&runs)
-        .execute(&mut *tx)
-        .await
-        .unwrap();
+    let (healthy, runs, other) = runs_of_another_tenant_are_locked(&bench).await;
     bench.hint(&runs).await;
     let runs = bench.record(&[healthy], 4).await;
     bench.hint(&runs).await;
@@ -28,22 +37,14 @@ async fn locked_runs_keep_no_slot_and_no_connection_from_the_others() {
     bench.count_is("completed", 4).await;
     bench.until_taken().await;
     daemon.ready().await;
-    tx.rollback().await.unwrap();
+    other.close().await.unwrap();
 }
 
 /// The rows of one tenant are locked for longer than two replicas may meet locks or get no answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn locked_runs_of_a_tenant_make_no_replica_unready() {
     let bench = Bench::new().await;
-    let [healthy, locked] = [1, 2].map(|tenant| bench.healthy(tenant));
-    let runs = bench.record(&[locked], 12).await;
-    let mut other = bench.sql().await;
-    let mut tx = other.begin().await.unwrap();
-    sqlx::query("SELECT FROM operation_runs WHERE id = ANY($1) FOR UPDATE")
-        .bind(&runs)
-        .execute(&mut *tx)
-        .await
-        .unwrap();
+    let (healthy, _, other) = runs_of_another_tenant_are_locked(&bench).await;
     let replicas = [(); 2].map(|()| {
         bench.serve(&[
             ("VERIFYD__WORKER__CONCURRENCY", "4"),
@@ -58,7 +59,7 @@ async fn locked_runs_of_a_tenant_make_no_replica_unready() {
     for replica in &replicas {
         replica.ready().await;
     }
-    tx.rollback().await.unwrap();
+    other.close().await.unwrap();
     bench.all_completed().await;
 }
 
@@ -72,18 +73,13 @@ async fn a_table_that_stays_locked_makes_a_worker_not_ready() {
         ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "6s"),
     ]);
     daemon.ready().await;
-    let mut other = bench.sql().await;
-    let mut tx = other.begin().await.unwrap();
-    sqlx::query("LOCK TABLE operation_runs")
-        .execute(&mut *tx)
-        .await
-        .unwrap();
+    let other = locking(&bench, "LOCK TABLE operation_runs").await;
     until("it is not ready", async || {
         let (status, body) = daemon.get("/readyz").await;
         status == 503 && body.contains("sweeps have met locks or conflicts")
     })
     .await;
     assert_eq!(daemon.get("/healthz").await.0, 200);
-    tx.rollback().await.unwrap();
+    other.close().await.unwrap();
     daemon.ready().await;
 }
