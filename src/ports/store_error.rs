@@ -53,6 +53,18 @@ impl StoreError {
         matches!(self, Self::Contended(why) if why == TOO_MANY_CALLS)
     }
 
+    /// Returns the class of the error, as metrics name it.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Contended(_) if self.is_of_too_many_calls() => "unsent",
+            Self::Contended(_) => "contended",
+            Self::Unavailable(_) => "unavailable",
+            Self::Corrupt { .. } => "corrupt",
+            Self::Schema(_) => "schema",
+            Self::Refused(_) => "refused",
+        }
+    }
+
     /// Whether PostgreSQL chose the text.
     pub fn is_of_postgres(&self) -> bool {
         self.to_string().contains("(SQLSTATE ")

@@ -131,6 +131,7 @@ impl Pipeline {
         if let Some(SchemaState::Unfit | SchemaState::Changed) = self.schema_after(error).await {
             return Processed::Deferred;
         }
+        metrics::counter!("verifyd_claims_refused_total", "class" => error.class()).increment(1);
         self.refused_claims.refused();
         match may_succeed_soon {
             true => Processed::Contended,
