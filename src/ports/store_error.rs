@@ -39,18 +39,30 @@ const RULES: [&str; 8] = [
     "a trigger ",
 ];
 
-/// What is said of a claim that was not sent, because others that got no answer have all connections for claims.
-const TOO_MANY_CLAIMS: &str = "too many claims wait for an answer";
+/// What is said of a call that was not sent, because others that got no answer have all connections for its kind.
+const TOO_MANY_CALLS: &str = "too many calls of this kind wait for an answer";
 
 impl StoreError {
-    /// Returns the error of a claim that was not sent.
-    pub fn too_many_claims() -> Self {
-        Self::Contended(TOO_MANY_CLAIMS.into())
+    /// Returns the error of a call that was not sent.
+    pub fn too_many_calls() -> Self {
+        Self::Contended(TOO_MANY_CALLS.into())
     }
 
-    /// Whether the claim was not sent, so that the error says nothing of the database.
-    pub fn is_of_too_many_claims(&self) -> bool {
-        matches!(self, Self::Contended(why) if why == TOO_MANY_CLAIMS)
+    /// Whether the call was not sent, so that the error says nothing of the database.
+    pub fn is_of_too_many_calls(&self) -> bool {
+        matches!(self, Self::Contended(why) if why == TOO_MANY_CALLS)
+    }
+
+    /// Returns the class of the error, as metrics name it.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Contended(_) if self.is_of_too_many_calls() => "unsent",
+            Self::Contended(_) => "contended",
+            Self::Unavailable(_) => "unavailable",
+            Self::Corrupt { .. } => "corrupt",
+            Self::Schema(_) => "schema",
+            Self::Refused(_) => "refused",
+        }
     }
 
     /// Whether PostgreSQL chose the text.

@@ -94,6 +94,7 @@ where
                 "a run that is released has not been completed".into(),
             ));
         }
+        let _permit = self.release_permit().await?;
         transaction(self, async |tx| {
             release_in(tx, claim, end, not_before).await
         })
@@ -104,7 +105,7 @@ where
 /// Returns the answer of the batch or, where it has none, that of the call by itself. Each has its limit: otherwise a batch
 /// that the server cancels would leave the second call no time for an answer, and a trigger that waits would look like a
 /// server that does not answer.
-async fn answer_of_either<T, F>(
+pub(super) async fn answer_of_either<T, F>(
     timeout: Option<Duration>,
     batch: impl Future<Output = Option<T>>,
     by_itself: impl FnOnce() -> F,

@@ -3,6 +3,7 @@
 
 use super::acknowledgements::lapse_acknowledgements;
 use super::batching::{BatchedCall, Batching, submit};
+use super::claims::answer_of_either;
 use super::dialect::{now, own};
 use super::sql::both;
 use super::sql_store::{InProcess, SqlConnection, SqlStore, within};
@@ -137,17 +138,16 @@ where
     CompletionRequest: BatchedCall<S, Answer = bool>,
 {
     async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
-        within(self.in_process().call_timeout, async {
-            let mut request = CompletionRequest::new(claim, completion)?;
-            if claim.context == ContextSize::Small {
-                if let Some(completed) = submit(self, request).await {
-                    return Ok(completed);
-                }
-                request = CompletionRequest::new(claim, completion)?;
-            }
+        let timeout = self.in_process().call_timeout;
+        let request = CompletionRequest::new(claim, completion)?;
+        if claim.context != ContextSize::Small {
+            return within(timeout, self.complete_by_itself(&request)).await;
+        }
+        let by_itself = || async {
+            let request = CompletionRequest::new(claim, completion)?;
             self.complete_by_itself(&request).await
-        })
-        .await
+        };
+        answer_of_either(timeout, submit(self, request), by_itself).await
     }
 }
 

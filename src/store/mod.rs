@@ -36,6 +36,7 @@ mod reused_ids;
 mod rows;
 mod runs;
 mod settings;
+mod shares;
 mod sql;
 mod sql_store;
 mod sqlite;

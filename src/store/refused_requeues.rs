@@ -18,11 +18,11 @@ const FORGET_AFTER: Duration = RETRY_AFTER.saturating_mul(5);
 
 /// Time after which no more runs are queued one by one, but for a few, and no transaction that a run has ended is
 /// repeated with others: a rule of the application may have each wait.
-pub(super) const REQUEUE_TIME: Duration = Duration::from_secs(2);
+pub(super) const REQUEUE_TIME: Duration = Duration::from_secs(1);
 
 /// Tries that queue runs again whatever time they take. A sweep finds more runs that end its transaction than it tries
 /// again, so that it passes all of them in the end.
-pub(super) const MIN_TRIES: u32 = 8;
+pub(super) const MIN_TRIES: u32 = 4;
 
 static LOG: LogThrottle = LogThrottle::new();
 

@@ -115,7 +115,7 @@ async fn read_parts(
     store: &impl SqlStore,
     mut run: OperationRun,
 ) -> Result<OperationRun, StoreError> {
-    let _one_at_a_time = store.in_process().large_contexts.lock().await;
+    let _one_at_a_time = store.in_process().large_reads.lock().await;
     let parts = PARTS
         .bind(run.id.0)
         .bind(store.in_process().context_bytes)

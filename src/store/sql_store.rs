@@ -9,6 +9,7 @@ use super::claims::ClaimRequest;
 use super::completion::CompletionRequest;
 use super::refused_requeues::RefusedRequeues;
 use super::settings::LimitSettings;
+use super::shares::Permit;
 use super::statement::Statement;
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::ClaimAnswer;
@@ -89,6 +90,11 @@ pub(super) trait SqlStore: Send + Sync + 'static {
     /// Opens a transaction, or a connection, that only reads.
     async fn begin_read(&self) -> Result<Tx, StoreError>;
 
+    /// Waits until a release may have a connection. SQLite has one writer anyway.
+    async fn release_permit(&self) -> Result<Option<Permit>, StoreError> {
+        Ok(None)
+    }
+
     fn in_process(&self) -> &InProcess;
 }
 
@@ -103,9 +109,9 @@ pub(super) struct InProcess {
     pub refused_requeues: RefusedRequeues,
     /// `limits.context_bytes`
     pub context_bytes: i64,
-    /// Held while a context that is not small is read or written: one at a time, so that many of them take
-    /// neither the server's memory nor the pool from the others. SQLite has one writer anyway.
-    pub large_contexts: Mutex<()>,
+    /// Held while a context that is too large as a whole is read for people: one at a time, so that many readers take
+    /// neither the server's memory nor the pool from the others.
+    pub large_reads: Mutex<()>,
     /// Longest time for one call, but for those that change the schema; `None` where the database is a file.
     pub call_timeout: Option<Duration>,
 }
@@ -119,7 +125,7 @@ impl InProcess {
             completing: Batcher::default(),
             refused_requeues: RefusedRequeues::default(),
             context_bytes: i64::from(limits.context_bytes),
-            large_contexts: Mutex::new(()),
+            large_reads: Mutex::new(()),
             call_timeout,
         }
     }

@@ -24,14 +24,17 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 /// Refused runs that a sweep tries again.
-const RETRIED_AT_A_TIME: u32 = 4;
+const RETRIED_AT_A_TIME: u32 = 1;
 
-/// Longest time for a statement that queues runs again, in milliseconds: a rule of the application may wait.
-const STATEMENT_MS: i64 = 1_000;
+/// Longest time for a statement that queues runs again, in milliseconds: a rule of the application may wait, and
+/// meanwhile neither this sweep nor another one delivers anything.
+const STATEMENT_MS: i64 = 500;
 
-/// Runs that are queued one by one whatever time that takes: more than are tried again, so that sweeps pass any number
-/// of runs that wait.
-const MIN_TRIED: usize = RETRIED_AT_A_TIME as usize + 2;
+/// Runs that a sweep waits for in vain, one by one: more than are tried again, so that sweeps pass any number of them.
+const MAX_WAITS: usize = RETRIED_AT_A_TIME as usize + 1;
+
+/// Runs that are queued one by one whatever time that takes.
+const MIN_TRIED: usize = MAX_WAITS + 1;
 
 // The first try may only find that one of several runs ends the transaction.
 const _: () = assert!(MIN_TRIES > RETRIED_AT_A_TIME + 1);
@@ -379,7 +382,7 @@ async fn sweep_once(
         return Ok(End::Rollback(None));
     }
     if tries.is_first() {
-        // A few, as each may wait for a lock.
+        // Few, as each may wait.
         refused.forget(RETRIED_AT_A_TIME);
     }
     let Reclaimed {
@@ -540,10 +543,10 @@ async fn requeue_one_by_one(
     runs: &[i64],
 ) -> Result<(Vec<i64>, usize), RequeueError> {
     let begun = Instant::now();
-    let (mut queued, mut tried, mut conflicts) = (Vec::new(), 0, 0);
+    let (mut queued, mut tried, mut conflicts, mut waits) = (Vec::new(), 0, 0, 0);
     for run in runs {
         let is_over = tried >= MIN_TRIED && begun.elapsed() > REQUEUE_TIME;
-        if is_over || conflicts == MAX_CONFLICTS {
+        if is_over || conflicts == MAX_CONFLICTS || waits == MAX_WAITS {
             break;
         }
         tried += 1;
@@ -551,7 +554,10 @@ async fn requeue_one_by_one(
             Ok(Ok(one)) => queued.extend(one),
             // Of a conflict it is known only later whether the transaction is lost.
             Ok(Err(error)) if is_conflict(&error) => conflicts += 1,
-            Ok(Err(error)) => refused.note(*run, error),
+            Ok(Err(error)) => {
+                waits += usize::from(error.is_transient());
+                refused.note(*run, error);
+            }
             Err(error) if !may_be_of_run(&error) => return Err(error.into()),
             Err(error) => {
                 refused.note(*run, &error);

@@ -1,6 +1,7 @@
 //! Logs by `tracing`: text on a terminal, JSON otherwise. They go to standard error, so that standard output
 //! has results only.
 
+use super::library_limit::LibraryLimit;
 use super::log_filter::LogFilter;
 use serde::Deserialize;
 use std::io::IsTerminal;
@@ -45,7 +46,9 @@ pub fn init(settings: &LogSettings) -> Result<Arc<LogFilter>, LogError> {
         LogFormat::Pretty => false,
         LogFormat::Json => true,
     };
-    let registry = tracing_subscriber::registry().with(layer);
+    let registry = tracing_subscriber::registry()
+        .with(layer)
+        .with(LibraryLimit::default());
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(terminal);

@@ -2,6 +2,7 @@
 
 pub mod build_info;
 mod histograms;
+mod library_limit;
 pub(crate) mod log_filter;
 pub(crate) mod logs;
 pub mod metrics;

@@ -122,7 +122,7 @@ impl Pipeline {
         // An answer of the server to this claim, while it answers others, is the run's: a restart would not change it.
         match is_unavailable || is_lost && !error.is_of_postgres() {
             true => self.worker.claim_failures.failed(run),
-            false if error.is_of_too_many_claims() => {}
+            false if error.is_of_too_many_calls() => {}
             false => self.worker.claim_failures.answered(),
         }
         if is_unavailable {
@@ -131,6 +131,7 @@ impl Pipeline {
         if let Some(SchemaState::Unfit | SchemaState::Changed) = self.schema_after(error).await {
             return Processed::Deferred;
         }
+        metrics::counter!("verifyd_claims_refused_total", "class" => error.class()).increment(1);
         self.refused_claims.refused();
         match may_succeed_soon {
             true => Processed::Contended,

@@ -8,6 +8,7 @@
 //! next batch at once. While a batch gets no answer, another task takes over the waiting calls. A task that
 //! is cancelled returns the calls to their callers, which send them separately.
 
+use super::shares::Permit;
 use crate::ports::store_error::StoreError;
 use futures::FutureExt as _;
 use std::collections::{HashSet, VecDeque};
@@ -16,7 +17,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 /// Largest number of calls in one batch.
 const MAX_BATCH_SIZE: usize = 128;
@@ -62,10 +63,8 @@ pub(super) trait BatchedCall<S: Batching>: Sized + Send + 'static {
 
     fn batcher(store: &S) -> &Batcher<Self, Self::Answer>;
 
-    /// Waits until a batch of these may have a connection. The permit is held until the batch has ended.
-    fn permit(
-        _store: &S,
-    ) -> impl Future<Output = Result<Option<OwnedSemaphorePermit>, StoreError>> + Send {
+    /// Waits until a batch of these may have a connection. The permit is held as long as the connection.
+    fn permit(_store: &S) -> impl Future<Output = Result<Option<Permit>, StoreError>> + Send {
         std::future::ready(Ok(None))
     }
 
@@ -253,15 +252,14 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
         let mut batches: u32 = 0;
         while self.is_counted && self.waits_for_call(kept.is_some()).await {
             let acquired = async {
+                if let Some(kept) = kept.take() {
+                    return Ok::<_, StoreError>(kept);
+                }
                 let permit = C::permit(&self.store).await?;
-                let connection = match kept.take() {
-                    Some(connection) => connection,
-                    None => self.store.acquire().await?,
-                };
-                Ok::<_, StoreError>((connection, permit))
+                Ok((self.store.acquire().await?, permit))
             };
             let acquired = unpanicked(self.store.with_timeout(acquired)).await;
-            let (connection, _permit) = match acquired {
+            let (connection, permit) = match acquired {
                 Ok(acquired) => acquired,
                 Err(error) => {
                     // There was no connection: each finds out for itself.
@@ -281,7 +279,9 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
             match self.send(connection, calls).await {
                 Ok((found, connection)) => {
                     batches = batches.wrapping_add(1);
-                    kept = connection.filter(|_| self.store.keeps_connection(batches));
+                    kept = connection
+                        .filter(|_| self.store.keeps_connection(batches))
+                        .map(|connection| (connection, permit));
                     for (answer, found) in answers.into_iter().zip(found) {
                         // The caller may have gone meanwhile.
                         let _ = answer.send(found);

@@ -20,13 +20,12 @@ use crate::store::bounds::{context_columns, is_claimable, is_small};
 use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment, now};
 use crate::store::reused_ids::{is_before_start, set_aside};
+use crate::store::shares::Permit;
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, FromRow as _, PgConnection, Postgres, Row as _};
 use std::collections::HashMap;
-use std::sync::Arc;
-use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit};
 use uuid::Uuid;
 
 /// Claims runs. `$6`: limit of failed completions; `$7`: largest context in bytes; `$8`: whether the runs are
@@ -127,8 +126,8 @@ impl BatchedCall<PostgresStore> for ClaimRequest {
         &store.in_process.claims
     }
 
-    async fn permit(store: &PostgresStore) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
-        store.claim_permit().await.map(Some)
+    async fn permit(store: &PostgresStore) -> Result<Option<Permit>, StoreError> {
+        store.claims.permit(false).await.map(Some)
     }
 
     async fn run(
@@ -159,11 +158,7 @@ impl ClaimByItself for PostgresStore {
                 Ok::<_, StoreError>(is_small.fetch_optional(tx).await?)
             })
             .await?;
-        // The permit before the lock that completions need, too: while permits are waited for, they do not wait.
-        let is_large = is_small == Some(false);
-        let _one_at_a_time = lock_if(is_large, &self.large_claims).await;
-        let _permit = self.claim_permit().await?;
-        let _large_context = lock_if(is_large, &self.in_process.large_contexts).await;
+        let _permit = self.claims.permit(is_small == Some(false)).await?;
         self.transaction_with_end(async |tx| {
             self.limit_lock_waits(tx).await?;
             let lock = self.scalar::<i32>(LOCK_QUEUED).bind(run.0);
@@ -190,23 +185,7 @@ impl ClaimByItself for PostgresStore {
     }
 }
 
-async fn lock_if(is_needed: bool, lock: &Mutex<()>) -> Option<MutexGuard<'_, ()>> {
-    match is_needed {
-        true => Some(lock.lock().await),
-        false => None,
-    }
-}
-
 impl PostgresStore {
-    /// Waits until a claim may have a connection, as long as for one of the pool.
-    async fn claim_permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
-        let permit = Arc::clone(&self.claims).acquire_owned();
-        match tokio::time::timeout(self.pool.options().get_acquire_timeout(), permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(StoreError::too_many_claims()),
-        }
-    }
-
     /// Has the transaction wait for locks no longer than a batch does: a rule of the application may need one.
     async fn limit_lock_waits(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
         self.sql(LOCK_TIMEOUT).execute(tx).await?;

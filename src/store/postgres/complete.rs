@@ -16,6 +16,7 @@ use crate::store::completion::{
 };
 use crate::store::dialect::{a_second_after, each, is_about, moment, now};
 use crate::store::reused_ids::{is_before_creation, is_of_its_run_and_connection};
+use crate::store::shares::Permit;
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -117,6 +118,10 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
         &store.in_process.completing
     }
 
+    async fn permit(store: &PostgresStore) -> Result<Option<Permit>, StoreError> {
+        store.completions.permit(false).await.map(Some)
+    }
+
     /// A run that was not completed has another token, or is locked: its own call finds out.
     async fn run(
         store: &PostgresStore,
@@ -139,10 +144,7 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
 impl CompleteByItself for PostgresStore {
     /// Waits for the lock of the run.
     async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
-        let _one_at_a_time = match request.is_large {
-            true => Some(self.in_process.large_contexts.lock().await),
-            false => None,
-        };
+        let _permit = self.completions.permit(request.is_large).await?;
         let completed = self
             .transaction(async |tx| {
                 let is_running = lock_running(&mut self.shared(&mut *tx), request.run).await?;

@@ -4,6 +4,7 @@ use super::{PostgresStore, Tx};
 use crate::ports::pools::{PoolState, PoolStore};
 use crate::ports::store_error::StoreError;
 use crate::store::pools;
+use crate::store::shares::Permit;
 use crate::store::sql_store::{self, InProcess, SqlConnection, SqlRow, SqlStore, SqlTransaction};
 use crate::store::statement::{Statement, Value};
 use async_trait::async_trait;
@@ -81,6 +82,10 @@ impl SqlStore for PostgresStore {
 
     async fn begin_read(&self) -> Result<sql_store::Tx, StoreError> {
         SqlStore::begin(self).await
+    }
+
+    async fn release_permit(&self) -> Result<Option<Permit>, StoreError> {
+        self.completions.permit(false).await.map(Some)
     }
 
     fn in_process(&self) -> &InProcess {

@@ -40,6 +40,7 @@ use super::End;
 use super::dialect::{is_failed_completion, run_type};
 use super::error::{connecting, opening};
 use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
+use super::shares::Share;
 use super::sql_store::InProcess;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
@@ -49,7 +50,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlS
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Mutex, OnceCell, Semaphore};
+use tokio::sync::{Mutex, OnceCell};
 
 /// Keys of the advisory locks, each with "verifyd" in front (the first of two integers).
 pub(super) const ADVISORY_SPACE: i32 = 0x7665_7269;
@@ -83,12 +84,10 @@ pub(super) struct PostgresStore {
     mark: Mutex<Option<String>>,
     renewal: Arc<timeouts::Renewal>,
     in_process: InProcess,
-    /// Connections for claims, in batches and outside, half of the pool: a trigger of the application may have each of
-    /// them wait, and completions, sweeps and health checks need the others.
-    claims: Arc<Semaphore>,
-    /// Held while a run whose context is not small is claimed, so that only one of them has a permit while it waits for
-    /// `large_contexts`.
-    large_claims: Mutex<()>,
+    /// Half of the pool for claims, in batches and outside.
+    claims: Share,
+    /// A third of it for completions and releases. Sweeps, health checks and lists need the rest.
+    completions: Share,
     /// Itself, for the tasks that run the batches.
     me: Weak<Self>,
     /// Whether prepared statements have names and so outlive their transaction.
@@ -146,10 +145,8 @@ impl PostgresStore {
             mark: Mutex::new(None),
             renewal,
             in_process: InProcess::new(limits, Some(timeouts::call_timeout(settings))),
-            claims: Arc::new(Semaphore::new(
-                (settings.max_connections / 2).max(1) as usize
-            )),
-            large_claims: Mutex::new(()),
+            claims: Share::new(settings.max_connections / 2, settings.acquire_timeout),
+            completions: Share::new(settings.max_connections / 3, settings.acquire_timeout),
             me: me.clone(),
             named,
         }))

@@ -10,6 +10,7 @@ mod doctor_sessions;
 mod drain;
 mod fair_queuing;
 mod foreign_locks;
+mod library_lines;
 mod memory;
 mod metrics;
 mod privileges;

@@ -42,6 +42,11 @@ async fn refused_runs_keep_no_slot_from_the_others() {
     bench.until_taken().await;
     let line = daemon.wait_for(FAILED);
     assert!(line.contains("not today"), "{line}");
+    until("refused claims are counted", async || {
+        let counted = daemon.metric("verifyd_claims_refused_total{class=\"refused\"}");
+        counted.await >= 1.0
+    })
+    .await;
     let lines = daemon.lines.lock().unwrap().clone();
     let failed = lines.iter().filter(|line| line.contains(FAILED)).count();
     let most = 1 + began.elapsed().as_secs() / 60;

@@ -1,11 +1,13 @@
 //! What a store says of its connections.
 
 use crate::store::bed::{Bed, settings};
-use crate::store::fixtures::{ISOLATED, POLICY, succeeded, worker};
+use crate::store::fixtures::{ISOLATED, POLICY, context, succeeded, worker};
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::waiting::{until, within};
 use tokio::task::JoinSet;
+use verifyd::domain::run::RUN_TYPE;
+use verifyd::ports::store::AttemptEnd;
 
 pub async fn a_connection_counts_as_used_until_its_call_ends(bed: &Bed) {
     let run = bed.queued().await;
@@ -62,20 +64,28 @@ async fn what_a_session_was_opened_with_does_not_outlast_its_change() {
     }
 }
 
-/// A trigger of the application has each claim wait, for longer than a test takes.
-const HOLD_CLAIMS: &str = "
-    CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
-        'BEGIN PERFORM pg_sleep(3600); RETURN new; END';
-    CREATE TRIGGER hold BEFORE UPDATE ON operation_runs FOR EACH ROW
-        WHEN (new.status = 'running') EXECUTE FUNCTION hold()";
+/// Calls that wait in a trigger.
+const WAITING: &str = "pg_stat_activity
+    WHERE datname = current_database() AND wait_event = 'PgSleep'";
+
+/// A trigger of the application has each of these updates wait, for longer than a test takes.
+async fn hold(bed: &Bed, updates: &str) {
+    bed.exec(&format!(
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(3600); RETURN new; END';
+         CREATE TRIGGER hold BEFORE UPDATE ON operation_runs FOR EACH ROW
+             WHEN ({updates}) EXECUTE FUNCTION hold()"
+    ))
+    .await;
+}
+
+const CLAIMS: &str = "new.status = 'running'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_that_wait_leave_connections_to_other_calls() {
-    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event = 'PgSleep'";
     let bed = Bed::postgres().await;
     let runs = bed.many_queued(16).await;
-    bed.exec(HOLD_CLAIMS).await;
+    hold(&bed, CLAIMS).await;
     let mut claims = JoinSet::new();
     for run in runs {
         let store = Arc::clone(&bed.store);
@@ -83,7 +93,7 @@ async fn claims_that_wait_leave_connections_to_other_calls() {
     }
     // See `bed::settings`.
     until("half of the pool waits", async || {
-        bed.number(WAITING).await >= 4
+        bed.count(WAITING).await >= 4
     })
     .await;
     let others = async {
@@ -92,18 +102,16 @@ async fn claims_that_wait_leave_connections_to_other_calls() {
         }
     };
     within("other calls get a connection", others).await;
-    assert_eq!(bed.number(WAITING).await, 4);
+    assert_eq!(bed.count(WAITING).await, 4);
     claims.shutdown().await;
 }
 
 /// What waits behind a batch without an answer is sent in another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_of_claims_that_wait_leave_connections_to_other_calls() {
-    const WAITING: &str = "pg_stat_activity
-        WHERE datname = current_database() AND wait_event = 'PgSleep'";
     let bed = Bed::postgres().await;
     let runs = bed.many_queued(3).await;
-    bed.exec(HOLD_CLAIMS).await;
+    hold(&bed, CLAIMS).await;
     let mut small = settings(&bed.url());
     small.max_connections = 4;
     small.acquire_timeout = Duration::from_secs(5);
@@ -122,7 +130,73 @@ async fn batches_of_claims_that_wait_leave_connections_to_other_calls() {
     }
     let last = within("a claim too many is refused", claim(runs[2])).await;
     let refused = last.err().unwrap();
-    assert!(refused.is_of_too_many_claims(), "{refused}");
+    assert!(refused.is_of_too_many_calls(), "{refused}");
     store.check_writable().await.unwrap();
+    claims.shutdown().await;
+}
+
+/// The same of completions and releases, whatever claims do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
+    let bed = Bed::postgres().await;
+    let mut held = Vec::new();
+    for run in bed.many_queued(12).await {
+        held.push(bed.claim(run, "w1").await);
+    }
+    let others = bed.many_queued(5).await;
+    hold(&bed, "old.status = 'running'").await;
+    let mut calls = JoinSet::new();
+    for (number, claim) in held.into_iter().enumerate() {
+        let store = Arc::clone(&bed.store);
+        calls.spawn(async move {
+            match number % 2 {
+                0 => store.complete(&claim, &succeeded()).await,
+                _ => store.release(&claim, AttemptEnd::Error, None).await,
+            }
+        });
+    }
+    // See `bed::settings`.
+    until("a third of the pool waits", async || {
+        bed.count(WAITING).await >= 2
+    })
+    .await;
+    for run in others {
+        bed.store.check_writable().await.unwrap();
+        bed.store.counts().await.unwrap();
+        bed.claim(run, "w1").await;
+    }
+    assert_eq!(bed.count(WAITING).await, 2);
+    calls.shutdown().await;
+}
+
+/// Only one claim of a large context waits in the trigger, and takes a connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_claims_that_wait_keep_nothing_from_other_calls() {
+    let bed = Bed::postgres().await;
+    let connection = bed.connection(7).await;
+    let mut large = Vec::new();
+    for _ in 0..9 {
+        let mut context = context(connection.0);
+        context["padding"] = "7".repeat(60 * 1024).into();
+        large.push(bed.insert(RUN_TYPE, "queued", &context).await);
+    }
+    let held = bed.claim(large[0], "w1").await;
+    let small = bed.many_queued(5).await;
+    let is_large = "new.status = 'running' AND octet_length(new.context::text) > 32768";
+    hold(&bed, is_large).await;
+    let mut claims = JoinSet::new();
+    for run in large.into_iter().skip(1) {
+        let store = Arc::clone(&bed.store);
+        claims.spawn(async move { store.claim(run, &worker("w1"), &POLICY).await });
+    }
+    until("a large claim waits", async || {
+        bed.count(WAITING).await == 1
+    })
+    .await;
+    for run in small {
+        bed.claim(run, "w1").await;
+    }
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+    assert_eq!(bed.count(WAITING).await, 1);
     claims.shutdown().await;
 }

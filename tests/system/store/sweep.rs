@@ -402,7 +402,7 @@ async fn short_timeouts_end_with_the_runs_that_are_queued_again() {
     let run = bed.queued().await;
     assert_eq!(bed.sweep().await.due, [run]);
     let short = "SELECT timeouts FROM seen WHERE place = 'operation_runs'";
-    assert_eq!(bed.text(short).await, "250ms 1s");
+    assert_eq!(bed.text(short).await, "250ms 500ms");
     assert_eq!(bed.count("seen WHERE place = 'run_deliveries'").await, 2);
     let different = "SELECT count(DISTINCT timeouts) FROM seen WHERE place = 'run_deliveries'";
     assert_eq!(bed.number(different).await, 1);

@@ -55,6 +55,26 @@ async fn runs_whose_rule_waits_or_ends_the_session_stop_no_sweep() {
     }
 }
 
+/// Runs of bare INSERTs are delivered by the sweep alone, once it has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_waits_for_few_runs_before_it_delivers() {
+    let bed = Bed::postgres().await;
+    for _ in 0..9 {
+        let run = bed.queued_for(8, 1).await;
+        bed.claim(run, "dead").await;
+    }
+    let bare = bed.queued().await;
+    // A rollback does not undo a sequence.
+    bed.exec("CREATE SEQUENCE tries").await;
+    let rule = "PERFORM nextval(''tries''); PERFORM pg_sleep(3600)";
+    add(rule, &bed).await;
+    let swept = bed.sweep().await;
+    assert_eq!((swept.reclaimed, swept.due), (Vec::new(), vec![bare]));
+    // All of them together, then the first two.
+    let tries = bed.number("SELECT last_value FROM tries").await;
+    assert_eq!(tries, 3);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_orphan_whose_rule_waits_or_ends_the_session_keeps_no_other() {
     for rule in RULES {
