@@ -295,9 +295,10 @@ impl Relation {
             Family::Time if column.base == "date" => {
                 format!("{value}::timestamp AT TIME ZONE 'UTC'")
             }
-            Family::Text => format!("{value}::{wanted}"),
             // No other type takes an empty text.
-            _ if column.is_text => format!("nullif(btrim({value}), '')::{wanted}"),
+            _ if column.is_text && family != Family::Text => {
+                format!("nullif(btrim({value}), '')::{wanted}")
+            }
             _ => format!("{value}::{wanted}"),
         };
         let value = cast(of);
