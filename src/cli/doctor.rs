@@ -154,9 +154,13 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
             let schema_is =
                 |state: State| lines.iter().any(|l| l.part == "schema" && l.state == state);
             if schema_is(State::Ok) && !schema_is(State::Failed) {
-                in_time("writing", store, &mut lines, writing::check).await;
+                let mut notifies = None;
+                in_time("writing", store, &mut lines, async |store, lines| {
+                    notifies = writing::check(store, lines).await;
+                })
+                .await;
                 in_time("listening", store, &mut lines, async |store, lines| {
-                    lines.push(sessions::listening(store, settings).await);
+                    lines.push(sessions::listening(store, settings, notifies).await);
                 })
                 .await;
                 in_time("connections", store, &mut lines, async |store, lines| {

@@ -33,8 +33,8 @@ const POSTGRES: &[(&str, &str)] = &[
     ),
     (
         "row-level security or a trigger",
-        "let a policy of the table admit what verifyd reads and writes, or give the role BYPASSRLS; if that is so \
-         already, let the trigger that keeps the row accept it",
+        "let a policy admit to the role what verifyd reads and writes: CREATE POLICY … ON the table TO the role USING \
+         (true), as the table's owner; if that is so already, let the trigger that keeps the row accept it",
     ),
     (
         "hides every row of verifyd.schema_migrations",
@@ -43,7 +43,8 @@ const POSTGRES: &[(&str, &str)] = &[
     ),
     (
         "row-level security",
-        "let a policy of the table admit what verifyd reads and writes, or give the role BYPASSRLS",
+        "let a policy admit to the role what verifyd reads and writes: CREATE POLICY … ON the table TO the role USING \
+         (true), as the table's owner",
     ),
     // Also a role for another command, one that the file does not know, and objects of the application.
     (

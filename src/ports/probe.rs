@@ -17,7 +17,10 @@ pub(crate) const KEEPING_FACTS: &str = "keeping the facts of a connection";
 #[derive(Debug)]
 #[must_use]
 pub enum Writing {
-    Accepted,
+    Accepted {
+        /// Whether the INSERT of the check has notified the workers; `None`: it cannot be told.
+        notifies: Option<bool>,
+    },
     /// verifyd can record no run, for lack of a connection or a reason that is named elsewhere. A queued one of another
     /// producer was claimed, and nothing else.
     OnlyClaimed,
@@ -34,6 +37,8 @@ pub enum Writing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepeatedIds {
     pub table: &'static str,
+    /// With its schema, quoted.
+    pub sequence: String,
     pub next: i64,
     pub largest: i64,
     /// The sequence gives no larger one.
@@ -61,8 +66,10 @@ pub enum LimitedBy {
     Database(String),
     /// `max_connections`
     Server,
-    /// A pooler in session mode, which lets further clients wait. Only what is free now is known: others use it, too.
-    Pooler,
+    /// A pooler in session mode, which lets further clients wait: all sessions that it has for the role and database.
+    Pool,
+    /// The same, of which others have so many that these are free now.
+    FreeInPool,
 }
 
 /// A limit that leaves a process fewer connections than it opens.
@@ -108,7 +115,7 @@ pub trait ProbeStore: Send + Sync {
     }
 
     /// Returns the lowest limit of connections, where it is too low for one process. Behind a pooler that gives each
-    /// connection a session, opens as many as a process works with, and returns a limit where fewer are free.
+    /// connection a session, opens as many as a process does, and returns a limit where the pooler has fewer.
     async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
         Ok(None)
     }

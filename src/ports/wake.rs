@@ -36,6 +36,22 @@ pub enum Listening {
     Off,
 }
 
+/// Why a bare INSERT into `operation_runs` notifies nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TriggerFault {
+    Missing,
+    /// By `ALTER TABLE … DISABLE TRIGGER`, or enabled for replicas only. The name is quoted as an identifier.
+    Disabled {
+        trigger: String,
+    },
+    /// `session_replication_role` is `replica` in sessions that may insert runs.
+    Replica {
+        trigger: String,
+        /// Whose setting that is.
+        by: String,
+    },
+}
+
 /// Notifications of the database. They are hints, like those of the queue; the sweep finds what they miss. A
 /// database without notifications leaves everything as it is here.
 #[async_trait]
@@ -54,5 +70,10 @@ pub trait WakeStore: Send + Sync {
     /// Tries once, over a connection of its own, whether notifications arrive.
     async fn try_listening(&self) -> Result<Listening, StoreError> {
         Ok(Listening::Off)
+    }
+
+    /// Returns why the trigger on `operation_runs` does not notify, if it does not.
+    async fn trigger_fault(&self) -> Result<Option<TriggerFault>, StoreError> {
+        Ok(None)
     }
 }

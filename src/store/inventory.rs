@@ -4,7 +4,7 @@ use super::bounds::fits;
 use super::dialect::{at, each, is_about, own, run_type};
 use super::rows::{self, FreshnessRow, PermissionRow};
 use super::sql::both;
-use super::sql_store::{SqlStore, fetch_all, fetch_optional};
+use super::sql_store::{SqlConnection, SqlStore, fetch_optional, read};
 use super::statement::Sql;
 use crate::domain::TenantId;
 use crate::domain::permission::StoredPermission;
@@ -44,10 +44,21 @@ const READ_FRESHNESS: Sql = both!(
     " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))"
 );
 
+/// Returns what is stored of the tenant.
+pub(super) async fn permissions_in(
+    connection: &mut dyn SqlConnection,
+    tenant: TenantId,
+) -> Result<Vec<StoredPermission>, StoreError> {
+    let found = PERMISSIONS
+        .bind(tenant.0)
+        .fetch_all::<PermissionRow>(connection);
+    rows::all(found.await?)
+}
+
 #[async_trait]
 impl<S: SqlStore> InventoryStore for S {
     async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError> {
-        rows::all(fetch_all::<PermissionRow>(self, PERMISSIONS.bind(tenant.0)).await?)
+        read(self, async |tx| permissions_in(tx, tenant).await).await
     }
 
     async fn inventory_freshness(

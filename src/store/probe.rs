@@ -2,17 +2,21 @@
 //! rolled back.
 
 use super::bounds::{is_claimable, is_valid_connection};
-use super::claims::ClaimRequest;
-use super::completion::{CompletionRequest, InventoryRow};
+use super::claims::{ClaimRequest, release_in};
+use super::completion::{Completed, CompletionRequest, InventoryRow};
 use super::dialect::{each, now, postgres_only, run_type};
+use super::inventory::permissions_in;
 use super::recording::{KEPT_OUT, is_unfilled};
 use super::sql::{both, sql_for};
+use super::sql_store::SqlConnection;
 use super::starting_point::keep;
 use super::statement::{Sql, Statement};
+use crate::domain::attempt::AttemptEnd;
 use crate::domain::completion::Completion;
 use crate::domain::connection_facts::{ConnectionFacts, KeptFacts};
 use crate::domain::permission::{
     InventoryEntry, InventoryRefresh, InventorySource, PermissionDetails, PermissionStatus,
+    StoredPermission,
 };
 use crate::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
 use crate::domain::{ConnectionId, Outcome, Reason, RunId, TenantId, WorkerId};
@@ -41,9 +45,9 @@ macro_rules! record {
     };
 }
 
-pub(super) const RECORD: Sql = both!(record!("", ""));
+const RECORD: Sql = both!(record!("", ""));
 
-pub(super) const RECORD_EMPTY: Sql = both!(record!(
+const RECORD_EMPTY: Sql = both!(record!(
     ", outcome, started_at, completed_at",
     ", NULL, NULL, NULL"
 ));
@@ -55,17 +59,22 @@ const CHECKED: Sql = both!(
 );
 
 /// Counts what [`RECORD`] records a check of.
-pub(super) const CHECKABLE: Sql = both!(
+const CHECKABLE: Sql = both!(
     "SELECT CAST(count(*) AS bigint) FROM (SELECT 1 FROM provider_connections c WHERE "
     is_valid_connection!() " LIMIT 1) AS checkable"
 );
 
 /// A run that the next worker would claim, where no check can be recorded. Never waits for a lock.
-pub(super) const QUEUED: Sql = both!(
+const QUEUED: Sql = both!(
     "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!()
     " AND r.status = 'queued' AND r.started_at IS NULL AND " is_claimable!() " ORDER BY r.id LIMIT 1"
     postgres_only!(" FOR NO KEY UPDATE SKIP LOCKED")
 );
+
+/// Begins what [`UNDO`] undoes, which is also possible after an error. Of several of this name the last one counts.
+const TRY: Sql = both!("SAVEPOINT tried");
+
+const UNDO: Sql = both!("ROLLBACK TO SAVEPOINT tried");
 
 /// The claim of a run that no other worker can claim meanwhile.
 fn claim(run: RunId) -> ClaimRequest {
@@ -141,8 +150,8 @@ fn completion(claim: &Claim, outcome: Outcome, checked: Option<Checked>) -> Comp
 }
 
 /// Returns two inventories with the same permissions, each granted in one and missing in the other: the second one
-/// updates what the first one inserts.
-fn inventories(run: RunId, tenant: TenantId) -> [InventoryRow; 2] {
+/// updates what the first one inserts. What is stored of the tenant is part of both, and so stays as it is.
+fn inventories(run: RunId, tenant: TenantId, stored: &[StoredPermission]) -> [InventoryRow; 2] {
     use PermissionStatus::{Granted, Missing};
     let source = InventorySource::AppRoleAssignments;
     [[Granted, Missing], [Missing, Granted]].map(|statuses| {
@@ -155,7 +164,15 @@ fn inventories(run: RunId, tenant: TenantId) -> [InventoryRow; 2] {
             };
             (key.to_owned(), InventoryEntry { status, details })
         });
-        let entries: BTreeMap<String, InventoryEntry> = entries.collect();
+        let kept = stored.iter().map(|row| {
+            let details = serde_json::from_value(row.details.clone()).unwrap_or_default();
+            let status = row.status;
+            (
+                row.permission_key.clone(),
+                InventoryEntry { status, details },
+            )
+        });
+        let entries: BTreeMap<String, InventoryEntry> = kept.chain(entries).collect();
         let refresh = InventoryRefresh {
             workspace_id: None,
             tenant_id: tenant,
@@ -179,7 +196,7 @@ fn facts(checked: Checked) -> KeptFacts {
 }
 
 /// What has come of recording a check.
-pub(super) enum Recorded {
+enum Recorded {
     Run(RunId),
     /// There is no connection to check, its check is there already, or something else says why verifyd cannot.
     Nothing,
@@ -188,7 +205,7 @@ pub(super) enum Recorded {
 
 impl Recorded {
     /// A refusal of the row; an error of another kind is one of the test.
-    pub fn refused(error: StoreError) -> Result<Self, StoreError> {
+    fn refused(error: StoreError) -> Result<Self, StoreError> {
         match error {
             StoreError::Refused(_) | StoreError::Schema(_) => Ok(Self::Refused(error)),
             other => Err(other),
@@ -197,38 +214,36 @@ impl Recorded {
 }
 
 /// A trigger that keeps the check out without an error is a refusal, too. `checkable`: connections to check.
-pub(super) fn kept_out(checkable: i64) -> Recorded {
+fn kept_out(checkable: i64) -> Recorded {
     match checkable {
         0 => Recorded::Nothing,
         _ => Recorded::Refused(StoreError::Refused(KEPT_OUT.into())),
     }
 }
 
-/// The steps of `serve` with a run, in one transaction that is rolled back.
+/// What each database does in its own way of the steps of `serve` with a run, with the functions of `serve`. All of it is
+/// in one transaction, which is rolled back.
 #[async_trait]
 pub(super) trait RunSteps: Send {
-    /// Records a check. What is refused is undone; where that fails, nothing more can be tried.
-    async fn record(&mut self) -> Result<Recorded, StoreError>;
+    /// The connection of the transaction, for shared statements.
+    fn connection(&mut self) -> Box<dyn SqlConnection + '_>;
 
-    /// Returns the run of [`QUEUED`].
-    async fn queued(&mut self) -> Result<Option<RunId>, StoreError>;
+    /// Inserts a check by [`RECORD`] or [`RECORD_EMPTY`]. Returns its id, and whether nothing has filled its row.
+    async fn insert(&mut self, record: Sql) -> Result<Option<(i64, bool)>, sqlx::Error>;
+
+    /// Whether it is no fault, or named elsewhere, that verifyd cannot record a run.
+    async fn is_named(&mut self, refusal: &sqlx::Error) -> Result<bool, StoreError>;
+
+    /// Whether the INSERT that was the last one has notified; `None`: it cannot be told.
+    async fn has_notified(&mut self) -> Result<Option<bool>, StoreError> {
+        Ok(None)
+    }
 
     async fn claim(&mut self, request: ClaimRequest) -> Result<Option<Claim>, StoreError>;
 
-    /// Releases the run and undoes it. False: its row stayed as it is.
-    async fn release(&mut self, claim: &Claim) -> Result<bool, StoreError>;
+    async fn complete(&mut self, request: &CompletionRequest) -> Result<Completed, StoreError>;
 
-    /// Completes the run and undoes it. False: its row stayed as it is.
-    async fn complete(&mut self, request: &CompletionRequest) -> Result<bool, StoreError>;
-
-    /// Returns the row of a statement, if there is one.
-    async fn fetch(&mut self, statement: Statement) -> Result<Option<(i64, i64)>, StoreError>;
-
-    /// Executes the statement and undoes it.
-    async fn execute(&mut self, statement: Statement) -> Result<(), StoreError>;
-
-    /// Writes the inventories, one after the other, beside what is stored of the tenant, and undoes it.
-    async fn write_inventories(&mut self, rows: &[InventoryRow]) -> Result<(), StoreError>;
+    async fn refresh_inventory(&mut self, row: &InventoryRow) -> Result<(), StoreError>;
 
     /// Whether policies decide which runs are read and written.
     async fn is_restricted(&mut self) -> Result<bool, StoreError> {
@@ -236,16 +251,94 @@ pub(super) trait RunSteps: Send {
     }
 }
 
+/// Records a check. What is refused is undone; where that fails, nothing more can be tried.
+async fn record(steps: &mut dyn RunSteps) -> Result<Recorded, StoreError> {
+    TRY.execute(&mut *steps.connection()).await?;
+    let mut recorded = steps.insert(RECORD).await;
+    if let Ok(Some((_, false))) = recorded {
+        UNDO.execute(&mut *steps.connection()).await?;
+        recorded = steps.insert(RECORD_EMPTY).await;
+    }
+    let error = match recorded {
+        Ok(Some((run, _))) => return Ok(Recorded::Run(RunId(run))),
+        Ok(None) => {
+            let checkable = CHECKABLE.fetch_one(&mut *steps.connection()).await;
+            let (checkable,): (i64,) = checkable?;
+            return Ok(kept_out(checkable));
+        }
+        Err(error) => error,
+    };
+    // A trigger of SQLite may have ended the transaction (ROLLBACK): what came next would stay.
+    if UNDO.execute(&mut *steps.connection()).await.is_err() {
+        return Err(refused(RECORDING, error.into()));
+    }
+    match steps.is_named(&error).await? {
+        true => Ok(Recorded::Nothing),
+        false => Recorded::refused(error.into()),
+    }
+}
+
+/// Returns the run of [`QUEUED`].
+async fn queued(steps: &mut dyn RunSteps) -> Result<Option<RunId>, StoreError> {
+    let queued = Statement::from(QUEUED);
+    let queued: Option<(i64,)> = queued.fetch_optional(&mut *steps.connection()).await?;
+    Ok(queued.map(|(run,)| RunId(run)))
+}
+
+/// Releases the run and undoes it. False: its row stayed as it is.
+async fn release(steps: &mut dyn RunSteps, claim: &Claim) -> Result<bool, StoreError> {
+    TRY.execute(&mut *steps.connection()).await?;
+    let end = AttemptEnd::Shutdown;
+    let released = release_in(&mut *steps.connection(), claim, end, None).await?;
+    UNDO.execute(&mut *steps.connection()).await?;
+    Ok(released)
+}
+
+/// Completes the run and undoes it. False: its row stayed as it is.
+async fn complete(
+    steps: &mut dyn RunSteps,
+    request: &CompletionRequest,
+) -> Result<bool, StoreError> {
+    TRY.execute(&mut *steps.connection()).await?;
+    let completed = steps.complete(request).await?;
+    UNDO.execute(&mut *steps.connection()).await?;
+    Ok(completed.contains(request.run))
+}
+
+/// Refreshes the inventory of the tenant twice, and undoes it.
+async fn refresh_inventories(
+    steps: &mut dyn RunSteps,
+    run: RunId,
+    tenant: TenantId,
+) -> Result<(), StoreError> {
+    TRY.execute(&mut *steps.connection()).await?;
+    let stored = permissions_in(&mut *steps.connection(), tenant).await?;
+    for row in &inventories(run, tenant, &stored) {
+        steps.refresh_inventory(row).await?;
+    }
+    UNDO.execute(&mut *steps.connection()).await?;
+    Ok(())
+}
+
+/// Executes the statement and undoes it.
+async fn execute(steps: &mut dyn RunSteps, statement: Statement) -> Result<(), StoreError> {
+    TRY.execute(&mut *steps.connection()).await?;
+    statement.execute(&mut *steps.connection()).await?;
+    UNDO.execute(&mut *steps.connection()).await?;
+    Ok(())
+}
+
 /// Does with a run what `serve` does with it. A trigger or a constraint of the application may refuse each step. Where
 /// it refuses the check that is recorded, only a queued run of another producer shows whether it refuses all runs.
 pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreError> {
-    match steps.record().await? {
+    match record(steps).await? {
         Recorded::Run(run) => {
+            let notifies = steps.has_notified().await?;
             try_steps(steps, run).await?;
-            Ok(Writing::Accepted)
+            Ok(Writing::Accepted { notifies })
         }
         Recorded::Nothing => {
-            let Some(run) = steps.queued().await? else {
+            let Some(run) = queued(steps).await? else {
                 return Ok(Writing::NothingTried);
             };
             try_claiming(steps, run).await?;
@@ -253,7 +346,7 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
         }
         Recorded::Refused(error) => {
             let error = refused(RECORDING, error);
-            match steps.queued().await? {
+            match queued(steps).await? {
                 Some(run) => match try_steps(steps, run).await {
                     Err(StoreError::Refused(why)) if is_of_this_transaction(&why) => {
                         Ok(Writing::NotRecording(error))
@@ -283,24 +376,24 @@ async fn try_steps(steps: &mut dyn RunSteps, run: RunId) -> Result<(), StoreErro
     };
     let claimed = steps.claim(claim(run)).await;
     let claim = accepted(CLAIMING, keeper, claimed)?;
-    let released = steps.release(&claim).await;
+    let released = release(steps, &claim).await;
     accepted(RELEASING, keeper, released.map(is_changed))?;
-    let found = steps.fetch(CHECKED.into()).await?;
+    let found = Statement::from(CHECKED);
+    let found: Option<(i64, i64)> = found.fetch_optional(&mut *steps.connection()).await?;
     let checked = found.map(|(connection, tenant)| Checked {
         connection: ConnectionId(connection),
         tenant: TenantId(tenant),
     });
     for request in completions(&claim, checked)? {
-        let completed = steps.complete(&request).await;
+        let completed = complete(steps, &request).await;
         accepted(COMPLETING, keeper, completed.map(is_changed))?;
     }
     let Some(checked) = checked else {
         return Ok(());
     };
-    let inventories = inventories(run, checked.tenant);
-    let written = steps.write_inventories(&inventories).await;
+    let written = refresh_inventories(steps, run, checked.tenant).await;
     written.map_err(|error| refused(WRITING_INVENTORY, error))?;
-    let kept = steps.execute(keep(&facts(checked))).await;
+    let kept = execute(steps, keep(&facts(checked))).await;
     kept.map_err(|error| refused(KEEPING_FACTS, error))
 }
 
@@ -317,7 +410,7 @@ fn is_changed(changed: bool) -> Option<()> {
 }
 
 /// Names the step that was refused. What a trigger does besides, in other tables, is not about verifyd's schema.
-pub(super) fn refused(step: &str, error: StoreError) -> StoreError {
+fn refused(step: &str, error: StoreError) -> StoreError {
     match error {
         StoreError::Schema(why) if step == RECORDING => {
             StoreError::Schema(format!("{step}: {why}"))

@@ -5,7 +5,7 @@ use crate::cli::remedy;
 use crate::config::Settings;
 use crate::ports::probe::{ConnectionLimit, LimitedBy};
 use crate::ports::store::{Store, StoreError};
-use crate::ports::wake::Listening;
+use crate::ports::wake::{Listening, TriggerFault};
 use crate::store::ListenMode;
 use secrecy::ExposeSecret as _;
 
@@ -26,7 +26,8 @@ fn line(limit: &ConnectionLimit) -> Line {
     } = limit;
     let is_fatal = allowed < least;
     let name = match by {
-        LimitedBy::Pooler => return few_free(*allowed, *needed),
+        LimitedBy::Pool => return small_pool(*allowed, *needed),
+        LimitedBy::FreeInPool => return few_free(*allowed, *needed),
         LimitedBy::Role(role) => format!("CONNECTION LIMIT of the role {role}"),
         LimitedBy::Database(database) => format!("CONNECTION LIMIT of the database {database}"),
         LimitedBy::Server => "max_connections of the server".to_owned(),
@@ -46,6 +47,22 @@ fn line(limit: &ConnectionLimit) -> Line {
         false => State::Warning,
     };
     bad("database", state, found, remedy)
+}
+
+/// A pooler in session mode that has fewer sessions than `serve` opens: what listens or works last waits for one.
+fn small_pool(all: i64, needed: i64) -> Line {
+    bad(
+        "pooler",
+        State::Warning,
+        format!(
+            "the pooler, in session mode, has {all} sessions for this role and database; `serve` opens up to {needed} \
+             connections with a session each, and what gets none waits without an error at first"
+        ),
+        format!(
+            "let the pooler have {needed} connections to the server for each replica (PgBouncer: raise \
+             default_pool_size, or pool_size of the database), or lower database.max_connections"
+        ),
+    )
 }
 
 /// A pooler in session mode that has few connections free, which does not say how many it has.
@@ -100,13 +117,59 @@ pub fn of_limit(said: &str, settings: &Settings) -> Option<String> {
     ))
 }
 
-/// Whether a bare INSERT wakes a worker.
-pub async fn listening(store: &dyn Store, settings: &Settings) -> Line {
-    let part = "listening";
+const LISTENING: &str = "listening";
+
+/// Whether an INSERT notifies, where notifications arrive. `notifies`: whether that of a check has.
+async fn notifying(store: &dyn Store, notifies: Option<bool>) -> Line {
+    let (why, remedy) = match (store.trigger_fault().await, notifies) {
+        (Ok(None), None | Some(true)) => {
+            return ok(
+                LISTENING,
+                "notifications arrive: a bare INSERT wakes a worker",
+            );
+        }
+        (Ok(None), Some(false)) => (
+            "the INSERT of a check, which was rolled back, has sent none".to_owned(),
+            "look for what keeps verifyd.notify_queued from it: verifyd.told set for the role or the database, a rule or \
+             trigger that changes the INSERT, a condition of the trigger, another function of that name"
+                .to_owned(),
+        ),
+        (Ok(Some(TriggerFault::Missing)), _) => (
+            "operation_runs has no trigger that sends them".to_owned(),
+            "run `verifyd migrate --enforce` as the table's owner".to_owned(),
+        ),
+        (Ok(Some(TriggerFault::Disabled { trigger })), _) => (
+            format!("the trigger {trigger} of operation_runs, which sends them, is disabled"),
+            format!("as the table's owner: ALTER TABLE operation_runs ENABLE TRIGGER {trigger};"),
+        ),
+        (Ok(Some(TriggerFault::Replica { trigger, by })), _) => (
+            format!(
+                "the trigger {trigger} of operation_runs, which sends them, does not fire where \
+                 session_replication_role is replica, as set for {by}"
+            ),
+            format!(
+                "as the table's owner: ALTER TABLE operation_runs ENABLE ALWAYS TRIGGER {trigger};"
+            ),
+        ),
+        (Err(failure), _) => {
+            return Line {
+                state: State::Warning,
+                ..error(LISTENING, &failure)
+            };
+        }
+    };
+    let found =
+        format!("notifications arrive, but {why}: bare INSERTs are found by the sweep only");
+    bad(LISTENING, State::Warning, found, remedy)
+}
+
+/// Whether a bare INSERT wakes a worker. `notifies`: see [`notifying`].
+pub async fn listening(store: &dyn Store, settings: &Settings, notifies: Option<bool>) -> Line {
+    let part = LISTENING;
     let not_received =
         "notifications do not arrive, so that bare INSERTs are found by the sweep only";
     match store.try_listening().await {
-        Ok(Listening::Received) => ok(part, "notifications arrive: a bare INSERT wakes a worker"),
+        Ok(Listening::Received) => notifying(store, notifies).await,
         Ok(Listening::Off) => ok(part, "off: bare INSERTs are found by the sweep"),
         Ok(Listening::NotReceived) => bad(
             part,
@@ -168,9 +231,14 @@ mod tests {
                 "max_connections of the server",
             ),
             // Others use it, too.
-            (LimitedBy::Pooler, 0, State::Warning, "default_pool_size"),
             (
-                LimitedBy::Pooler,
+                LimitedBy::FreeInPool,
+                0,
+                State::Warning,
+                "default_pool_size",
+            ),
+            (
+                LimitedBy::Pool,
                 3,
                 State::Warning,
                 "12 connections to the server",

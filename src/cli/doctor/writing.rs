@@ -39,7 +39,8 @@ const ONLY_CLAIMED: &str =
 /// What was found where there is no run to try.
 const NOTHING_TRIED: &str = "no run is queued and no connection is there of which a check could be recorded: nothing could be tried";
 
-pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
+/// Returns whether the INSERT of a check has notified the workers; `None`: it cannot be told.
+pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
     // Before a check is recorded, which takes an id.
     let repeated = store.repeated_ids().await.unwrap_or_else(|failure| {
         lines.push(Line {
@@ -49,15 +50,20 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
         Vec::new()
     });
     lines.extend(repeated.iter().map(repeating));
-    lines.push(match store.try_writing().await {
-        Ok(Writing::Accepted) => ok(PART, "what serve writes is accepted"),
+    let tried = store.try_writing().await;
+    let notifies = match &tried {
+        Ok(Writing::Accepted { notifies }) => *notifies,
+        _ => None,
+    };
+    lines.push(match tried {
+        Ok(Writing::Accepted { .. }) => ok(PART, "what serve writes is accepted"),
         Ok(Writing::OnlyClaimed) => ok(PART, ONLY_CLAIMED),
         Ok(Writing::NothingTried) => ok(PART, NOTHING_TRIED),
         Ok(Writing::NotRecording(failure) | Writing::NotTried(failure))
             if is_repeated_key(&failure)
                 && repeated.iter().any(|ids| ids.table == "operation_runs") =>
         {
-            return;
+            return None;
         }
         Ok(Writing::NotRecording(failure)) => {
             let line = refused(&failure, REFUSING_INSERT);
@@ -84,12 +90,14 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
         }
         Err(failure) => refused(&failure, REFUSING_RULE),
     });
+    notifies
 }
 
 /// A line for the ids of a table that begin again.
 fn repeating(ids: &RepeatedIds) -> Line {
     let RepeatedIds {
         table,
+        sequence,
         next,
         largest,
         last,
@@ -100,7 +108,8 @@ fn repeating(ids: &RepeatedIds) -> Line {
              `verifyd doctor` again: the sequence gives no id after {last}"
         ),
         false => format!(
-            "as the table's owner: SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table};"
+            "as the table's owner: SELECT setval('{}', max(id)) FROM {table};",
+            sequence.replace('\'', "''")
         ),
     };
     bad(
@@ -151,13 +160,14 @@ mod tests {
         let remedy = |largest, last| {
             let ids = RepeatedIds {
                 table: "operation_runs",
+                sequence: "public.\"it's\"".to_owned(),
                 next: 1,
                 largest,
                 last,
             };
             repeating(&ids).remedy.unwrap_or_default()
         };
-        assert!(remedy(5, i64::MAX).contains("setval("));
+        assert!(remedy(5, i64::MAX).contains("setval('public.\"it''s\"', "));
         for (largest, last) in [(i64::MAX, i64::MAX), (i64::from(i32::MAX), 2_147_483_647)] {
             let remedy = remedy(largest, last);
             assert!(!remedy.contains("setval"), "{remedy}");

@@ -39,13 +39,18 @@ const FILLED: &str = "
     ORDER BY a.attnum";
 
 /// `$1`: names of tables, as statements resolve them. The mark changes when a table is created again, renamed
-/// or truncated, and when a column, a unique index, a privilege, or a setting of the database or the role changes.
+/// or truncated, and when a column, a unique index, a privilege, row-level security, or a setting of the database or the
+/// role changes.
 /// It reads only catalogues.
 const MARK: &str = "
     SELECT md5(concat_ws(' ', (SELECT string_agg(s::text, ';' ORDER BY s::text) FROM pg_db_role_setting s
         WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
           AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))),
-      string_agg(concat_ws(' ', t.name, c.oid, c.relfilenode, c.relkind, c.relowner, c.relacl,
+      (SELECT concat(r.rolsuper, r.rolbypassrls) FROM pg_roles r WHERE r.rolname = current_user),
+      string_agg(concat_ws(' ', t.name, c.oid, c.relfilenode, c.relkind, c.relowner, c.relacl, c.relrowsecurity,
+        c.relforcerowsecurity,
+        (SELECT string_agg(concat_ws(' ', l.oid, l.polcmd, l.polpermissive, l.polroles, l.polqual, l.polwithcheck), ','
+                           ORDER BY l.oid) FROM pg_policy l WHERE l.polrelid = c.oid),
         (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attacl), ','
                            ORDER BY a.attnum)
          FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
@@ -185,6 +190,15 @@ impl PostgresStore {
                     relation.add_column(name, column, *family),
                 )),
                 Some(column) => {
+                    if let Some(privilege) = privileges::written_by(name, &column.name)
+                        && let Some((problem, remedy)) = relation.make_writable(name, column)
+                    {
+                        findings.push(SchemaFinding {
+                            fatal: privilege.kept_out.is_none(),
+                            ..SchemaFinding::advice(subject, problem, remedy)
+                        });
+                        continue;
+                    }
                     let room = owner.room(table.name, &column.name);
                     let Some((problem, fatal)) = column.misfit(*family, room) else {
                         continue;

@@ -31,23 +31,10 @@ const FRESHNESS: &str = sql!(
     RETURNING i.tenant_id, i.compared_at = now()"
 );
 
-/// Writes the rows of `changed`.
-macro_rules! write_changed {
-    () => {
-        "INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at)
-    SELECT tenant_id, permission_key, status, details, now() FROM changed
-    ORDER BY tenant_id, permission_key
-    ON CONFLICT (tenant_id, permission_key) DO UPDATE
-    SET status = excluded.status, details = excluded.details,
-        last_checked_at = excluded.last_checked_at"
-    };
-}
-
 /// Only rows that differ reach the INSERT; `ON CONFLICT` alone would lock, and so write, all of them.
 /// `removed_at` is not compared: it is set when a grant disappears, kept while it is absent, and removed when
 /// it returns.
-const REFRESH: &str = sql!(
-    "
+const REFRESH: &str = "
     WITH fresh AS (
         SELECT d.tenant_id, f.permission_key, f.status, f.details
         FROM unnest($1::bigint[], $2::jsonb[]) AS d (tenant_id, entries),
@@ -76,18 +63,12 @@ const REFRESH: &str = sql!(
               AND NOT EXISTS (SELECT FROM fresh f WHERE f.tenant_id = s.tenant_id
                                                     AND f.permission_key = s.permission_key)
     )
-    " write_changed!()
-);
-
-/// Writes entries and leaves the tenant's other rows as they are. The parameters are those of [`REFRESH`].
-const WRITE_BESIDE: &str = sql!(
-    "WITH changed AS (
-        SELECT d.tenant_id, f.permission_key, f.status, f.details
-        FROM unnest($1::bigint[], $2::jsonb[]) AS d (tenant_id, entries),
-             jsonb_to_recordset(d.entries) AS f(permission_key text, status text, details jsonb)
-    )
-    " write_changed!()
-);
+    INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at)
+    SELECT tenant_id, permission_key, status, details, now() FROM changed
+    ORDER BY tenant_id, permission_key
+    ON CONFLICT (tenant_id, permission_key) DO UPDATE
+    SET status = excluded.status, details = excluded.details,
+        last_checked_at = excluded.last_checked_at";
 
 impl PostgresStore {
     /// Refreshes at most one inventory for each tenant.
@@ -105,20 +86,12 @@ impl PostgresStore {
         }
         let rows = rows.iter().map(Borrow::borrow);
         let due: Vec<&InventoryRow> = rows.filter(|r| due.contains(&r.tenant)).collect();
-        self.write_permissions(tx, REFRESH, &due).await
-    }
-
-    /// Writes each inventory, one after the other, beside what is stored of its tenant: whether rows are accepted shows
-    /// without a change of all that the tenant has.
-    pub(super) async fn write_inventories_beside(
-        &self,
-        tx: &mut PgConnection,
-        rows: &[InventoryRow],
-    ) -> Result<(), StoreError> {
-        for row in rows {
-            self.write_freshness(tx, &[row]).await?;
-            self.write_permissions(tx, WRITE_BESIDE, &[row]).await?;
-        }
+        let entries: Vec<_> = due.iter().map(|r| r.entries()).collect::<Result<_, _>>()?;
+        self.sql(REFRESH)
+            .bind(due.iter().map(|r| r.tenant).collect::<Vec<i64>>())
+            .bind(entries)
+            .execute(&mut *tx)
+            .await?;
         Ok(())
     }
 
@@ -142,20 +115,5 @@ impl PostgresStore {
         Ok(compared
             .filter_map(|(tenant, due)| due.then_some(tenant))
             .collect())
-    }
-
-    async fn write_permissions(
-        &self,
-        tx: &mut PgConnection,
-        statement: &'static str,
-        rows: &[&InventoryRow],
-    ) -> Result<(), StoreError> {
-        let entries: Vec<_> = rows.iter().map(|r| r.entries()).collect::<Result<_, _>>()?;
-        self.sql(statement)
-            .bind(rows.iter().map(|r| r.tenant).collect::<Vec<i64>>())
-            .bind(entries)
-            .execute(&mut *tx)
-            .await?;
-        Ok(())
     }
 }

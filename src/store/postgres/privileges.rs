@@ -5,7 +5,7 @@ use super::PostgresStore;
 use super::schema::MIGRATIONS_TABLE;
 use crate::ports::schema::SchemaFinding;
 use crate::ports::store_error::StoreError;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 /// A privilege on a table or on some of its columns.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(super) struct Privilege {
     /// As GRANT names them; empty: on the table.
     columns: &'static str,
     /// What does not work without it; `None`: `serve` does not.
-    kept_out: Option<&'static str>,
+    pub kept_out: Option<&'static str>,
 }
 
 /// Missing privileges on one table.
@@ -25,8 +25,21 @@ pub(super) struct Missing {
     sequences: Option<String>,
     /// The role, as SQL names it.
     user: String,
-    /// Whether policies decide which rows the role reads and writes.
-    is_restricted: bool,
+    /// `None`: no policy keeps a row from the role.
+    policies: Option<Policies>,
+}
+
+/// Policies of a table that may keep rows from the role.
+#[derive(Debug)]
+struct Policies {
+    /// The commands for which no policy admits any row.
+    closed: Vec<&'static str>,
+    /// Whether no row is seen of a table that has some.
+    hides_all: bool,
+    /// RESTRICTIVE policies that do not admit all rows, as SQL lists them.
+    restrictive: Option<String>,
+    /// The name, as SQL has it, of a policy that admits all rows to the role.
+    proposed: String,
 }
 
 const fn on_table(name: &'static str) -> Privilege {
@@ -147,6 +160,19 @@ fn needed(table: &str) -> &'static [Privilege] {
     }
 }
 
+/// Tables that no check reads or writes: while their rows are hidden `serve` works.
+const NOT_OF_CHECKS: [&str; 2] = ["tenants", "tenant_onboarding_sessions"];
+
+/// Returns the privilege by which the column is written, one that `serve` cannot do without before the others.
+pub(super) fn written_by(table: &str, column: &str) -> Option<&'static Privilege> {
+    let writing = needed(table).iter().filter(|privilege| {
+        let mut columns = privilege.columns.split(", ");
+        matches!(privilege.name, "INSERT" | "UPDATE")
+            && (privilege.columns.is_empty() || columns.any(|name| name == column))
+    });
+    writing.min_by_key(|privilege| privilege.kept_out.is_some())
+}
+
 /// Whether `serve` writes the table.
 pub(super) fn is_written(table: &str) -> bool {
     let mut needed = needed(table).iter();
@@ -154,8 +180,8 @@ pub(super) fn is_written(table: &str) -> bool {
 }
 
 /// `$1`: the name of a table, `$2` and `$3`: privileges and the columns of each. Which of them are missing, counted from
-/// 1, the role, and whether policies decide which rows it reads and writes. A column that is missing is another finding.
-/// UPDATE of a table may be granted on some columns only.
+/// 1, the role, whether policies decide which rows it reads and writes, and the name of a policy for it. A column that is
+/// missing is another finding. UPDATE of a table may be granted on some columns only.
 const MISSING: &str = "
     SELECT ARRAY(SELECT p.n FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS p(name, columns, n)
             WHERE NOT CASE
@@ -166,7 +192,7 @@ const MISSING: &str = "
                 WHEN p.name = 'UPDATE' THEN has_any_column_privilege(t.oid, p.name)
                 ELSE has_table_privilege(t.oid, p.name) END
             ORDER BY p.n),
-        quote_ident(current_user), coalesce(row_security_active(t.oid), false)
+        quote_ident(current_user), coalesce(row_security_active(t.oid), false), quote_ident('admits_' || current_user)
     FROM (SELECT to_regclass($1)::oid) AS t(oid)";
 
 /// `$1`: the name of a table. The sequences that its defaults use, where the role may not. A value of an identity column
@@ -180,6 +206,30 @@ const SEQUENCES: &str = "
     JOIN pg_namespace n ON n.oid = s.relnamespace
     WHERE f.adrelid = to_regclass($1::text)
       AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE, UPDATE') END";
+
+/// `$1`: the name of a table, `$2`: commands. Of each whether a policy admits rows to the role, whether one admits all, and
+/// the RESTRICTIVE policies that do not. A policy without an expression admits nothing and restricts nothing. Rows that
+/// are written are tested by the expression that is for them, if there is one.
+const POLICIES: &str = "
+    SELECT c.name, coalesce(bool_or(p.is_permissive AND p.admits), false),
+        coalesce(bool_or(p.is_permissive AND p.admits_all), false),
+        string_agg(p.name, ', ' ORDER BY p.name) FILTER (WHERE NOT p.is_permissive AND p.admits AND NOT p.admits_all)
+    FROM unnest($2::text[]) AS c(name)
+    LEFT JOIN LATERAL (
+        SELECT quote_ident(l.polname) AS name, l.polpermissive AS is_permissive,
+            CASE c.name WHEN 'INSERT' THEN e.written ELSE e.read END IS NOT NULL AS admits,
+            coalesce((c.name = 'INSERT' OR e.read = 'true')
+                AND (c.name NOT IN ('INSERT', 'UPDATE') OR e.written = 'true'), false) AS admits_all
+        FROM pg_policy l
+        CROSS JOIN LATERAL (SELECT pg_get_expr(l.polqual, l.polrelid) AS read,
+            coalesce(pg_get_expr(l.polwithcheck, l.polrelid), pg_get_expr(l.polqual, l.polrelid)) AS written) e
+        WHERE l.polrelid = to_regclass($1::text)
+          AND l.polcmd::text IN ('*', CASE c.name WHEN 'SELECT' THEN 'r' WHEN 'INSERT' THEN 'a' WHEN 'UPDATE' THEN 'w'
+              ELSE 'd' END)
+          AND EXISTS (SELECT FROM unnest(l.polroles) AS r(oid)
+              WHERE CASE WHEN r.oid = 0 THEN true ELSE pg_has_role(r.oid, 'USAGE') END)
+    ) p ON true
+    GROUP BY c.name";
 
 impl Missing {
     /// Whether the role lacks what it needs to insert a row.
@@ -232,25 +282,8 @@ impl Missing {
                 ..finding
             });
         }
-        if self.is_restricted {
-            let remedy = match table.starts_with("verifyd.") {
-                true => format!(
-                    "as the table's owner, since only verifyd uses it: ALTER TABLE {table} DISABLE ROW LEVEL \
-                     SECURITY;"
-                ),
-                false => format!(
-                    "where policies of the table admit all rows to {user}, nothing is to be done, and this warning \
-                     stays; else as a superuser: ALTER ROLE {user} BYPASSRLS;"
-                ),
-            };
-            findings.push(SchemaFinding::advice(
-                table,
-                format!(
-                    "row-level security applies to the role {user}, which sees no rows and writes none but those that \
-                     a policy admits"
-                ),
-                remedy,
-            ));
+        if let Some(policies) = &self.policies {
+            findings.push(policies.finding(table, user));
         }
         let findings = findings.into_iter();
         findings
@@ -259,6 +292,48 @@ impl Missing {
                 ..finding
             })
             .collect()
+    }
+}
+
+impl Policies {
+    /// Without a row that a check reads or writes, it ends blocked or cannot be completed.
+    fn finding(&self, table: &str, user: &str) -> SchemaFinding {
+        let applies = format!("row-level security applies to the role {user}");
+        let problem = match (&self.closed[..], self.hides_all) {
+            ([], false) => format!(
+                "{applies}, which sees no rows and writes none but those that a policy admits"
+            ),
+            ([], true) => format!("{applies}, and hides every row from it"),
+            (closed, _) => format!("{applies}, and no policy admits it: {}", closed.join(", ")),
+        };
+        let hides = self.hides_all || !self.closed.is_empty();
+        let is_own = table.starts_with("verifyd.");
+        let unless = match hides || is_own {
+            true => "",
+            false => {
+                "where policies of the table admit all rows to the role, nothing is to be done, and this warning \
+                 stays; else "
+            }
+        };
+        let restrictive = match &self.restrictive {
+            Some(names) => {
+                format!("let the RESTRICTIVE policies ({names}) admit all rows to it, and ")
+            }
+            None => String::new(),
+        };
+        let remedy = match is_own {
+            true => format!(
+                "as the table's owner, since only verifyd uses it: ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;"
+            ),
+            false => format!(
+                "{unless}as the table's owner {restrictive}admit them: CREATE POLICY {} ON {table} TO {user} USING (true);",
+                self.proposed
+            ),
+        };
+        SchemaFinding {
+            fatal: hides && !NOT_OF_CHECKS.contains(&table),
+            ..SchemaFinding::advice(table, problem, remedy)
+        }
     }
 }
 
@@ -299,7 +374,7 @@ impl PostgresStore {
         let needed = needed(table);
         let names: Vec<&'static str> = needed.iter().map(|privilege| privilege.name).collect();
         let columns: Vec<&'static str> = needed.iter().map(|privilege| privilege.columns).collect();
-        let (missing, user, is_restricted): (Vec<i64>, String, bool) = self
+        let (missing, user, is_restricted, proposed): (Vec<i64>, String, bool, String) = self
             .rows(MISSING)
             .bind(table)
             .bind(names.clone())
@@ -315,6 +390,13 @@ impl PostgresStore {
             }
             false => None,
         };
+        let policies = match is_restricted {
+            true => {
+                let is_readable = missing.is_empty();
+                self.policies(tx, table, is_readable, proposed).await?
+            }
+            false => None,
+        };
         let numbered = (1..).zip(needed);
         let privileges = numbered
             .filter(|(number, _)| missing.contains(number))
@@ -324,8 +406,72 @@ impl PostgresStore {
             privileges,
             sequences,
             user,
-            is_restricted,
+            policies,
         })
+    }
+
+    /// Returns the policies of a table that has row-level security, unless they admit all that `serve` needs.
+    async fn policies(
+        &self,
+        tx: &mut PgConnection,
+        table: &str,
+        is_readable: bool,
+        proposed: String,
+    ) -> Result<Option<Policies>, StoreError> {
+        let needed = needed(table);
+        let names: Vec<&'static str> = needed.iter().map(|privilege| privilege.name).collect();
+        let commands: Vec<(String, bool, bool, Option<String>)> = self
+            .rows(POLICIES)
+            .bind(table)
+            .bind(names)
+            .fetch_all(&mut *tx)
+            .await?;
+        let found = |name: &str| commands.iter().find(|(command, ..)| command == name);
+        if commands
+            .iter()
+            .all(|(_, _, all, restrictive)| *all && restrictive.is_none())
+        {
+            return Ok(None);
+        }
+        let required = needed
+            .iter()
+            .filter(|privilege| privilege.kept_out.is_none());
+        let closed: Vec<&'static str> = required
+            .map(|privilege| privilege.name)
+            .filter(|name| found(name).is_some_and(|(_, admits, ..)| !admits))
+            .collect();
+        // Whether a policy admits what is written is tried by `doctor`.
+        let hides_all = closed.is_empty()
+            && is_readable
+            && !is_written(table)
+            && self.hides_all(tx, table).await?;
+        Ok(Some(Policies {
+            closed,
+            hides_all,
+            restrictive: commands
+                .into_iter()
+                .find_map(|(.., restrictive)| restrictive),
+            proposed,
+        }))
+    }
+
+    /// Whether the role sees no row of a table that has some, as far as the server has counted them. A policy that fails,
+    /// for lack of a setting of the session for example, hides them, too.
+    async fn hides_all(&self, tx: &mut PgConnection, table: &str) -> Result<bool, StoreError> {
+        let sees_none = format!(
+            "SELECT pg_stat_get_live_tuples(to_regclass('{table}')) > 0 AND NOT EXISTS (SELECT FROM {table})"
+        );
+        let mut inner = tx.begin().await?;
+        let sees_none: Result<bool, sqlx::Error> = sqlx::query_scalar(AssertSqlSafe(sees_none))
+            .persistent(false)
+            .fetch_one(&mut *inner)
+            .await;
+        let sees_none = sees_none.map_err(StoreError::from);
+        inner.rollback().await?;
+        match sees_none {
+            Err(error) if error.is_transient() => Err(error),
+            sees_none => Ok(sees_none.unwrap_or(true)),
+        }
     }
 
     /// Names what the role lacks on this table, with the statement that grants it.

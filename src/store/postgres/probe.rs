@@ -2,9 +2,7 @@
 //! Those of `serve` are tried once it is known that they get through.
 
 use super::inspect::UNNAMED;
-use super::{PostgresStore, wake};
-use crate::domain::RunId;
-use crate::domain::attempt::AttemptEnd;
+use super::{ADVISORY_SPACE, PostgresStore, wake};
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
@@ -12,10 +10,11 @@ use crate::ports::probe::{
 };
 use crate::ports::store_error::StoreError;
 use crate::store::End;
-use crate::store::claims::{ClaimRequest, release_in};
-use crate::store::completion::{CompletionRequest, InventoryRow};
-use crate::store::probe::{self, Recorded, RunSteps};
-use crate::store::statement::{Sql, Statement};
+use crate::store::claims::ClaimRequest;
+use crate::store::completion::{Completed, CompletionRequest, InventoryRow};
+use crate::store::probe::{self, RunSteps};
+use crate::store::sql_store::SqlConnection;
+use crate::store::statement::Sql;
 use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -97,6 +96,14 @@ const LEAST_IN_POOL: u32 = 2;
 /// Time for one further session behind a pooler. One that has none free lets its client wait for minutes.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The sessions that a pooler has for the role and database, where this connection is one of them: a pooler that has none
+/// free has opened all.
+const SESSIONS_OF_POOL: &str = "
+    SELECT count(*) FROM pg_stat_activity o
+    JOIN pg_stat_activity a ON a.datid = o.datid AND a.usesysid = o.usesysid
+        AND a.client_addr IS NOT DISTINCT FROM o.client_addr AND a.backend_type = o.backend_type
+    WHERE o.pid = pg_backend_pid()";
+
 /// The tables that verifyd inserts rows into whose ids are from a sequence.
 const NUMBERED: [&str; 8] = [
     "operation_runs",
@@ -109,16 +116,33 @@ const NUMBERED: [&str; 8] = [
     "verifyd.webhook_deliveries",
 ];
 
-/// `$1`: the name of a table whose ids the role may read. The sequence of them, by how much it counts up, its last value, and
-/// whether the role may read it, which takes SELECT; with USAGE alone it may read the last value.
-const SEQUENCE: &str = "
-    SELECT s.name, q.seqincrement, q.seqmax, has_sequence_privilege(s.name, 'SELECT')
+/// `$1`: the name of a table whose ids the role may read. The sequence that the default of its ids names, else the one that
+/// belongs to the column; by how much it counts up, its last value, and whether the role may read it, which takes SELECT;
+/// with USAGE alone it may read the last value. A name that the default has as a text is no dependency.
+const SEQUENCE: &str = r"
+    SELECT q.seqrelid::bigint, format('%I.%I', n.nspname, r.relname), q.seqincrement, q.seqmax,
+        has_sequence_privilege(q.seqrelid, 'SELECT')
     FROM pg_attribute a
-    CROSS JOIN LATERAL pg_get_serial_sequence($1::text, a.attname::text) AS s(name)
-    JOIN pg_sequence q ON q.seqrelid = to_regclass(s.name)
+    LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+    CROSS JOIN LATERAL (SELECT coalesce(
+        (SELECT min(d.refobjid) FROM pg_depend d JOIN pg_sequence o ON o.seqrelid = d.refobjid
+            WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass),
+        to_regclass(replace(
+            substring(pg_get_expr(f.adbin, f.adrelid) FROM $re$nextval\(\(?'((?:[^']|'')+)'$re$), '''''', ''''))::oid,
+        to_regclass(pg_get_serial_sequence($1::text, a.attname::text))::oid)) AS s(oid)
+    JOIN pg_sequence q ON q.seqrelid = s.oid
+    JOIN pg_class r ON r.oid = q.seqrelid
+    JOIN pg_namespace n ON n.oid = r.relnamespace
     WHERE a.attrelid = to_regclass($1::text) AND a.attname = 'id' AND q.seqincrement > 0
-      AND has_column_privilege(a.attrelid, a.attnum, 'SELECT')
-      AND has_sequence_privilege(s.name, 'SELECT, USAGE')";
+      AND has_column_privilege(a.attrelid, a.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
+      AND has_sequence_privilege(q.seqrelid, 'SELECT, USAGE')";
+
+/// Whether this transaction, or another one, holds a lock without which `verifyd.notify_queued` (migration 6) does not
+/// notify; NULL: none does. `$1`: the number before those of all locks.
+const NOTIFYING: &str = "
+    SELECT bool_or(pid = pg_backend_pid()) FROM pg_locks
+    WHERE locktype = 'advisory' AND classid::bigint = $1::int AND objid IN (10, 11) AND objsubid = 2
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// insufficient_privilege
 const MAY_NOT: &str = "42501";
@@ -182,127 +206,73 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
     Ok(seen > 0)
 }
 
-/// Inserts a check, and returns whether nothing has filled its row.
-async fn insert(tx: &mut PgConnection, record: Sql) -> Result<Option<(i64, bool)>, sqlx::Error> {
-    sqlx::query_as(record.postgres)
-        .persistent(false)
-        .fetch_optional(tx)
-        .await
-}
-
 /// A run in a transaction that is rolled back.
 struct Steps<'a> {
     store: &'a PostgresStore,
     tx: &'a mut PgConnection,
 }
 
-impl Steps<'_> {
+#[async_trait]
+impl RunSteps for Steps<'_> {
+    fn connection(&mut self) -> Box<dyn SqlConnection + '_> {
+        Box::new(self.store.shared(&mut *self.tx))
+    }
+
+    async fn insert(&mut self, record: Sql) -> Result<Option<(i64, bool)>, sqlx::Error> {
+        sqlx::query_as(record.postgres)
+            .persistent(false)
+            .fetch_optional(&mut *self.tx)
+            .await
+    }
+
     /// Whether `inspect` names what keeps verifyd from recording a run, which `serve` need not do, or whether the
     /// application allows one run of a connection at a time. A trigger may lack a right of its own.
-    async fn is_named(&mut self, code: &str, constraint: Option<&str>) -> Result<bool, StoreError> {
-        match code {
-            MAY_NOT => {
+    async fn is_named(&mut self, refusal: &sqlx::Error) -> Result<bool, StoreError> {
+        let Some(error) = refusal.as_database_error() else {
+            return Ok(false);
+        };
+        match error.code().as_deref() {
+            Some(MAY_NOT) => {
                 let missing = self.store.missing_privileges(self.tx, "operation_runs");
                 Ok(missing.await?.has_no_insert())
             }
-            NOT_NULL => {
+            Some(NOT_NULL) => {
                 let unnamed = sqlx::query(UNNAMED).persistent(false);
                 Ok(unnamed.fetch_optional(&mut *self.tx).await?.is_some())
             }
             // Not of the key: ids begin again behind those that are there.
-            NOT_UNIQUE => Ok(!constraint.is_some_and(|name| name.ends_with("_pkey"))),
+            Some(NOT_UNIQUE) => Ok(!error
+                .constraint()
+                .is_some_and(|name| name.ends_with("_pkey"))),
             _ => Ok(false),
         }
     }
-}
 
-#[async_trait]
-impl RunSteps for Steps<'_> {
-    async fn record(&mut self) -> Result<Recorded, StoreError> {
-        let mut inner = self.tx.begin().await?;
-        let mut recorded = insert(&mut inner, probe::RECORD).await;
-        if let Ok(Some((_, false))) = recorded {
-            inner.rollback().await?;
-            inner = self.tx.begin().await?;
-            recorded = insert(&mut inner, probe::RECORD_EMPTY).await;
-        }
-        let error = match recorded {
-            Ok(Some((run, _))) => {
-                inner.commit().await?;
-                return Ok(Recorded::Run(RunId(run)));
-            }
-            Ok(None) => {
-                inner.commit().await?;
-                let checkable: i64 = sqlx::query_scalar(probe::CHECKABLE.postgres)
-                    .persistent(false)
-                    .fetch_one(&mut *self.tx)
-                    .await?;
-                return Ok(probe::kept_out(checkable));
-            }
-            Err(error) => error,
-        };
-        inner.rollback().await?;
-        let database_error = error.as_database_error();
-        let code = database_error.and_then(|error| error.code());
-        let code = code.map(|code| code.into_owned()).unwrap_or_default();
-        let constraint = database_error.and_then(|error| error.constraint());
-        let constraint = constraint.map(str::to_owned);
-        let is_named = self.is_named(&code, constraint.as_deref()).await?;
-        match is_named {
-            true => Ok(Recorded::Nothing),
-            false => Recorded::refused(error.into()),
-        }
-    }
-
-    async fn queued(&mut self) -> Result<Option<RunId>, StoreError> {
-        let queued = Statement::from(probe::QUEUED);
-        let mut shared = self.store.shared(&mut *self.tx);
-        let queued: Option<(i64,)> = queued.fetch_optional(&mut shared).await?;
-        Ok(queued.map(|(run,)| RunId(run)))
+    async fn has_notified(&mut self) -> Result<Option<bool>, StoreError> {
+        let is_own = sqlx::query_scalar(NOTIFYING)
+            .bind(ADVISORY_SPACE)
+            .persistent(false);
+        let is_own: Option<bool> = is_own.fetch_one(&mut *self.tx).await?;
+        Ok(match is_own {
+            Some(true) => Some(true),
+            // Others notify for this one, too.
+            Some(false) => None,
+            None => Some(false),
+        })
     }
 
     async fn claim(&mut self, request: ClaimRequest) -> Result<Option<Claim>, StoreError> {
         self.store.claim_locked(self.tx, request).await
     }
 
-    async fn release(&mut self, claim: &Claim) -> Result<bool, StoreError> {
-        let mut inner = self.tx.begin().await?;
-        let mut shared = self.store.shared(&mut *inner);
-        let released = release_in(&mut shared, claim, AttemptEnd::Shutdown, None).await?;
-        inner.rollback().await?;
-        Ok(released)
+    async fn complete(&mut self, request: &CompletionRequest) -> Result<Completed, StoreError> {
+        let requests = std::slice::from_ref(request);
+        self.store.complete_runs(self.tx, requests).await
     }
 
-    async fn complete(&mut self, request: &CompletionRequest) -> Result<bool, StoreError> {
-        let mut inner = self.tx.begin().await?;
-        let completed = self
-            .store
-            .complete_runs(&mut inner, std::slice::from_ref(request))
-            .await?;
-        let is_completed = completed.contains(request.run);
-        inner.rollback().await?;
-        Ok(is_completed)
-    }
-
-    async fn fetch(&mut self, statement: Statement) -> Result<Option<(i64, i64)>, StoreError> {
-        let mut shared = self.store.shared(&mut *self.tx);
-        statement.fetch_optional(&mut shared).await
-    }
-
-    async fn execute(&mut self, statement: Statement) -> Result<(), StoreError> {
-        let mut inner = self.tx.begin().await?;
-        let mut shared = self.store.shared(&mut *inner);
-        statement.execute(&mut shared).await?;
-        inner.rollback().await?;
-        Ok(())
-    }
-
-    async fn write_inventories(&mut self, rows: &[InventoryRow]) -> Result<(), StoreError> {
-        let mut inner = self.tx.begin().await?;
-        let written = self.store.write_inventories_beside(&mut inner, rows);
-        written.await?;
-        inner.rollback().await?;
-        Ok(())
+    async fn refresh_inventory(&mut self, row: &InventoryRow) -> Result<(), StoreError> {
+        let rows = std::slice::from_ref(row);
+        self.store.refresh_inventories(self.tx, rows).await
     }
 
     async fn is_restricted(&mut self) -> Result<bool, StoreError> {
@@ -326,13 +296,13 @@ impl PostgresStore {
         tx: &mut PgConnection,
         table: &'static str,
     ) -> Result<Option<RepeatedIds>, StoreError> {
-        let sequence: Option<(String, i64, i64, bool)> = self
+        let sequence: Option<(i64, String, i64, i64, bool)> = self
             .rows(SEQUENCE)
             .persistent(false)
             .bind(table)
             .fetch_optional(&mut *tx)
             .await?;
-        let Some((sequence, increment, last, is_readable)) = sequence else {
+        let Some((oid, sequence, increment, last, is_readable)) = sequence else {
             return Ok(None);
         };
         // No id that is added up is larger than the last one.
@@ -348,8 +318,7 @@ impl PostgresStore {
             false => format!(
                 "SELECT CASE WHEN v.given IS NOT NULL THEN least(v.given, {last_but_one}) + {increment} END, \
                  (SELECT CAST(max(id) AS bigint) FROM {table}) \
-                 FROM pg_get_serial_sequence('{table}', 'id') AS s(name) \
-                 CROSS JOIN LATERAL (SELECT pg_sequence_last_value(to_regclass(s.name))) AS v(given)"
+                 FROM (SELECT pg_sequence_last_value({oid}::oid::regclass)) AS v(given)"
             ),
         };
         let (next, largest): (Option<i64>, Option<i64>) = sqlx::query_as(AssertSqlSafe(state))
@@ -359,6 +328,7 @@ impl PostgresStore {
         let ids = next.zip(largest);
         Ok(ids.map(|(next, largest)| RepeatedIds {
             table,
+            sequence,
             next,
             largest,
             last,
@@ -383,8 +353,9 @@ impl PostgresStore {
         })
     }
 
-    /// Opens connections with a session each, up to this number, and returns how many there were at the same time.
-    async fn sessions_at_once(&self, wanted: i64) -> Result<i64, StoreError> {
+    /// Opens connections with a session each, up to this number. Returns how many there were at the same time, and how many
+    /// the pooler had then with those of others.
+    async fn sessions_at_once(&self, wanted: i64) -> Result<(i64, i64), StoreError> {
         let mut opened = Vec::new();
         let mut count = 0;
         while count < wanted {
@@ -401,10 +372,15 @@ impl PostgresStore {
             opened.push(connection);
             count += 1;
         }
+        let mut all = count;
+        if let Some(connection) = opened.last_mut() {
+            let row = sqlx::raw_sql(SESSIONS_OF_POOL).fetch_one(connection);
+            all = row.await?.try_get(0)?;
+        }
         for connection in opened {
             let _ = connection.close().await;
         }
-        Ok(count)
+        Ok((count, all.max(count)))
     }
 }
 
@@ -492,15 +468,19 @@ impl ProbeStore for PostgresStore {
         let is_direct = self.with_timeout(wake::is_direct(&self.options)).await?;
         if !is_direct {
             let (least, needed) = self.connections_with(self.listens_here().then_some(2));
-            // No more: workers that run go without them meanwhile.
-            let allowed = self.with_timeout(self.sessions_at_once(least)).await?;
+            let (free, all) = self.with_timeout(self.sessions_at_once(needed)).await?;
+            // Those of others may be of a worker, which opens no second time as many.
+            let (by, allowed) = match all < needed {
+                true => (LimitedBy::Pool, all),
+                false => (LimitedBy::FreeInPool, free),
+            };
             let limit = ConnectionLimit {
-                by: LimitedBy::Pooler,
+                by,
                 allowed,
                 least,
                 needed,
             };
-            return Ok((allowed < least).then_some(limit));
+            return Ok((all < needed || free < least).then_some(limit));
         }
         let (least, needed) = self.connections_with(self.listen.as_ref().map(|_| 1));
         self.transaction(async |tx| {

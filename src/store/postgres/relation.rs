@@ -24,8 +24,8 @@ pub(super) const FIND: &str = "
     FROM pg_class c WHERE c.oid = to_regclass($1)";
 
 /// `$1`: a relation. Of a column's type, which may be a domain, the base type, and which of the types that verifyd needs
-/// its values can be cast to. Of a text the limit of its length. Of a column that is inherited the table that it comes
-/// from, if it is one.
+/// its values can be cast to. Of a text the limit of its length. How the server makes its values, where nobody else may.
+/// Of a column that is inherited the table that it comes from, if it is one.
 pub(super) const COLUMNS: &str = "
     SELECT a.attname::text AS name, t.typname::text AS type, b.typname::text AS base,
         CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod >= 4 THEN a.atttypmod - 4 END AS length,
@@ -35,7 +35,9 @@ pub(super) const COLUMNS: &str = "
             AND w.typname IN ('int8', 'int4', 'bool', 'text', 'timestamptz', 'jsonb', 'uuid')
             AND (w.oid = b.oid OR 'S' IN (b.typcategory, w.typcategory) OR EXISTS (
                 SELECT FROM pg_cast c WHERE c.castsource = b.oid AND c.casttarget = w.oid))) AS casts,
-        a.attgenerated <> '' AS is_generated,
+        b.typcategory = 'S' AS is_text,
+        CASE WHEN a.attgenerated = 's' THEN 'stored' WHEN a.attgenerated <> '' THEN 'virtual'
+            WHEN a.attidentity = 'a' THEN 'identity' END AS made_by,
         a.attinhcount > 0 AS is_inherited,
         (WITH RECURSIVE up AS (
             SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = a.attrelid
@@ -92,13 +94,18 @@ from_row! {
         base: String,
         default: Option<String>,
         casts: Vec<String>,
-        is_generated: bool,
+        is_text: bool,
+        made_by: Option<String>,
         is_inherited: bool,
         origin: Option<String>,
     }
 }
 
 impl Column {
+    fn is_generated(&self) -> bool {
+        matches!(self.made_by.as_deref(), Some("stored" | "virtual"))
+    }
+
     fn is_number(&self) -> bool {
         ["int2", "int4", "int8", "numeric", "float4", "float8"].contains(&self.base.as_str())
     }
@@ -155,6 +162,14 @@ fn time_of_number(value: &str) -> String {
     format!(
         "to_timestamp({value} / CASE WHEN abs({value}) >= 1e14 THEN 1000000.0 WHEN abs({value}) >= 1e11 THEN 1000.0 \
          ELSE 1.0 END)"
+    )
+}
+
+/// A time from a text. One without a zone counts as UTC, whatever the zone of the session, as does a date.
+fn time_of_text(value: &str) -> String {
+    format!(
+        "CASE WHEN {value} ~* ':[0-9.]+ *(z|[+-][0-9:]+|[a-z_/]{{3,}}) *$' THEN {value}::timestamptz \
+         ELSE {value}::timestamp AT TIME ZONE 'UTC' END"
     )
 }
 
@@ -229,6 +244,27 @@ impl Relation {
         }
     }
 
+    /// Returns why verifyd cannot write a column of the right name, and what to do; `None` if it can. What is stored stays.
+    pub fn make_writable(&self, name: &str, column: &Column) -> Option<(&'static str, String)> {
+        let (place, of) = (column.place(name), &column.name);
+        let alter = match self.kind() {
+            Kind::Foreign => "ALTER FOREIGN TABLE",
+            _ => "ALTER TABLE",
+        };
+        let drop = |what: &str| format!("{alter} {place} ALTER COLUMN {of} DROP {what};");
+        match column.made_by.as_deref()? {
+            "stored" => Some(("it is generated, and verifyd writes it", drop("EXPRESSION"))),
+            "identity" => Some((
+                "it is GENERATED ALWAYS AS IDENTITY, and verifyd writes it",
+                drop("IDENTITY"),
+            )),
+            _ => Some((
+                "it is generated, and verifyd writes it",
+                format!("drop the column {of} and add it anew: its expression cannot be dropped"),
+            )),
+        }
+    }
+
     /// Returns how to give a column its type, and its default that type's. `dependents` are those of the column at its
     /// [`Column::place`].
     pub fn change_type(
@@ -253,9 +289,17 @@ impl Relation {
                 "no statement makes {wanted} of {found}: give the {noun} a column {of} of type {wanted}"
             );
         }
-        let cast = |value: &str| match is_epoch {
-            true => time_of_number(value),
-            false => format!("{value}::{wanted}"),
+        let cast = |value: &str| match family {
+            Family::Time if is_epoch => time_of_number(value),
+            Family::Time if column.is_text => time_of_text(&format!("nullif(btrim({value}), '')")),
+            Family::Time if column.base == "date" => {
+                format!("{value}::timestamp AT TIME ZONE 'UTC'")
+            }
+            // No other type takes an empty text.
+            _ if column.is_text && family != Family::Text => {
+                format!("nullif(btrim({value}), '')::{wanted}")
+            }
+            _ => format!("{value}::{wanted}"),
         };
         let value = cast(of);
         let alter = format!("ALTER COLUMN {of} TYPE {wanted}");
@@ -266,7 +310,7 @@ impl Relation {
                      be changed"
                 );
             }
-            Kind::Table | Kind::Partitioned if column.is_generated => {
+            Kind::Table | Kind::Partitioned if column.is_generated() => {
                 return format!(
                     "drop the column {of} and add it anew, generated with the type {wanted}: the type of a generated \
                      column cannot be converted"

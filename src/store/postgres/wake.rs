@@ -8,7 +8,7 @@
 
 use super::{PostgresStore, probe};
 use crate::ports::store_error::StoreError;
-use crate::ports::wake::{Listening, WakeSignal, WakeStore};
+use crate::ports::wake::{Listening, TriggerFault, WakeSignal, WakeStore};
 use crate::store::error::opening;
 use async_trait::async_trait;
 use rand::Rng as _;
@@ -26,6 +26,27 @@ const QUEUED: &str = "verifyd_queued";
 /// Tells databases apart, also those of two servers. Notifications stay within one.
 const PLACE: &str =
     "SELECT format('%s %s', current_database(), extract(epoch FROM pg_postmaster_start_time()))";
+
+/// The trigger that notifies, whatever its name; whether it is enabled, and also where `session_replication_role` is
+/// `replica`; and whose setting that is, of those who may insert runs.
+const TRIGGER: &str = "
+    WITH setting AS (
+        SELECT concat_ws(' in ', 'the role ' || quote_ident(r.rolname), 'the database ' || quote_ident(d.datname)) AS whose
+        FROM pg_db_role_setting s
+        LEFT JOIN pg_roles r ON r.oid = s.setrole
+        LEFT JOIN pg_database d ON d.oid = s.setdatabase
+        WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+          AND EXISTS (SELECT FROM unnest(s.setconfig) AS c(text)
+              WHERE lower(c.text) = 'session_replication_role=replica')
+          AND (s.setrole = 0 OR has_any_column_privilege(s.setrole, to_regclass('operation_runs')::oid, 'INSERT')))
+    SELECT quote_ident(t.tgname), t.tgenabled IN ('O', 'A'), t.tgenabled = 'A', coalesce(
+        (SELECT string_agg(whose, ', ' ORDER BY whose) FROM setting),
+        CASE WHEN current_setting('session_replication_role') = 'replica' THEN 'the server' END)
+    FROM pg_trigger t
+    JOIN pg_proc p ON p.oid = t.tgfoid
+    JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE t.tgrelid = to_regclass('operation_runs') AND n.nspname = 'verifyd' AND p.proname = 'notify_queued'
+    ORDER BY t.tgenabled = 'A' DESC, t.tgenabled = 'O' DESC LIMIT 1";
 
 /// A setting of the session that only a direct connection can be opened with: a pooler in any mode refuses it, or
 /// passes its own connection on, without it.
@@ -263,6 +284,21 @@ impl WakeStore for PostgresStore {
 
     async fn wake(&self) -> Result<(), StoreError> {
         self.notify(QUEUED).await
+    }
+
+    async fn trigger_fault(&self) -> Result<Option<TriggerFault>, StoreError> {
+        let found: Option<(String, bool, bool, Option<String>)> = self
+            .transaction(async |tx| {
+                let found = self.rows(TRIGGER).persistent(false);
+                Ok::<_, StoreError>(found.fetch_optional(tx).await?)
+            })
+            .await?;
+        Ok(match found {
+            None => Some(TriggerFault::Missing),
+            Some((trigger, false, ..)) => Some(TriggerFault::Disabled { trigger }),
+            Some((trigger, true, false, Some(by))) => Some(TriggerFault::Replica { trigger, by }),
+            Some((_, true, ..)) => None,
+        })
     }
 
     async fn try_listening(&self) -> Result<Listening, StoreError> {

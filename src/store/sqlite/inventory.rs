@@ -1,7 +1,7 @@
 //! Refreshes the permission inventory: changed rows are written, and one row per tenant has the time of the last
 //! refresh and a digest that shows whether anything can have changed.
 
-use super::{SqliteStore, json_list, now};
+use super::{SqliteStore, json_list};
 use crate::domain::permission::{PermissionStatus, StoredPermission};
 use crate::ports::store_error::StoreError;
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
@@ -31,8 +31,6 @@ const FRESHNESS: &str = sql!(
                            THEN compared_at ELSE $2 END
     RETURNING tenant_id, compared_at = $2"
 );
-
-const NOW: &str = sql!("SELECT " now!());
 
 /// `$2`: permission, status, details.
 const WRITE: &str = "
@@ -65,16 +63,6 @@ struct Entry {
     details: Map<String, Value>,
 }
 
-impl From<Entry> for Change {
-    fn from(entry: Entry) -> Self {
-        Self {
-            key: entry.permission_key,
-            status: entry.status,
-            details: entry.details,
-        }
-    }
-}
-
 impl SqliteStore {
     /// Refreshes at most one inventory for each tenant. `now` is the database's time.
     pub(super) async fn refresh_inventories(
@@ -91,22 +79,6 @@ impl SqliteStore {
             if compared.contains(&(row.tenant, true)) {
                 write_what_differs(tx, row, now).await?;
             }
-        }
-        Ok(())
-    }
-
-    /// Writes each inventory, one after the other, beside what is stored of its tenant: whether rows are accepted shows
-    /// without a change of all that the tenant has.
-    pub(super) async fn write_inventories_beside(
-        &self,
-        tx: &mut SqliteConnection,
-        rows: &[InventoryRow],
-    ) -> Result<(), StoreError> {
-        let now: String = sqlx::query_scalar(NOW).fetch_one(&mut *tx).await?;
-        for row in rows {
-            write_freshness(tx, &[row], &now).await?;
-            let changes: Vec<Change> = entries(row)?.into_iter().map(Change::from).collect();
-            write(tx, row.tenant, &changes, &now).await?;
         }
         Ok(())
     }
@@ -142,30 +114,21 @@ async fn write_what_differs(
     if changes.is_empty() {
         return Ok(());
     }
-    write(tx, fresh.tenant, &changes, now).await
-}
-
-fn entries(row: &InventoryRow) -> Result<Vec<Entry>, StoreError> {
-    serde_json::from_str(row.entries()?.0.get())
-        .map_err(|_| StoreError::Refused("the inventory cannot be read again".into()))
-}
-
-async fn write(
-    tx: &mut SqliteConnection,
-    tenant: i64,
-    changes: &[Change],
-    now: &str,
-) -> Result<(), StoreError> {
     let written = changes
         .iter()
         .map(|change| (&change.key, change.status, &change.details));
     sqlx::query(WRITE)
-        .bind(tenant)
+        .bind(fresh.tenant)
         .bind(json_list(written)?)
         .bind(now)
         .execute(&mut *tx)
         .await?;
     Ok(())
+}
+
+fn entries(row: &InventoryRow) -> Result<Vec<Entry>, StoreError> {
+    serde_json::from_str(row.entries()?.0.get())
+        .map_err(|_| StoreError::Refused("the inventory cannot be read again".into()))
 }
 
 /// Returns the rows to write.

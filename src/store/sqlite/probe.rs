@@ -1,20 +1,19 @@
 //! The tests of `doctor`.
 
 use super::{SqliteStore, now};
-use crate::domain::RunId;
-use crate::domain::attempt::AttemptEnd;
 use crate::ports::claims::Claim;
-use crate::ports::probe::{DiskSpace, ProbeStore, RECORDING, TableSize, Writing};
+use crate::ports::probe::{DiskSpace, ProbeStore, TableSize, Writing};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
-use crate::store::claims::{ClaimRequest, release_in};
-use crate::store::completion::{CompletionRequest, InventoryRow};
-use crate::store::probe::{self, Recorded, RunSteps};
+use crate::store::claims::ClaimRequest;
+use crate::store::completion::{Completed, CompletionRequest, InventoryRow};
+use crate::store::probe::{self, RunSteps};
 use crate::store::sql::sql;
-use crate::store::statement::Statement;
+use crate::store::sql_store::SqlConnection;
+use crate::store::statement::Sql;
 use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::SqliteConnection;
 
 const WRITTEN: &str = sql!(
     "INSERT INTO verifyd_workers (worker_id, version, concurrency, in_flight, started_at, beat_at)
@@ -22,7 +21,9 @@ const WRITTEN: &str = sql!(
 );
 
 /// SQLITE_CONSTRAINT_UNIQUE: the application allows one run of a connection at a time, and one is there.
-const NOT_UNIQUE: &str = "(SQLite 2067)";
+const NOT_UNIQUE: &str = "2067";
+
+const NOW: &str = sql!("SELECT " now!());
 
 /// Sizes with indexes. It reads the whole file.
 const TABLE_SIZES: &str = "SELECT m.tbl_name, sum(d.pgsize) AS bytes
@@ -37,80 +38,34 @@ struct Steps<'a> {
 
 #[async_trait]
 impl RunSteps for Steps<'_> {
-    async fn record(&mut self) -> Result<Recorded, StoreError> {
-        let mut inner = self.tx.begin().await?;
-        let record = Statement::from(probe::RECORD);
-        let recorded: Result<Option<(i64, bool)>, _> =
-            record.fetch_optional(&mut &mut *inner).await;
-        let error = match recorded {
-            Ok(Some((run, _))) => {
-                inner.commit().await?;
-                return Ok(Recorded::Run(RunId(run)));
-            }
-            Ok(None) => {
-                inner.commit().await?;
-                let checkable = Statement::from(probe::CHECKABLE);
-                let checkable: Option<(i64,)> =
-                    checkable.fetch_optional(&mut &mut *self.tx).await?;
-                return Ok(probe::kept_out(checkable.map_or(0, |(count,)| count)));
-            }
-            Err(error) => error,
-        };
-        // A trigger may have ended the transaction (ROLLBACK): what came next would stay.
-        if inner.rollback().await.is_err() {
-            return Err(probe::refused(RECORDING, error));
-        }
-        match error {
-            StoreError::Refused(why) if why.ends_with(NOT_UNIQUE) => Ok(Recorded::Nothing),
-            error => Recorded::refused(error),
-        }
+    fn connection(&mut self) -> Box<dyn SqlConnection + '_> {
+        Box::new(&mut *self.tx)
     }
 
-    async fn queued(&mut self) -> Result<Option<RunId>, StoreError> {
-        let queued = Statement::from(probe::QUEUED);
-        let queued: Option<(i64,)> = queued.fetch_optional(&mut &mut *self.tx).await?;
-        Ok(queued.map(|(run,)| RunId(run)))
+    async fn insert(&mut self, record: Sql) -> Result<Option<(i64, bool)>, sqlx::Error> {
+        sqlx::query_as(record.sqlite)
+            .fetch_optional(&mut *self.tx)
+            .await
+    }
+
+    async fn is_named(&mut self, refusal: &sqlx::Error) -> Result<bool, StoreError> {
+        let code = refusal.as_database_error().and_then(|error| error.code());
+        Ok(code.as_deref() == Some(NOT_UNIQUE))
     }
 
     async fn claim(&mut self, request: ClaimRequest) -> Result<Option<Claim>, StoreError> {
         self.store.claim_prepared(self.tx, request).await
     }
 
-    async fn release(&mut self, claim: &Claim) -> Result<bool, StoreError> {
-        let mut inner = self.tx.begin().await?;
-        let released = release_in(&mut &mut *inner, claim, AttemptEnd::Shutdown, None).await?;
-        inner.rollback().await?;
-        Ok(released)
+    async fn complete(&mut self, request: &CompletionRequest) -> Result<Completed, StoreError> {
+        let requests = std::slice::from_ref(request);
+        self.store.complete_runs(self.tx, requests).await
     }
 
-    async fn complete(&mut self, request: &CompletionRequest) -> Result<bool, StoreError> {
-        let mut inner = self.tx.begin().await?;
-        let completed = self
-            .store
-            .complete_runs(&mut inner, std::slice::from_ref(request))
-            .await?;
-        let is_completed = completed.contains(request.run);
-        inner.rollback().await?;
-        Ok(is_completed)
-    }
-
-    async fn fetch(&mut self, statement: Statement) -> Result<Option<(i64, i64)>, StoreError> {
-        statement.fetch_optional(&mut &mut *self.tx).await
-    }
-
-    async fn execute(&mut self, statement: Statement) -> Result<(), StoreError> {
-        let mut inner = self.tx.begin().await?;
-        statement.execute(&mut &mut *inner).await?;
-        inner.rollback().await?;
-        Ok(())
-    }
-
-    async fn write_inventories(&mut self, rows: &[InventoryRow]) -> Result<(), StoreError> {
-        let mut inner = self.tx.begin().await?;
-        let written = self.store.write_inventories_beside(&mut inner, rows);
-        written.await?;
-        inner.rollback().await?;
-        Ok(())
+    async fn refresh_inventory(&mut self, row: &InventoryRow) -> Result<(), StoreError> {
+        let now: String = sqlx::query_scalar(NOW).fetch_one(&mut *self.tx).await?;
+        let rows = [row];
+        self.store.refresh_inventories(self.tx, &rows, &now).await
     }
 }
 

@@ -194,100 +194,6 @@ async fn what_the_role_may_not_do_is_named() {
     bench.grant().await;
     assert_eq!(examined(&bench), (0, vec![]));
 
-    for (table, refused) in [
-        ("provider_connections", None),
-        (
-            "verifyd.latest_reports",
-            Some("completing a run: new row violates row-level security policy"),
-        ),
-        (
-            "verifyd.tenant_inventory",
-            Some("writing the inventory of a tenant (tenant_permissions): new row violates"),
-        ),
-        (
-            "tenant_permissions",
-            Some("writing the inventory of a tenant (tenant_permissions): new row violates"),
-        ),
-        (
-            "verifyd.connection_facts",
-            Some("keeping the facts of a connection: new row violates"),
-        ),
-        (
-            "verifyd.sweep_lock",
-            Some("new row violates row-level security policy for table \"sweep_lock\""),
-        ),
-    ] {
-        let security = format!("ALTER TABLE {table}");
-        bench
-            .execute(&format!("{security} ENABLE ROW LEVEL SECURITY"))
-            .await;
-        let (code, bad) = examined(&bench);
-        let (part, found, remedy) = &bad[0];
-        assert_eq!(
-            (code, part.as_str()),
-            (i32::from(refused.is_some()), "schema")
-        );
-        match (refused, &bad[1..]) {
-            (None, []) => {}
-            (Some(said), [(part, found, remedy)]) => {
-                assert_eq!(part, "writing");
-                assert!(found.contains(said), "{said}: {found}");
-                assert!(remedy.contains("BYPASSRLS"), "{remedy}");
-            }
-            _ => panic!("{bad:?}"),
-        }
-        let mended = match table.starts_with("verifyd.") {
-            true => format!("{security} DISABLE ROW LEVEL SECURITY;"),
-            false => "ALTER ROLE verifyd_serve BYPASSRLS;".to_owned(),
-        };
-        assert_eq!(statement(remedy), mended);
-        let is_shared = remedy.contains("this warning stays");
-        assert_eq!(is_shared, !table.starts_with("verifyd."), "{remedy}");
-        let applies = format!("{table}: row-level security applies to the role verifyd_serve");
-        assert!(found.starts_with(&applies), "{found}");
-        bench
-            .execute(&format!("{security} DISABLE ROW LEVEL SECURITY"))
-            .await;
-    }
-    // Of a policy for no command but these it is no trigger that keeps the run as it is.
-    for (policies, said) in [
-        (
-            "",
-            "recording a check: new row violates row-level security policy",
-        ),
-        (
-            "CREATE POLICY reads ON operation_runs FOR SELECT USING (true);
-             CREATE POLICY records ON operation_runs FOR INSERT WITH CHECK (true)",
-            "claiming a run: row-level security or a trigger keeps the row of operation_runs as it is",
-        ),
-        (
-            "DROP POLICY reads ON operation_runs; DROP POLICY records ON operation_runs;
-             CREATE POLICY admits_all ON operation_runs USING (true);
-             CREATE FUNCTION kept() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-             CREATE TRIGGER kept BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION kept()",
-            "claiming a run: row-level security or a trigger keeps the row of operation_runs as it is",
-        ),
-    ] {
-        let secured = "ALTER TABLE operation_runs ENABLE ROW LEVEL SECURITY;";
-        bench.execute(&format!("{secured} {policies}")).await;
-        let (code, bad) = examined(&bench);
-        let [(schema, ..), (writing, found, remedy)] = &bad[..] else {
-            panic!("{bad:?}")
-        };
-        let parts = [schema.as_str(), writing.as_str()];
-        assert_eq!((code, parts), (1, ["schema", "writing"]));
-        assert!(found.contains(said), "{said}: {found}");
-        assert!(remedy.contains("BYPASSRLS"), "{remedy}");
-        let names_triggers = remedy.contains("the trigger that keeps the row");
-        assert_eq!(names_triggers, said.contains("or a trigger"), "{remedy}");
-    }
-    bench
-        .execute(
-            "DROP TRIGGER kept ON operation_runs; DROP POLICY admits_all ON operation_runs;
-             ALTER TABLE operation_runs DISABLE ROW LEVEL SECURITY",
-        )
-        .await;
-
     // One connection fewer than `serve` opens.
     let url = bench.database.url();
     let name = url.rsplit('/').next().unwrap();
@@ -572,6 +478,36 @@ async fn ids_that_begin_again_are_found() {
         bench.execute(statement(remedy)).await;
     }
     assert_eq!(examined(&bench), (0, vec![]));
+}
+
+/// Another application may give its ids by a sequence that belongs to no column, and name it by a text.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_of_a_sequence_that_belongs_to_no_column_are_found() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    bench
+        .execute(
+            "CREATE SEQUENCE \"other's\";
+             ALTER TABLE provider_connections ALTER COLUMN id DROP IDENTITY IF EXISTS",
+        )
+        .await;
+    for name in ["'\"other''s\"'::regclass", "'\"other''s\"'::text"] {
+        bench
+            .execute(&format!(
+                "ALTER TABLE provider_connections ALTER COLUMN id SET DEFAULT nextval({name});
+                 SELECT setval('\"other''s\"', 1, false)"
+            ))
+            .await;
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{name}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (0, "writing"));
+        let begin_again = "the next id of provider_connections is 1, and ";
+        assert!(found.starts_with(begin_again), "{found}");
+        bench.execute(statement(remedy)).await;
+        assert_eq!(examined(&bench), (0, vec![]));
+    }
 }
 
 /// As the page of the workers has it.

@@ -115,26 +115,117 @@ async fn row_level_security_that_hides_the_migrations_is_named() {
         panic!("{bad:?}")
     };
     assert_eq!((code, part.as_str()), (1, "schema"));
+    let applies = "verifyd.schema_migrations: row-level security applies to the role verifyd_serve, and no policy";
+    assert!(found.starts_with(applies), "{found}");
     let hidden = "row-level security hides every row of verifyd.schema_migrations";
-    assert!(found.contains(hidden), "{found}");
     let serve = bench.run(&["serve"]);
     let said = String::from_utf8_lossy(&serve.stderr);
     assert_eq!(serve.status.code(), Some(1), "{said}");
     assert!(said.contains(hidden), "{said}");
     assert!(!said.contains("verifyd migrate"), "{said}");
 
-    // A policy that admits all is told, as of every table.
+    let admitted = "CREATE POLICY reads ON verifyd.schema_migrations FOR SELECT USING (true)";
+    bench.execute(admitted).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+}
+
+/// The rule is the same for every table that a check reads or writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_level_security_that_hides_rows_is_mended_by_what_is_printed() {
+    let mut bench = Bench::new().await;
+    bench.healthy(1);
+    bench.grant().await;
+    bench.become_role("verifyd_serve");
+    let admit = |table: &str| {
+        format!("CREATE POLICY admits_verifyd_serve ON {table} TO verifyd_serve USING (true);")
+    };
+    for (table, exit) in [
+        ("provider_connections", 1),
+        ("provider_credentials", 1),
+        ("operation_runs", 1),
+        ("tenant_permissions", 1),
+        ("verification_check_acknowledgements", 1),
+        ("verifyd.latest_reports", 1),
+        ("verifyd.tenant_inventory", 1),
+        ("verifyd.connection_facts", 1),
+        ("verifyd.sweep_lock", 1),
+        ("tenants", 0),
+        ("tenant_onboarding_sessions", 0),
+    ] {
+        let security = format!("ALTER TABLE {table}");
+        bench
+            .execute(&format!("{security} ENABLE ROW LEVEL SECURITY"))
+            .await;
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{table}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (exit, "schema"), "{table}");
+        let applies = format!(
+            "{table}: row-level security applies to the role verifyd_serve, and no policy admits it: SELECT"
+        );
+        assert!(found.starts_with(&applies), "{found}");
+        let mended = match table.starts_with("verifyd.") {
+            true => format!("{security} DISABLE ROW LEVEL SECURITY;"),
+            false => admit(table),
+        };
+        assert_eq!(statement(remedy), mended);
+        bench.execute(&mended).await;
+        assert_eq!(examined(&bench), (0, vec![]), "{table}");
+    }
+
+    // A condition admits no row that is there, as shows by reading; then a part of them.
     bench
-        .execute("CREATE POLICY reads ON verifyd.schema_migrations FOR SELECT USING (true)")
+        .execute(
+            "DROP POLICY admits_verifyd_serve ON provider_connections;
+             CREATE POLICY of_tenant ON provider_connections
+                 USING (tenant_id = current_setting('app.tenant', true)::bigint);
+             ANALYZE provider_connections",
+        )
         .await;
     let (code, bad) = examined(&bench);
-    let [(part, found, as_policed)] = &bad[..] else {
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (1, "schema"));
+    assert!(found.ends_with("and hides every row from it"), "{found}");
+    assert_eq!(statement(remedy), admit("provider_connections"));
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+    bench
+        .execute(
+            "CREATE POLICY of_one ON provider_connections AS RESTRICTIVE USING (tenant_id = 1)",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
         panic!("{bad:?}")
     };
     assert_eq!((code, part.as_str()), (0, "schema"));
-    let applies = "verifyd.schema_migrations: row-level security applies to the role verifyd_serve";
-    assert!(found.starts_with(applies), "{found}");
-    assert_eq!(statement(as_policed), statement(remedy));
-    bench.execute(statement(remedy)).await;
-    assert_eq!(examined(&bench), (0, vec![]));
+    assert!(found.contains("but those that a policy admits"), "{found}");
+    assert!(remedy.contains("policies (of_one)"), "{remedy}");
+    bench
+        .execute("DROP POLICY of_one ON provider_connections")
+        .await;
+
+    // Beside policies a trigger may keep the run as it is.
+    bench
+        .execute(
+            "CREATE FUNCTION kept() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER kept BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION kept()",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (1, "writing"));
+    let kept =
+        "claiming a run: row-level security or a trigger keeps the row of operation_runs as it is";
+    assert!(found.contains(kept), "{found}");
+    for advice in ["CREATE POLICY", "the trigger that keeps the row"] {
+        assert!(remedy.contains(advice), "{remedy}");
+    }
 }

@@ -32,10 +32,15 @@ async fn a_limit_of_connections_with_which_serve_does_not_work_is_no_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pooler_in_session_mode_with_few_free_connections_is_named_with_their_number() {
+async fn a_pooler_in_session_mode_with_few_connections_is_named_with_their_number() {
     let mut bench = Bench::new().await;
     let direct = bench.database.url();
-    for (connections, in_use) in [(3, 0), (14, 11), (14, 9)] {
+    for (connections, in_use, said) in [
+        (3, 0, "has 3 sessions"),
+        (5, 0, "has 5 sessions"),
+        (14, 11, "3 connections are free now"),
+        (14, 9, ""),
+    ] {
         let pooler = PgBouncer::in_session_mode(&direct, connections);
         let pooled = pooler.url_of(&direct);
         // As a worker under load has them.
@@ -57,7 +62,7 @@ async fn a_pooler_in_session_mode_with_few_free_connections_is_named_with_their_
             panic!("{connections}: {bad:?}")
         };
         assert_eq!((code, part.as_str()), (0, "pooler"), "{bad:?}");
-        assert!(found.contains("3 connections are free now"), "{found}");
+        assert!(found.contains(said), "{found}");
         // Ten, one for the heartbeat, and two with which listening begins.
         assert!(found.contains("up to 13 connections"), "{found}");
         assert!(remedy.contains("have 13 connections"), "{remedy}");
@@ -79,4 +84,59 @@ async fn behind_a_pooler_that_a_worker_uses_everything_is_examined() {
         let mut parts_found = parts.as_array().unwrap().iter();
         assert!(parts_found.any(|found| found["part"] == part), "{parts}");
     }
+}
+
+/// Notifications arrive each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_insert_that_notifies_nobody_is_named() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    let url = bench.database.url();
+    let name = url.rsplit('/').next().unwrap();
+    let trigger = "the trigger verifyd_notify_queued of operation_runs, which sends them,";
+    for (broken, said) in [
+        (
+            "ALTER TABLE operation_runs DISABLE TRIGGER verifyd_notify_queued".to_owned(),
+            format!("{trigger} is disabled"),
+        ),
+        (
+            format!("ALTER DATABASE {name} SET session_replication_role = replica"),
+            format!(
+                "{trigger} does not fire where session_replication_role is replica, as set for the database {name}"
+            ),
+        ),
+    ] {
+        assert_eq!(examined(&bench), (0, vec![]));
+        bench.execute(&broken).await;
+        let (code, bad) = examined(&bench);
+        // A disabled one is a guard that is missing, too.
+        let (part, found, remedy) = &bad[0];
+        assert_eq!((code, part.as_str()), (0, "listening"), "{bad:?}");
+        assert!(found.contains(&said), "{said}: {found}");
+        bench.execute(statement(remedy)).await;
+    }
+    assert_eq!(examined(&bench), (0, vec![]));
+
+    let told = format!("ALTER DATABASE {name} SET verifyd.told = 'on'");
+    bench.execute(&told).await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "listening"));
+    assert!(found.contains("has sent none"), "{found}");
+    assert!(remedy.contains("verifyd.told"), "{remedy}");
+    bench
+        .execute(&format!(
+            "ALTER DATABASE {name} RESET verifyd.told; ALTER DATABASE {name} RESET session_replication_role;
+             DROP TRIGGER verifyd_notify_queued ON operation_runs"
+        ))
+        .await;
+    let (_, bad) = examined(&bench);
+    let (part, found, remedy) = &bad[0];
+    assert_eq!(part, "listening", "{bad:?}");
+    assert!(found.contains("has no trigger"), "{found}");
+    assert!(remedy.contains("verifyd migrate --enforce"), "{remedy}");
+    bench.success(&["migrate", "--enforce"]);
+    assert_eq!(examined(&bench), (0, vec![]));
 }

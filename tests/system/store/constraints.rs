@@ -125,7 +125,10 @@ async fn said_under(bed: &Bed, number: usize, change: &str, refuses: bool) -> Op
 
 /// Nothing is refused.
 async fn accepts_all(bed: &Bed) -> bool {
-    matches!(bed.store.try_writing().await.unwrap(), Writing::Accepted)
+    matches!(
+        bed.store.try_writing().await.unwrap(),
+        Writing::Accepted { .. }
+    )
 }
 
 /// What is found while a trigger of the application refuses such new runs, none of which verifyd can record.

@@ -204,7 +204,7 @@ async fn defaults_that_fill_a_new_run_are_overruled_and_named() {
         bed.claim(run, "w1").await;
     }
     let writing = bed.store.try_writing().await.unwrap();
-    assert!(matches!(writing, Writing::Accepted), "{writing:?}");
+    assert!(matches!(writing, Writing::Accepted { .. }), "{writing:?}");
     let findings = bed.store.inspect().await.unwrap().into_iter();
     let of_columns = findings.filter(|finding| finding.subject.starts_with("operation_runs."));
     let remedies: Vec<String> = of_columns.map(|finding| finding.remedy).collect();

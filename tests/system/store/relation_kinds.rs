@@ -309,6 +309,73 @@ async fn numbers_of_any_unit_become_times() {
 }
 
 #[tokio::test]
+async fn texts_and_dates_become_times_of_utc_in_any_session() {
+    let created_at = "created_at timestamptz NOT NULL DEFAULT now()";
+    let texts = [
+        "2024-01-01",
+        "2024-01-01 00:00",
+        "2024-01-01 12:00 AM",
+        "2024-01-01 00:00:00.000",
+        "2024-01-01T00:00:00Z",
+        "2024-01-01 02:00:00+02",
+        "2024-01-01 00:00:00 UTC",
+    ];
+    for (of, values) in [("text", &texts[..]), ("date", &texts[..1])] {
+        let by = RUNS
+            .replace(created_at, &format!("created_at {of}"))
+            .replace("tenant_id bigint", "tenant_id text");
+        let bed = replaced(&["operation_runs"], &by).await;
+        for value in values {
+            bed.exec(&format!(
+                "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, created_at) \
+                 VALUES (1, '', 'x', 'x', '{value}')"
+            ))
+            .await;
+        }
+        let mut expected = i64::try_from(values.len()).unwrap();
+        if of == "text" {
+            expected += 1;
+            bed.exec("INSERT INTO operation_runs (workspace_id, tenant_id, type, status, created_at) VALUES (1, '7', 'x', 'x', '')")
+                .await;
+        }
+        let findings = bed.store.inspect().await.unwrap();
+        for subject in ["operation_runs.created_at", "operation_runs.tenant_id"] {
+            let finding = findings.iter().find(|f| f.subject == subject).unwrap();
+            let change = statement(&finding.remedy).unwrap();
+            bed.exec(&format!("SET TimeZone = 'Asia/Tokyo'; {change}"))
+                .await;
+        }
+        let same = "SELECT count(*) FROM operation_runs WHERE coalesce(created_at, '2024-01-01 00:00:00+00') \
+                    = '2024-01-01 00:00:00+00' AND coalesce(tenant_id, 7) = 7";
+        assert_eq!(bed.number(same).await, expected, "{of}");
+    }
+}
+
+#[tokio::test]
+async fn a_generated_column_that_is_written_loses_its_expression() {
+    let bed = Bed::postgres().await;
+    bed.exec(
+        "ALTER TABLE operation_runs DROP COLUMN failure_summary,
+             ADD COLUMN failure_summary jsonb GENERATED ALWAYS AS (context -> 'failures') STORED;
+         ALTER TABLE tenant_permissions DROP COLUMN details,
+             ADD COLUMN details jsonb GENERATED ALWAYS AS ('{}') STORED",
+    )
+    .await;
+    let [found, left] = mended(&bed).await;
+    let remedies: Vec<&str> = found.iter().map(|f| f.remedy.as_str()).collect();
+    assert_eq!(
+        remedies,
+        [
+            "ALTER TABLE operation_runs ALTER COLUMN failure_summary DROP EXPRESSION;",
+            "ALTER TABLE tenant_permissions ALTER COLUMN details DROP EXPRESSION;",
+        ]
+    );
+    assert!(found.iter().all(|finding| finding.fatal), "{found:?}");
+    assert_eq!(left, []);
+    bed.completed(&succeeded()).await;
+}
+
+#[tokio::test]
 async fn that_a_generated_column_cannot_be_converted_is_said() {
     let bed = Bed::postgres().await;
     bed.exec(
