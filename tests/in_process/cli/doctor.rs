@@ -107,6 +107,24 @@ async fn what_a_command_cannot_reach_or_bind_has_the_remedy_of_doctor() {
     assert_holds(&said, "set http.listen to another port");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_authorities_are_read_before_redis_is_asked() {
+    let desk = Desk::new().await;
+    let file = desk.folder.path().join("authorities.pem");
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(&file, broken).unwrap();
+    let mut command = desk.command("doctor");
+    command
+        .env("REDIS_URL", "rediss://127.0.0.1:1")
+        .env("SSL_CERT_FILE", &file);
+    let told = stdout(&finish(command, ""));
+    assert_holds(
+        &told,
+        "of the variable SSL_CERT_FILE holds a certificate that cannot be parsed",
+    );
+    assert_holds(&told, "let what is named lead to files of PEM");
+}
+
 /// What brings the embedded database up to date when a command opens it.
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_at_the_start_are_logged_by_number_and_name() {
