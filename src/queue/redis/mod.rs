@@ -241,6 +241,10 @@ impl Queue for RedisQueue {
         Ok(version.and_then(|version| redis::from_redis_value(version).ok()))
     }
 
+    fn remedy(&self, error: &QueueError) -> Option<String> {
+        Some(remedy(&error.to_string()))
+    }
+
     async fn ping(&self) -> Result<(), QueueError> {
         let ping = redis::cmd("PING");
         self.connections

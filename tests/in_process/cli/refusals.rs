@@ -122,6 +122,16 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             1,
             "--module: \"teleport\" is not known, allowed: ",
         ),
+        (
+            "webhooks add --workspace 1 --url https://localhost/hook",
+            1,
+            "--url: not a public address (loopback only for hosts in webhooks.loopback_hosts)",
+        ),
+        (
+            "webhooks add --workspace 1 --url https://a.example/hook#part",
+            1,
+            "--url: must not contain a #: what follows it is never sent",
+        ),
         ("debug log-filter info --for 0s", 2, "from 1s to 24h"),
         ("debug log-filter info --for 1ms", 2, "from 1s to 24h"),
         ("debug log-filter info --for -1h", 2, "from 1s to 24h"),
@@ -214,7 +224,7 @@ async fn a_file_of_passwords_is_not_read() {
         .env("HOME", desk.folder.path())
         .env("PGPASSFILE", &file);
     let said = stderr(&super::finish(command, ""));
-    assert_holds(&said, "no server listens there");
+    assert_holds(&said, "→ check database.url (DATABASE_URL), and that");
     assert!(!said.contains("s3cr3t"), "{said}");
 }
 
