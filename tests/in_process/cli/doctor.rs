@@ -124,6 +124,10 @@ async fn nothing_is_served_from_a_file_that_may_only_be_read() {
         let serve = with_file(bound_by_modes(&desk, "serve"));
         let doctor = with_file(bound_by_modes(&desk, "doctor"));
         may(&folder, 0o755);
+        // Of a process that could only read.
+        for ending in ["wal", "shm"] {
+            let _ = std::fs::remove_file(folder.join(format!("verifyd.db-{ending}")));
+        }
         let told = [
             (serve.status, stderr(&serve)),
             (doctor.status, stdout(&doctor)),
