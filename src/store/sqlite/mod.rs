@@ -143,8 +143,7 @@ impl SqliteStore {
         if self.is_replaced() {
             return Err(StoreError::Unavailable(REPLACED.into()));
         }
-        let begun = self.writer.begin_with("BEGIN IMMEDIATE").await;
-        begun.map_err(|error| of_file(&self.file, "written", error.into()))
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 
     /// Runs `work` in one transaction that may write, and commits it. An error rolls back.
