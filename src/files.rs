@@ -1,5 +1,8 @@
 //! Reads files that people name: secrets, keys, certificates, configuration.
 
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -49,6 +52,32 @@ pub fn limited(source: impl Read, most: usize) -> io::Result<Zeroizing<Vec<u8>>>
         )));
     }
     Ok(bytes)
+}
+
+/// Why a text has no certificates that TLS can use: what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CertificatesError {
+    #[error("no certificate in PEM")]
+    Missing,
+    #[error("a certificate that cannot be parsed")]
+    Broken,
+}
+
+/// Returns all certificates of a text, each of which TLS takes as an authority's.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificatesError> {
+    let mut certificates = Vec::new();
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|_| CertificatesError::Broken)?;
+        roots
+            .add(certificate.clone())
+            .map_err(|_| CertificatesError::Broken)?;
+        certificates.push(certificate);
+    }
+    match certificates.is_empty() {
+        true => Err(CertificatesError::Missing),
+        false => Ok(certificates),
+    }
 }
 
 /// False: a pipe.

@@ -513,19 +513,21 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             "webhooks": webhooks,
         }))?;
     } else {
-        output::line(format!(
-            "{rotated} sealed again, {current} already with the writing key, {changed} changed \
-             meanwhile"
-        ));
-        if webhooks.rotated > 0 {
+        let said = |what: &str, [rotated, current, changed]: [u64; 3]| {
             output::line(format!(
-                "{} secrets of webhooks sealed again",
-                webhooks.rotated
+                "{what}: {rotated} sealed again, {current} already with the writing key, {changed} changed meanwhile"
             ));
-        }
+        };
+        said("credentials", [rotated, current, changed]);
+        let of_webhooks = [
+            webhooks.rotated,
+            webhooks.current,
+            webhooks.changed_meanwhile,
+        ];
+        said("secrets of webhooks", of_webhooks);
         if laravel > 0 {
             output::line(format!(
-                "{laravel} left as the Laravel application encrypted them (--laravel-too)"
+                "credentials: {laravel} left as the Laravel application encrypted them (--laravel-too)"
             ));
         }
     }

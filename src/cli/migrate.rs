@@ -122,7 +122,7 @@ fn print_plan(database: &str, version: Option<i64>, pending: &[PendingMigration]
         counted(count, "migration")
     ));
     for migration in pending {
-        output::line(format!("  {} {}", migration.version, migration.title));
+        output::line(format!("  {}: {}", migration.name, migration.title));
         for lock in &migration.locks {
             output::line(format!(
                 "      {} on {}, {}: {}",

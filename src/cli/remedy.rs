@@ -83,24 +83,28 @@ const POSTGRES: &[(&str, &str)] = &[
     ),
     (
         "startup parameter",
-        "leave `options` out of database.url and set them for the role (ALTER ROLE … SET …), or let PgBouncer drop \
-         them (ignore_startup_parameters = options)",
+        "leave `options` out of database.url and PGOPTIONS unset and set them for the role (ALTER ROLE … SET …), or let \
+         PgBouncer drop them (ignore_startup_parameters = options)",
     ),
     (
         "the parameter options holds",
-        "let `options` of database.url (DATABASE_URL) hold settings only, as options=-c%20NAME%3DVALUE",
+        "let `options` of database.url (DATABASE_URL), and PGOPTIONS, hold settings only, as options=-c%20NAME%3DVALUE",
     ),
     (
         "configuration parameter",
-        "correct `options` of database.url (DATABASE_URL)",
+        "correct `options` of database.url (DATABASE_URL), or PGOPTIONS",
     ),
     (
         "invalid value for parameter",
-        "correct `options` of database.url (DATABASE_URL)",
+        "correct `options` of database.url (DATABASE_URL), or PGOPTIONS",
     ),
     (
         "the TLS file",
-        "let the parameter name a file of PEM that this user can read",
+        "let what is named lead to a file of PEM that this user can read",
+    ),
+    (
+        "the variable PG",
+        "correct or unset the variable, or write into database.url (DATABASE_URL) what it stands for",
     ),
     (
         "must be given together",
@@ -382,6 +386,10 @@ mod tests {
                 "database.url cannot be used: the TLS file \"/a\" of the parameter sslcert cannot be read: No such file \
                  or directory (os error 2)",
                 "a file of PEM",
+            ),
+            (
+                "database.url cannot be used: the variable PGSSLMODE has another value, allowed: disable",
+                "correct or unset the variable",
             ),
             (
                 "the driver cannot sign in (SCRAM) with this password: SASLprep (RFC 4013) prohibits a character",

@@ -6,6 +6,7 @@ use crate::config::Settings;
 use crate::debug::{self, Socket};
 use crate::engine::worker::{Worker, WorkerError};
 use crate::http;
+use crate::ports::store::{Store, StoreError};
 use crate::telemetry::build_info::BUILD;
 use crate::telemetry::log_filter::LogFilter;
 use crate::telemetry::metrics;
@@ -45,6 +46,7 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     if let Some(unfit) = remedy::unfit(findings.iter()) {
         anyhow::bail!(unfit);
     }
+    require_writable(services.store.as_ref()).await?;
     if services.queue.kind() == "in_process" && services.store.kind() == "postgres" {
         tracing::warn!(
             "no redis.url: hints stay in this process, and runs recorded elsewhere are found by a \
@@ -102,6 +104,18 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     worked.context("the worker has stopped; restart it")?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses to start on a file that may only be read. A server that may only be read may be written later, after a
+/// failover, and a file that another process has locked, too.
+async fn require_writable(store: &dyn Store) -> anyhow::Result<()> {
+    if store.kind() != "sqlite" {
+        return Ok(());
+    }
+    match store.check_writable().await {
+        Ok(()) | Err(StoreError::Contended(_)) => Ok(()),
+        Err(error) => Err(error).context("nothing can be served"),
+    }
 }
 
 /// The socket for `verifyd debug`, if there is to be one. Runs do not depend on it, so a path that cannot be used does

@@ -88,7 +88,7 @@ fn show_secret(endpoint: &Endpoint, secret: &SecretString, json: bool) -> anyhow
     if let Some(until) = endpoint.previous_secret_until {
         output::note(format!(
             "The previous secret also signs until {}.",
-            until.to_rfc3339()
+            output::minute(until)
         ));
     }
     Ok(())
@@ -294,6 +294,8 @@ async fn replay(services: &Services, args: &ReplayArgs) -> anyhow::Result<()> {
 #[derive(Debug, Default, Serialize)]
 pub struct Resealed {
     pub rotated: u64,
+    pub current: u64,
+    pub changed_meanwhile: u64,
     pub undecryptable: Vec<EndpointId>,
 }
 
@@ -312,6 +314,7 @@ pub async fn reseal(services: &Services) -> anyhow::Result<Resealed> {
                 .as_ref()
                 .is_some_and(|p| vault.needs_rotation(p));
         if current {
+            done.current += 1;
             continue;
         }
         let new = again(&binding, &old.current).and_then(|current| {
@@ -330,7 +333,10 @@ pub async fn reseal(services: &Services) -> anyhow::Result<Resealed> {
                     .store
                     .reseal_secrets(binding.endpoint_id, &old, &new)
                     .await?;
-                done.rotated += u64::from(swapped);
+                match swapped {
+                    true => done.rotated += 1,
+                    false => done.changed_meanwhile += 1,
+                }
             }
             Err(VaultError::NoKey) => return Err(VaultError::NoKey.into()),
             Err(_) => done.undecryptable.push(binding.endpoint_id),

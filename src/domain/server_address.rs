@@ -11,12 +11,8 @@ const RESERVED: [char; 9] = ['#', '/', '?', '@', '[', ']', ':', ' ', '%'];
 
 /// Returns what is wrong with `SCHEME://USER:PASSWORD@HOST:PORT/…`; `None` if it can be parsed.
 pub fn problem(text: &str) -> Option<String> {
-    if let Some(control) = text.chars().find(|c| c.is_control()) {
-        return Some(format!(
-            "it holds {}; percent-encode it as {}, or remove it",
-            Named(control),
-            encoded(control)
-        ));
+    if let Some(control) = control_in("it", text) {
+        return Some(control);
     }
     let Some((_, rest)) = text.split_once("://") else {
         return Some("the scheme must be followed by two slashes".to_owned());
@@ -41,18 +37,32 @@ pub fn problem(text: &str) -> Option<String> {
         ("user", url.username()),
         ("password", url.password().unwrap_or_default()),
         ("path", url.path()),
+        ("host", url.host_str().unwrap_or_default()),
     ];
     for (part, text) in parts {
-        if percent_decode_str(text).decode_utf8().is_err() {
+        let Ok(decoded) = percent_decode_str(text).decode_utf8() else {
             return Some(format!(
                 "the {part} has a % that begins no character of UTF-8; percent-encode % as %25 in the {part}"
             ));
+        };
+        if let Some(control) = control_in(&format!("the {part}"), &decoded) {
+            return Some(control);
         }
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Some("the host is missing".to_owned());
     }
     None
+}
+
+/// Says which control character a part of an address holds, also percent-encoded: no server's host, user, password or
+/// database needs one. `shown`: what names the part.
+pub fn control_in(shown: &str, text: &str) -> Option<String> {
+    let control = text.chars().find(|c| c.is_control())?;
+    Some(format!(
+        "{shown} holds {}; no control character is allowed, not even percent-encoded",
+        Named(control)
+    ))
 }
 
 /// Finds an `@` after a character that ends the authority of a URL: the part before it was meant as a user and
@@ -273,7 +283,8 @@ mod tests {
             ),
             (
                 "a\tb",
-                "it holds U+0009 TAB; percent-encode it as %09, or remove it".to_owned(),
+                "it holds U+0009 TAB; no control character is allowed, not even percent-encoded"
+                    .to_owned(),
             ),
         ] {
             let words = Some(&*words);
@@ -443,9 +454,25 @@ mod tests {
             ("postgres://u:p@a b/db", "no host's name"),
             ("postgres://u:p@h1:1,h2:2/db", "several hosts"),
             ("postgres://u:p@h/db#x", "percent-encode # as %23"),
+            ("postgres://u%00:s3cret@h/db", "the user holds U+0000 NUL;"),
+            (
+                "postgres://u:s3cret%0A@h/db",
+                "the password holds U+000A LINE FEED;",
+            ),
+            ("postgres://u:s3cret@h%00/db", "the host holds U+0000 NUL;"),
+            (
+                "postgres://u:s3cret@h/d%7Fb",
+                "the path holds U+007F DELETE;",
+            ),
+            (
+                "redis://:s3cret%C2%85@h",
+                "the password holds U+0085 NEXT LINE;",
+            ),
+            ("redis://:s3cret@%1Bh", "the host holds U+001B ESCAPE;"),
         ] {
             let problem = problem(address).unwrap_or_default();
             assert!(problem.contains(words), "{address}: {problem}");
+            assert!(!problem.contains("s3cret"), "{address}: {problem}");
         }
     }
 

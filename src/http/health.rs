@@ -95,6 +95,8 @@ pub async fn metrics(State(health): State<Arc<Health>>) -> Response {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
     metrics::gauge!("verifyd_runs_in_flight").set(f64::from(health.worker.in_flight.claimed()));
+    let polling = health.reconciler.polling.load(Ordering::Relaxed);
+    metrics::gauge!("verifyd_polling").set(u8::from(polling));
     health.metrics.render().into_response()
 }
 

@@ -61,7 +61,7 @@ impl AddressGuard {
         match url.host() {
             Some(Host::Ipv4(ip)) => self.admits(host, ip.into()),
             Some(Host::Ipv6(ip)) => self.admits(host, ip.into()),
-            Some(Host::Domain(_)) => true,
+            Some(Host::Domain(name)) => self.admits_name(name),
             None => false,
         }
     }
@@ -73,8 +73,13 @@ impl AddressGuard {
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         match literal.parse() {
             Ok(ip) => self.admits(host, ip),
-            Err(_) => self.is_loopback_host(host) || !names_loopback(host),
+            Err(_) => self.admits_name(host),
         }
+    }
+
+    /// Whether a name may be resolved: no configuration makes one of loopback public.
+    fn admits_name(&self, name: &str) -> bool {
+        self.is_loopback_host(name) || !names_loopback(name)
     }
 
     /// Resolves a name to the addresses that may be called; an error when there is none.
@@ -227,6 +232,11 @@ mod tests {
         assert!(!guard.admits_url(&url("https://127.0.0.2/")));
         assert!(!guard.admits_url(&url("https://[::1]/")));
         assert!(!guard.admits_url(&url("https://169.254.169.254/")));
+        assert!(guard.admits_url(&url("http://LOCALHOST/")));
+        for text in ["https://localhost./", "https://a.localhost/"] {
+            assert!(!guard.admits_url(&url(text)), "{text}");
+        }
+        assert!(guard.admits_url(&url("https://localhost.example/")));
         for (text, admitted) in [
             ("http://127.0.0.1:9/", true),
             ("https://127.0.0.2/", false),

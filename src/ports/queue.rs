@@ -85,6 +85,11 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
+    /// Returns what a person can do about an error of this queue; `None` where that is not known.
+    fn remedy(&self, _error: &QueueError) -> Option<String> {
+        None
+    }
+
     /// Makes one round trip to the server.
     async fn ping(&self) -> Result<(), QueueError>;
 

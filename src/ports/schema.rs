@@ -22,6 +22,8 @@ pub struct Migrated {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PendingMigration {
     pub version: i64,
+    /// As the log names it when it is applied: `0006_notices`
+    pub name: String,
     pub title: String,
     /// On tables that are there now. Empty for SQLite, where the whole file is locked.
     pub locks: Vec<TableLock>,

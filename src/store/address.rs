@@ -63,13 +63,6 @@ pub fn problem(text: &str) -> Option<String> {
     if text.starts_with("sqlite:") {
         return embedded_problem(text);
     }
-    // Encoded, too: in a password SASLprep prohibits it.
-    if let Some(control) = text.chars().find(|c| c.is_control()) {
-        return Some(format!(
-            "it holds {}; remove it, and let the password have none",
-            Named(control)
-        ));
-    }
     if let Some(problem) = server_address::problem(text) {
         return Some(problem);
     }
@@ -78,7 +71,7 @@ pub fn problem(text: &str) -> Option<String> {
     let is_known = |name: &str| PARAMETERS.contains(&name) || name.starts_with("options[");
     server_address::unknown_parameter(&url, is_known, &PARAMETERS.join(", ")).or_else(|| {
         url.query_pairs()
-            .find_map(|(name, value)| wrong_value(&name, &value))
+            .find_map(|(name, value)| wrong_value(&name, &format!("the parameter {name}"), &value))
     })
 }
 
@@ -110,8 +103,8 @@ fn embedded_problem(text: &str) -> Option<String> {
     if file.starts_with("file:") {
         return Some(SQLITE_URI.to_owned());
     }
-    if file.contains('\0') {
-        return Some("the path holds %00, which no file's name can; remove it".to_owned());
+    if let Some(control) = file.chars().find(|c| c.is_control()) {
+        return Some(format!("the path holds {}; remove it", Named(control)));
     }
     form_urlencoded::parse(query.as_bytes()).find_map(|(name, value)| {
         let mut known = EMBEDDED_PARAMETERS.iter();
@@ -127,23 +120,49 @@ fn embedded_problem(text: &str) -> Option<String> {
             Some((_, allowed, _)) if allowed.contains(&&*value) => None,
             Some((_, allowed, why)) => {
                 let allowed = format!("{}; {why}", allowed.join(", "));
-                Some(another_value(&name, &allowed))
+                Some(another_value(&format!("the parameter {name}"), &allowed))
             }
         }
     })
 }
 
-fn another_value(name: &str, allowed: &str) -> String {
-    format!("the parameter {name} has another value, allowed: {allowed}")
+fn another_value(shown: &str, allowed: &str) -> String {
+    format!("{shown} has another value, allowed: {allowed}")
 }
 
-fn wrong_value(name: &str, value: &str) -> Option<String> {
-    let wrong = |allowed: &str| Some(another_value(name, allowed));
-    match name {
+/// Whether it names a setting: the driver ignores a parameter `options[` without its bracket.
+fn is_setting(parameter: &str) -> bool {
+    let setting = parameter
+        .strip_prefix("options[")
+        .and_then(|rest| rest.strip_suffix(']'));
+    setting.is_some_and(|name| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_.-$".contains(&b))
+    })
+}
+
+/// Returns what is wrong with the value of a known parameter, or of the variable that stands in for it. `shown`: what
+/// names it.
+pub(super) fn wrong_value(parameter: &str, shown: &str, value: &str) -> Option<String> {
+    if parameter.starts_with("options[") && !is_setting(parameter) {
+        return Some(
+            "a parameter that begins with options[ names no setting in brackets, allowed: options[NAME]=VALUE"
+                .to_owned(),
+        );
+    }
+    if let Some(control) = server_address::control_in(shown, value) {
+        return Some(control);
+    }
+    let wrong = |allowed: &str| Some(another_value(shown, allowed));
+    match parameter {
         "sslmode" | "ssl-mode" if !SSL_MODES.contains(&&*value.to_ascii_lowercase()) => {
             wrong(&SSL_MODES.join(", "))
         }
-        "port" if value.parse::<u16>().is_err() => wrong("a number from 1 to 65535"),
+        "port" if !value.parse::<u16>().is_ok_and(|port| port > 0) => {
+            wrong("a number from 1 to 65535")
+        }
         "hostaddr" if value.parse::<IpAddr>().is_err() => wrong("an IP address"),
         "statement-cache-capacity" if value.parse::<usize>().is_err() => wrong("a whole number"),
         "host" if value.is_empty() => wrong("a host, or the path of a socket's folder"),
@@ -177,6 +196,25 @@ mod tests {
                 "the parameter port has another value, allowed: a number",
             ),
             ("port=70000", "the parameter port"),
+            ("port=0", "the parameter port"),
+            (
+                "options[statement_timeout=5",
+                "names no setting in brackets, allowed: options[NAME]=VALUE",
+            ),
+            ("options[]=5", "allowed: options[NAME]=VALUE"),
+            ("options[a%00b]=5", "allowed: options[NAME]=VALUE"),
+            (
+                "password=S3cret!%00",
+                "the parameter password holds U+0000 NUL; no control",
+            ),
+            (
+                "dbname=a%0Ab",
+                "the parameter dbname holds U+000A LINE FEED; no control",
+            ),
+            (
+                "options[search_path]=%1B",
+                "the parameter options[search_path] holds U+001B ESCAPE",
+            ),
             (
                 "hostaddr=h",
                 "the parameter hostaddr has another value, allowed: an IP address",
@@ -201,7 +239,7 @@ mod tests {
             ("S3cret!=x", "percent-encode ? as %3F"),
             (
                 "application_name=a\tb",
-                "it holds U+0009 TAB; remove it, and let the password have none",
+                "it holds U+0009 TAB; no control character is allowed",
             ),
         ] {
             let problem = problem(&format!("postgres://u:p@h/db?{query}")).unwrap_or_default();
@@ -278,7 +316,8 @@ mod tests {
                 "file:x.db%3Fmode%3Dmemory%26cache%3Dshared",
                 "the path begins with file:",
             ),
-            ("x%00.db", "the path holds %00"),
+            ("x%00.db", "the path holds U+0000 NUL; remove it"),
+            ("x%0A.db", "the path holds U+000A LINE FEED; remove it"),
             ("x.db?mode=memory", "allowed: sqlite:FILE"),
             (
                 "x.db\u{200b}",

@@ -1,5 +1,6 @@
 //! What each migration does and locks: `migrations/plan.toml`, compiled in.
 
+use super::migrations;
 use crate::ports::schema::{PendingMigration, TableLock};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -51,12 +52,18 @@ pub(super) fn pending(
 ) -> Vec<PendingMigration> {
     let entries = PLAN.migration.iter();
     let left = entries.filter(|entry| !applied.contains(&entry.version));
+    // The same in both databases.
+    let sources = migrations::postgres();
     left.map(|entry| {
+        let source = sources
+            .iter()
+            .find(|(version, ..)| *version == entry.version);
         let locks = entry.locks.iter().filter(|lock| {
             there.contains(&lock.table) && (!lock.own || owned.contains(&lock.table))
         });
         PendingMigration {
             version: entry.version,
+            name: source.map_or_else(String::new, |(_, name, _)| (*name).to_owned()),
             title: entry.title.clone(),
             locks: locks
                 .map(|lock| TableLock {
@@ -73,7 +80,7 @@ pub(super) fn pending(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::migrations::{self, Source, WANTED_VERSION};
+    use crate::store::migrations::{Source, WANTED_VERSION};
 
     fn dense(text: &str) -> String {
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -85,6 +92,8 @@ mod tests {
         let versions: Vec<i64> = PLAN.migration.iter().map(|entry| entry.version).collect();
         assert_eq!(versions, (1..=WANTED_VERSION).collect::<Vec<i64>>());
         let sources: Vec<Source> = migrations::postgres();
+        let names = |sources: &[Source]| sources.iter().map(|s| s.1).collect::<Vec<_>>();
+        assert_eq!(names(&sources), names(&migrations::sqlite()));
         for (entry, (version, name, sql)) in PLAN.migration.iter().zip(sources) {
             assert_eq!(entry.version, version);
             assert!(!entry.title.is_empty());

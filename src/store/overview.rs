@@ -36,7 +36,7 @@ const ROWS_PER_RUN: i64 = 20;
 
 /// What connections with their credential `k` and their facts `f` are sorted by in the order of expiry: as a check has
 /// found it, else as it is recorded. No other place computes it: a row that two readers place differently is listed
-/// twice or never. SQLite reads more texts as times than are shown as one; those come last, as what is unknown.
+/// twice or never. Texts that SQLite reads as times and `Time::of_sqlite` does not come last, as what is unknown.
 macro_rules! expiry_key {
     (postgres) => {
         concat!(
@@ -49,8 +49,12 @@ macro_rules! expiry_key {
     };
     (sqlite) => {
         "coalesce(CAST(round((julianday(CASE WHEN f.expiry_source IS NOT NULL THEN f.credential_expires_at
-             WHEN k.expires_at GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' AND k.expires_at >= '0001'
+             WHEN k.expires_at GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'
                  AND date(substr(k.expires_at, 1, 10), '+0 days') = substr(k.expires_at, 1, 10)
+                 AND (rtrim(substr(k.expires_at, 11)) = '' OR substr(k.expires_at, 11) GLOB '[ T][0-9][0-9]:*'
+                     AND substr(k.expires_at, 12, 2) <= '23'
+                     AND rtrim(substr(k.expires_at, 14)) NOT GLOB '*[^0-9:.Z+-]*')
+                 AND k.expires_at >= '0001' AND julianday(k.expires_at) >= 1721425.5
              THEN k.expires_at END) - 2440587.5) * 86400000) AS INTEGER) * 1000, 9223372036854775807)"
     };
 }

@@ -421,7 +421,8 @@ impl CredentialPart {
                 table: TABLE,
                 column: "expires_at",
                 row: connection.to_string(),
-                why: "no time, allowed: null, infinity or a time of the years 1 to 9999".to_owned(),
+                why: "no time, allowed: null, infinity or a time of the years 1 to 9999, such as 2030-01-05"
+                    .to_owned(),
             });
         }
         let expiry = self.credential_expires_at.and_then(recorded_expiry);

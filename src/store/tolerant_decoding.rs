@@ -5,7 +5,7 @@
 //! column is ever decoded as a `DateTime`. `tests/system/store/hostile_rows.rs` tests that.
 
 use crate::domain::run::RunRequest;
-use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sqlx::error::BoxDynError;
@@ -91,6 +91,19 @@ impl Time {
         }
     }
 
+    /// Reads a text of SQLite as its own functions do, by which lists are sorted and rows found: what they do not read is
+    /// no time.
+    fn of_sqlite(text: &str) -> Self {
+        match Self::of_text(text) {
+            Self::At(at) if is_leap_second(at) || !is_read_by_sqlite(text) => Self::Unknown,
+            // However far from UTC: lists ask for the year as it is written.
+            Self::At(_) if text.starts_with("0000") => Self::Before,
+            // They round to milliseconds, and know none after the year 9999.
+            Self::At(at) if at > LATEST + TimeDelta::microseconds(999_499) => Self::After,
+            read => read,
+        }
+    }
+
     /// Whether it is a time of a year with more than four digits.
     fn has_long_year(text: &str) -> bool {
         let text = text.trim_start_matches('+');
@@ -127,6 +140,10 @@ impl Time {
             Self::Before | Self::Unknown => EARLIEST,
         }
     }
+}
+
+fn is_leap_second(at: DateTime<Utc>) -> bool {
+    at.timestamp_subsec_nanos() >= 1_000_000_000
 }
 
 /// 0001-01-01T00:00:00Z
@@ -179,7 +196,41 @@ impl<'r> Decode<'r, Sqlite> for Time {
             return Ok(at.map_or(Self::Unknown, Self::of));
         }
         let bytes = <&[u8] as Decode<Sqlite>>::decode(value).unwrap_or_default();
-        Ok(Self::of_text(&String::from_utf8_lossy(bytes)))
+        Ok(Self::of_sqlite(&String::from_utf8_lossy(bytes)))
+    }
+}
+
+/// Whether a text that is a time has a form in which SQLite's own functions read one: digits padded with zeros, and
+/// an offset of at most 14 hours with a colon.
+fn is_read_by_sqlite(text: &str) -> bool {
+    let text = text.trim_end_matches(' ');
+    let form: String = text
+        .chars()
+        .map(|c| if c.is_ascii_digit() { '0' } else { c })
+        .collect();
+    let Some(behind_date) = form.strip_prefix("0000-00-00") else {
+        return false;
+    };
+    if behind_date.is_empty() {
+        return true;
+    }
+    let time = behind_date.strip_prefix([' ', 'T']);
+    let Some(behind_minute) = time.and_then(|time| time.strip_prefix("00:00")) else {
+        return false;
+    };
+    let zone = match behind_minute.strip_prefix(":00") {
+        None => behind_minute,
+        Some(behind_second) => match behind_second.strip_prefix('.') {
+            Some(fraction) if fraction.starts_with('0') => fraction.trim_start_matches('0'),
+            _ => behind_second,
+        },
+    };
+    match zone {
+        "" | "Z" => true,
+        "+00:00" | "-00:00" => text
+            .get(text.len() - 5..text.len() - 3)
+            .is_some_and(|hours| hours <= "14"),
+        _ => false,
     }
 }
 
@@ -337,6 +388,7 @@ mod tests {
         #[test]
         fn every_text_is_a_time_or_none(text in ".{0,40}") {
             let _ = Time::of_text(&text).happened();
+            let _ = Time::of_sqlite(&text).happened();
         }
     }
 
@@ -373,6 +425,38 @@ mod tests {
         ] {
             assert_eq!(Time::of_text(text).known().is_some(), known, "{text}");
         }
+    }
+
+    #[test]
+    fn a_text_of_sqlite_is_a_time_where_its_functions_read_one() {
+        for text in [
+            "2030-01-05",
+            "2030-01-05  ",
+            "2030-01-05 03:04",
+            "2030-01-05T03:04:05",
+            "2030-01-05T03:04:05.678901Z",
+            "2030-01-05 03:04+02:00",
+            "2030-01-05T03:04:05-14:59",
+        ] {
+            assert!(matches!(Time::of_sqlite(text), Time::At(_)), "{text}");
+        }
+        for text in [
+            "2030-1-5",
+            "2030-01-5",
+            " 2030-01-05",
+            "2030-01-05 3:04",
+            "2030-01-05  03:04",
+            "2030-01-05T03:4:05",
+            "2030-01-05T03:04:5",
+            "2030-01-05t03:04:05Z",
+            "2030-01-05T03:04:05z",
+            "2030-01-05T03:04:60Z",
+            "2030-01-05T03:04:05+0200",
+            "2030-01-05T03:04:05+15:00",
+        ] {
+            assert_eq!(Time::of_sqlite(text), Time::Unknown, "{text}");
+        }
+        assert_eq!(Time::of_sqlite("9999-12-31T23:59:59.9996Z"), Time::After);
     }
 
     #[test]

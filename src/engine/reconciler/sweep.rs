@@ -3,6 +3,7 @@
 use super::{DELIVER_BELOW, Next, Reconciler};
 use crate::domain::RunId;
 use crate::ports::log_throttle::log_limited;
+use crate::ports::queue::QueueError;
 use crate::ports::store::{StoreError, SweepPolicy};
 use std::sync::atomic::Ordering;
 
@@ -63,11 +64,11 @@ impl Reconciler {
             match self.queue.send_runs(&swept.due).await {
                 Ok(()) if is_all => return Ok(Next::Pause),
                 Ok(()) => return Ok(Next::Sweep),
-                Err(error) => self.begin_polling(&error.to_string()),
+                Err(error) => self.begin_polling_for(&error),
             }
         } else {
             // Where the queue did not answer, polling has begun already.
-            self.begin_polling("its consumer has stalled");
+            self.begin_polling("its consumer has stalled", None);
         }
         self.polling.take(swept.due).await?;
         Ok(match full && !is_all {
@@ -82,18 +83,22 @@ impl Reconciler {
         let polling = self.state.polling.load(Ordering::Relaxed);
         let stalled = self.consumer.is_stalled();
         // A full server still reports its length, and takes no hint.
-        let takes_hints = !(polling || stalled) || self.queue.try_sending().await.is_ok();
-        let answered = match takes_hints {
-            true => self.queue.depth().await.ok(),
-            false => None,
+        let takes_hints = match polling || stalled {
+            true => self.queue.try_sending().await,
+            false => Ok(()),
         };
-        self.consumer.record(stalled && answered.is_some());
-        let depth = answered.filter(|_| !stalled);
+        let answered = match takes_hints {
+            Ok(()) => self.queue.depth().await,
+            Err(error) => Err(error),
+        };
+        self.consumer.record(stalled && answered.is_ok());
+        if let Err(error) = &answered {
+            // Also while nothing is due: readiness depends on it.
+            self.begin_polling_for(error);
+        }
+        let depth = answered.ok().filter(|_| !stalled);
         if polling && depth.is_some() {
             self.end_polling();
-        } else if answered.is_none() {
-            // Also while nothing is due: readiness depends on it.
-            self.begin_polling("no answer");
         }
         depth
     }
@@ -108,11 +113,17 @@ impl Reconciler {
         self.state.hints_untaken.set(untaken);
     }
 
-    fn begin_polling(&self, why: &str) {
+    /// Begins to poll for an error of the queue, which holds the server's own answer.
+    fn begin_polling_for(&self, error: &QueueError) {
+        let remedy = self.queue.remedy(error);
+        self.begin_polling(&error.to_string(), remedy.as_deref());
+    }
+
+    fn begin_polling(&self, why: &str, remedy: Option<&str>) {
         if !self.state.polling.swap(true, Ordering::Relaxed) {
-            metrics::gauge!("verifyd_polling").set(1.0);
             tracing::warn!(
                 why,
+                remedy,
                 "the queue is unavailable; taking runs from the database"
             );
         }
@@ -120,7 +131,6 @@ impl Reconciler {
 
     fn end_polling(&self) {
         self.state.polling.store(false, Ordering::Relaxed);
-        metrics::gauge!("verifyd_polling").set(0.0);
         tracing::info!("the queue is available again");
     }
 }

@@ -19,6 +19,8 @@ pub enum AddressError {
     NotHttps,
     #[error("must not contain a user name or a password, which lists would show")]
     Userinfo,
+    #[error("must not contain a #: what follows it is never sent; percent-encode # as %23")]
+    Fragment,
     #[error("not a public address (loopback only for hosts in webhooks.loopback_hosts)")]
     NotPublic,
 }
@@ -40,8 +42,17 @@ impl AddressRule {
         }
     }
 
-    /// Checks the text of an address. What its name resolves to is checked at each connection.
+    /// Checks the text of an address for a new endpoint.
     pub fn check(&self, url: &str) -> Result<Url, AddressError> {
+        let url = self.check_stored(url)?;
+        match url.fragment() {
+            Some(_) => Err(AddressError::Fragment),
+            None => Ok(url),
+        }
+    }
+
+    /// The same for an endpoint that is there. What its name resolves to is checked at each connection.
+    pub(super) fn check_stored(&self, url: &str) -> Result<Url, AddressError> {
         if url.len() > MAX_URL_BYTES {
             return Err(AddressError::TooLong);
         }

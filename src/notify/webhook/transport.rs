@@ -49,7 +49,7 @@ impl Transport {
 
     /// Sends the message within `webhooks.request_timeout`.
     pub(super) async fn send(&self, request: Request<'_>, clock: &dyn Clock) -> SendResult {
-        let Ok(url) = self.rule.check(request.url) else {
+        let Ok(url) = self.rule.check_stored(request.url) else {
             return SendResult::without_answer(AttemptResult::AddressRefused);
         };
         let message = http::Request::post(url.as_str())

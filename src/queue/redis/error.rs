@@ -2,6 +2,7 @@
 //!
 //! The client's messages contain no password: they name commands, hosts and answers of the server.
 
+use super::trusted_authorities;
 use crate::domain::report::redact::clean;
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -57,7 +58,10 @@ fn text(error: &RedisError) -> String {
 fn describe_io(error: &RedisError) -> String {
     let text = error.to_string();
     let has = |part: &str| text.contains(part);
-    let cause = if error.is_connection_refusal() {
+    // Of the machine's own files. Those that variables name were read before.
+    let cause = if has("failed to read PEM") {
+        "a file of the authorities that this machine trusts cannot be used"
+    } else if error.is_connection_refusal() {
         "no server listens there"
     } else if error.is_timeout() {
         "no answer within the timeout"
@@ -81,16 +85,19 @@ pub(super) async fn try_to_connect(
     connect_timeout: Duration,
     response_timeout: Duration,
 ) -> Result<(), String> {
+    let tls = matches!(
+        client.get_connection_info().addr(),
+        ConnectionAddr::TcpTls { .. }
+    );
+    if tls && let Some(problem) = trusted_authorities::problem(std::env::var_os) {
+        return Err(problem);
+    }
     let limits = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(connect_timeout))
         .set_response_timeout(Some(response_timeout));
     let result = client
         .get_multiplexed_async_connection_with_config(&limits)
         .await;
-    let tls = matches!(
-        client.get_connection_info().addr(),
-        ConnectionAddr::TcpTls { .. }
-    );
     match result {
         Ok(_) => Ok(()),
         // A server without TLS waits for the rest of a command.

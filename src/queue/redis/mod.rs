@@ -52,6 +52,7 @@ mod probe;
 mod remedy;
 mod removal;
 mod settings;
+mod trusted_authorities;
 
 pub use address::problem as address_problem;
 pub use remedy::remedy;
@@ -238,6 +239,10 @@ impl Queue for RedisQueue {
             .await?;
         let version = told.remove("version");
         Ok(version.and_then(|version| redis::from_redis_value(version).ok()))
+    }
+
+    fn remedy(&self, error: &QueueError) -> Option<String> {
+        Some(remedy(&error.to_string()))
     }
 
     async fn ping(&self) -> Result<(), QueueError> {

@@ -2,6 +2,11 @@
 
 /// What mends an error of Redis or of the way to it, by parts of its text. The first that fits counts.
 const QUEUE: &[(&[&str], &str)] = &[
+    // It may name any path.
+    (
+        &["of the variable SSL_CERT_", "of the authorities that this"],
+        "let what is named lead to files of PEM that this user can read",
+    ),
     // Its text speaks of much that other remedies are found by.
     (
         &["DENIED"],
@@ -200,6 +205,10 @@ mod tests {
             assert!(remedy.contains(advice), "{said}: {remedy}");
         }
         for (said, advice) in [
+            (
+                "\"/certificate\" of the variable SSL_CERT_FILE holds no certificate in PEM",
+                "files of PEM",
+            ),
             (
                 "certificate is not accepted: UnknownIssuer",
                 "SSL_CERT_FILE",

@@ -16,6 +16,7 @@ mod complete;
 mod completion_events;
 mod connection;
 mod dependents;
+mod environment;
 mod guards;
 mod indexes;
 mod inspect;

@@ -1,6 +1,6 @@
 //! Turns the address of a server into the driver's options.
 
-use super::tls_files;
+use super::{environment, tls_files};
 use crate::ports::store_error::StoreError;
 use crate::store::address;
 use sqlx::postgres::PgConnectOptions;
@@ -13,13 +13,22 @@ pub(super) fn read(key: &str, url: &str) -> Result<(PgConnectOptions, bool), Sto
         return Err(refused(&problem));
     }
     let parsed = url::Url::parse(url).map_err(|_| refused("it is not a URL"))?;
+    if let Some(problem) = environment::problem(&parsed, std::env::var_os) {
+        return Err(refused(&problem));
+    }
     let named = parsed
         .query_pairs()
         .all(|(parameter, value)| parameter != "statement-cache-capacity" || value != "0");
     let has_name = parsed
         .query_pairs()
         .any(|(key, _)| key == "application_name");
-    let options: PgConnectOptions = url
+    let mut complete = parsed.clone();
+    if !environment::has_password(&parsed, std::env::var_os) {
+        // An empty one is what the driver sends without any.
+        complete.query_pairs_mut().append_pair("password", "");
+    }
+    let options: PgConnectOptions = complete
+        .as_str()
         .parse()
         .map_err(|_| refused("a parameter has a wrong value"))?;
     let options = tls_files::check(options, &parsed).map_err(|problem| refused(&problem))?;

@@ -1,9 +1,11 @@
 //! Checks the files that the address of a server names for TLS: the driver's errors name neither parameter nor file.
 
 use crate::domain::text_decoding;
-use crate::files;
+use crate::files::{self, CertificatesError, certificates};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ParsedCertificate;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::path::Path;
 use url::Url;
@@ -12,33 +14,51 @@ use zeroize::Zeroizing;
 /// Far more than the certificates of all public authorities need.
 const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
 
+/// What is in every text of PEM, and in no path.
+const PEM: &str = "-----BEGIN";
+
 /// A file that the driver reads.
 struct TlsFile {
     parameters: &'static [&'static str],
     /// Of the environment, where no parameter names the file.
     variable: &'static str,
-    content: &'static str,
-    has_content: fn(&[u8]) -> bool,
+    /// Fails with what PEM holds that the driver cannot use.
+    check: fn(&[u8]) -> Result<(), String>,
 }
 
 const AUTHORITIES: TlsFile = TlsFile {
     parameters: &["sslrootcert", "ssl-root-cert", "ssl-ca"],
     variable: "PGSSLROOTCERT",
-    content: "certificate",
-    has_content: |pem| CertificateDer::from_pem_slice(pem).is_ok(),
+    check: |pem| match certificates(pem) {
+        Ok(_) => Ok(()),
+        Err(held) => Err(held.to_string()),
+    },
 };
 
 const CERTIFICATE: TlsFile = TlsFile {
     parameters: &["sslcert", "ssl-cert"],
     variable: "PGSSLCERT",
-    ..AUTHORITIES
+    check: |pem| {
+        let certificates = certificates(pem).map_err(|held| held.to_string())?;
+        // Of the first one, which has to be the key's, the driver reads more.
+        match certificates.first() {
+            Some(first) if ParsedCertificate::try_from(first).is_ok() => Ok(()),
+            _ => Err(CertificatesError::Broken.to_string()),
+        }
+    },
 };
 
 const KEY: TlsFile = TlsFile {
     parameters: &["sslkey", "ssl-key"],
     variable: "PGSSLKEY",
-    content: "unencrypted private key",
-    has_content: |pem| PrivateKeyDer::from_pem_slice(pem).is_ok(),
+    check: |pem| {
+        let key = PrivateKeyDer::from_pem_slice(pem)
+            .map_err(|_| "no unencrypted private key in PEM".to_owned())?;
+        match any_supported_type(&key) {
+            Ok(_) => Ok(()),
+            Err(_) => Err("a private key that cannot be used".to_owned()),
+        }
+    },
 };
 
 /// Refuses what the driver would not find in the files that it reads for this `sslmode`. With `prefer`, too, where
@@ -67,25 +87,32 @@ impl TlsFile {
     /// The content as text, if the driver would not read the file itself as this text.
     fn decoded(&self, url: &Url) -> Result<Option<Zeroizing<String>>, String> {
         match self.named(url)? {
+            Some((name, value)) if value.contains(PEM) => {
+                (self.check)(value.as_bytes()).map_err(|held| format!("{name} holds {held}"))?;
+                Ok(Some(value))
+            }
             Some((name, path)) => self.read(&name, &path),
             None => Ok(None),
         }
     }
 
-    /// Returns what names the file, and its path.
-    fn named(&self, url: &Url) -> Result<Option<(String, String)>, String> {
+    /// Returns what names the file, and its path; of a variable its content, too, which the driver takes as well.
+    fn named(&self, url: &Url) -> Result<Option<(String, Zeroizing<String>)>, String> {
         let parameters = url.query_pairs();
         let meant = parameters.filter(|(name, _)| self.parameters.contains(&&**name));
         match meant.last() {
             // Not to be quoted: it may be a key.
-            Some((name, value)) if value.contains("-----BEGIN") => Err(format!(
+            Some((name, value)) if value.contains(PEM) => Err(format!(
                 "the parameter {name} holds PEM, allowed: the path of a file"
             )),
-            Some((name, value)) => Ok(Some((format!("the parameter {name}"), value.into_owned()))),
+            Some((name, value)) => {
+                let path = Zeroizing::new(value.into_owned());
+                Ok(Some((format!("the parameter {name}"), path)))
+            }
             None => {
                 let value = std::env::var(self.variable).ok();
-                let path = value.filter(|value| !value.contains("-----BEGIN"));
-                Ok(path.map(|path| (self.variable.to_owned(), path)))
+                let name = format!("the variable {}", self.variable);
+                Ok(value.map(|value| (name, Zeroizing::new(value))))
             }
         }
     }
@@ -98,12 +125,8 @@ impl TlsFile {
         let pem = decoded
             .as_ref()
             .map_or(bytes.as_slice(), |text| text.as_bytes());
-        if !(self.has_content)(pem) {
-            let content = self.content;
-            return Err(format!(
-                "the TLS file {path:?} of {name} holds no {content} in PEM"
-            ));
-        }
+        (self.check)(pem)
+            .map_err(|held| format!("the TLS file {path:?} of {name} holds {held}"))?;
         Ok(decoded)
     }
 }
@@ -138,6 +161,14 @@ mod tests {
         let key_pem = write("key", key.serialize_pem().as_bytes());
         let encrypted = key.serialize_pem().replace("PRIVATE", "ENCRYPTED PRIVATE");
         let encrypted = write("encrypted", encrypted.as_bytes());
+        let empty = write("empty", b"");
+        let armoured =
+            |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+        let garbage = armoured("CERTIFICATE");
+        let broken = write("broken", garbage.as_bytes());
+        let second = format!("{}{garbage}", certificate.pem());
+        let second = write("second", second.as_bytes());
+        let broken_key = write("broken_key", armoured("PRIVATE KEY").as_bytes());
         for (query, problem) in [
             (
                 "sslmode=verify-ca&sslrootcert=/nope".to_owned(),
@@ -160,6 +191,26 @@ mod tests {
                 format!(
                     "the TLS file {encrypted:?} of the parameter sslkey holds no unencrypted private key in PEM"
                 ),
+            ),
+            (
+                format!("sslmode=verify-ca&sslrootcert={empty}"),
+                format!("the TLS file {empty:?} of the parameter sslrootcert holds no certificate in PEM"),
+            ),
+            (
+                format!("sslmode=verify-ca&sslrootcert={broken}"),
+                format!("the TLS file {broken:?} of the parameter sslrootcert holds a certificate that cannot be parsed"),
+            ),
+            (
+                format!("sslmode=verify-ca&sslrootcert={second}"),
+                format!("the TLS file {second:?} of the parameter sslrootcert holds a certificate that cannot be parsed"),
+            ),
+            (
+                format!("sslmode=require&sslcert={broken}&sslkey={key_pem}"),
+                format!("the TLS file {broken:?} of the parameter sslcert holds a certificate that cannot be parsed"),
+            ),
+            (
+                format!("sslmode=require&sslcert={pem}&sslkey={broken_key}"),
+                format!("the TLS file {broken_key:?} of the parameter sslkey holds a private key that cannot be used"),
             ),
             // The server may have no TLS.
             (

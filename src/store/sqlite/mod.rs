@@ -123,7 +123,8 @@ impl SqliteStore {
             // The writer comes first: it turns the WAL on.
             writer.acquire().await.map(drop).map_err(opening)
         })
-        .await?;
+        .await
+        .map_err(|error| of_file(&file, "opened", error))?;
         let opened = file_id(&file)
             .map_err(|e| StoreError::Unavailable(format!("{}: {e}", file.display())))?;
         Ok(Arc::new_cyclic(|me| Self {
@@ -268,6 +269,18 @@ fn create_private(file: &Path) -> Result<(), StoreError> {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(e) => Err(cannot_create(file, &e)),
+    }
+}
+
+/// Names the file in an error with which SQLite itself refuses it.
+fn of_file(file: &Path, what: &str, error: StoreError) -> StoreError {
+    let named = |why: &str| format!("the file {} cannot be {what}: {why}", file.display());
+    match error {
+        StoreError::Refused(why) if why.contains("(SQLite ") => StoreError::Refused(named(&why)),
+        StoreError::Unavailable(why) if why.contains("(SQLite ") => {
+            StoreError::Unavailable(named(&why))
+        }
+        other => other,
     }
 }
 

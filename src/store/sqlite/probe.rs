@@ -3,6 +3,7 @@
 use super::{SqliteStore, now};
 use crate::ports::claims::Claim;
 use crate::ports::probe::{DiskSpace, ProbeStore, TableSize, Writing};
+use crate::ports::schema::SchemaStore as _;
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::claims::ClaimRequest;
@@ -78,6 +79,8 @@ impl SqliteStore {
 #[async_trait]
 impl ProbeStore for SqliteStore {
     async fn try_writing(&self) -> Result<Writing, StoreError> {
+        // Its error names the file.
+        self.check_writable().await?;
         self.transaction_with_end(async |tx| {
             sqlx::query(WRITTEN).execute(&mut *tx).await?;
             let writing = self.try_run(tx).await?;

@@ -1,6 +1,6 @@
 //! Migrations, and access to the library.
 
-use super::SqliteStore;
+use super::{SqliteStore, of_file};
 use crate::domain::report::redact::clean;
 use crate::ports::schema::{Migrated, PendingMigration, SchemaStore};
 use crate::ports::store_error::StoreError;
@@ -21,6 +21,9 @@ const TABLES: &str = "SELECT name FROM sqlite_master WHERE type IN ('table', 'vi
 const OWNED: &str = "SELECT table_name FROM verifyd_owned_tables";
 
 const VERSIONS: &str = "SELECT version FROM verifyd_schema_migrations WHERE success";
+
+/// Writes to any file, and is rolled back. `BEGIN IMMEDIATE` alone succeeds on one that may only be read.
+const WRITE: &str = "PRAGMA user_version = 0";
 
 #[async_trait]
 impl SchemaStore for SqliteStore {
@@ -77,10 +80,13 @@ impl SchemaStore for SqliteStore {
             .await?)
     }
 
-    /// A transaction that may write begins only on a file that may be written.
     async fn check_writable(&self) -> Result<(), StoreError> {
-        self.transaction_with_end(async |_| Ok(End::Rollback(())))
-            .await
+        let written = self.transaction_with_end(async |tx| {
+            sqlx::query(WRITE).execute(tx).await?;
+            Ok(End::Rollback(()))
+        });
+        let written = written.await;
+        written.map_err(|error| of_file(&self.file, "written", error))
     }
 
     async fn close(&self) {

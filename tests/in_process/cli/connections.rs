@@ -145,6 +145,14 @@ async fn keys_are_rotated() {
     let lost = with(NEW, rotate, "");
     assert_eq!(lost.status.code(), Some(1));
     assert_holds(&stderr(&lost), "connections 1");
+    let told = stdout(&with(OLD, "connections rotate-keys", ""));
+    for what in ["credentials", "secrets of webhooks"] {
+        let line = format!("{what}: 0 sealed again, 1 already with the writing key, 0 changed");
+        assert_holds(&told, &line);
+    }
+    let previous = stderr(&with(OLD, "webhooks rotate-secret 1", ""));
+    assert_holds(&previous, "The previous secret also signs until ");
+    assert_holds(&previous, " UTC.");
     let both = format!("{NEW},{OLD}");
     for rotated in [1, 0] {
         let told = json(&with(&both, rotate, ""));

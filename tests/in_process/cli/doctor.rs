@@ -3,7 +3,9 @@
 use super::{Desk, assert_holds, finish, stderr, stdout};
 use serde_json::Value;
 use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::Command;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_and_config_on_the_embedded_default() {
@@ -89,6 +91,55 @@ async fn an_embedded_database_that_cannot_be_opened_has_a_remedy_of_its_own() {
     }
 }
 
+/// A command that ends some time and is bound by the modes of files, which root is not.
+fn bound_by_modes(desk: &Desk, line: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg("300");
+    if std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
+        let rights = "--bounding-set=-dac_override,-dac_read_search";
+        command.args(["setpriv", rights, "--"]);
+    }
+    command.arg(env!("CARGO_BIN_EXE_verifyd"));
+    desk.prepared(command, line)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_served_from_a_file_that_may_only_be_read() {
+    let desk = Desk::new().await;
+    let folder = desk.folder.path().join("data");
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("verifyd.db");
+    let with_file = |mut command: Command| {
+        command.env("DATABASE_URL", format!("sqlite:{}", file.display()));
+        finish(command, "")
+    };
+    let migrated = with_file(desk.command("migrate"));
+    assert!(migrated.status.success(), "{}", stderr(&migrated));
+    let may = |path: &Path, mode| {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    for (of_file, of_folder) in [(0o444, 0o755), (0o644, 0o555), (0o444, 0o555)] {
+        may(&file, of_file);
+        may(&folder, of_folder);
+        let serve = with_file(bound_by_modes(&desk, "serve"));
+        let doctor = with_file(bound_by_modes(&desk, "doctor"));
+        may(&folder, 0o755);
+        // Of a process that could only read.
+        for ending in ["wal", "shm"] {
+            let _ = std::fs::remove_file(folder.join(format!("verifyd.db-{ending}")));
+        }
+        let told = [
+            (serve.status, stderr(&serve)),
+            (doctor.status, stdout(&doctor)),
+        ];
+        for (status, told) in told {
+            assert_eq!(status.code(), Some(1), "{of_file:o} {of_folder:o}: {told}");
+            assert_holds(&told, &format!("the file {} cannot be ", file.display()));
+            assert_holds(&told, "a file that this user may write");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_command_cannot_reach_or_bind_has_the_remedy_of_doctor() {
     let desk = Desk::new().await;
@@ -105,6 +156,24 @@ async fn what_a_command_cannot_reach_or_bind_has_the_remedy_of_doctor() {
     let serve = format!("serve --listen {}", taken.local_addr().unwrap());
     let said = stderr(&desk.ends(&serve, 1));
     assert_holds(&said, "set http.listen to another port");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_authorities_are_read_before_redis_is_asked() {
+    let desk = Desk::new().await;
+    let file = desk.folder.path().join("authorities.pem");
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(&file, broken).unwrap();
+    let mut command = desk.command("doctor");
+    command
+        .env("REDIS_URL", "rediss://127.0.0.1:1")
+        .env("SSL_CERT_FILE", &file);
+    let told = stdout(&finish(command, ""));
+    assert_holds(
+        &told,
+        "of the variable SSL_CERT_FILE holds a certificate that cannot be parsed",
+    );
+    assert_holds(&told, "let what is named lead to files of PEM");
 }
 
 /// What brings the embedded database up to date when a command opens it.

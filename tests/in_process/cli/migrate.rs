@@ -21,6 +21,8 @@ async fn a_plan_lists_what_is_pending_and_creates_no_file() {
     let shown = stdout(&desk.ends("migrate --plan", 0));
     let first = format!("schema version none (sqlite), {pending} migrations to apply");
     assert_holds(&shown, &first);
+    assert_eq!(plan["pending"][0]["name"], "0001_verifyd_state");
+    assert_holds(&shown, "  0001_verifyd_state: attempts, workers");
     let files = std::fs::read_dir(desk.folder.path()).unwrap();
     assert_eq!(files.count(), 0);
 

@@ -2,7 +2,9 @@
 
 use super::{Desk, assert_holds, stderr, stdout};
 use sqlx::{Connection as _, Executor as _};
+use std::fs::Permissions;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -120,6 +122,16 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             1,
             "--module: \"teleport\" is not known, allowed: ",
         ),
+        (
+            "webhooks add --workspace 1 --url https://localhost/hook",
+            1,
+            "--url: not a public address (loopback only for hosts in webhooks.loopback_hosts)",
+        ),
+        (
+            "webhooks add --workspace 1 --url https://a.example/hook#part",
+            1,
+            "--url: must not contain a #: what follows it is never sent",
+        ),
         ("debug log-filter info --for 0s", 2, "from 1s to 24h"),
         ("debug log-filter info --for 1ms", 2, "from 1s to 24h"),
         ("debug log-filter info --for -1h", 2, "from 1s to 24h"),
@@ -180,6 +192,40 @@ async fn a_bad_configuration_stops_neither_its_defaults_nor_a_bundle() {
     );
     assert_holds(&held, "redis.url must be a redis://");
     assert!(!held.contains("s3cr3t"), "{held}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_the_driver_of_postgresql_would_drop_is_named() {
+    let desk = Desk::new().await;
+    let mut command = desk.command("runs list");
+    command
+        .env("DATABASE_URL", "postgres://u@127.0.0.1:1/app")
+        .env("PGSSLMODE", "requre");
+    let output = super::finish(command, "");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_holds(
+        &said,
+        "database.url cannot be used: the variable PGSSLMODE has another value, allowed: disable,",
+    );
+    assert_holds(&said, "→ correct or unset the variable");
+}
+
+/// The driver logs a line of it that it cannot read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_passwords_is_not_read() {
+    let desk = Desk::new().await;
+    let file = desk.folder.path().join(".pgpass");
+    std::fs::write(&file, "s3cr3t\n").unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let mut command = desk.command("runs list");
+    command
+        .env("DATABASE_URL", "postgres://u@127.0.0.1:1/app")
+        .env("HOME", desk.folder.path())
+        .env("PGPASSFILE", &file);
+    let said = stderr(&super::finish(command, ""));
+    assert_holds(&said, "→ check database.url (DATABASE_URL), and that");
+    assert!(!said.contains("s3cr3t"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("engine", &["domain", "ports"]),
     ("operations", &["domain", "ports", "engine::settings"]),
     ("store", &["domain", "ports", "files"]),
-    ("queue", &["domain", "ports"]),
+    ("queue", &["domain", "ports", "files"]),
     ("provider", &["domain", "ports", "outbound", "files"]),
     ("notify", &["domain", "ports"]),
     ("notify::webhook", &["domain", "ports", "outbound"]),

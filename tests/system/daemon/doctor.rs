@@ -285,6 +285,12 @@ async fn a_user_who_may_only_send_hints_leaves_none_behind() {
     assert!(remedy.contains("verifyd_serve"), "{remedy}");
     let left = redis_server::keys_of(&server.url_of("admin"), "verifyd").await;
     assert_eq!(left, Vec::<String>::new());
+    // `serve` logs the same when it begins to poll.
+    let mut daemon = bench.serve(&[]);
+    let line = daemon.wait_for("taking runs from the database\"");
+    for words in ["NOPERM", "verifyd_serve"] {
+        assert!(line.contains(words), "{words}: {line}");
+    }
 }
 
 /// And `serve` works without it, from the database.

@@ -145,6 +145,7 @@ async fn connections_and_build_are_measured() {
             BUILD.commit, BUILD.rustc, BUILD.version
         ),
         "verifyd_redis_connected 1".to_owned(),
+        "verifyd_polling 0".to_owned(),
     ] {
         has_line(&daemon, &line).await;
     }

@@ -92,13 +92,16 @@ fn only_once(bench: &Bench, secret: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_are_tried_again_recorded_and_replayed() {
-    let (bench, connection, receiver) = bench().await;
+    let (mut bench, connection, receiver) = bench().await;
     let (flaky, _) = add(&bench, &receiver.url("flaky"), &[]);
     let (broken, _) = add(&bench, &receiver.url("broken"), &[]);
     let (gone, _) = add(&bench, &receiver.url("gone"), &[]);
     let (moved, _) = add(&bench, &receiver.url("moved"), &[]);
-    // A name that is not configured, and leads to loopback; and a port where nobody listens.
+    // A name that is configured no longer, and leads to loopback; and a port where nobody listens.
+    let (loopback, hosts) = QUICKLY[0];
+    bench.set(loopback, format!("{hosts},localhost"));
     let (private, _) = add(&bench, "https://localhost/hook", &[]);
+    bench.set(loopback, hosts);
     let (away, _) = add(&bench, "http://127.0.0.1:1/hook", &[]);
     receiver.answers("flaky", Answer::Status(503, 2));
     receiver.answers("broken", Answer::Status(500, 4));

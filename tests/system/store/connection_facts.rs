@@ -227,6 +227,10 @@ const SQLITE_ENDS: &[&str] = &[
     "-infinity",
     "99999-01-01",
     "2030-1-5",
+    "2030-01-5 03:04:05",
+    "2030-01-02  03:04",
+    "2030-01-02T",
+    "2030-01-02  ",
     "2030-02-30",
     " 2030-01-02",
     "2030-01-02T03:04:05.678Z",
@@ -235,7 +239,7 @@ const SQLITE_ENDS: &[&str] = &[
 
 const YEARS: &[&str] = &["0000", "0001", "1969", "2030", "9999"];
 const DAYS: &[&str] = &[
-    "01-01", "02-29", "02-30", "02-31", "06-31", "12-31", "13-01",
+    "01-01", "1-1", "01-2", "02-29", "02-30", "02-31", "06-31", "12-31", "13-01",
 ];
 const TIMES: &[&str] = &[
     "",
@@ -247,8 +251,15 @@ const TIMES: &[&str] = &[
     " 23:59:60",
     "T23:59:59.999999",
     " 24:00:00",
+    " 3:04",
+    "T03:4:05",
+    "T03:04:5",
+    "t03:04:05",
+    " T03:04:05",
 ];
-const ZONES: &[&str] = &["", "Z", "+00", "+00:00", "-14:00", "+14:00", "+23:59"];
+const ZONES: &[&str] = &[
+    "", "Z", "z", " Z", "+00", "+00:00", "+0000", "+2:00", "-14:00", "+14:00", "+23:59",
+];
 
 /// What may stand in the column of a credential's end.
 fn recorded_ends(is_postgres: bool) -> BoxedStrategy<String> {
@@ -261,6 +272,19 @@ fn recorded_ends(is_postgres: bool) -> BoxedStrategy<String> {
         composed.prop_map(|(year, day, time, zone)| format!("{year}-{day}{time}{zone}")),
     ]
     .boxed()
+}
+
+/// Whether each connection is shown to expire after the one before, up to the milliseconds that SQLite knows, and those
+/// without an end come last.
+fn is_in_the_order_shown(listed: &[ConnectionState]) -> bool {
+    let shown = |state: &ConnectionState| state.facts.credential_expires_at;
+    listed
+        .windows(2)
+        .all(|pair| match (shown(&pair[0]), shown(&pair[1])) {
+            (Some(first), Some(second)) => first <= second + TimeDelta::milliseconds(1),
+            (None, Some(_)) => false,
+            (_, None) => true,
+        })
 }
 
 pub async fn whatever_is_recorded_each_connection_is_on_one_page(bed: &Bed) {
@@ -300,7 +324,7 @@ pub async fn whatever_is_recorded_each_connection_is_on_one_page(bed: &Bed) {
     for limit in 1..=3 {
         assert_eq!(walk(bed, ConnectionSort::Id, limit).await, every);
     }
-    for _ in 0..20 {
+    for _ in 0..60 {
         let mut ends = Vec::new();
         for id in &all[4..] {
             let drawn = recorded.new_tree(&mut runner).unwrap().current();
@@ -315,7 +339,9 @@ pub async fn whatever_is_recorded_each_connection_is_on_one_page(bed: &Bed) {
             .await;
             ends.push(drawn);
         }
-        let whole = ids_of(&page(bed, ConnectionSort::Expiry, None, 100).await);
+        let listed = page(bed, ConnectionSort::Expiry, None, 100).await;
+        assert!(is_in_the_order_shown(&listed), "{ends:?}: {listed:?}");
+        let whole = ids_of(&listed);
         let mut sorted = whole.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, every, "{ends:?}");

@@ -1,0 +1,98 @@
+//! Checks the files of trusted authorities that variables of the environment name, before TLS reads them: its errors
+//! name neither variable nor file, or blame the server's certificate.
+
+use crate::files::{CertificatesError, certificates};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+const FILE: &str = "SSL_CERT_FILE";
+const FOLDERS: &str = "SSL_CERT_DIR";
+
+/// Returns which file cannot be used, and why; `None` if TLS can read all of them.
+pub(super) fn problem(variable: impl Fn(&'static str) -> Option<OsString>) -> Option<String> {
+    let file = variable(FILE).map(PathBuf::from);
+    let wrong = file.and_then(|path| of_file(FILE, &path, true));
+    wrong.or_else(|| {
+        let folders = variable(FOLDERS)?;
+        std::env::split_paths(&folders)
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .find_map(|folder| of_folder(&folder))
+    })
+}
+
+/// A folder may hold other files, too, which TLS skips.
+fn of_folder(folder: &Path) -> Option<String> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => return Some(unreadable("folder", folder, FOLDERS, &error)),
+    };
+    entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .find_map(|path| of_file(FOLDERS, &path, false))
+}
+
+fn of_file(variable: &str, path: &Path, needs_certificate: bool) -> Option<String> {
+    let held = match std::fs::read(path) {
+        Ok(pem) => certificates(&pem).err()?,
+        Err(error) => return Some(unreadable("file", path, variable, &error)),
+    };
+    let counts = needs_certificate || held == CertificatesError::Broken;
+    counts.then(|| format!("the file {path:?} of the variable {variable} holds {held}"))
+}
+
+fn unreadable(kind: &str, path: &Path, variable: &str, error: &std::io::Error) -> String {
+    format!("the {kind} {path:?} of the variable {variable} cannot be read: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_named_with_its_variable() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["h".to_owned()]).unwrap();
+        let certificate = certificate.self_signed(&key).unwrap().pem();
+        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let whole = write("whole/a.pem", &certificate);
+        write("whole/README", "no certificate");
+        let empty = write("empty.pem", "");
+        let broken = write("broken/a.pem", &format!("{certificate}{garbage}"));
+        let missing = folder.path().join("missing");
+        let found = |name: &'static str, path: &Path| {
+            problem(|variable| (variable == name).then(|| path.as_os_str().to_owned()))
+        };
+        for (name, path, words) in [
+            (FILE, missing.as_path(), "cannot be read: No such file"),
+            (FILE, folder.path(), "cannot be read: "),
+            (FILE, &empty, "holds no certificate in PEM"),
+            (FILE, &broken, "holds a certificate that cannot be parsed"),
+            (FOLDERS, &missing, "cannot be read: No such file"),
+            (
+                FOLDERS,
+                broken.parent().unwrap(),
+                "holds a certificate that cannot be parsed",
+            ),
+        ] {
+            let problem = found(name, path).unwrap_or_default();
+            let named = format!("of the variable {name} {words}");
+            assert!(problem.contains(&named), "{named}: {problem}");
+        }
+        for (name, path) in [
+            (FILE, whole.as_path()),
+            (FOLDERS, whole.parent().unwrap()),
+            (FOLDERS, Path::new("")),
+        ] {
+            assert_eq!(found(name, path), None, "{name}");
+        }
+    }
+}
