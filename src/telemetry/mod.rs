@@ -1,7 +1,8 @@
-//! Logs, metrics, and what this program was built from.
+//! Logs, metrics, traces, and what this program was built from.
 
 pub mod build_info;
 mod histograms;
 pub(crate) mod log_filter;
 pub(crate) mod logs;
 pub mod metrics;
+pub mod traces;
