@@ -22,3 +22,4 @@ mod schema;
 mod secrets;
 mod service_manager;
 mod support_bundle;
+mod traces;
