@@ -15,10 +15,10 @@ impl TraceParent {
     /// Reads `00-<32 hex>-<16 hex>-<2 hex>`, in lower case. `None`: it is none, or one of its ids is zero.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
-        let [version] = bytes(parts.next()?)?;
+        let [version]: [u8; 1] = bytes(parts.next()?)?;
         let trace_id: [u8; 16] = bytes(parts.next()?)?;
         let span_id: [u8; 8] = bytes(parts.next()?)?;
-        let [flags] = bytes(parts.next()?)?;
+        let [flags]: [u8; 1] = bytes(parts.next()?)?;
         let is_valid = parts.next().is_none()
             && version != 0xff
             && trace_id.iter().any(|byte| *byte != 0)

@@ -363,6 +363,40 @@ impl ShouldSample for Chance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use opentelemetry::trace::Tracer as _;
+
+    /// Counts what it is given.
+    #[derive(Debug)]
+    struct Kept(Arc<AtomicUsize>);
+
+    impl opentelemetry_sdk::trace::SpanExporter for Kept {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            self.0.fetch_add(batch.len(), Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn spans_are_dropped_while_the_queue_is_full() {
+        let kept: Arc<AtomicUsize> = Arc::default();
+        let waiting = Arc::new(AtomicUsize::new(QUEUE_SPANS));
+        let processor = Bounded {
+            processor: BatchSpanProcessor::builder(Kept(Arc::clone(&kept))).build(),
+            waiting: Arc::clone(&waiting),
+        };
+        let provider = SdkTracerProvider::builder()
+            .with_span_processor(processor)
+            .build();
+        let tracer = provider.tracer("test");
+        for (room, wanted) in [(false, 0), (true, 1)] {
+            if room {
+                waiting.store(QUEUE_SPANS - 1, Ordering::Relaxed);
+            }
+            drop(tracer.start("span"));
+            provider.force_flush().unwrap();
+            assert_eq!(kept.load(Ordering::Relaxed), wanted);
+        }
+    }
 
     #[test]
     fn headers_are_read_as_the_standard_variable_writes_them() {
