@@ -9,7 +9,7 @@ use crate::http;
 use crate::ports::store::{Store, StoreError};
 use crate::telemetry::build_info::BUILD;
 use crate::telemetry::log_filter::LogFilter;
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, traces};
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use std::panic::AssertUnwindSafe;
@@ -70,6 +70,12 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     }
 
     let worker = services.worker();
+    let traces = traces::start(
+        &services.settings.traces,
+        &services.outbound,
+        &worker.state.id.to_string(),
+    )
+    .context("cannot set up traces")?;
     let health = services.health(&worker, metrics, stop.clone());
     let observed = services.observed(&worker, log_filter, stop.clone());
     let api = services.api();
@@ -97,7 +103,11 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     closing.cancel();
     // Runs do not depend on it.
     let _ = debugging.await;
-    serving.await?.context("the HTTP endpoints")?;
+    let served = serving.await;
+    if let Some(traces) = traces {
+        traces.flush().await;
+    }
+    served?.context("the HTTP endpoints")?;
     services.store.close().await;
     ended.cancel();
     reporting.await?;

@@ -3,9 +3,9 @@
 use super::former;
 use super::rule::{Rule, is_cloud_name};
 use Rule::{
-    CloudBase, CloudName, DatabaseUrl, Duration, Filter, Hosts, Integer, Keys, LaravelKeys, Link,
-    LinkWithId, Listen, NoProxy, OneOf, Path, Portal, PostgresUrl, ProxyUrl, QueueName,
-    RedirectUri, RedisUrl,
+    CloudBase, CloudName, CollectorUrl, DatabaseUrl, Duration, Filter, Headers, Hosts, Integer,
+    Keys, LaravelKeys, Link, LinkWithId, Listen, NoProxy, OneOf, Path, Portal, PostgresUrl,
+    ProxyUrl, QueueName, Ratio, RedirectUri, RedisUrl,
 };
 
 /// Where a cloud's keys stand.
@@ -53,6 +53,10 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("pages.max_streams", Integer(0, 10_000)),
     ("log.format", OneOf(&["auto", "pretty", "json"])),
     ("log.filter", Filter),
+    ("traces.endpoint", CollectorUrl),
+    ("traces.protocol", OneOf(&["http/protobuf", "grpc"])),
+    ("traces.headers", Headers),
+    ("traces.sampling_ratio", Ratio),
     ("debug.socket", Path),
     ("credentials.keys", Keys),
     ("credentials.keys_file", Path),

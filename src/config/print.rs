@@ -89,6 +89,7 @@ fn shown(rule: Rule, value: &Value) -> String {
             quoted(&mask(url))
         }
         (ValueKind::String(url), Rule::ProxyUrl) => quoted(&crate::outbound::proxy::masked(url)),
+        (ValueKind::String(text), Rule::Headers) if text.is_empty() => quoted(text),
         (ValueKind::Array(items), _) if rule.is_secret() => {
             let masks = vec![quoted(MASK); items.len()];
             format!("[{}]", masks.join(", "))
@@ -96,6 +97,7 @@ fn shown(rule: Rule, value: &Value) -> String {
         _ if rule.is_secret() => quoted(MASK),
         (ValueKind::String(text), _) => quoted(text),
         (ValueKind::I64(number), _) => number.to_string(),
+        (ValueKind::Float(number), _) => number.to_string(),
         // Rules allow nothing else.
         _ => quoted(MASK),
     }

@@ -3,6 +3,7 @@
 use crate::domain::server_address;
 use crate::domain::text_decoding::{self, Named};
 use crate::outbound::proxy::{self, ProxyAddressError};
+use crate::telemetry::traces;
 use config::{Value, ValueKind};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -17,6 +18,8 @@ pub(super) enum Rule {
     Integer(i64, i64),
     /// From, to; both as humantime writes them.
     Duration(&'static str, &'static str),
+    /// From 0 to 1.
+    Ratio,
     OneOf(&'static [&'static str]),
     QueueName,
     Listen,
@@ -34,6 +37,8 @@ pub(super) enum Rule {
     RedisUrl,
     ProxyUrl,
     NoProxy,
+    CollectorUrl,
+    Headers,
     Keys,
     LaravelKeys,
 }
@@ -44,6 +49,7 @@ impl fmt::Display for Rule {
             Self::Integer(from, to) => return write!(f, "a whole number from {from} to {to}"),
             Self::Duration(from, to) => return write!(f, "a duration from {from} to {to}"),
             Self::OneOf(words) => return write!(f, "one of {}", words.join(", ")),
+            Self::Ratio => "a number from 0 to 1",
             Self::QueueName => "1 to 64 letters, digits, '-', '_' or '.'",
             Self::Listen => "an IP address and a port, such as 127.0.0.1:9464 or [::]:9464",
             Self::Filter => "a filter such as info or info,verifyd=debug",
@@ -64,6 +70,10 @@ impl fmt::Display for Rule {
             Self::NoProxy => {
                 "names, addresses and networks, each with a port or without, separated by commas, or empty"
             }
+            Self::CollectorUrl => {
+                "an http:// or https:// address without user, query and fragment, or empty"
+            }
+            Self::Headers => "headers, each name=value, separated by commas, or empty",
             Self::Keys => {
                 "a list of keys, each \"id:base64 of 32 bytes\" or { id = \"…\", key = \"…\" }"
             }
@@ -81,6 +91,7 @@ impl Rule {
                 | Self::PostgresUrl
                 | Self::RedisUrl
                 | Self::ProxyUrl
+                | Self::Headers
                 | Self::Keys
                 | Self::LaravelKeys
         )
@@ -94,6 +105,10 @@ impl Rule {
         let kind = match self {
             Self::Integer(..) => match text.trim().parse::<i64>() {
                 Ok(number) => ValueKind::I64(number),
+                Err(_) => ValueKind::String(text.to_owned()),
+            },
+            Self::Ratio => match text.trim().parse::<f64>() {
+                Ok(number) => ValueKind::Float(number),
                 Err(_) => ValueKind::String(text.to_owned()),
             },
             Self::Keys | Self::LaravelKeys => ValueKind::Array(
@@ -113,6 +128,13 @@ impl Rule {
         let ok = match (self, &value.kind) {
             (Self::Integer(from, to), ValueKind::I64(number)) => {
                 if (from..=to).contains(number) {
+                    return Ok(());
+                }
+                return Err(number.to_string());
+            }
+            (Self::Ratio, ValueKind::I64(0 | 1)) => true,
+            (Self::Ratio, ValueKind::Float(number)) => {
+                if (0.0..=1.0).contains(number) {
                     return Ok(());
                 }
                 return Err(number.to_string());
@@ -201,7 +223,11 @@ impl Rule {
         match (self, &value.kind) {
             // Only where nobody would put a secret by mistake.
             (
-                Self::Integer(..) | Self::Duration(..) | Self::OneOf(_) | Self::Listen,
+                Self::Integer(..)
+                | Self::Duration(..)
+                | Self::Ratio
+                | Self::OneOf(_)
+                | Self::Listen,
                 ValueKind::String(text),
             ) if short(text) => format!("the text {text:?}"),
             (Self::Duration(..), ValueKind::I64(number)) => {
@@ -261,7 +287,9 @@ impl Rule {
             // See `address_problem`.
             Self::ProxyUrl => true,
             Self::NoProxy => !text.chars().any(char::is_control),
-            Self::Integer(..) | Self::Keys | Self::LaravelKeys => false,
+            Self::CollectorUrl => text.is_empty() || is_collector_url(text),
+            Self::Headers => traces::headers(text).is_some(),
+            Self::Integer(..) | Self::Ratio | Self::Keys | Self::LaravelKeys => false,
         }
     }
 }
@@ -344,6 +372,18 @@ fn is_https_or_loopback(url: &Url) -> bool {
         },
         _ => false,
     }
+}
+
+fn is_collector_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && text.contains("://")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    })
 }
 
 fn is_server_url(text: &str, schemes: &[&str]) -> bool {

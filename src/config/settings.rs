@@ -12,6 +12,7 @@ use crate::provider::microsoft::MicrosoftSettings;
 use crate::queue::redis::RedisSettings;
 use crate::store::{DatabaseSettings, LimitSettings};
 use crate::telemetry::logs::LogSettings;
+use crate::telemetry::traces::TraceSettings;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ pub struct Settings {
     pub http: HttpSettings,
     pub pages: PagesSettings,
     pub log: LogSettings,
+    pub traces: TraceSettings,
     pub debug: DebugSettings,
     pub credentials: CredentialsSettings,
     pub links: LinkSettings,

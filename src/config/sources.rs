@@ -17,7 +17,12 @@ use zeroize::Zeroizing;
 const PREFIX: &str = "VERIFYD__";
 const FILE_VARIABLE: &str = "VERIFYD_CONFIG";
 /// Names that other programs use, too. They lose against `VERIFYD__…`.
-const PLAIN: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")];
+const PLAIN: [(&str, &str); 4] = [
+    ("DATABASE_URL", "database.url"),
+    ("REDIS_URL", "redis.url"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "traces.endpoint"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "traces.protocol"),
+];
 /// Names that programs share, the first that is not empty counts. They only fill in what nothing else sets.
 const SHARED: [(&str, &[&str]); 3] = [
     (

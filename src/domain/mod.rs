@@ -32,6 +32,7 @@ mod severity;
 pub(crate) mod text_decoding;
 pub(crate) mod time_input;
 pub mod token;
+pub mod trace_parent;
 pub mod webhook;
 
 pub use ids::{

@@ -4,6 +4,7 @@
 //! have any depth, size and number.
 
 use super::ids::ConnectionId;
+use super::trace_parent::TraceParent;
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
@@ -74,6 +75,8 @@ pub struct RunRequest {
     pub module: Option<String>,
     pub provider_connection_id: Option<ConnectionId>,
     pub target_scope: Option<TargetScope>,
+    /// The span that recorded the run. One that cannot be read counts as absent: no check depends on it.
+    pub traceparent: Option<TraceParent>,
     /// Members of the wrong type: (path, what is allowed).
     pub malformed: Vec<(&'static str, &'static str)>,
     /// Set when nothing of the context could be read.
@@ -97,6 +100,7 @@ struct Members<'a> {
     module: Option<&'a RawValue>,
     provider_connection_id: Option<&'a RawValue>,
     target_scope: Option<&'a RawValue>,
+    traceparent: Option<&'a RawValue>,
     entra_tenant_id: Option<&'a RawValue>,
     entra_tenant_name: Option<&'a RawValue>,
 }
@@ -117,6 +121,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
                         "module" => &mut members.module,
                         "provider_connection_id" => &mut members.provider_connection_id,
                         "target_scope" => &mut members.target_scope,
+                        "traceparent" => &mut members.traceparent,
                         "entra_tenant_id" => &mut members.entra_tenant_id,
                         "entra_tenant_name" => &mut members.entra_tenant_name,
                         _ => {
@@ -248,10 +253,16 @@ impl RunRequest {
             module,
             provider_connection_id,
             target_scope,
+            traceparent: trace_parent(members.traceparent),
             malformed,
             problem: None,
         }
     }
+}
+
+fn trace_parent(member: Option<&RawValue>) -> Option<TraceParent> {
+    let text: String = serde_json::from_str(member?.get()).ok()?;
+    TraceParent::parse(&text)
 }
 
 /// A name for people: cut, and absent where it is none.
@@ -322,6 +333,25 @@ mod tests {
         let scope = request.target_scope.unwrap();
         assert_eq!(scope.entra_tenant_id.as_deref(), Some(GUID));
         assert_eq!(scope.entra_tenant_name, None);
+    }
+
+    #[test]
+    fn a_traceparent_that_cannot_be_read_blocks_no_run() {
+        let sampled = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let read = RunRequest::from_context(&json!({ "traceparent": sampled }));
+        assert_eq!(read.traceparent, TraceParent::parse(sampled));
+        assert!(read.traceparent.is_some());
+        for other in [
+            json!(null),
+            json!(1),
+            json!({}),
+            json!("00-x"),
+            json!("x".repeat(9_999)),
+        ] {
+            let read = RunRequest::from_context(&json!({ "traceparent": other }));
+            assert_eq!(read.traceparent, None, "{other}");
+            assert_eq!((read.malformed, read.problem), (vec![], None), "{other}");
+        }
     }
 
     #[test]

@@ -1,13 +1,16 @@
-//! Counts and times answers by route, method and class of status.
+//! Counts, times and traces answers by route, method and status.
 //!
 //! No client can add a time series: a route is a template such as `/v1/runs/{run_id}`, and all routes and methods that
 //! verifyd does not have share one label.
 
+use crate::domain::trace_parent::TraceParent;
+use crate::ports::traces::{SpanKind, TraceSpan};
 use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use metrics::Gauge;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// The label of a route or a method that verifyd does not have.
@@ -41,15 +44,21 @@ pub async fn attach_route(request: Request, next: Next) -> Response {
     answer
 }
 
-/// Returns the answer, counted and timed. A request whose peer has gone before is not counted.
-pub async fn measured(method: &Method, answer: impl Future<Output = Response>) -> Response {
+/// Returns the answer, counted, timed and traced. A request whose peer has gone before is not counted.
+pub async fn measured(
+    method: &Method,
+    parent: Option<TraceParent>,
+    answer: impl Future<Output = Response>,
+) -> Response {
     let _in_flight = InFlight::begin();
     let begun = Instant::now();
-    let answer = answer.await;
+    let span = TraceSpan::continuing(SpanKind::Server, "HTTP", Duration::ZERO, parent, None);
+    let answer = span.scope(answer).await;
     let seconds = begun.elapsed().as_secs_f64();
     let route = answer.extensions().get::<MatchedPath>();
     let route = route.map_or(OTHER, MatchedPath::as_str).to_owned();
     let (method, code) = (label_of(method), class_of(answer.status()));
+    end_span(&span, method, &route, answer.status());
     metrics::counter!(
         "verifyd_http_requests_total",
         "code" => code, "method" => method, "route" => route.clone()
@@ -61,6 +70,31 @@ pub async fn measured(method: &Method, answer: impl Future<Output = Response>) -
     )
     .record(seconds);
     answer
+}
+
+/// Names the span by the template of its route. The path and the query are left out: they hold ids, and what people
+/// searched for.
+fn end_span(span: &TraceSpan, method: &'static str, route: &str, status: StatusCode) {
+    if !span.is_recording() {
+        return;
+    }
+    let (name, method) = match method {
+        OTHER => ("HTTP", "_OTHER"),
+        method => (method, method),
+    };
+    match route {
+        OTHER => span.rename(name),
+        route => {
+            span.rename(format!("{name} {route}"));
+            span.set("http.route", route.to_owned());
+        }
+    }
+    span.set("http.request.method", method);
+    span.set("url.scheme", "http");
+    span.set("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.fail(status.as_u16().to_string());
+    }
 }
 
 fn label_of(method: &Method) -> &'static str {

@@ -7,9 +7,10 @@ use super::lingering_close::LingeringClose;
 use super::panics;
 use super::request_metrics;
 use super::write_timeout::WriteTimeout;
+use crate::domain::trace_parent::TraceParent;
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::middleware;
 use axum::response::IntoResponse as _;
 use hyper::body::Incoming;
@@ -145,6 +146,7 @@ async fn answer(
     request.extensions_mut().insert(Peer(peer));
     let is_health = HEALTH.contains(&request.uri().path());
     let method = request.method().clone();
+    let parent = traced_parent(request.headers());
     let answered = async {
         if slot.is_reserved() && !is_health {
             return all_in_use(request.uri().path());
@@ -164,7 +166,7 @@ async fn answer(
     let mut response = if is_health {
         answered.await
     } else {
-        request_metrics::measured(&method, answered).await
+        request_metrics::measured(&method, parent, answered).await
     };
     if let Some(leftover) = leftover
         && !leftover.discard(expects_continue, &slot).await
@@ -174,6 +176,15 @@ async fn answer(
         response.headers_mut().insert(header::CONNECTION, close);
     }
     Ok(response.map(|body| AnswerBody::of(body, &slot)))
+}
+
+/// The span of the client, if it names one in one header.
+fn traced_parent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut named = headers.get_all("traceparent").iter();
+    match (named.next(), named.next()) {
+        (Some(parent), None) => TraceParent::parse(parent.to_str().ok()?),
+        _ => None,
+    }
 }
 
 /// Whether the answer on a reserved connection needs no database. All but the health endpoints get 503 there.

@@ -10,6 +10,7 @@ use crate::domain::{ConnectionId, SessionId};
 use crate::ports::provider::Providers;
 use crate::ports::queue::{Queue, QueueError};
 use crate::ports::store::{ForSession, NewRun, Recorded, Store, StoreError};
+use crate::ports::traces;
 use serde_json::{Value, json};
 
 /// A request to check a connection.
@@ -78,7 +79,10 @@ pub async fn start_check(
     if let Some(session) = session {
         fits(store, session, connection).await?;
     }
-    let context = context_for(providers, connection, module);
+    let mut context = context_for(providers, connection, module);
+    if let Some(span) = traces::current() {
+        context["traceparent"] = json!(span.to_string());
+    }
     Ok(record_and_hint(store, queue, connection, context, session).await?)
 }
 

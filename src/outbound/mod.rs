@@ -123,6 +123,17 @@ impl Outbound {
         ))
     }
 
+    /// A client for one server of the operator's, which may be on any network.
+    pub fn client_of_operator(&self, host: &str, connect_timeout: Duration) -> Client {
+        Client::new(connect::Connector::new(
+            AddressGuard::unrestricted(),
+            Arc::clone(&self.proxies),
+            ProxiedHosts::Only([host.to_ascii_lowercase()].into()),
+            &self.tls,
+            connect_timeout,
+        ))
+    }
+
     /// The proxy that is configured.
     pub fn proxy(&self) -> Option<&Proxy> {
         self.proxies.proxy()

@@ -29,6 +29,7 @@ pub(crate) mod starting_point;
 pub mod store;
 pub mod store_error;
 pub(crate) mod sweep;
+pub mod traces;
 pub mod vault;
 pub mod wake;
 pub mod webhook_deliveries;

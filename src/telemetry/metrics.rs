@@ -148,6 +148,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, "verifyd_runs_running", "Runs with status running"),
     (Kind::Gauge, "verifyd_oldest_queued_seconds", "Age of the oldest queued run"),
     (Kind::Gauge, "verifyd_runs_in_flight", "Runs in flight in this process"),
+    (Kind::LabelledCounter, "verifyd_trace_spans_total", "Ended spans of traces by result: exported, failed (the collector did not take them), dropped (the queue was full)"),
     (Kind::Gauge, "verifyd_build_info", "Always 1; the labels name the build of this process"),
 ];
 
@@ -162,6 +163,7 @@ pub const LABELS: &[(&str, &[Label], &str, &[&str])] = &[
     ("verifyd_database_batches_failed_total", &[], "call", &["claim", "complete"]),
     ("verifyd_completion_events_dropped_total", &[], "channel", &["all", "postgres", "redis"]),
     ("verifyd_webhook_deliveries_given_up_total", &[], "reason", &["attempts", "age", "gone"]),
+    ("verifyd_trace_spans_total", &[], "result", &["exported", "failed", "dropped"]),
     ("verifyd_http_connections_evicted_total", &[], "limit", &["peer", "all", "reserve"]),
     ("verifyd_http_connections_refused_total", &[], "limit", &["peer", "all"]),
     ("verifyd_provider_token_cache_lookups_total", &[("provider", "microsoft")], "result", &["hit", "miss"]),

@@ -1,4 +1,4 @@
-//! Logs, metrics, and what this program was built from.
+//! Logs, metrics, traces, and what this program was built from.
 
 pub mod build_info;
 mod histograms;
@@ -6,3 +6,4 @@ mod library_limit;
 pub(crate) mod log_filter;
 pub(crate) mod logs;
 pub mod metrics;
+pub mod traces;

@@ -12,6 +12,7 @@ use crate::engine::scheduling::in_flight::Phase;
 use crate::ports::log_throttle::log_limited;
 use crate::ports::provider::{Disposition, Target};
 use crate::ports::store::{AttemptEnd, Claim, StartingPoint, StoreError};
+use crate::ports::traces::TraceSpan;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -23,6 +24,7 @@ impl Pipeline {
             return Ok(complete(self.forced_completion(claim)));
         }
         let run = &claim.run;
+        let phase = TraceSpan::phase("preflight");
         let start = match self.starting_point(claim).await {
             Err(StoreError::Corrupt {
                 table, column, why, ..
@@ -39,6 +41,7 @@ impl Pipeline {
             start => start?,
         };
         let (subject, result) = self.preflight.check(run, start);
+        drop(phase);
         let ready = match result {
             PreflightResult::Ready(ready) if !claim.exhausted => ready,
             PreflightResult::Ready(_) => {
@@ -65,7 +68,14 @@ impl Pipeline {
             calls: attempt.calls.clone(),
         };
         attempt.in_flight.enter(Phase::Check);
-        let result = match tokio::time::timeout_at(deadline, ready.provider.check(&target)).await {
+        let phase = TraceSpan::phase("check");
+        let checking = phase.scope(ready.provider.check(&target));
+        let checked = tokio::time::timeout_at(deadline, checking).await;
+        if checked.is_err() {
+            phase.fail(Reason::DeadlineExceeded.code());
+        }
+        drop(phase);
+        let result = match checked {
             Err(_) => RunResult::Broken {
                 reason: Reason::DeadlineExceeded,
                 evidence: Vec::new(),

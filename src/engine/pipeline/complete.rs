@@ -7,6 +7,7 @@ use crate::engine::scheduling::in_flight::Phase;
 use crate::engine::schema::SchemaState;
 use crate::ports::log_throttle::log_limited;
 use crate::ports::store::AttemptEnd;
+use crate::ports::traces::TraceSpan;
 use std::borrow::Cow;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -80,6 +81,7 @@ impl Pipeline {
         completion: &Completion,
     ) -> Processed {
         attempt.in_flight.enter(Phase::Completion);
+        let _phase = TraceSpan::phase("completion");
         let mut claim = Cow::Borrowed(attempt.claim.as_ref());
         let mut retries = Retries::until(attempt.deadline);
         let mut limit = TryLimit::new(!claim.exhausted, attempt.deadline);
@@ -176,6 +178,7 @@ impl Pipeline {
         not_before: Option<Duration>,
     ) -> Processed {
         attempt.in_flight.enter(Phase::Completion);
+        let _phase = TraceSpan::phase("release");
         match self.store.release(&attempt.claim, end, not_before).await {
             Ok(true) => {
                 tracing::debug!(why = %end, "run released");

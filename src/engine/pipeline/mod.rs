@@ -6,6 +6,7 @@ mod complete;
 mod database;
 mod outcome;
 pub(crate) mod preflight;
+mod traced;
 
 use super::scheduling::isolation::PoisonRunIsolation;
 use super::scheduling::refused_claims::RefusedClaims;
@@ -134,6 +135,8 @@ impl Pipeline {
             Ok(attempt) => attempt,
             Err(processed) => return processed,
         };
+        let causes = traced::causes(&attempt, hint);
+        let trace = traced::begin(&attempt, causes);
         let claim = &attempt.claim;
         let span = tracing::info_span!(
             "run",
@@ -141,10 +144,14 @@ impl Pipeline {
             tenant = claim.run.tenant_id.map(|t| t.0),
             connection = claim.run.request.provider_connection_id.map(|c| c.0),
             attempt = claim.own_attempt,
-            trace_id = hint.traceparent.as_deref().and_then(|t| t.get(3..35)),
+            trace_id = trace
+                .trace()
+                .or_else(|| causes.0.map(|cause| cause.trace())),
         );
         let began = attempt.began;
-        let processed = self.process_claimed(&attempt).instrument(span).await;
+        let work = self.process_claimed(&attempt).instrument(span);
+        let processed = trace.scope(work).await;
+        traced::end(&trace, processed);
         drop(attempt);
         metrics::counter!("verifyd_runs_processed_total", "result" => processed.label())
             .increment(1);

@@ -7,6 +7,7 @@ use super::{json, problem};
 use crate::domain::token::sha256_hex;
 use crate::http::panics;
 use crate::ports::access::{AnswerSubject, Reserved};
+use crate::ports::traces;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -133,7 +134,8 @@ impl Once {
                 }
             }
         };
-        let done = tokio::spawn(tracing::Instrument::instrument(done, span));
+        let done = traces::in_current(tracing::Instrument::instrument(done, span));
+        let done = tokio::spawn(done);
         done.await.unwrap_or_else(|_| {
             panics::count();
             Err(Problem::new(Kind::Defect, "The work on it panicked."))

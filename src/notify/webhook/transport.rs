@@ -8,6 +8,7 @@ use crate::outbound::failure::FailureKind;
 use crate::outbound::retry_after::retry_after;
 use crate::outbound::{AGENT, Client, Outbound, ProxiedHosts, Resend, Resends, Reuse};
 use crate::ports::clock::Clock;
+use crate::ports::traces::{SpanKind, TraceSpan};
 use crate::ports::webhook_deliveries::SendResult;
 use bytes::Bytes;
 use http::StatusCode;
@@ -62,12 +63,17 @@ impl Transport {
         let Ok(message) = message else {
             return SendResult::without_answer(AttemptResult::AddressRefused);
         };
+        let span = TraceSpan::child(SpanKind::Client, "POST webhook");
+        span.set("http.request.method", "POST");
+        // No path: receivers put tokens there.
+        span.set_server(message.uri().host(), message.uri().port_u16());
         // A request that the receiver may have begun to process is only repeated as another attempt.
         let mut resends = Resends::default();
         let sending = self
             .client
             .send(message, Resend::NotProcessed, Reuse::Allowed, &mut resends);
-        match tokio::time::timeout(self.request_timeout, sending).await {
+        let sent = tokio::time::timeout(self.request_timeout, span.scope(sending)).await;
+        let sent = match sent {
             Err(_) => SendResult::without_answer(AttemptResult::Timeout),
             Ok(Err(failure)) => {
                 if let Some(proxy) = &failure.proxy {
@@ -87,7 +93,14 @@ impl Transport {
                     retry_after,
                 }
             }
+        };
+        if let Some(status) = sent.status_code {
+            span.set("http.response.status_code", i64::from(status));
         }
+        if sent.result != AttemptResult::Delivered {
+            span.fail(sent.result.as_str());
+        }
+        sent
     }
 }
 

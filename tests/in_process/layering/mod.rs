@@ -56,6 +56,10 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("std::process::Command", &[]),
     ("tokio::process", &[]),
     ("flate2", &["cli"]),
+    ("opentelemetry", &["ports", "telemetry"]),
+    ("opentelemetry_http", &["telemetry"]),
+    ("opentelemetry_otlp", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
     ("tar", &["cli"]),
 ];
 

@@ -23,3 +23,4 @@ mod schema;
 mod secrets;
 mod service_manager;
 mod support_bundle;
+mod traces;

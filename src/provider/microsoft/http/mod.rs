@@ -18,6 +18,7 @@ use crate::domain::report::EvidenceKind;
 use crate::outbound::{Client, Outbound, ProxiedHosts, Resends, Reuse};
 use crate::ports::clock::Clock;
 use crate::ports::open_calls::OpenCalls;
+use crate::ports::traces::{SpanKind, TraceSpan};
 use backoff::Backoff;
 use http::{HeaderValue, Uri};
 use intermediary::Author;
@@ -182,12 +183,18 @@ impl Caller {
             let request = request()?;
             let uri = request.uri.clone();
             let host = uri.host().unwrap_or_default();
+            let span = begin_span(scope, &request, attempt);
             let started = Instant::now();
-            let result = self
-                .send(reuse, &mut resends, scope, request)
-                .await
-                .and_then(&judge);
+            let answer = span
+                .scope(self.send(reuse, &mut resends, scope, request))
+                .await;
+            let status = answer
+                .as_ref()
+                .map_or_else(|fault| fault.status, |a| Some(a.status));
+            let result = answer.and_then(&judge);
             let took = started.elapsed();
+            end_span(&span, status, result.as_ref().err());
+            drop(span);
             record(scope, host, attempt, took, result.as_ref().err());
             let mut fault = match result {
                 Ok(value) => return Ok(value),
@@ -275,6 +282,39 @@ impl Limits {
                 true => Fault::new(Reason::DeadlineExceeded),
                 false => Fault::new(Reason::ProviderTimeout),
             })
+    }
+}
+
+/// Starts the span of one attempt. The address is left out: its path and query name tenants and applications.
+fn begin_span(scope: Scope<'_>, request: &Request, attempt: u32) -> TraceSpan {
+    let method = match request.payload {
+        Payload::Bearer(_) => "GET",
+        Payload::Form(_) => "POST",
+    };
+    let span = TraceSpan::child(SpanKind::Client, method);
+    if span.is_recording() {
+        span.rename(format!("{method} {}", scope.call));
+        span.set("http.request.method", method);
+        span.set_server(request.uri.host(), request.uri.port_u16());
+        if attempt > 1 {
+            span.set("http.request.resend_count", i64::from(attempt) - 1);
+        }
+        span.set("verifyd.provider", "microsoft");
+        span.set("verifyd.call", scope.call);
+        span.set(
+            "verifyd.client_request_id",
+            scope.correlation_id.to_string(),
+        );
+    }
+    span
+}
+
+fn end_span(span: &TraceSpan, status: Option<u16>, fault: Option<&Fault>) {
+    if let Some(status) = status {
+        span.set("http.response.status_code", i64::from(status));
+    }
+    if let Some(fault) = fault {
+        span.fail(fault.reason.code());
     }
 }
 

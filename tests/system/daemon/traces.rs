@@ -1,0 +1,256 @@
+//! Traces of the real binary, as a collector receives them.
+
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use prost::Message as _;
+use std::sync::{Arc, Mutex};
+use test_support::bench::{Bench, KEY};
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+use verifyd_simulator::{SIMULATED_SECRET, Scenario};
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const SPAN: &str = "b7ad6b7169203331";
+
+/// What has arrived.
+#[derive(Clone, Default)]
+struct Received {
+    exports: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
+    authorizations: Arc<Mutex<Vec<String>>>,
+}
+
+impl Received {
+    fn add(&self, export: ExportTraceServiceRequest, authorization: Option<&str>) {
+        self.exports.lock().unwrap().push(export);
+        let authorization = authorization.unwrap_or_default().to_owned();
+        self.authorizations.lock().unwrap().push(authorization);
+    }
+
+    fn spans(&self) -> Vec<Span> {
+        let exports = self.exports.lock().unwrap();
+        let resources = exports.iter().flat_map(|export| &export.resource_spans);
+        let scopes = resources.flat_map(|resource| &resource.scope_spans);
+        scopes.flat_map(|scope| scope.spans.clone()).collect()
+    }
+
+    /// Everything, as one text to search in.
+    fn text(&self) -> String {
+        let exports = self.exports.lock().unwrap();
+        let bytes: Vec<u8> = exports.iter().flat_map(|e| e.encode_to_vec()).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Returns the address of a collector that speaks HTTP.
+    async fn by_http(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let received = self.clone();
+        let take = move |headers: HeaderMap, body: Bytes| async move {
+            let authorization = headers.get("authorization").map(|h| h.to_str().unwrap());
+            let export = ExportTraceServiceRequest::decode(body).unwrap();
+            received.add(export, authorization);
+            ExportTraceServiceResponse::default().encode_to_vec()
+        };
+        let app = axum::Router::new().route("/v1/traces", axum::routing::post(take));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        format!("http://{address}")
+    }
+
+    /// Returns the address of a collector that speaks gRPC.
+    async fn by_grpc(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(self.clone()))
+            .serve_with_incoming(TcpIncoming::from(listener));
+        tokio::spawn(server);
+        format!("http://{address}")
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Received {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        let metadata = request.metadata().clone();
+        let authorization = metadata.get("authorization");
+        let authorization = authorization.map(|value| value.to_str().unwrap());
+        self.add(request.into_inner(), authorization);
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn text_of(value: Option<&AnyValue>) -> String {
+    match value.and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
+    let found = attributes.iter().find(|attribute| attribute.key == key)?;
+    Some(text_of(found.value.as_ref()))
+}
+
+fn named<'a>(spans: &'a [Span], name: &str) -> &'a Span {
+    let found: Vec<&Span> = spans.iter().filter(|span| span.name == name).collect();
+    let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
+    assert_eq!(found.len(), 1, "{name}: {names:?}");
+    found[0]
+}
+
+/// A run that names its producer's span; the collector; what the daemon was started with.
+async fn recorded(endpoint: &str, protocol: &str) -> (Bench, i64) {
+    let mut bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    let run = bench.record(&[connection], 1).await[0];
+    let traced = format!(
+        r#"UPDATE operation_runs SET context = context || '{{"traceparent":"00-{TRACE}-{SPAN}-01"}}'"#
+    );
+    bench.execute(&traced).await;
+    bench.set("VERIFYD__TRACES__ENDPOINT", endpoint);
+    bench.set("VERIFYD__TRACES__PROTOCOL", protocol);
+    bench.set("VERIFYD__TRACES__HEADERS", "authorization=Bearer%20canary");
+    (bench, run)
+}
+
+/// The spans of the run continue its producer's trace, and hold no secret and no id of the customer's directory.
+fn assert_trace(received: &Received, run: i64) {
+    let spans = received.spans();
+    let processed = named(&spans, "process provider.connection.check");
+    assert_eq!(hex::encode(&processed.trace_id), TRACE);
+    assert_eq!(hex::encode(&processed.parent_span_id), SPAN);
+    assert_eq!(processed.kind, SpanKind::Consumer as i32);
+    for (key, wanted) in [
+        ("messaging.system", "verifyd".to_owned()),
+        ("messaging.operation.type", "process".to_owned()),
+        ("messaging.message.id", run.to_string()),
+        ("verifyd.run.id", run.to_string()),
+        ("verifyd.attempt", "1".to_owned()),
+        ("verifyd.result", "succeeded".to_owned()),
+    ] {
+        assert_eq!(attribute(&processed.attributes, key), Some(wanted), "{key}");
+    }
+    for phase in ["claim", "preflight", "check", "completion"] {
+        let phase = named(&spans, phase);
+        assert_eq!(phase.parent_span_id, processed.span_id, "{}", phase.name);
+        assert_eq!(hex::encode(&phase.trace_id), TRACE);
+        assert!(phase.start_time_unix_nano >= processed.start_time_unix_nano);
+    }
+    let check = named(&spans, "check");
+    let calls: Vec<&Span> = spans
+        .iter()
+        .filter(|span| attribute(&span.attributes, "verifyd.call").is_some())
+        .collect();
+    assert!(calls.len() > 1, "{calls:?}");
+    for call in calls {
+        assert_eq!(call.parent_span_id, check.span_id, "{}", call.name);
+        assert_eq!(call.kind, SpanKind::Client as i32);
+        let of = |key| attribute(&call.attributes, key).unwrap();
+        assert_eq!(of("server.address"), "127.0.0.1");
+        assert!(["GET", "POST"].contains(&of("http.request.method").as_str()));
+        assert_eq!(of("http.response.status_code"), "200", "{}", call.name);
+    }
+    let export = received.exports.lock().unwrap()[0].clone();
+    let resource = export.resource_spans[0].resource.as_ref().unwrap();
+    let service = attribute(&resource.attributes, "service.name");
+    assert_eq!(service.as_deref(), Some("verifyd"));
+    let text = received.text();
+    let directory = Scenario::Healthy.tenant_id(1);
+    for secret in [
+        SIMULATED_SECRET,
+        KEY,
+        "Bearer",
+        "canary",
+        "client_secret",
+        &directory,
+    ] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+    let authorizations = received.authorizations.lock().unwrap();
+    assert!(authorizations.iter().all(|sent| sent == "Bearer canary"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_continues_the_trace_of_its_producer() {
+    let received = Received::default();
+    let (bench, run) = recorded(&received.by_http().await, "http/protobuf").await;
+    let token = bench.token(&["read"]);
+    let mut daemon = bench.serve(&[]);
+    bench.all_completed().await;
+    let other = "1".repeat(32);
+    let answer = reqwest::Client::new()
+        .get(format!(
+            "http://{}/v1/runs/{run}?canary=1",
+            daemon.listening
+        ))
+        .header("traceparent", format!("00-{other}-{SPAN}-01"))
+        .bearer_auth(&token)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status().as_u16(), 200);
+    daemon.terminate();
+    assert_trace(&received, run);
+    let spans = received.spans();
+    let request = named(&spans, "GET /v1/runs/{run_id}");
+    assert_eq!(hex::encode(&request.trace_id), other);
+    assert_eq!(hex::encode(&request.parent_span_id), SPAN);
+    assert_eq!(request.kind, SpanKind::Server as i32);
+    for (key, wanted) in [
+        ("http.request.method", "GET"),
+        ("http.route", "/v1/runs/{run_id}"),
+        ("http.response.status_code", "200"),
+    ] {
+        let found = attribute(&request.attributes, key);
+        assert_eq!(found.as_deref(), Some(wanted), "{key}");
+    }
+    assert!(!received.text().contains(&token));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_go_to_a_collector_over_grpc() {
+    let received = Received::default();
+    let (bench, run) = recorded(&received.by_grpc().await, "grpc").await;
+    let mut daemon = bench.serve(&[]);
+    bench.all_completed().await;
+    daemon.terminate();
+    assert_trace(&received, run);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_cannot_have_more_recorded_than_the_operator_wants() {
+    let received = Received::default();
+    let (bench, _) = recorded(&received.by_http().await, "http/protobuf").await;
+    let mut daemon = bench.serve(&[("VERIFYD__TRACES__SAMPLING_RATIO", "0")]);
+    bench.all_completed().await;
+    daemon.terminate();
+    assert_eq!(received.spans(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_away_costs_a_line_of_the_log() {
+    let (bench, run) = recorded("http://127.0.0.1:1", "http/protobuf").await;
+    let mut daemon = bench.serve(&[]);
+    bench.all_completed().await;
+    daemon.wait_for("cannot send spans to the collector");
+    let run = bench.json(&["runs", "show", &run.to_string()]);
+    assert_eq!(run["outcome"], "succeeded", "{run}");
+    let (_, metrics) = daemon.get("/metrics").await;
+    assert!(metrics.contains(r#"verifyd_trace_spans_total{result="exported"} 0"#));
+    assert!(!metrics.contains(r#"verifyd_trace_spans_total{result="failed"} 0"#));
+    daemon.terminate();
+}
