@@ -98,7 +98,7 @@ const LEAST_IN_POOL: u32 = 2;
 const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The tables that verifyd inserts rows into whose ids are from a sequence.
-const NUMBERED: [&str; 8] = [
+const NUMBERED: [&str; 9] = [
     "operation_runs",
     "provider_connections",
     "provider_credentials",
@@ -107,6 +107,7 @@ const NUMBERED: [&str; 8] = [
     "verifyd.api_tokens",
     "verifyd.webhook_endpoints",
     "verifyd.webhook_deliveries",
+    "verifyd.audit_entries",
 ];
 
 /// `$1`: the name of a table whose ids the role may read. The sequence of them, by how much it counts up, its last value, and
