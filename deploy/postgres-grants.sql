@@ -146,6 +146,11 @@ BEGIN
         GRANT INSERT ON verifyd.acknowledgement_actors TO verifyd_serve, verifyd_operator;
         GRANT SELECT, DELETE ON verifyd.acknowledgement_actors TO verifyd_prune;
     END IF;
+    -- Entries of the audit trail are added and never changed; `prune` deletes what is old.
+    IF to_regclass('verifyd.audit_entries') IS NOT NULL THEN
+        GRANT INSERT ON verifyd.audit_entries TO verifyd_serve, verifyd_operator;
+        GRANT SELECT (id, at), DELETE ON verifyd.audit_entries TO verifyd_prune;
+    END IF;
 END
 $own$;
 

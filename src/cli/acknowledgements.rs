@@ -3,10 +3,10 @@
 use super::args::{
     AcknowledgeArgs, AcknowledgementsCommand, AcknowledgementsListArgs, Expiry, WithdrawArgs,
 };
+use super::origin::{terminal, user};
 use super::{output, render};
 use crate::app::Services;
 use crate::domain::access::Binding;
-use crate::domain::acknowledgement::{Actor, PERSON_CHARS, Surface};
 use crate::operations::acknowledge::{Request, acknowledge, withdraw};
 use crate::ports::acknowledgements::AcknowledgementFilter;
 use crate::view::AcknowledgementView;
@@ -14,7 +14,6 @@ use crate::view::acknowledgement::Standing;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
 use serde_json::json;
-use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 
 pub async fn add(services: &Services, args: &AcknowledgeArgs) -> anyhow::Result<ExitCode> {
@@ -148,33 +147,4 @@ fn person(by: Option<&str>) -> String {
     by.map(str::to_owned)
         .or_else(user)
         .unwrap_or_else(|| "command line".to_owned())
-}
-
-/// Returns the system's user from the environment, which may have any value.
-fn user() -> Option<String> {
-    ["USER", "LOGNAME"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
-}
-
-/// The system's user by its number, which only the system gives, and by the name that the
-/// environment has for it.
-fn terminal() -> Actor {
-    let uid = uid().map(|uid| format!("uid {uid}"));
-    let known: Vec<String> = user().into_iter().chain(uid).collect();
-    let name: String = known.join(", ").chars().take(PERSON_CHARS).collect();
-    Actor {
-        surface: Surface::Cli,
-        token_id: None,
-        name: if name.is_empty() {
-            "unknown user".to_owned()
-        } else {
-            name
-        },
-    }
-}
-
-/// Of this process.
-fn uid() -> Option<u32> {
-    std::fs::metadata("/proc/self").ok().map(|own| own.uid())
 }

@@ -1,6 +1,7 @@
 //! The commands and their arguments.
 
 mod acknowledgements;
+mod audit;
 mod debug;
 mod modules;
 #[cfg(test)]
@@ -9,6 +10,7 @@ mod tokens;
 mod webhooks;
 
 pub use acknowledgements::*;
+pub use audit::*;
 pub use debug::*;
 pub use modules::*;
 pub use tokens::*;
@@ -17,6 +19,7 @@ pub use webhooks::*;
 use crate::config::{Overrides, read_option};
 use crate::domain::time_input;
 use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, SessionId, TenantId, WorkspaceId};
+use crate::ports::audit::KEPT_AT_LEAST;
 use crate::ports::overview::{ConnectionCursor, ConnectionSort};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use std::any::TypeId;
@@ -119,6 +122,9 @@ pub enum Command {
     /// Manage the tokens of the API
     #[command(subcommand)]
     Tokens(TokensCommand),
+    /// Show the audit trail: who changed tokens, connections, credentials, acknowledgements and webhooks
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Delete completed runs that are old, never the latest report of a connection
     Prune(PruneArgs),
     /// Work with verification reports in files
@@ -173,6 +179,7 @@ impl Command {
             | Self::Acknowledge(_)
             | Self::Onboarding(_)
             | Self::Plan(_)
+            | Self::Audit(_)
             | Self::Prune(_) => true,
             Self::Connections(command) => !matches!(command, ConnectionsCommand::Add(_)),
             Self::Webhooks(command) => !matches!(command, WebhooksCommand::Add(_)),
@@ -208,6 +215,15 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
             "allowed: numbers, each with a unit, such as 90s, 1.5h or 1h 30m; at most 100years"
                 .to_owned()
         })
+}
+
+/// An age at which entries of the audit trail may be deleted.
+fn audit_age(text: &str) -> Result<std::time::Duration, String> {
+    let age = duration(text)?;
+    match age >= KEPT_AT_LEAST {
+        true => Ok(age),
+        false => Err("entries of the audit trail are kept for at least 30d".to_owned()),
+    }
 }
 
 /// Every date that far away is one that the databases know.
@@ -332,6 +348,9 @@ pub struct PruneArgs {
     /// Delete runs that were completed longer ago than this, e.g. 90d
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub older_than: std::time::Duration,
+    /// Also delete entries of the audit trail that are older than this, at least 30d
+    #[arg(long, value_name = "DURATION", value_parser = audit_age)]
+    pub audit_older_than: Option<std::time::Duration>,
     /// Count them without deleting
     #[arg(long)]
     pub dry_run: bool,

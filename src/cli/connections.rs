@@ -6,6 +6,7 @@ use super::args::{
     ConnectionArgs, ConnectionsAddArgs, ConnectionsCommand, CredentialArgs, RotateKeysArgs,
     SetCredentialArgs,
 };
+use super::origin::terminal;
 use super::{output, render};
 use crate::app::Services;
 use crate::credentials::envelope::is_envelope;
@@ -173,7 +174,8 @@ async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()
         expires_at: args.credential.expires_at,
     };
     let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
-    let id = operations::add_connection(store, vault, &services.providers, &request).await?;
+    let by = terminal();
+    let id = operations::add_connection(store, vault, &services.providers, &request, &by).await?;
     if let Some(credential) = &request.credential {
         let (kind, validity) = (credential.kind(), validity(credential));
         note_dates(services, kind, validity, request.expires_at);
@@ -369,7 +371,7 @@ async fn set_status(
     args: &ConnectionArgs,
     status: ConnectionStatus,
 ) -> anyhow::Result<()> {
-    operations::set_status(services.store.as_ref(), args.id, status).await?;
+    operations::set_status(services.store.as_ref(), args.id, status, &terminal()).await?;
     if args.json.json {
         return output::json(&json!({ "provider_connection_id": args.id, "status": status }));
     }
@@ -389,7 +391,8 @@ async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow
         ),
     };
     let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
-    let sealed = operations::set_credential(store, vault, args.id, &credential, given).await?;
+    let by = terminal();
+    let sealed = operations::set_credential(store, vault, args.id, &credential, given, &by).await?;
     note_dates(services, sealed.kind, validity(&credential), given);
     if args.json.json {
         return output::json(&json!({
@@ -428,7 +431,7 @@ async fn set_expiry(
         validity(&opened.ok()?)
     });
     let expires_at = own.map_or(given, |own| own.until.min(given));
-    operations::set_credential_expiry(store, args.id, expires_at).await?;
+    operations::set_credential_expiry(store, args.id, expires_at, &terminal()).await?;
     if let Some((_, stored)) = &stored {
         note_dates(services, stored.kind, own, Some(expires_at));
     }
@@ -489,7 +492,7 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
                 .seal(binding, &credential, stored.expires_at)?;
             let replaced = services
                 .store
-                .reseal_credential(id, &stored.payload, &sealed.payload)
+                .reseal_credential(id, &stored.payload, &sealed.payload, &terminal())
                 .await?;
             if replaced {
                 rotated += 1;

@@ -2,6 +2,7 @@
 
 mod acknowledgements;
 mod args;
+mod audit;
 #[cfg(feature = "simulator")]
 mod bench;
 mod config;
@@ -16,6 +17,7 @@ mod healthcheck;
 mod migrate;
 mod modules;
 mod onboarding;
+mod origin;
 mod output;
 mod plan;
 mod prune;
@@ -197,6 +199,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate(command) => migrate::run(&ready()?, &command).await,
         Command::Prune(command) => prune::run(&ready()?, &command).await,
         Command::Tokens(command) => tokens::run(&ready()?, &command).await,
+        Command::Audit(command) => audit::run(&ready()?, &command).await,
         Command::Doctor(command) => doctor::run(&ready()?, &command).await,
         Command::Connections(command) => connections::run(&services().await?, command).await,
         Command::Enqueue(command) => enqueue::run(&services().await?, &command).await,

@@ -202,7 +202,7 @@ fn record(out: &mut dyn Write, cells: [String; 16]) -> anyhow::Result<()> {
 }
 
 /// A cell that no spreadsheet takes for a formula: one that begins like it gets an apostrophe.
-fn harmless(cell: &str) -> String {
+pub(super) fn harmless(cell: &str) -> String {
     let cleaned = redact::clean(cell, usize::MAX);
     let first = cleaned.trim_start().chars().next();
     let is_formula = first.is_some_and(|c| "=+-@|%＝＋－＠".contains(c));

@@ -2,6 +2,8 @@
 
 use crate::app::Services;
 use crate::config::Settings;
+use crate::domain::acknowledgement::{Actor, Surface};
+use crate::domain::audit::Origin;
 use crate::domain::credential::Credential;
 use crate::domain::{ConnectionId, TenantId, WorkspaceId};
 use crate::operations::OperationError;
@@ -50,11 +52,21 @@ pub fn secret() -> Credential {
     }
 }
 
+/// Whoever sets the stage.
+pub fn demo() -> Origin {
+    let actor = Actor {
+        surface: Surface::Cli,
+        token_id: None,
+        name: "demo".to_owned(),
+    };
+    actor.into()
+}
+
 /// Adds a connection.
 pub async fn add(
     services: &Services,
     request: &ConnectionRequest,
 ) -> Result<ConnectionId, OperationError> {
     let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
-    add_connection(store, vault, &services.providers, request).await
+    add_connection(store, vault, &services.providers, request, &demo()).await
 }

@@ -1,6 +1,7 @@
 //! `verifyd tokens`
 
 use super::args::{TokenArgs, TokensCommand, TokensCreateArgs};
+use super::origin::terminal;
 use super::{output, render};
 use crate::app;
 use crate::config::Settings;
@@ -38,7 +39,7 @@ async fn create(store: &dyn Store, args: &TokensCreateArgs) -> anyhow::Result<Ex
         },
         expires_at: args.expires.map(|expiry| expiry.at(now)),
     };
-    let (record, text) = create_token(store, request, now).await?;
+    let (record, text) = create_token(store, request, &terminal(), now).await?;
     if args.json.json {
         let mut shown = serde_json::to_value(&record)?;
         shown["token"] = json!(text.expose_secret());
@@ -93,7 +94,7 @@ async fn list(store: &dyn Store, as_json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn revoke(store: &dyn Store, args: &TokenArgs) -> anyhow::Result<ExitCode> {
-    let revoked = revoke_token(store, args.id).await?;
+    let revoked = revoke_token(store, args.id, &terminal()).await?;
     if args.json.json {
         output::json(&json!({ "token_id": args.id, "revoked_now": revoked }))?;
     } else if revoked {

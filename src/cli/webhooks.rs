@@ -4,6 +4,7 @@ use super::args::{
     DeliveriesArgs, DeliveryArgs, EndpointArgs, ReplayArgs, RotateSecretArgs, WebhooksAddArgs,
     WebhooksCommand, WebhooksListArgs,
 };
+use super::origin::terminal;
 use super::output;
 use crate::app::Services;
 use crate::domain::EndpointId;
@@ -64,15 +65,15 @@ async fn add(services: &Services, args: &WebhooksAddArgs) -> anyhow::Result<()> 
         changed_only: args.changed_only,
     };
     let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
-    let endpoint = webhooks::add_endpoint(store, vault, &new, &secret).await?;
+    let endpoint = webhooks::add_endpoint(store, vault, &new, &secret, &terminal()).await?;
     show_secret(&endpoint, &signature::shown(&secret), args.json.json)
 }
 
 async fn rotate_secret(services: &Services, args: &RotateSecretArgs) -> anyhow::Result<()> {
     let secret = fresh_secret()?;
     let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
-    let endpoint =
-        webhooks::rotate_secret(store, vault, args.id, &secret, args.keep_previous).await?;
+    let (keep, by) = (args.keep_previous, terminal());
+    let endpoint = webhooks::rotate_secret(store, vault, args.id, &secret, keep, &by).await?;
     show_secret(&endpoint, &signature::shown(&secret), args.json.json)
 }
 
@@ -163,13 +164,13 @@ async fn set_enabled(
     args: &EndpointArgs,
     disabled: Option<DisabledReason>,
 ) -> anyhow::Result<()> {
-    webhooks::set_enabled(services.store.as_ref(), args.id, disabled).await?;
+    webhooks::set_enabled(services.store.as_ref(), args.id, disabled, &terminal()).await?;
     let is_disabled = disabled.is_some();
     done(args, if is_disabled { "disabled" } else { "enabled" })
 }
 
 async fn remove(services: &Services, args: &EndpointArgs) -> anyhow::Result<()> {
-    webhooks::remove_endpoint(services.store.as_ref(), args.id).await?;
+    webhooks::remove_endpoint(services.store.as_ref(), args.id, &terminal()).await?;
     done(args, "removed")
 }
 
@@ -331,7 +332,7 @@ pub async fn reseal(services: &Services) -> anyhow::Result<Resealed> {
             Ok(new) => {
                 let swapped = services
                     .store
-                    .reseal_secrets(binding.endpoint_id, &old, &new)
+                    .reseal_secrets(binding.endpoint_id, &old, &new, &terminal())
                     .await?;
                 match swapped {
                     true => done.rotated += 1,

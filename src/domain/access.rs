@@ -13,6 +13,8 @@ text_enum! {
         Run => "run",
         /// See workers and problems of the installation.
         Admin => "admin",
+        /// Read the audit trail of what the token reaches.
+        Audit => "audit",
     }
 }
 

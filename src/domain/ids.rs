@@ -44,6 +44,8 @@ row_ids! {
     ConnectionId;
     /// `verification_check_acknowledgements.id`
     AcknowledgementId;
+    /// `audit_entries.id`
+    AuditEntryId;
     /// `tenant_onboarding_sessions.id`
     SessionId;
     /// Of an API token: `api_tokens.id`

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod acknowledgement;
 pub(crate) mod attempt;
+pub mod audit;
 pub mod circuit;
 pub(crate) mod client_secret;
 pub mod completion;
@@ -36,8 +37,8 @@ pub mod trace_parent;
 pub mod webhook;
 
 pub use ids::{
-    AcknowledgementId, ConnectionId, DeliveryId, EndpointId, RunId, SessionId, TenantId, TokenId,
-    WorkerId, WorkspaceId,
+    AcknowledgementId, AuditEntryId, ConnectionId, DeliveryId, EndpointId, RunId, SessionId,
+    TenantId, TokenId, WorkerId, WorkspaceId,
 };
 pub use reason::Reason;
 pub use run::{OperationRun, Outcome, RunStatus, RunSummary};

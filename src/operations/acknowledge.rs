@@ -5,8 +5,9 @@ use super::read_run::find_run;
 use super::text::text;
 use crate::domain::access::Binding;
 use crate::domain::acknowledgement::{
-    Acknowledgement, Actor, PERSON_CHARS, REASON_CHARS, may_be_acknowledged,
+    Acknowledgement, PERSON_CHARS, REASON_CHARS, may_be_acknowledged,
 };
+use crate::domain::audit::Origin;
 use crate::domain::report::{Report, redact, schema};
 use crate::domain::run::OperationRun;
 use crate::domain::time_input::LAST_YEAR;
@@ -29,8 +30,8 @@ pub struct Request {
     pub reason: String,
     /// Who accepts it, in the words of the person. `None`: whoever it is by what verifyd knows.
     pub by: Option<String>,
-    /// The actor as the surface knows it.
-    pub through: Actor,
+    /// Who it is and from where, as the surface knows it.
+    pub through: Origin,
     /// None: for as long as status and reason code of the check stay what they are.
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -127,7 +128,7 @@ pub async fn withdraw(
     reach: &Binding,
     id: AcknowledgementId,
     by: Option<&str>,
-    through: &Actor,
+    through: &Origin,
 ) -> Result<Acknowledgement, OperationError> {
     read_acknowledgement(store, reach, id).await?;
     let by = person("withdrawn_by", by, through)?;
@@ -163,11 +164,11 @@ fn report_of(run: &OperationRun) -> Result<Report, String> {
 fn person(
     field: &'static str,
     name: Option<&str>,
-    through: &Actor,
+    through: &Origin,
 ) -> Result<String, OperationError> {
     match name {
         Some(name) => text(field, name, PERSON_CHARS, false),
-        None => Ok(through.words()),
+        None => Ok(through.actor.words()),
     }
 }
 

@@ -4,6 +4,7 @@ use super::OperationError;
 use super::start_check::is_known;
 use super::text::text;
 use crate::domain::access::Binding;
+use crate::domain::audit::Origin;
 use crate::domain::connection::{ConnectionStatus, NewConnection};
 use crate::domain::credential::Credential;
 use crate::domain::link::is_guid;
@@ -39,6 +40,7 @@ pub async fn add_connection(
     vault: &dyn Vault,
     providers: &Providers,
     request: &ConnectionRequest,
+    by: &Origin,
 ) -> Result<ConnectionId, OperationError> {
     for (field, value) in [
         ("entra_tenant_id", &request.entra_tenant_id),
@@ -81,10 +83,10 @@ pub async fn add_connection(
         module: request.module.clone(),
     };
     Ok(match &request.credential {
-        None => store.add_connection(&new, None).await?,
+        None => store.add_connection(&new, None, by).await?,
         Some(credential) => {
             let seal = |binding| vault.seal(binding, credential, request.expires_at);
-            store.add_connection(&new, Some(&seal)).await?
+            store.add_connection(&new, Some(&seal), by).await?
         }
     })
 }
@@ -104,8 +106,9 @@ pub async fn set_status(
     store: &dyn Store,
     id: ConnectionId,
     status: ConnectionStatus,
+    by: &Origin,
 ) -> Result<(), OperationError> {
-    if store.set_connection_status(id, status).await? {
+    if store.set_connection_status(id, status, by).await? {
         return Ok(());
     }
     Err(OperationError::not_found("connection", id))
@@ -118,6 +121,7 @@ pub async fn set_credential(
     id: ConnectionId,
     credential: &Credential,
     expires_at: Option<DateTime<Utc>>,
+    by: &Origin,
 ) -> Result<SealedCredential, OperationError> {
     // The stored credential, which may be what is wrong, is not read.
     let state = find_connection(store, &Binding::EVERYTHING, id).await?;
@@ -126,7 +130,7 @@ pub async fn set_credential(
         return Err(OperationError::invalid("connection", problem));
     }
     let sealed = vault.seal(binding, credential, expires_at)?;
-    store.set_credential(id, &sealed).await?;
+    store.set_credential(id, &sealed, by).await?;
     Ok(sealed)
 }
 
@@ -135,9 +139,10 @@ pub async fn set_credential_expiry(
     store: &dyn Store,
     id: ConnectionId,
     expires_at: DateTime<Utc>,
+    by: &Origin,
 ) -> Result<(), OperationError> {
     find_connection(store, &Binding::EVERYTHING, id).await?;
-    if store.set_credential_expiry(id, expires_at).await? {
+    if store.set_credential_expiry(id, expires_at, by).await? {
         return Ok(());
     }
     let problem = format!("connection {id} has no credential that could expire");

@@ -5,6 +5,7 @@ use super::acknowledge::future;
 use super::text::text;
 use crate::domain::TokenId;
 use crate::domain::access::{Binding, Scope};
+use crate::domain::audit::Origin;
 use crate::domain::overview::NAME_CHARS;
 use crate::domain::token;
 use crate::ports::access::{NewToken, TokenRecord};
@@ -26,32 +27,39 @@ pub struct TokenRequest {
 pub async fn create_token(
     store: &dyn Store,
     request: TokenRequest,
+    by: &Origin,
     now: DateTime<Utc>,
 ) -> Result<(TokenRecord, SecretString), OperationError> {
     let name = text("name", &request.name, NAME_CHARS, false)?;
     if request.scopes.contains(&Scope::Admin) && request.binding != Binding::EVERYTHING {
         let problem = "admin belongs to no workspace, and the token is bound to one";
-        return Err(OperationError::not_allowed("scopes", problem, "read, run"));
+        return Err(OperationError::not_allowed(
+            "scopes",
+            problem,
+            "read, run, audit",
+        ));
     }
     if let Some(at) = request.expires_at {
         future(at, now)?;
     }
     let secret = token::fresh()?;
-    let record = store
-        .add_token(&NewToken {
-            name,
-            hash: token::sha256_hex(secret.expose_secret()),
-            scopes: request.scopes,
-            binding: request.binding,
-            expires_at: request.expires_at,
-        })
-        .await?;
-    Ok((record, secret))
+    let new = NewToken {
+        name,
+        hash: token::sha256_hex(secret.expose_secret()),
+        scopes: request.scopes,
+        binding: request.binding,
+        expires_at: request.expires_at,
+    };
+    Ok((store.add_token(&new, by).await?, secret))
 }
 
 /// Revokes a token and ends its sessions. Returns whether it was valid until now.
-pub async fn revoke_token(store: &dyn Store, id: TokenId) -> Result<bool, OperationError> {
-    let revoked = store.revoke_token(id).await?;
+pub async fn revoke_token(
+    store: &dyn Store,
+    id: TokenId,
+    by: &Origin,
+) -> Result<bool, OperationError> {
+    let revoked = store.revoke_token(id, by).await?;
     if !revoked && !store.tokens().await?.iter().any(|token| token.id == id) {
         return Err(OperationError::not_found("token", id));
     }

@@ -1,6 +1,7 @@
 //! Endpoints of webhooks: add one, replace its secret, enable, disable or remove it, send again.
 
 use super::OperationError;
+use crate::domain::audit::Origin;
 use crate::domain::webhook::{DisabledReason, WebhookBinding};
 use crate::domain::{DeliveryId, EndpointId};
 use crate::ports::store::Store;
@@ -19,9 +20,10 @@ pub async fn add_endpoint(
     vault: &dyn Vault,
     new: &NewEndpoint,
     secret: &[u8],
+    by: &Origin,
 ) -> Result<Endpoint, OperationError> {
     let seal = |binding: &WebhookBinding| vault.seal_webhook_secret(binding, secret);
-    Ok(store.add_endpoint(new, &seal).await?)
+    Ok(store.add_endpoint(new, &seal, by).await?)
 }
 
 /// Replaces the secret of an endpoint. The previous one signs as well for `keep_previous`.
@@ -31,9 +33,10 @@ pub async fn rotate_secret(
     id: EndpointId,
     secret: &[u8],
     keep_previous: Duration,
+    by: &Origin,
 ) -> Result<Endpoint, OperationError> {
     let seal = |binding: &WebhookBinding| vault.seal_webhook_secret(binding, secret);
-    let rotated = store.rotate_secret(id, &seal, keep_previous).await?;
+    let rotated = store.rotate_secret(id, &seal, keep_previous, by).await?;
     rotated.ok_or_else(|| no_such_endpoint(id))
 }
 
@@ -42,14 +45,19 @@ pub async fn set_enabled(
     store: &dyn Store,
     id: EndpointId,
     disabled: Option<DisabledReason>,
+    by: &Origin,
 ) -> Result<(), OperationError> {
-    let found = store.set_endpoint_enabled(id, disabled).await?;
+    let found = store.set_endpoint_enabled(id, disabled, by).await?;
     found.then_some(()).ok_or_else(|| no_such_endpoint(id))
 }
 
 /// Removes an endpoint with all its deliveries.
-pub async fn remove_endpoint(store: &dyn Store, id: EndpointId) -> Result<(), OperationError> {
-    let found = store.remove_endpoint(id).await?;
+pub async fn remove_endpoint(
+    store: &dyn Store,
+    id: EndpointId,
+    by: &Origin,
+) -> Result<(), OperationError> {
+    let found = store.remove_endpoint(id, by).await?;
     found.then_some(()).ok_or_else(|| no_such_endpoint(id))
 }
 

@@ -3,6 +3,7 @@
 //! Tokens and session cookies are random and long; only their SHA-256 is stored.
 
 use crate::domain::access::{Binding, Scope};
+use crate::domain::audit::Origin;
 use crate::domain::{AcknowledgementId, RunId, TokenId};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
@@ -69,25 +70,27 @@ pub enum AnswerSubject {
 #[async_trait]
 pub trait AccessStore: Send + Sync {
     /// Records a token.
-    async fn add_token(&self, new: &NewToken) -> Result<TokenRecord, StoreError>;
+    async fn add_token(&self, new: &NewToken, by: &Origin) -> Result<TokenRecord, StoreError>;
 
     /// All tokens, oldest first, revoked and expired ones included.
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError>;
 
     /// Revokes it, and ends its sessions. False: no such token, or revoked before.
-    async fn revoke_token(&self, id: TokenId) -> Result<bool, StoreError>;
+    async fn revoke_token(&self, id: TokenId, by: &Origin) -> Result<bool, StoreError>;
 
     /// Returns the token of this hash that is neither revoked nor expired by the database's clock. Records
     /// its use, at most once a minute.
     async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError>;
 
-    /// Opens a session, and forgets those that have expired.
+    /// Opens a session in place of the one with the hash `replaced`, and forgets those that have expired.
     async fn open_session(
         &self,
         token: TokenId,
         session_hash: &str,
         csrf: &str,
         lifetime: Duration,
+        replaced: Option<&str>,
+        by: &Origin,
     ) -> Result<(), StoreError>;
 
     /// The session of this hash, if it and its token are valid.
@@ -97,7 +100,7 @@ pub trait AccessStore: Send + Sync {
     ) -> Result<Option<SessionRecord>, StoreError>;
 
     /// Ends a session.
-    async fn close_session(&self, session_hash: &str) -> Result<(), StoreError>;
+    async fn close_session(&self, session_hash: &str, by: &Origin) -> Result<(), StoreError>;
 
     /// Reserves an idempotency key of a token. A reservation that was never answered may be taken
     /// over after `abandoned_after`; keys are forgotten after `kept_for`. An answer about a row that

@@ -1,7 +1,8 @@
 //! Stores acknowledgements.
 
 use crate::domain::access::Binding;
-use crate::domain::acknowledgement::{Acknowledgement, Actor};
+use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::audit::Origin;
 use crate::domain::report::CheckStatus;
 use crate::domain::{AcknowledgementId, ConnectionId, Reason, RunId};
 use crate::ports::store_error::StoreError;
@@ -19,7 +20,7 @@ pub struct NewAcknowledgement {
     pub reason_code: Option<Reason>,
     pub reason: String,
     pub acknowledged_by: String,
-    pub through: Actor,
+    pub through: Origin,
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -53,7 +54,7 @@ pub trait AcknowledgementStore: Send + Sync {
         &self,
         id: AcknowledgementId,
         by: &str,
-        through: &Actor,
+        through: &Origin,
     ) -> Result<Option<Acknowledgement>, StoreError>;
 
     /// One acknowledgement.

@@ -1,5 +1,6 @@
 //! Stores provider connections.
 
+use crate::domain::audit::Origin;
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
 };
@@ -44,6 +45,7 @@ pub trait ConnectionStore: Send + Sync {
         &self,
         new: &NewConnection,
         seal: Option<Seal<'_>>,
+        by: &Origin,
     ) -> Result<ConnectionId, AddConnectionError>;
 
     /// Enables or disables. False: no such connection.
@@ -51,5 +53,6 @@ pub trait ConnectionStore: Send + Sync {
         &self,
         id: ConnectionId,
         status: ConnectionStatus,
+        by: &Origin,
     ) -> Result<bool, StoreError>;
 }

@@ -1,6 +1,7 @@
 //! Stores sealed credentials.
 
 use crate::domain::ConnectionId;
+use crate::domain::audit::Origin;
 use crate::domain::connection::{CredentialBinding, ProviderConnection, StoredCredential};
 use crate::ports::store_error::StoreError;
 use crate::ports::vault::SealedCredential;
@@ -23,6 +24,7 @@ pub trait CredentialStore: Send + Sync {
         &self,
         id: ConnectionId,
         sealed: &SealedCredential,
+        by: &Origin,
     ) -> Result<(), StoreError>;
 
     /// Records when the credential expires, and leaves it as it is. False: the connection has none.
@@ -30,6 +32,7 @@ pub trait CredentialStore: Send + Sync {
         &self,
         id: ConnectionId,
         expires_at: DateTime<Utc>,
+        by: &Origin,
     ) -> Result<bool, StoreError>;
 
     /// Credentials in the order of the connections' ids, after `after`; those that cannot be read, too.
@@ -45,5 +48,6 @@ pub trait CredentialStore: Send + Sync {
         id: ConnectionId,
         old_payload: &str,
         new_payload: &str,
+        by: &Origin,
     ) -> Result<bool, StoreError>;
 }

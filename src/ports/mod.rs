@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod acknowledgements;
+pub mod audit;
 pub(crate) mod claims;
 pub mod clock;
 pub(crate) mod completion_events;

@@ -7,6 +7,7 @@ pub use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 pub use crate::domain::overview::LatestReport;
 use crate::ports::access::AccessStore;
 use crate::ports::acknowledgements::AcknowledgementStore;
+use crate::ports::audit::AuditStore;
 pub use crate::ports::claims::{
     Claim, ClaimAnswer, ClaimPolicy, ClaimStore, CompletionStore, ContextSize,
     MAX_FAILED_COMPLETIONS,
@@ -60,6 +61,7 @@ store!(
     StartingPointStore,
     InventoryStore,
     AcknowledgementStore,
+    AuditStore,
     InvalidRunStore,
     OnboardingStore,
     OverviewStore,

@@ -1,5 +1,6 @@
 //! Endpoints: where the notifications of a workspace are sent.
 
+use crate::domain::audit::Origin;
 use crate::domain::circuit::CircuitState;
 use crate::domain::webhook::{DisabledReason, WebhookBinding, shown_url};
 use crate::domain::{EndpointId, WorkspaceId};
@@ -79,6 +80,7 @@ pub trait EndpointStore: Send + Sync {
         &self,
         new: &NewEndpoint,
         seal: SealSecret<'_>,
+        by: &Origin,
     ) -> Result<Endpoint, EndpointError>;
 
     /// Lists the endpoints of one workspace or of all, oldest first.
@@ -90,6 +92,7 @@ pub trait EndpointStore: Send + Sync {
         id: EndpointId,
         seal: SealSecret<'_>,
         keep_previous: Duration,
+        by: &Origin,
     ) -> Result<Option<Endpoint>, EndpointError>;
 
     /// Enables it, with its pending deliveries due at once, or disables it. False: no such endpoint.
@@ -97,10 +100,11 @@ pub trait EndpointStore: Send + Sync {
         &self,
         id: EndpointId,
         disabled: Option<DisabledReason>,
+        by: &Origin,
     ) -> Result<bool, StoreError>;
 
     /// Removes it with all its deliveries. False: no such endpoint.
-    async fn remove_endpoint(&self, id: EndpointId) -> Result<bool, StoreError>;
+    async fn remove_endpoint(&self, id: EndpointId, by: &Origin) -> Result<bool, StoreError>;
 
     /// Lists every endpoint with its sealed secrets, for a rotation of keys.
     async fn endpoint_secrets(&self) -> Result<Vec<(WebhookBinding, SealedSecrets)>, StoreError>;
@@ -111,5 +115,6 @@ pub trait EndpointStore: Send + Sync {
         id: EndpointId,
         old: &SealedSecrets,
         new: &SealedSecrets,
+        by: &Origin,
     ) -> Result<bool, StoreError>;
 }

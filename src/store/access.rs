@@ -1,6 +1,7 @@
 //! Tokens, sessions of the pages, idempotency keys.
 
 use super::acknowledgements::is_of_this_run;
+use super::audit::{Owner, owner, owner_columns, owner_of_token, record};
 use super::bounds::time;
 use super::dialect::{
     a_second_after, after, before, each, is_about, moment, now, own, postgres_only, run_type,
@@ -8,9 +9,10 @@ use super::dialect::{
 use super::from_row::from_row;
 use super::rows::{self, name};
 use super::sql::{both, sql_for};
-use super::sql_store::{SqlStore, execute, fetch_all, fetch_optional, transaction};
+use super::sql_store::{SqlConnection, SqlStore, execute, fetch_all, fetch_optional, transaction};
 use super::statement::{Sql, earlier, later};
 use crate::domain::access::{Binding, Scope, join_scopes};
+use crate::domain::audit::{AuditAction, Change, Origin, second};
 use crate::domain::{TenantId, TokenId, WorkspaceId};
 use crate::ports::access::{
     AccessStore, AnswerSubject, NewToken, Reserved, SessionRecord, TokenRecord,
@@ -18,6 +20,7 @@ use crate::ports::access::{
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use std::time::Duration;
 
 /// The columns of a [`TokenRow`], of `api_tokens`.
@@ -56,7 +59,8 @@ const TOKENS: Sql =
     both!("SELECT " token_columns!("t.") " FROM " own!(api_tokens) " t ORDER BY t.id");
 
 const REVOKE: Sql = both!(
-    "UPDATE " own!(api_tokens) " SET revoked_at = " now!() " WHERE id = $1 AND revoked_at IS NULL"
+    "UPDATE " own!(api_tokens) " SET revoked_at = " now!() " WHERE id = $1 AND revoked_at IS NULL
+     RETURNING " owner_columns!()
 );
 
 const END_SESSIONS: Sql = both!("DELETE FROM " own!(page_sessions) " WHERE token_id = $1");
@@ -106,7 +110,8 @@ const SESSION: Sql = both!(
      WHERE s.session_hash = $1 AND " now!() " < s.expires_at AND " valid!()
 );
 
-const CLOSE_SESSION: Sql = both!("DELETE FROM " own!(page_sessions) " WHERE session_hash = $1");
+const CLOSE_SESSION: Sql =
+    both!("DELETE FROM " own!(page_sessions) " WHERE session_hash = $1 RETURNING token_id");
 
 const FORGET_KEYS: Sql = both!(
     "DELETE FROM " own!(idempotency_keys) " WHERE (token_id, idempotency_key) IN (
@@ -180,7 +185,7 @@ const RELEASE: Sql = both!(
 
 #[async_trait]
 impl<S: SqlStore> AccessStore for S {
-    async fn add_token(&self, new: &NewToken) -> Result<TokenRecord, StoreError> {
+    async fn add_token(&self, new: &NewToken, by: &Origin) -> Result<TokenRecord, StoreError> {
         let add = ADD
             .bind(&new.name)
             .bind(&new.hash)
@@ -188,19 +193,34 @@ impl<S: SqlStore> AccessStore for S {
             .bind(new.binding.workspace_id.map(|id| id.0))
             .bind(new.binding.tenant_id.map(|id| id.0))
             .bind(new.expires_at);
-        let row: TokenRow = transaction(self, async |tx| add.fetch_one(tx).await).await?;
-        row.try_into()
+        transaction(self, async |tx| {
+            let row: TokenRow = add.fetch_one(tx).await?;
+            let change = Change::new(AuditAction::TokenCreated, row.id, new.binding);
+            let change = change.after(json!({
+                "name": new.name,
+                "scopes": new.scopes,
+                "expires_at": new.expires_at.map(second),
+            }));
+            record(tx, &change, by).await?;
+            TokenRecord::try_from(row)
+        })
+        .await
     }
 
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
         rows::all(fetch_all::<TokenRow>(self, TOKENS).await?)
     }
 
-    async fn revoke_token(&self, id: TokenId) -> Result<bool, StoreError> {
+    async fn revoke_token(&self, id: TokenId, by: &Origin) -> Result<bool, StoreError> {
         transaction(self, async |tx| {
-            let revoked = REVOKE.bind(id.0).execute(tx).await?;
+            let revoked: Option<Owner> = REVOKE.bind(id.0).fetch_optional(tx).await?;
             END_SESSIONS.bind(id.0).execute(tx).await?;
-            Ok(revoked == 1)
+            let Some(revoked) = revoked else {
+                return Ok(false);
+            };
+            let change = Change::new(AuditAction::TokenRevoked, id.0, owner(revoked));
+            record(tx, &change, by).await?;
+            Ok(true)
         })
         .await
     }
@@ -219,6 +239,8 @@ impl<S: SqlStore> AccessStore for S {
         session_hash: &str,
         csrf: &str,
         lifetime: Duration,
+        replaced: Option<&str>,
+        by: &Origin,
     ) -> Result<(), StoreError> {
         let open = OPEN_SESSION
             .bind(session_hash)
@@ -227,8 +249,11 @@ impl<S: SqlStore> AccessStore for S {
             .bind(later(lifetime));
         transaction(self, async |tx| {
             FORGET_SESSIONS.execute(tx).await?;
+            if let Some(replaced) = replaced {
+                CLOSE_SESSION.bind(replaced).execute(tx).await?;
+            }
             open.execute(tx).await?;
-            Ok(())
+            record_session(tx, AuditAction::SignedIn, token, by).await
         })
         .await
     }
@@ -241,9 +266,18 @@ impl<S: SqlStore> AccessStore for S {
         found.map(TryInto::try_into).transpose()
     }
 
-    async fn close_session(&self, session_hash: &str) -> Result<(), StoreError> {
-        execute(self, CLOSE_SESSION.bind(session_hash)).await?;
-        Ok(())
+    async fn close_session(&self, session_hash: &str, by: &Origin) -> Result<(), StoreError> {
+        transaction(self, async |tx| {
+            let close = CLOSE_SESSION.bind(session_hash);
+            let closed: Option<(i64,)> = close.fetch_optional(tx).await?;
+            match closed {
+                Some((token,)) => {
+                    record_session(tx, AuditAction::SignedOut, TokenId(token), by).await
+                }
+                None => Ok(()),
+            }
+        })
+        .await
     }
 
     async fn reserve_key(
@@ -301,6 +335,16 @@ impl<S: SqlStore> AccessStore for S {
         execute(self, RELEASE.bind(token.0).bind(key)).await?;
         Ok(())
     }
+}
+
+async fn record_session(
+    tx: &mut dyn SqlConnection,
+    action: AuditAction,
+    token: TokenId,
+    by: &Origin,
+) -> Result<(), StoreError> {
+    let bound = owner_of_token(tx, token).await?;
+    record(tx, &Change::new(action, token.0, bound), by).await
 }
 
 from_row! {

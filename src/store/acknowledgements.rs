@@ -5,6 +5,7 @@
 //! second one begin after the wait, so they see what the first one did. In SQLite writing transactions are
 //! serialised anyway.
 
+use super::audit::{owner_of_run, record};
 use super::bounds::{connection_of_context, id_of_text, member};
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::filters::push_acknowledgement_filter;
@@ -16,6 +17,7 @@ use super::sql_store::{SqlConnection, SqlStore, read, transaction};
 use super::statement::{Sql, Statement};
 use super::tolerant_decoding::{Text, Time};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
+use crate::domain::audit::{AuditAction, Change, Origin, second};
 use crate::domain::names::UnknownName;
 use crate::domain::{AcknowledgementId, ConnectionId, RunId, TokenId};
 use crate::ports::acknowledgements::{
@@ -24,6 +26,7 @@ use crate::ports::acknowledgements::{
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde_json::json;
 
 /// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements`.
 macro_rules! columns {
@@ -371,7 +374,8 @@ impl<S: SqlStore> AcknowledgementStore for S {
                     .bind(new.run.0);
                 carry.execute(tx).await?;
             }
-            note(tx, NOTE_ACKNOWLEDGED, made.id, &new.through).await?;
+            note(tx, NOTE_ACKNOWLEDGED, made.id, &new.through.actor).await?;
+            audit(tx, AuditAction::AcknowledgementAdded, &made, &new.through).await?;
             Ok(Some((with_actor(tx, made).await?, true)))
         })
         .await
@@ -381,13 +385,19 @@ impl<S: SqlStore> AcknowledgementStore for S {
         &self,
         id: AcknowledgementId,
         by: &str,
-        through: &Actor,
+        through: &Origin,
     ) -> Result<Option<Acknowledgement>, StoreError> {
         transaction(self, async |tx| {
-            if WITHDRAW.bind(id.0).bind(by).execute(tx).await? > 0 {
-                note(tx, NOTE_WITHDRAWN, id, through).await?;
+            let is_withdrawn = WITHDRAW.bind(id.0).bind(by).execute(tx).await? > 0;
+            if is_withdrawn {
+                note(tx, NOTE_WITHDRAWN, id, &through.actor).await?;
             }
-            one(tx, id).await
+            let found = one(tx, id).await?;
+            if let Some(withdrawn) = found.as_ref().filter(|_| is_withdrawn) {
+                let action = AuditAction::AcknowledgementWithdrawn;
+                audit(tx, action, withdrawn, through).await?;
+            }
+            Ok(found)
         })
         .await
     }
@@ -439,6 +449,25 @@ async fn note(
         .bind(&through.name);
     note.execute(tx).await?;
     Ok(())
+}
+
+/// Adds the entry of the audit trail. The reason stays with the acknowledgement.
+async fn audit(
+    tx: &mut dyn SqlConnection,
+    action: AuditAction,
+    acknowledgement: &Acknowledgement,
+    by: &Origin,
+) -> Result<(), StoreError> {
+    let owner = owner_of_run(tx, acknowledgement.operation_run_id).await?;
+    let change = Change::new(action, acknowledgement.id.0, owner).after(json!({
+        "operation_run_id": acknowledgement.operation_run_id,
+        "check_key": acknowledgement.check_key,
+        "reason_code": acknowledgement.reason_code,
+        "acknowledged_by": acknowledgement.acknowledged_by,
+        "expires_at": acknowledgement.expires_at.map(second),
+        "withdrawn_by": acknowledgement.withdrawn_by,
+    }));
+    record(tx, &change, by).await
 }
 
 async fn one(

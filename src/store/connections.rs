@@ -1,12 +1,15 @@
 //! Provider connections.
 
+use super::audit::{owner, record};
 use super::bounds::{is_valid_connection, short};
 use super::credentials::{credential_columns, write_credential};
-use super::dialect::{at, each, now};
+use super::dialect::{at, each, now, postgres_only};
 use super::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
 use super::sql::both;
-use super::sql_store::{SqlConnection, SqlStore, execute, fetch_all, fetch_optional, transaction};
+use super::sql_store::{SqlConnection, SqlStore, fetch_all, fetch_optional, transaction};
 use super::statement::Sql;
+use crate::domain::access::Binding;
+use crate::domain::audit::{AuditAction, Change, Origin, credential_facts};
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
 };
@@ -14,6 +17,7 @@ use crate::domain::{ConnectionId, TenantId};
 use crate::ports::connections::{AddConnectionError, ConnectionStore, Seal};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
+use serde_json::json;
 
 /// The columns of a `ConnectionRow`, of `provider_connections c`.
 macro_rules! connection_columns {
@@ -61,6 +65,12 @@ const INSERT_CONNECTION: Sql = both!(
      VALUES ($1, $2, $3, $4, 'enabled', $5, $6, $7, $8, " now!() ", " now!() ") RETURNING id"
 );
 
+/// Whose it is, and its status until now.
+const LOCK_STATUS: Sql = both!(
+    "SELECT CAST(workspace_id AS bigint), CAST(tenant_id AS bigint), " short!("status")
+    " FROM provider_connections WHERE id = $1" postgres_only!(" FOR NO KEY UPDATE")
+);
+
 const SET_STATUS: Sql = both!(
     "UPDATE provider_connections SET status = $2, updated_at = " now!() " WHERE id = $1"
 );
@@ -93,6 +103,7 @@ impl<S: SqlStore> ConnectionStore for S {
         &self,
         new: &NewConnection,
         seal: Option<Seal<'_>>,
+        by: &Origin,
     ) -> Result<ConnectionId, AddConnectionError> {
         transaction(self, async |tx| {
             ensure_tenant(tx, new).await?;
@@ -107,6 +118,7 @@ impl<S: SqlStore> ConnectionStore for S {
                 .bind(&new.module);
             let (id,): (i64,) = insert.fetch_one(tx).await?;
             let id = ConnectionId(id);
+            let mut credential = None;
             if let Some(seal) = seal {
                 let sealed = seal(CredentialBinding {
                     workspace_id: new.workspace_id,
@@ -114,7 +126,22 @@ impl<S: SqlStore> ConnectionStore for S {
                     connection_id: id,
                 })?;
                 write_credential(tx, id, &sealed).await?;
+                credential = Some(credential_facts(sealed.kind.as_str(), sealed.expires_at));
             }
+            let owner = Binding {
+                workspace_id: Some(new.workspace_id),
+                tenant_id: Some(new.tenant_id),
+            };
+            let change = Change::new(AuditAction::ConnectionAdded, id.0, owner).after(json!({
+                "provider": new.provider,
+                "display_name": new.display_name,
+                "entra_tenant_id": new.entra_tenant_id,
+                "client_id": new.client_id,
+                "cloud": new.cloud,
+                "module": new.module,
+                "credential": credential,
+            }));
+            record(tx, &change, by).await?;
             Ok(id)
         })
         .await
@@ -124,9 +151,27 @@ impl<S: SqlStore> ConnectionStore for S {
         &self,
         id: ConnectionId,
         status: ConnectionStatus,
+        by: &Origin,
     ) -> Result<bool, StoreError> {
-        let set = SET_STATUS.bind(id.0).bind(status.as_str());
-        Ok(execute(self, set).await? > 0)
+        transaction(self, async |tx| {
+            let found: Option<(Option<i64>, Option<i64>, Option<String>)> =
+                LOCK_STATUS.bind(id.0).fetch_optional(tx).await?;
+            let Some((workspace, tenant, before)) = found else {
+                return Ok(false);
+            };
+            let set = SET_STATUS.bind(id.0).bind(status.as_str());
+            set.execute(tx).await?;
+            let action = match status {
+                ConnectionStatus::Enabled => AuditAction::ConnectionEnabled,
+                _ => AuditAction::ConnectionDisabled,
+            };
+            let change = Change::new(action, id.0, owner((workspace, tenant)))
+                .before(json!({ "status": before }))
+                .after(json!({ "status": status }));
+            record(tx, &change, by).await?;
+            Ok(true)
+        })
+        .await
     }
 }
 

@@ -1,19 +1,22 @@
 //! Stored credentials, sealed.
 
+use super::audit::{Owner, owner, owner_columns, owner_of_connection, record};
 use super::bounds::short;
 use super::connections::connection_columns;
-use super::dialect::{at, now, postgres_only};
+use super::dialect::{at, each, now, postgres_only};
 use super::rows::{self, ConnectionWithCredentialRow};
 use super::sql::both;
-use super::sql_store::{SqlConnection, SqlStore, execute, fetch_all, transaction};
+use super::sql_store::{SqlConnection, SqlStore, fetch_all, transaction};
 use super::starting_point::forget_expiry;
 use super::statement::Sql;
 use crate::domain::ConnectionId;
+use crate::domain::audit::{AuditAction, Change, Origin, credential_facts, second};
 use crate::ports::credentials::{CredentialStore, FoundCredential};
 use crate::ports::store_error::StoreError;
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 
 /// The columns of `provider_credentials k`. A payload that is too large is NULL, with its length.
 macro_rules! credential_columns {
@@ -38,7 +41,17 @@ const CREDENTIALS: Sql = both!(
 
 /// Serialises two callers, also where the table has no unique key.
 const LOCK_CONNECTION: Sql = both!(
-    "SELECT 1 FROM provider_connections WHERE id = $1" postgres_only!(" FOR NO KEY UPDATE")
+    "SELECT " owner_columns!() " FROM provider_connections WHERE id = $1"
+    postgres_only!(" FOR NO KEY UPDATE")
+);
+
+/// What an entry of the audit trail keeps: see [`credential_facts`].
+const FACTS: Sql = both!(
+    "SELECT " short!("kind") ", " each!(
+        "to_char(expires_at::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')",
+        "strftime('%Y-%m-%dT%H:%M:%SZ', expires_at)"
+    )
+    " FROM provider_credentials WHERE provider_connection_id = $1 ORDER BY id DESC LIMIT 1"
 );
 
 const UPDATE_CREDENTIAL: Sql = both!(
@@ -69,13 +82,20 @@ impl<S: SqlStore> CredentialStore for S {
         &self,
         id: ConnectionId,
         sealed: &SealedCredential,
+        by: &Origin,
     ) -> Result<(), StoreError> {
         transaction(self, async |tx| {
-            let there: Option<(i32,)> = LOCK_CONNECTION.bind(id.0).fetch_optional(tx).await?;
-            if there.is_none() {
+            let there: Option<Owner> = LOCK_CONNECTION.bind(id.0).fetch_optional(tx).await?;
+            let Some(there) = there else {
                 return Err(StoreError::Refused(format!("there is no connection {id}")));
-            }
-            write_credential(tx, id, sealed).await
+            };
+            let before = facts(tx, id).await?;
+            write_credential(tx, id, sealed).await?;
+            let action = AuditAction::CredentialReplaced;
+            let after = credential_facts(sealed.kind.as_str(), sealed.expires_at);
+            let mut change = Change::new(action, id.0, owner(there)).after(after);
+            change.before = before;
+            record(tx, &change, by).await
         })
         .await?;
         forget_expiry(self, id).await;
@@ -86,10 +106,24 @@ impl<S: SqlStore> CredentialStore for S {
         &self,
         id: ConnectionId,
         expires_at: DateTime<Utc>,
+        by: &Origin,
     ) -> Result<bool, StoreError> {
-        let set = execute(self, SET_EXPIRY.bind(id.0).bind(expires_at)).await?;
+        let set = transaction(self, async |tx| {
+            let before = facts(tx, id).await?;
+            let set = SET_EXPIRY.bind(id.0).bind(expires_at);
+            if set.execute(tx).await? == 0 {
+                return Ok(false);
+            }
+            let owner = owner_of_connection(tx, id).await?;
+            let change = Change::new(AuditAction::CredentialExpirySet, id.0, owner);
+            let mut change = change.after(json!({ "expires_at": second(expires_at) }));
+            change.before = before;
+            record(tx, &change, by).await?;
+            Ok::<bool, StoreError>(true)
+        })
+        .await?;
         forget_expiry(self, id).await;
-        Ok(set > 0)
+        Ok(set)
     }
 
     async fn credentials(
@@ -107,10 +141,27 @@ impl<S: SqlStore> CredentialStore for S {
         id: ConnectionId,
         old_payload: &str,
         new_payload: &str,
+        by: &Origin,
     ) -> Result<bool, StoreError> {
         let swap = SWAP_PAYLOAD.bind(id.0).bind(old_payload).bind(new_payload);
-        Ok(execute(self, swap).await? > 0)
+        transaction(self, async |tx| {
+            if swap.execute(tx).await? == 0 {
+                return Ok(false);
+            }
+            let owner = owner_of_connection(tx, id).await?;
+            let change = Change::new(AuditAction::CredentialResealed, id.0, owner);
+            record(tx, &change, by).await?;
+            Ok(true)
+        })
+        .await
     }
+}
+
+/// Returns what an entry of the audit trail keeps of the stored credential.
+async fn facts(tx: &mut dyn SqlConnection, id: ConnectionId) -> Result<Option<Value>, StoreError> {
+    let stored: Option<(Option<String>, Option<String>)> =
+        FACTS.bind(id.0).fetch_optional(tx).await?;
+    Ok(stored.map(|(kind, expires_at)| json!({ "kind": kind, "expires_at": expires_at })))
 }
 
 /// Replaces the credential of a connection that exists.

@@ -9,6 +9,7 @@ use super::statement::{Sql, Statement, Value};
 use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
 use crate::ports::acknowledgements::AcknowledgementFilter;
+use crate::ports::audit::AuditFilter;
 use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort};
 use crate::ports::runs::RunFilter;
 
@@ -63,6 +64,28 @@ pub(super) fn push_acknowledgement_filter(
     if filter.active_only {
         query.push(is_active);
     }
+    push(query, " AND a.id < ", filter.before.map(|id| id.0));
+    push(query, " ORDER BY a.id DESC LIMIT ", Some(filter.limit));
+}
+
+/// Of `audit_entries a`, newest first.
+pub(super) fn push_audit_filter(query: &mut Statement, filter: &AuditFilter) {
+    push_binding(query, "a", &filter.binding);
+    push(
+        query,
+        " AND a.action = ",
+        filter.action.map(|action| action.as_str()),
+    );
+    push(
+        query,
+        " AND a.object = ",
+        filter.object.map(|object| object.as_str()),
+    );
+    push(query, " AND a.object_id = ", filter.object_id);
+    push(query, " AND a.token_id = ", filter.token.map(|id| id.0));
+    push(query, " AND a.actor = ", filter.actor.as_deref());
+    push(query, " AND a.at >= ", filter.since);
+    push(query, " AND a.at <= ", filter.until);
     push(query, " AND a.id < ", filter.before.map(|id| id.0));
     push(query, " ORDER BY a.id DESC LIMIT ", Some(filter.limit));
 }

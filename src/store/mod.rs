@@ -7,6 +7,7 @@
 mod access;
 mod acknowledgements;
 mod address;
+mod audit;
 mod batching;
 mod bounds;
 mod claims;

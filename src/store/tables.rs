@@ -172,6 +172,10 @@ pub(super) const OWN: &[Table] = tables! {
         Id: delivery_id; Number: attempt; Time: started_at; Number: duration_ms; Text: result;
         Number: http_status;
     }
+    audit_entries unique(id) {
+        Id: id; Time: at; Text: action object; Id: object_id workspace_id tenant_id; Text: surface;
+        Id: token_id; Text: actor address request_id; Json: before after;
+    }
     owned_tables unique() {
         Text: table_name; Time: created_at;
     }

@@ -1,18 +1,22 @@
 //! Endpoints of webhooks.
 
+use super::audit::record;
 use super::dialect::{after, each, now, own, postgres_only};
 use super::rows;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlStore, execute, fetch_all, transaction, within};
 use super::statement::{Sql, Value};
 use super::webhook_rows::{EndpointRow, SecretsRow};
-use crate::domain::webhook::{DisabledReason, WebhookBinding};
+use crate::domain::access::Binding;
+use crate::domain::audit::{AuditAction, Change, Origin};
+use crate::domain::webhook::{DisabledReason, WebhookBinding, shown_url};
 use crate::domain::{EndpointId, WorkspaceId};
 use crate::ports::store_error::StoreError;
 use crate::ports::webhook_endpoints::{
     Endpoint, EndpointError, EndpointStore, NewEndpoint, SealSecret, SealedSecrets,
 };
 use async_trait::async_trait;
+use serde_json::{Value as Json, json};
 use std::time::Duration;
 
 /// The columns of an `EndpointRow`. A previous secret that is over is none.
@@ -58,6 +62,12 @@ const ROTATE: Sql = both!(
     " END WHERE id = $1 RETURNING " endpoint_columns!()
 );
 
+/// Its workspace, and whether it is enabled.
+const LOCK_STATE: Sql = both!(
+    "SELECT workspace_id, enabled, disabled_reason FROM " own!(webhook_endpoints) " WHERE id = $1"
+    postgres_only!(" FOR NO KEY UPDATE")
+);
+
 const SET_ENABLED: Sql = both!(
     "UPDATE " own!(webhook_endpoints)
     " SET enabled = ($2 IS NULL), disabled_reason = $2, failures = 0, circuit_pauses = 0,
@@ -69,7 +79,10 @@ const PENDING_NOW: Sql = both!(
     " WHERE endpoint_id = $1 AND state = 'pending' AND next_attempt_at > " now!()
 );
 
-const REMOVE: Sql = both!("DELETE FROM " own!(webhook_endpoints) " WHERE id = $1");
+const REMOVE: Sql = both!(
+    "DELETE FROM " own!(webhook_endpoints)
+    " WHERE id = $1 RETURNING workspace_id, url, description, changed_only"
+);
 
 const REMOVE_DELIVERIES: Sql = both!(
     "DELETE FROM " own!(webhook_deliveries) " WHERE id IN (
@@ -86,8 +99,28 @@ const SECRETS: Sql = both!(
 
 const RESEAL: Sql = both!(
     "UPDATE " own!(webhook_endpoints) " SET secret = $4, previous_secret = $5
-     WHERE id = $1 AND secret = $2 AND previous_secret IS NOT DISTINCT FROM $3"
+     WHERE id = $1 AND secret = $2 AND previous_secret IS NOT DISTINCT FROM $3
+     RETURNING workspace_id"
 );
+
+/// An action with an endpoint of this workspace.
+fn change(action: AuditAction, id: EndpointId, workspace: WorkspaceId) -> Change {
+    let owner = Binding {
+        workspace_id: Some(workspace),
+        tenant_id: None,
+    };
+    Change::new(action, id.0, owner)
+}
+
+/// What an entry keeps of an endpoint: the query of an address may contain a secret of the receiver.
+fn facts(url: &str, description: Option<&str>, changed_only: bool) -> Json {
+    json!({ "url": shown_url(url), "description": description, "changed_only": changed_only })
+}
+
+/// What an entry keeps of whether an endpoint is enabled.
+fn state(enabled: bool, disabled_reason: Option<&str>) -> Json {
+    json!({ "enabled": enabled, "disabled_reason": disabled_reason })
+}
 
 #[async_trait]
 impl<S: SqlStore> EndpointStore for S {
@@ -95,6 +128,7 @@ impl<S: SqlStore> EndpointStore for S {
         &self,
         new: &NewEndpoint,
         seal: SealSecret<'_>,
+        by: &Origin,
     ) -> Result<Endpoint, EndpointError> {
         transaction(self, async |tx| {
             let add = ADD
@@ -109,6 +143,10 @@ impl<S: SqlStore> EndpointStore for S {
                 url: new.url.clone(),
             })?;
             let row: EndpointRow = SET_SECRET.bind(id).bind(sealed).fetch_one(tx).await?;
+            let facts = facts(&new.url, new.description.as_deref(), new.changed_only);
+            let action = AuditAction::EndpointAdded;
+            let change = change(action, EndpointId(id), new.workspace_id).after(facts);
+            record(tx, &change, by).await?;
             Ok(row.try_into()?)
         })
         .await
@@ -124,6 +162,7 @@ impl<S: SqlStore> EndpointStore for S {
         id: EndpointId,
         seal: SealSecret<'_>,
         keep_previous: Duration,
+        by: &Origin,
     ) -> Result<Option<Endpoint>, EndpointError> {
         transaction(self, async |tx| {
             let place: Option<(i64, String)> = PLACE.bind(id.0).fetch_optional(tx).await?;
@@ -138,6 +177,11 @@ impl<S: SqlStore> EndpointStore for S {
             let keep = Some(keep_previous).filter(|period| !period.is_zero());
             let rotate = ROTATE.bind(id.0).bind(sealed).bind(Value::Later(keep));
             let row: EndpointRow = rotate.fetch_one(tx).await?;
+            let action = AuditAction::EndpointSecretRotated;
+            let seconds = keep_previous.as_secs();
+            let change = change(action, id, WorkspaceId(workspace))
+                .after(json!({ "keep_previous_seconds": seconds }));
+            record(tx, &change, by).await?;
             Ok(Some(row.try_into()?))
         })
         .await
@@ -147,27 +191,50 @@ impl<S: SqlStore> EndpointStore for S {
         &self,
         id: EndpointId,
         disabled: Option<DisabledReason>,
+        by: &Origin,
     ) -> Result<bool, StoreError> {
         transaction(self, async |tx| {
+            let found: Option<(i64, bool, Option<String>)> =
+                LOCK_STATE.bind(id.0).fetch_optional(tx).await?;
+            let Some((workspace, was_enabled, was_disabled_for)) = found else {
+                return Ok(false);
+            };
             let disabled_reason = disabled.map(DisabledReason::as_str);
-            let done = SET_ENABLED
-                .bind(id.0)
-                .bind(disabled_reason)
-                .execute(tx)
-                .await?;
+            let set = SET_ENABLED.bind(id.0).bind(disabled_reason);
+            set.execute(tx).await?;
             if disabled.is_none() {
                 PENDING_NOW.bind(id.0).execute(tx).await?;
             }
-            Ok(done > 0)
+            let action = match disabled {
+                Some(_) => AuditAction::EndpointDisabled,
+                None => AuditAction::EndpointEnabled,
+            };
+            let change = change(action, id, WorkspaceId(workspace))
+                .before(state(was_enabled, was_disabled_for.as_deref()))
+                .after(state(disabled.is_none(), disabled_reason));
+            record(tx, &change, by).await?;
+            Ok(true)
         })
         .await
     }
 
-    async fn remove_endpoint(&self, id: EndpointId) -> Result<bool, StoreError> {
+    async fn remove_endpoint(&self, id: EndpointId, by: &Origin) -> Result<bool, StoreError> {
         let removal = async {
-            let removed = execute(self, REMOVE.bind(id.0)).await?;
+            let removed = transaction(self, async |tx| {
+                let removed: Option<(i64, String, Option<String>, bool)> =
+                    REMOVE.bind(id.0).fetch_optional(tx).await?;
+                let Some((workspace, url, description, changed_only)) = removed else {
+                    return Ok(false);
+                };
+                let facts = facts(&url, description.as_deref(), changed_only);
+                let action = AuditAction::EndpointRemoved;
+                let change = change(action, id, WorkspaceId(workspace)).before(facts);
+                record(tx, &change, by).await?;
+                Ok::<bool, StoreError>(true)
+            })
+            .await?;
             while execute(self, REMOVE_DELIVERIES.bind(id.0).bind(CHUNK)).await? > 0 {}
-            Ok(removed > 0)
+            Ok(removed)
         };
         within(self.in_process().call_timeout, removal).await
     }
@@ -182,6 +249,7 @@ impl<S: SqlStore> EndpointStore for S {
         id: EndpointId,
         old: &SealedSecrets,
         new: &SealedSecrets,
+        by: &Origin,
     ) -> Result<bool, StoreError> {
         let reseal = RESEAL
             .bind(id.0)
@@ -189,6 +257,15 @@ impl<S: SqlStore> EndpointStore for S {
             .bind(&old.previous)
             .bind(&new.current)
             .bind(&new.previous);
-        Ok(execute(self, reseal).await? > 0)
+        transaction(self, async |tx| {
+            let resealed: Option<(i64,)> = reseal.fetch_optional(tx).await?;
+            let Some((workspace,)) = resealed else {
+                return Ok(false);
+            };
+            let action = AuditAction::EndpointResealed;
+            record(tx, &change(action, id, WorkspaceId(workspace)), by).await?;
+            Ok(true)
+        })
+        .await
     }
 }

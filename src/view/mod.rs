@@ -2,6 +2,7 @@
 //! API and page can never disagree. The API's schema is derived from these types.
 
 pub mod acknowledgement;
+pub mod audit;
 pub mod connection;
 pub mod detail;
 pub mod diff;
@@ -14,6 +15,7 @@ pub mod timeline;
 pub mod words;
 
 pub use acknowledgement::AcknowledgementView;
+pub use audit::AuditEntryView;
 pub use connection::ConnectionView;
 pub use detail::RunDetail;
 pub use diff::DiffView;

@@ -1,5 +1,6 @@
 //! Words for states, statuses and changes, as people read them: each stands here once.
 
+use crate::domain::audit::AuditAction;
 use crate::domain::connection_facts::ExpirySource;
 use crate::domain::names::text_enum;
 use crate::domain::report::diff::{Change, stable_evidence};
@@ -43,6 +44,31 @@ impl RunBadge {
             Self::Blocked => "Blocked",
             Self::Unknown => "Completed",
         }
+    }
+}
+
+/// What an entry of the audit trail is about, for people.
+pub const fn audit_action(action: AuditAction) -> &'static str {
+    match action {
+        AuditAction::TokenCreated => "Token created",
+        AuditAction::TokenRevoked => "Token revoked",
+        AuditAction::SignedIn => "Signed in",
+        AuditAction::SignInRefused => "Sign-in refused",
+        AuditAction::SignedOut => "Signed out",
+        AuditAction::ConnectionAdded => "Connection added",
+        AuditAction::ConnectionEnabled => "Connection enabled",
+        AuditAction::ConnectionDisabled => "Connection disabled",
+        AuditAction::CredentialReplaced => "Credential replaced",
+        AuditAction::CredentialExpirySet => "Expiry of the credential recorded",
+        AuditAction::CredentialResealed => "Credential encrypted again",
+        AuditAction::AcknowledgementAdded => "Check acknowledged",
+        AuditAction::AcknowledgementWithdrawn => "Acknowledgement withdrawn",
+        AuditAction::EndpointAdded => "Webhook endpoint added",
+        AuditAction::EndpointSecretRotated => "Secret of the webhook endpoint rotated",
+        AuditAction::EndpointEnabled => "Webhook endpoint enabled",
+        AuditAction::EndpointDisabled => "Webhook endpoint disabled",
+        AuditAction::EndpointRemoved => "Webhook endpoint removed",
+        AuditAction::EndpointResealed => "Secret of the webhook endpoint encrypted again",
     }
 }
 

@@ -2,10 +2,13 @@
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
+use std::sync::LazyLock;
 use std::time::Duration;
 use verifyd::app::Services;
 use verifyd::config::{Settings, Sources};
 use verifyd::domain::access::{Binding, Scope};
+use verifyd::domain::acknowledgement::{Actor, Surface};
+use verifyd::domain::audit::Origin;
 use verifyd::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
 use verifyd::domain::credential::Credential;
 use verifyd::domain::run::OperationRun;
@@ -120,10 +123,11 @@ impl World {
         let vault = &self.services.vault;
         let store = &self.services.store;
         match credential {
-            None => store.add_connection(&new, None).await.unwrap(),
+            None => store.add_connection(&new, None, operator()).await.unwrap(),
             Some(credential) => {
                 let seal = |binding| vault.seal(binding, &credential, None);
-                store.add_connection(&new, Some(&seal)).await.unwrap()
+                let added = store.add_connection(&new, Some(&seal), operator());
+                added.await.unwrap()
             }
         }
     }
@@ -145,7 +149,10 @@ impl World {
 
     pub async fn disable(&self, id: ConnectionId) {
         let disabled = ConnectionStatus::Disabled;
-        let changed = self.services.store.set_connection_status(id, disabled);
+        let changed = self
+            .services
+            .store
+            .set_connection_status(id, disabled, operator());
         assert!(changed.await.unwrap());
     }
 
@@ -160,7 +167,8 @@ impl World {
             binding,
             expires_at: None,
         };
-        self.services.store.add_token(&new).await.unwrap();
+        let added = self.services.store.add_token(&new, operator()).await;
+        added.unwrap();
         text.to_owned()
     }
 
@@ -230,6 +238,19 @@ impl World {
         .await
         .expect("the run is completed")
     }
+}
+
+/// Somebody at the command line.
+pub fn operator() -> &'static Origin {
+    static OPERATOR: LazyLock<Origin> = LazyLock::new(|| {
+        let actor = Actor {
+            surface: Surface::Cli,
+            token_id: None,
+            name: "operator, uid 1000".into(),
+        };
+        actor.into()
+    });
+    &OPERATOR
 }
 
 /// The reach of a workspace, or of one tenant in it.

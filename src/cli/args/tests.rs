@@ -1,7 +1,7 @@
 use super::{Cli, with_negative_values};
 use crate::domain::{
-    AcknowledgementId, ConnectionId, DeliveryId, EndpointId, RunId, SessionId, TenantId, TokenId,
-    WorkspaceId,
+    AcknowledgementId, AuditEntryId, ConnectionId, DeliveryId, EndpointId, RunId, SessionId,
+    TenantId, TokenId, WorkspaceId,
 };
 use clap::CommandFactory as _;
 use std::any::TypeId;
@@ -22,6 +22,7 @@ fn is_id(argument: &clap::Arg) -> bool {
     let value = argument.get_value_parser().type_id();
     [
         TypeId::of::<AcknowledgementId>(),
+        TypeId::of::<AuditEntryId>(),
         TypeId::of::<ConnectionId>(),
         TypeId::of::<DeliveryId>(),
         TypeId::of::<EndpointId>(),

@@ -21,7 +21,7 @@ pub struct TokensCreateArgs {
     /// Purpose of the token, for people
     #[arg(long, value_name = "TEXT")]
     pub name: String,
-    /// Scope: read, run or admin; repeatable, none includes another
+    /// Scope: read, run, admin or audit; repeatable, none includes another
     #[arg(long = "scope", value_name = "SCOPE", required = true)]
     pub scopes: Vec<Scope>,
     /// The only workspace that it reaches; every workspace if absent

@@ -4,7 +4,6 @@ use super::connections::CONNECTIONS;
 use super::{Demo, watch};
 use crate::cli::{output, simulated};
 use crate::domain::access::{Binding, Scope};
-use crate::domain::acknowledgement::{Actor, Surface};
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::{ConnectionId, RunId};
 use crate::http;
@@ -81,7 +80,15 @@ impl Demo<'_> {
         let (store, vault) = (self.services.store.as_ref(), self.services.vault.as_ref());
         let expires_at = self.services.clock.now() + expires_in;
         let secret = simulated::secret();
-        set_credential(store, vault, id, &secret, Some(expires_at)).await?;
+        set_credential(
+            store,
+            vault,
+            id,
+            &secret,
+            Some(expires_at),
+            &simulated::demo(),
+        )
+        .await?;
         Ok(())
     }
 
@@ -103,11 +110,7 @@ impl Demo<'_> {
                 check_key: problem.check.key.clone(),
                 reason: "The licences are ordered; they arrive with the new contract.".to_owned(),
                 by: Some("Kim of the service desk".to_owned()),
-                through: Actor {
-                    surface: Surface::Cli,
-                    token_id: None,
-                    name: "demo".to_owned(),
-                },
+                through: simulated::demo(),
                 expires_at: Some(now + TimeDelta::days(30)),
             };
             acknowledge(store, &request, now).await?;
@@ -157,12 +160,18 @@ impl Demo<'_> {
     async fn token(&self) -> Result<SecretString, OperationError> {
         let request = TokenRequest {
             name: "demo".to_owned(),
-            scopes: vec![Scope::Read, Scope::Run, Scope::Admin],
+            scopes: Scope::ALL.to_vec(),
             binding: Binding::EVERYTHING,
             expires_at: None,
         };
         let now = self.services.clock.now();
-        let (_, token) = create_token(self.services.store.as_ref(), request, now).await?;
+        let (_, token) = create_token(
+            self.services.store.as_ref(),
+            request,
+            &simulated::demo(),
+            now,
+        )
+        .await?;
         Ok(token)
     }
 }

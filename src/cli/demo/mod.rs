@@ -148,7 +148,7 @@ impl<'a> Demo<'a> {
         let id = simulated::add(self.services, &new).await?;
         if part.flaw == Some(Flaw::Disabled) {
             store
-                .set_connection_status(id, ConnectionStatus::Disabled)
+                .set_connection_status(id, ConnectionStatus::Disabled, &simulated::demo())
                 .await?;
         }
         let (connection, _) = store.connection(id).await?.context("just added")?;

@@ -132,7 +132,7 @@ pub async fn acknowledge_check(
         check_key: body.read.check_key,
         reason: body.read.reason,
         by: body.read.acknowledged_by,
-        through: caller.actor(),
+        through: caller.origin(),
         expires_at: body.read.expires_at,
     };
     let work = {
@@ -179,7 +179,7 @@ pub async fn withdraw_acknowledgement(
     once: Once,
     body: JsonBody<Withdraw>,
 ) -> Result<Response, Problem> {
-    let (reach, through) = (caller.binding(), caller.actor());
+    let (reach, through) = (caller.binding(), caller.origin());
     let work = {
         let api = Arc::clone(&api);
         async move {

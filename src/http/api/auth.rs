@@ -1,10 +1,11 @@
 //! Who calls, and whether it may.
 
-use super::Api;
 use super::problem::{Kind, Problem};
 use super::routes::Access;
+use super::{Api, RequestId};
 use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
+use crate::domain::audit::Origin;
 use crate::domain::{TokenId, token};
 use crate::http::body::{self, Unread};
 use crate::http::connection_slots::network;
@@ -24,6 +25,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub token: TokenRecord,
+    address: Option<IpAddr>,
+    request_id: Option<String>,
 }
 
 impl Caller {
@@ -35,12 +38,16 @@ impl Caller {
         self.token.binding
     }
 
-    /// Who did it, whatever the request says.
-    pub fn actor(&self) -> Actor {
-        Actor {
-            surface: Surface::Api,
-            token_id: Some(self.token.id),
-            name: self.token.name.clone(),
+    /// Who did it and from where, whatever the request says.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            actor: Actor {
+                surface: Surface::Api,
+                token_id: Some(self.token.id),
+                name: self.token.name.clone(),
+            },
+            address: self.address.map(|address| address.to_string()),
+            request_id: self.request_id.clone(),
         }
     }
 }
@@ -67,7 +74,13 @@ pub async fn admit(access: Access, request: Request, next: Next) -> Result<Respo
         anonymous(&api, address)?;
         return Ok(next.run(request).await);
     };
-    let caller = authenticate(&api, authorization, address).await?;
+    let token = authenticate(&api, authorization, address).await?;
+    let request_id = request.extensions().get::<RequestId>();
+    let caller = Caller {
+        token,
+        address,
+        request_id: request_id.map(|id| id.0.clone()),
+    };
     let token = caller.id();
     tracing::Span::current().record("token", token.0);
     let answered = answer(&api, caller, scope, request, next).await;
@@ -107,7 +120,7 @@ async fn authenticate(
     api: &Api,
     authorization: Option<HeaderValue>,
     address: Option<IpAddr>,
-) -> Result<Caller, Problem> {
+) -> Result<TokenRecord, Problem> {
     let Some(header) = authorization else {
         anonymous(api, address)?;
         return Err(unauthorized(
@@ -140,7 +153,7 @@ async fn authenticate(
         None => None,
     };
     match found {
-        Some(token) => Ok(Caller { token }),
+        Some(token) => Ok(token),
         None => {
             anonymous(api, address)?;
             Err(unauthorized(

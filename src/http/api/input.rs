@@ -3,7 +3,7 @@
 
 use super::problem::{FieldError, Kind, Problem};
 use crate::domain::names::UnknownName;
-use crate::domain::time_input;
+use crate::domain::time_input::{self, Day};
 use axum::RequestExt as _;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
@@ -150,8 +150,19 @@ impl Fields {
 
     /// A time until which something holds: a date alone is the end of that day.
     pub fn time(&mut self, name: &'static str) -> Option<DateTime<Utc>> {
+        self.moment(name, Day::End)
+    }
+
+    /// A time from which on something holds: a date alone is the beginning of that day.
+    pub fn since(&mut self, name: &'static str) -> Option<DateTime<Utc>> {
+        self.moment(name, Day::Start)
+    }
+
+    fn moment(&mut self, name: &'static str, day: Day) -> Option<DateTime<Utc>> {
         let value = self.take(name)?;
-        let time = value.as_str().and_then(|text| time_input::until(text).ok());
+        let time = value
+            .as_str()
+            .and_then(|text| time_input::parse(text, day).ok());
         if time.is_none() {
             self.refuse(name, "is no time", time_input::FORMS);
         }

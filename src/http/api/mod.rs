@@ -4,6 +4,7 @@
 //! exist for it.
 
 mod acknowledgements;
+mod audit;
 mod auth;
 mod connections;
 mod document;
@@ -71,6 +72,10 @@ pub struct ApiSettings {
     pub max_body_bytes: usize,
 }
 
+/// The id of a request, as in its log line.
+#[derive(Clone, Debug)]
+struct RequestId(String);
+
 /// On or off, as it stands in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -129,6 +134,7 @@ fn routes() -> Routes {
     const READ: Access = Access::Scope(Scope::Read);
     const RUN: Access = Access::Scope(Scope::Run);
     const ADMIN: Access = Access::Scope(Scope::Admin);
+    const AUDIT: Access = Access::Scope(Scope::Audit);
     Routes::new()
         .add(RUN, routes!(runs::start_check))
         .add(READ, routes!(runs::list_runs))
@@ -143,6 +149,7 @@ fn routes() -> Routes {
         .add(READ, routes!(connections::read_connection))
         .add(READ, routes!(onboarding::read_onboarding_session))
         .add(ADMIN, routes!(workers::list_workers))
+        .add(AUDIT, routes!(audit::list_audit_entries))
         .add(Access::Public, routes!(document::read_document))
 }
 
@@ -179,6 +186,7 @@ async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -
     // Never the query: it may hold what people searched for.
     let path = request.uri().path().to_owned();
     request.extensions_mut().insert(Arc::clone(&api));
+    request.extensions_mut().insert(RequestId(id.clone()));
     let span = tracing::info_span!("request", id, token = tracing::field::Empty);
     let work = panics::caught(next.run(request), || {
         Problem::new(Kind::Defect, "The work on it panicked; the log says where.").into_response()

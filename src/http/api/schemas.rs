@@ -5,6 +5,7 @@
 //! that none is forgotten.
 
 use crate::domain::acknowledgement::Surface;
+use crate::domain::audit::{AuditAction, AuditObject};
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::connection_facts::ExpirySource;
 use crate::domain::report::diff::Change;
@@ -40,7 +41,8 @@ macro_rules! names {
 }
 
 names! {
-    Change, ConnectionStatus, DiffState, ExpirySource, Outcome, Overall, RunStatus, Standing, Surface,
+    AuditAction, AuditObject, Change, ConnectionStatus, DiffState, ExpirySource, Outcome, Overall,
+    RunStatus, Standing, Surface,
 }
 
 /// A check is what the published schema says of it.

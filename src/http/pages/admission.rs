@@ -10,12 +10,17 @@ use crate::http::connection_slots::network;
 use crate::http::rate_limit::RateLimiter;
 use crate::http::request_limits::LookUpRefused;
 use crate::http::server::Peer;
+use crate::ports::log_throttle::LogThrottle;
 use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Time between two entries of the audit trail about refused sign-ins.
+const REFUSED_LOGINS: Duration = Duration::from_secs(10);
 
 /// How many requests sessions and addresses may make.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ pub struct Limits {
     by_token: RateLimiter<TokenId>,
     by_address: RateLimiter<Option<IpAddr>>,
     logins: RateLimiter<Option<IpAddr>>,
+    /// Of the entries about refused sign-ins, however many there are: strangers must not fill the audit trail.
+    pub refused_logins: LogThrottle,
 }
 
 impl Limits {
@@ -31,6 +38,7 @@ impl Limits {
             by_token: RateLimiter::per_minute(settings.requests_per_minute),
             by_address: RateLimiter::per_minute(settings.requests_per_minute),
             logins: RateLimiter::per_minute(settings.logins_per_minute),
+            refused_logins: LogThrottle::every(REFUSED_LOGINS),
         }
     }
 }
@@ -99,7 +107,7 @@ async fn visitor(
         .request_limits
         .look_up(&session, address, ask, |found| found.token.id)
         .await?;
-    Ok(found.map(|found| (found, session).into()))
+    Ok(found.map(|found| Visitor::of(found, session, address)))
 }
 
 impl From<LookUpRefused> for PageError {

@@ -15,6 +15,7 @@ pub struct Layout {
     pub csrf: String,
     pub may_run: bool,
     pub sees_workers: bool,
+    pub sees_audit: bool,
     /// What the token is bound to, in words.
     pub reach: Option<String>,
     /// Address of the live stream for the script.
@@ -49,6 +50,7 @@ impl Layout {
             csrf: visitor.csrf.clone(),
             may_run: visitor.may(Scope::Run),
             sees_workers: visitor.sees_workers(),
+            sees_audit: visitor.may(Scope::Audit),
             reach: (!bound.is_empty()).then(|| bound.join(", ")),
             live: None,
             style: assets::style(),

@@ -4,11 +4,13 @@ use super::error::{PageError, render};
 use super::format::safe_link;
 use super::input::{Form, Query};
 use super::security::{forwarded_https, same_origin};
-use super::session::{COOKIE_NAME, Confirmation, Visitor, cookie};
+use super::session::{COOKIE_NAME, Confirmation, Visitor, cookie, origin};
 use super::{Pages, SecureCookie, assets};
-use crate::domain::access::Scope;
+use crate::domain::access::{Binding, Scope};
+use crate::domain::audit::{AuditAction, Change};
 use crate::domain::token;
 use crate::http::server::Peer;
+use crate::ports::access::TokenRecord;
 use askama::Template;
 use axum::Extension;
 use axum::extract::State;
@@ -17,6 +19,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde_json::json;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 #[derive(Debug, Default, Deserialize)]
@@ -77,35 +81,31 @@ pub async fn log_in(
         return Err(PageError::Forged);
     }
     let next = path_of_ours(&login.next);
-    let refused = |problem| {
-        let page = page(next, Some(problem));
-        (StatusCode::UNAUTHORIZED, page).into_response()
-    };
-    let Some(hash) = token::hash(login.token.expose_secret().trim()) else {
-        return Ok(refused(
-            "This is no token of verifyd. A token begins with vfd_ and has 51 characters.",
-        ));
-    };
     let address = peer.map(|peer| peer.0.0.ip());
+    let Some(hash) = token::hash(login.token.expose_secret().trim()) else {
+        let problem =
+            "This is no token of verifyd. A token begins with vfd_ and has 51 characters.";
+        note_refusal(&pages, None, address).await;
+        return Ok(refused(next, problem));
+    };
     let ask = pages.store.token_by_hash(&hash);
     let Some(record) = pages
         .request_limits
         .look_up(&hash, address, ask, |token| token.id)
         .await?
     else {
-        return Ok(refused(
-            "This token is not valid: it was never made here, was revoked, or has expired.",
-        ));
+        let problem =
+            "This token is not valid: it was never made here, was revoked, or has expired.";
+        note_refusal(&pages, None, address).await;
+        return Ok(refused(next, problem));
     };
     if !record.scopes.contains(&Scope::Read) {
-        return Ok(refused(
-            "This token may not read. Make one with the scope read.",
-        ));
+        let problem = "This token may not read. Make one with the scope read.";
+        note_refusal(&pages, Some(&record), address).await;
+        return Ok(refused(next, problem));
     }
     // The session of an earlier login is closed.
-    if let Some(old) = cookie(&headers) {
-        pages.store.close_session(&token::sha256_hex(old)).await?;
-    }
+    let replaced = cookie(&headers).map(token::sha256_hex);
     let secret = token::random_text();
     let csrf = token::random_text();
     let (Ok(secret), Ok(csrf)) = (secret, csrf) else {
@@ -120,6 +120,8 @@ pub async fn log_in(
             &token::sha256_hex(secret.expose_secret()),
             csrf.expose_secret(),
             lifetime,
+            replaced.as_deref(),
+            &origin(Some((record.id, &record.name[..])), address),
         )
         .await?;
     let secure = pages.settings.secure_cookie == SecureCookie::Always || forwarded_https(&headers);
@@ -135,10 +137,33 @@ pub async fn log_out(
     Form(form): Form<Confirmation>,
 ) -> Result<Response, PageError> {
     visitor.form(&headers, &form.csrf)?;
-    pages.store.close_session(&visitor.session).await?;
+    let (store, by) = (&pages.store, visitor.origin());
+    store.close_session(&visitor.session, &by).await?;
     let secure = pages.settings.secure_cookie == SecureCookie::Always || forwarded_https(&headers);
     let cookie = set_cookie("", 0, secure);
     Ok(([(SET_COOKIE, cookie)], Redirect::to("/login")).into_response())
+}
+
+/// The form again, with what is wrong.
+fn refused(next: &str, problem: &str) -> Response {
+    (StatusCode::UNAUTHORIZED, page(next, Some(problem))).into_response()
+}
+
+/// Adds an entry about a refused sign-in to the audit trail, with the number of those before it that have none.
+async fn note_refusal(pages: &Pages, token: Option<&TokenRecord>, address: Option<IpAddr>) {
+    let Some(left_out) = pages.limits.refused_logins.line() else {
+        return;
+    };
+    let id = token.map(|token| token.id.0);
+    let bound = token.map_or(Binding::EVERYTHING, |token| token.binding);
+    let change = Change::new(AuditAction::SignInRefused, id, bound);
+    let change = change.after(json!({ "others_without_an_entry": left_out }));
+    // With what is no token nobody is known.
+    let known = token.map(|token| (token.id, token.name.as_str()));
+    let by = origin(known, address);
+    if let Err(error) = pages.store.add_audit_entry(&change, &by).await {
+        tracing::warn!(%error, "a refused sign-in has no entry in the audit trail");
+    }
 }
 
 fn set_cookie(value: &str, max_age: u64, secure: bool) -> String {

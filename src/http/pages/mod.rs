@@ -2,6 +2,7 @@
 
 mod admission;
 mod assets;
+mod audit;
 mod chart;
 mod connections;
 mod error;
@@ -121,6 +122,7 @@ pub fn router(pages: Arc<Pages>) -> Router {
         .route("/modules", get(modules::list))
         .route("/modules/{key}/plan", get(modules::plan))
         .route("/workers", get(workers::page))
+        .route("/audit", get(audit::page))
         .route("/live", get(live::lists))
         .route("/live/runs/{id}", get(live::run))
         .route("/login", get(login::form).post(login::log_in))

@@ -285,7 +285,7 @@ pub async fn acknowledge(
         check_key: form.check_key,
         reason: form.reason,
         by: (!form.by.trim().is_empty()).then_some(form.by),
-        through: visitor.actor(),
+        through: visitor.origin(),
         expires_at: expiry(&form.until)?,
     };
     let done = acknowledge::acknowledge(pages.store.as_ref(), &request, pages.clock.now()).await?;
@@ -305,7 +305,7 @@ pub async fn withdraw(
     visitor.form(&headers, &form.csrf)?;
     visitor.needs(Scope::Run)?;
     let (store, reach) = (pages.store.as_ref(), &visitor.binding);
-    let through = visitor.actor();
+    let through = visitor.origin();
     let withdrawn = acknowledge::withdraw(store, reach, acknowledgement, None, &through).await?;
     Ok(back_to(run, &withdrawn.check_key))
 }

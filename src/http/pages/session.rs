@@ -5,6 +5,7 @@ use super::security::{followed_from_elsewhere, same_origin};
 use crate::domain::TokenId;
 use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
+use crate::domain::audit::Origin;
 use crate::ports::access::SessionRecord;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::FromRequestParts;
@@ -12,6 +13,7 @@ use axum::http::header::COOKIE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use serde::Deserialize;
+use std::net::IpAddr;
 
 /// Name of the cookie.
 pub const COOKIE_NAME: &str = "verifyd_session";
@@ -28,6 +30,8 @@ pub struct Visitor {
     pub csrf: String,
     /// SHA-256 of the cookie.
     pub session: String,
+    /// Where the request comes from.
+    address: Option<IpAddr>,
 }
 
 impl Visitor {
@@ -48,13 +52,9 @@ impl Visitor {
         }
     }
 
-    /// Returns the identity for actions with the token.
-    pub fn actor(&self) -> Actor {
-        Actor {
-            surface: Surface::Pages,
-            token_id: Some(self.token),
-            name: self.name.clone(),
-        }
+    /// Returns the origin of actions with the token.
+    pub fn origin(&self) -> Origin {
+        origin(Some((self.token, &self.name[..])), self.address)
     }
 
     /// A form that changes something must come from a page of this session.
@@ -66,6 +66,19 @@ impl Visitor {
         } else {
             Err(PageError::Forged)
         }
+    }
+}
+
+/// The origin of what is done on a page, with this token and its name or without any.
+pub fn origin(token: Option<(TokenId, &str)>, address: Option<IpAddr>) -> Origin {
+    Origin {
+        actor: Actor {
+            surface: Surface::Pages,
+            token_id: token.map(|(id, _)| id),
+            name: token.map_or("unknown", |(_, name)| name).to_owned(),
+        },
+        address: address.map(|address| address.to_string()),
+        request_id: None,
     }
 }
 
@@ -88,9 +101,11 @@ pub fn cookie(headers: &HeaderMap) -> Option<&str> {
         .map(|(_, value)| value)
 }
 
-impl From<(SessionRecord, String)> for Visitor {
-    fn from((found, session): (SessionRecord, String)) -> Self {
+impl Visitor {
+    /// Whoever has the session of this hash.
+    pub fn of(found: SessionRecord, session: String, address: Option<IpAddr>) -> Self {
         Self {
+            address,
             token: found.token.id,
             name: found.token.name,
             binding: found.token.binding,

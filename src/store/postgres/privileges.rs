@@ -104,6 +104,7 @@ const NEEDED: &[(&str, &[Privilege])] = &[
         &[SELECT, on_columns("UPDATE", "last_used_at")],
     ),
     ("verifyd.acknowledgement_actors", &[SELECT, INSERT]),
+    ("verifyd.audit_entries", &[SELECT, INSERT]),
     ("verifyd.sweep_lock", &[SELECT, INSERT, UPDATE]),
     (
         "operation_runs",

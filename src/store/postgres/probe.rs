@@ -105,7 +105,7 @@ const SESSIONS_OF_POOL: &str = "
     WHERE o.pid = pg_backend_pid()";
 
 /// The tables that verifyd inserts rows into whose ids are from a sequence.
-const NUMBERED: [&str; 8] = [
+const NUMBERED: [&str; 9] = [
     "operation_runs",
     "provider_connections",
     "provider_credentials",
@@ -114,6 +114,7 @@ const NUMBERED: [&str; 8] = [
     "verifyd.api_tokens",
     "verifyd.webhook_endpoints",
     "verifyd.webhook_deliveries",
+    "verifyd.audit_entries",
 ];
 
 /// `$1`: the name of a table whose ids the role may read. The sequence that the default of its ids names, else the one that

@@ -4,6 +4,7 @@ use crate::checks::{assert_sound, unusable_credentials};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use test_support::world::operator;
 use test_support::world::{World, check, reasons};
 use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::credential::Credential;
@@ -184,7 +185,7 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
     world
         .services
         .store
-        .set_connection_status(good, ConnectionStatus::Disabled)
+        .set_connection_status(good, ConnectionStatus::Disabled, operator())
         .await
         .unwrap();
     let id = world.record(good, |_| {}).await;
@@ -251,7 +252,10 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
     let past = chrono::DateTime::from_timestamp(1_700_000_000, 0);
     let sealed = vault.seal(binding, &secret("long-expired"), past).unwrap();
     let store = &world.services.store;
-    store.set_credential(other, &sealed).await.unwrap();
+    store
+        .set_credential(other, &sealed, operator())
+        .await
+        .unwrap();
     let id = world.record(other, |_| {}).await;
     let run = expect(id, Reason::CredentialExpired).await;
     assert_eq!(
@@ -262,7 +266,10 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
     // Another connection's ciphertext does not open here.
     let foreign = store.connection(none).await.unwrap().unwrap().0.binding();
     let sealed = vault.seal(foreign, &secret("elsewhere"), None).unwrap();
-    store.set_credential(other, &sealed).await.unwrap();
+    store
+        .set_credential(other, &sealed, operator())
+        .await
+        .unwrap();
     let id = world.record(other, |_| {}).await;
     expect(id, Reason::CredentialUndecryptable).await;
 
@@ -270,14 +277,20 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
         .seal(binding, &secret("fits not its kind"), None)
         .unwrap();
     sealed.kind = verifyd::domain::connection::CredentialKind::Certificate;
-    store.set_credential(other, &sealed).await.unwrap();
+    store
+        .set_credential(other, &sealed, operator())
+        .await
+        .unwrap();
     let id = world.record(other, |_| {}).await;
     expect(id, Reason::CredentialMalformed).await;
 
     let sealed = vault
         .seal(binding, &unusable_credentials::certificate(3000), None)
         .unwrap();
-    store.set_credential(other, &sealed).await.unwrap();
+    store
+        .set_credential(other, &sealed, operator())
+        .await
+        .unwrap();
     let id = world.record(other, |_| {}).await;
     let run = expect(id, Reason::CertificateNotYetValid).await;
     let evidence = &check(&run, "preflight.credential")["evidence"][0];

@@ -10,6 +10,7 @@ use serde_json::json;
 use std::sync::atomic::Ordering;
 use test_support::hostile_server::{At, Hostile, HostileServer, answer};
 use test_support::tenant_combinations::{Combination, OWNERS, TOKENS, entra};
+use test_support::world::operator;
 use test_support::world::{World, reasons};
 use verifyd::domain::connection::NewConnection;
 use verifyd::domain::credential::Credential;
@@ -50,7 +51,10 @@ async fn connection(world: &World, owner: usize, tokens: Scenario, cloud: &str) 
     let vault = &world.services.vault;
     let seal = |binding| vault.seal(binding, &secret(), None);
     let store = &world.services.store;
-    store.add_connection(&new, Some(&seal)).await.unwrap()
+    store
+        .add_connection(&new, Some(&seal), operator())
+        .await
+        .unwrap()
 }
 
 /// Requests of any kind, by owner and scenario.
@@ -98,7 +102,7 @@ async fn no_combination_of_tenants_crosses_over() {
             payload: stored.payload,
             expires_at: stored.expires_at,
         };
-        store.set_credential(id, &sealed).await.unwrap();
+        store.set_credential(id, &sealed, operator()).await.unwrap();
     }
 
     let combinations = Combination::all();

@@ -3,6 +3,7 @@
 use crate::checks::assert_sound;
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use test_support::world::operator;
 use test_support::world::{World, check};
 use verifyd::credentials::credential_from_pem;
 use verifyd::domain::ConnectionId;
@@ -38,7 +39,7 @@ async fn report_on(world: &World, worker: &Worker, id: ConnectionId, payload: &s
     world
         .services
         .store
-        .set_credential(id, &stored)
+        .set_credential(id, &stored, operator())
         .await
         .unwrap();
     let run = world.record(id, |_| {}).await;

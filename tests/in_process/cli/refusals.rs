@@ -93,6 +93,17 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "'--older-than <DURATION>': allowed: numbers",
         ),
         (
+            "prune --older-than 1d --audit-older-than 29d",
+            2,
+            "are kept for at least 30d",
+        ),
+        ("audit list --action moon.painted", 2, "token.created"),
+        (
+            "audit list --object token --id 0",
+            2,
+            "a whole number from 1",
+        ),
+        (
             "tokens create --name x --scope read --expires -1d",
             2,
             "'--expires <TIME>': allowed is 2026-12-31",
@@ -115,7 +126,7 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
         (
             "tokens create --name x --scope read --scope admin --workspace 1",
             1,
-            "--scope: admin belongs to no workspace, and the token is bound to one, allowed: read, run",
+            "--scope: admin belongs to no workspace, and the token is bound to one, allowed: read, run, audit",
         ),
         (
             "enqueue --connection 1 --module teleport",

@@ -4,6 +4,7 @@ use crate::api::limits::unknown;
 use crate::api::scene::{ALL, DOCUMENT, Reply, Scene, bound, operations, with_id};
 use reqwest::Method;
 use serde_json::{Value, json};
+use test_support::world::operator;
 use verifyd::domain::TokenId;
 use verifyd::domain::access::{Binding, Scope};
 
@@ -18,7 +19,7 @@ async fn no_route_answers_without_its_scope() {
     let scene = Scene::postgres().await;
     let store = &scene.world.services.store;
     let revoked = scene.master().await;
-    assert!(store.revoke_token(TokenId(1)).await.unwrap());
+    assert!(store.revoke_token(TokenId(1), operator()).await.unwrap());
     let expired = scene.master().await;
     scene
         .sql("UPDATE verifyd.api_tokens SET expires_at = now() WHERE id = 2 RETURNING id")
@@ -87,7 +88,7 @@ enum Number {
 
 /// Every whole number that a request may hold, by its place and name. What is new has to be entered
 /// here, and is then tried on every route.
-const NUMBERS: [(&str, &str, Number); 11] = [
+const NUMBERS: [(&str, &str, Number); 13] = [
     ("path", "connection_id", Number::Id),
     ("path", "run_id", Number::Id),
     ("path", "acknowledgement_id", Number::Id),
@@ -95,6 +96,8 @@ const NUMBERS: [(&str, &str, Number); 11] = [
     ("query", "connection", Number::Id),
     ("query", "run", Number::Id),
     ("query", "tenant", Number::Id),
+    ("query", "token", Number::Id),
+    ("query", "object_id", Number::Id),
     ("query", "before", Number::Cursor),
     ("query", "after", Number::Cursor),
     ("query", "limit", Number::Count),
@@ -161,6 +164,21 @@ fn members(schema: &Value, found: &mut Vec<(String, String)>) {
     }
 }
 
+/// A list shows nothing to a stranger; the audit trail shows that tokens of the strangers' reach were made.
+fn assert_nothing(list: &str, answer: &Reply) {
+    if list == "/v1/audit" {
+        for entry in answer.items() {
+            assert_eq!(entry["action"], "token.created", "{entry}");
+            let owner = (&entry["workspace_id"], &entry["tenant_id"]);
+            assert_ne!(owner, (&json!(1), &json!(1)), "{entry}");
+            assert!(!owner.0.is_null(), "{entry}");
+        }
+        return;
+    }
+    let nothing = json!({ "items": [], "next": null });
+    assert_eq!(answer.body, nothing, "{list}");
+}
+
 /// All that a request could have changed.
 async fn everything(scene: &Scene) -> String {
     let statement = "SELECT concat( \
@@ -225,8 +243,7 @@ async fn what_is_out_of_reach_does_not_exist() {
             };
             for stranger in &strangers {
                 let answer = ask(&format!("{template}?{name}={value}"), stranger).await;
-                let nothing = json!({ "items": [], "next": null });
-                assert_eq!(answer.body, nothing, "{method} {template} {name}");
+                assert_nothing(&template, &answer);
             }
         }
         if !template.contains('{') {
@@ -261,10 +278,14 @@ async fn what_is_out_of_reach_does_not_exist() {
             }
         }
     }
-    for list in ["/v1/runs", "/v1/connections", "/v1/acknowledgements"] {
+    for list in [
+        "/v1/runs",
+        "/v1/connections",
+        "/v1/acknowledgements",
+        "/v1/audit",
+    ] {
         for stranger in &strangers {
-            let answer = scene.get(stranger, list).await;
-            assert_eq!(answer.body, json!({ "items": [], "next": null }), "{list}");
+            assert_nothing(list, &scene.get(stranger, list).await);
         }
         for token in &own {
             let answer = scene.get(token, list).await;

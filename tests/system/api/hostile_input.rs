@@ -212,6 +212,7 @@ async fn no_input_of_a_page_is_a_failure() {
             ("/runs", &["state", "connection", "tenant", "before"]),
             ("/runs/1", &["x"]),
             ("/workers", &["x"]),
+            ("/audit", &["action", "actor", "connection", "before"]),
             ("/login", &["next"]),
         ];
         for value in values() {

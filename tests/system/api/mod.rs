@@ -4,6 +4,7 @@
 pub mod scene;
 
 mod access;
+mod audit;
 mod document;
 mod generated_client;
 mod hostile_input;

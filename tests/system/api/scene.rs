@@ -21,7 +21,7 @@ use verifyd::domain::{ConnectionId, RunId};
 use verifyd::telemetry::metrics::Metrics;
 use verifyd_simulator::Scenario;
 
-pub const ALL: &[Scope] = &[Scope::Read, Scope::Run, Scope::Admin];
+pub const ALL: &[Scope] = Scope::ALL;
 
 /// What the server says of itself.
 pub static DOCUMENT: LazyLock<Value> = LazyLock::new(verifyd::http::api::document);

@@ -70,6 +70,21 @@ impl Stage {
             .await
     }
 
+    /// Entries about acknowledgements that this surface has left.
+    async fn entries(&self, surface: Surface) -> i64 {
+        let surface = match surface {
+            Surface::Cli => "cli",
+            Surface::Api => "api",
+            Surface::Page => "pages",
+            Surface::Library => "library",
+        };
+        self.number(&format!(
+            "SELECT count(*) FROM verifyd_audit_entries \
+             WHERE object = 'acknowledgement' AND surface = '{surface}'"
+        ))
+        .await
+    }
+
     async fn connection(&self, which: Connection, tenant: i64) -> ConnectionId {
         let world = &self.scene.world;
         let id = ConnectionId(self.scene.healthy(tenant).await);
@@ -294,6 +309,7 @@ impl Stage {
             withdrawn.await.unwrap();
         }
         let before = self.newest("verification_check_acknowledgements").await;
+        let entries = self.entries(surface).await;
         let done = match row.doing {
             Doing::Read => self.read(surface, run, reach).await,
             Doing::Acknowledge | Doing::AcknowledgeAgain => {
@@ -304,6 +320,12 @@ impl Stage {
             }
         };
         let after = self.newest("verification_check_acknowledgements").await;
+        // Exactly one entry of the audit trail for what is done, by this surface.
+        let is_change = done.is_ok()
+            && (after > before || row.doing == Doing::Withdraw)
+            && row.doing != Doing::Read;
+        let added = self.entries(surface).await - entries;
+        assert_eq!(added, i64::from(is_change), "{surface:?}: {}", row.what);
         Some(match done {
             Ok(()) if after > before => Decision::Made,
             Ok(()) => Decision::There,

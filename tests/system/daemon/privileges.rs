@@ -109,6 +109,8 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
     ] {
         bench.success(&arguments);
     }
+    let trail = bench.json(&["audit", "list", "--object", "connection", "--id", "1"]);
+    assert_eq!(trail[0]["action"], "connection.enabled", "{trail}");
 
     // A name that leads to loopback: the attempt to send is recorded, and ends at once.
     let hook = "https://localhost/hook";
@@ -189,8 +191,15 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
     bench
         .execute("DELETE FROM verification_check_acknowledgements; DELETE FROM operation_runs")
         .await;
-    let strays = bench.json(&["prune", "--older-than", "1h"]);
+    bench
+        .execute(
+            "INSERT INTO verifyd.audit_entries (at, action, object, surface, actor) \
+             VALUES ('2020-01-01T00:00:00Z', 'token.created', 'token', 'cli', 'somebody')",
+        )
+        .await;
+    let strays = bench.json(&["prune", "--older-than", "1h", "--audit-older-than", "30d"]);
     assert_eq!(strays["runs"], 0);
+    assert_eq!(strays["audit_entries"], 1, "{strays}");
     assert!(strays["attempts"].as_i64().unwrap() >= 2, "{strays}");
     assert_eq!(bench.count("verifyd.run_attempts").await, 0);
     let printed = bench.printed.lock().unwrap().clone();
@@ -223,6 +232,9 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
                 "DELETE FROM verification_check_acknowledgements",
                 "UPDATE verifyd.acknowledgement_actors SET name = 'x'",
                 "DELETE FROM verifyd.acknowledgement_actors",
+                "UPDATE verifyd.audit_entries SET actor = 'x'",
+                "DELETE FROM verifyd.audit_entries",
+                "TRUNCATE verifyd.audit_entries",
                 "UPDATE tenant_onboarding_sessions SET tenant_id = 2",
                 "INSERT INTO tenants (workspace_id) VALUES (1)",
                 "UPDATE verifyd.schema_migrations SET success = false",
@@ -251,6 +263,9 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
                 "DELETE FROM verification_check_acknowledgements",
                 "UPDATE verifyd.acknowledgement_actors SET name = 'x'",
                 "DELETE FROM verifyd.acknowledgement_actors",
+                "UPDATE verifyd.audit_entries SET actor = 'x'",
+                "DELETE FROM verifyd.audit_entries",
+                "TRUNCATE verifyd.audit_entries",
                 "DELETE FROM verifyd.carried_acknowledgements",
                 "SELECT FROM verifyd.sweep_lock FOR SHARE",
                 "UPDATE verifyd.latest_reports SET fingerprint = 'x'",
@@ -271,6 +286,8 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
                 "UPDATE operation_runs SET outcome = 'succeeded'",
                 "UPDATE verifyd.run_attempts SET token = gen_random_uuid()",
                 "DELETE FROM verifyd.latest_reports",
+                "SELECT actor FROM verifyd.audit_entries",
+                "INSERT INTO verifyd.audit_entries (action, object, surface, actor) VALUES ('x', 'x', 'x', 'x')",
                 "DELETE FROM verifyd.workers",
                 "SELECT FROM verifyd.sweep_lock FOR SHARE",
                 "DELETE FROM provider_credentials",
@@ -380,7 +397,7 @@ async fn people_say_something(bench: &Bench, connection: &str) {
 
 /// Logging in, every page, and logging out.
 async fn the_pages_are_seen(bench: &Bench, address: &str) {
-    let token = bench.token(&["read", "run", "admin"]);
+    let token = bench.token(&["read", "run", "admin", "audit"]);
     let person = Person::logged_in(&format!("http://{address}"), &token).await;
     // `doctor` has taken the first number, and rolled back.
     let run = bench.numbers("SELECT min(id) FROM operation_runs").await[0];
@@ -391,6 +408,7 @@ async fn the_pages_are_seen(bench: &Bench, address: &str) {
         "/runs",
         run.as_str(),
         "/workers",
+        "/audit",
         "/",
     ] {
         person.page(path).await;

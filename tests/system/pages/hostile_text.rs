@@ -4,6 +4,7 @@ use crate::api::scene::{ALL, Scene};
 use crate::pages::accessibility;
 use crate::pages::webdriver::Browser;
 use serde_json::{Value, json};
+use test_support::world::operator;
 use verifyd::domain::RunId;
 use verifyd::domain::access::Binding;
 use verifyd::domain::connection::NewConnection;
@@ -87,6 +88,7 @@ async fn hostile_reports_names_and_words_do_nothing() {
                 module: Some(IMAGE.into()),
             },
             None,
+            operator(),
         )
         .await
         .unwrap();
@@ -115,6 +117,7 @@ async fn hostile_reports_names_and_words_do_nothing() {
         format!("/runs/{readable}/run.json"),
         format!("/runs/{unreadable}"),
         format!("/runs/{odd}"),
+        "/audit".to_owned(),
         "/login?next=javascript:window.hit=1".to_owned(),
     ] {
         for width in [1280, 390] {

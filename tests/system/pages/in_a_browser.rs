@@ -42,6 +42,7 @@ pub async fn furnished() -> (Scene, Vec<String>) {
         "/modules",
         "/modules/conditional_access/plan",
         "/workers",
+        "/audit",
         "/nowhere",
     ]
     .map(str::to_owned)

@@ -6,6 +6,7 @@ use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use std::time::Duration;
 use test_support::waiting::PATIENCE;
+use test_support::world::operator;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd_simulator::Scenario;
 
@@ -29,6 +30,7 @@ async fn whoever_has_not_logged_in_is_led_to_the_login() {
             "/login?next=%2Fmodules%2Fintune%2Fplan",
         ),
         ("/workers", "/login?next=%2Fworkers"),
+        ("/audit", "/login?next=%2Faudit"),
         ("/live", "/login?next=%2Flive"),
     ] {
         let answer = nobody.get(path).await;
@@ -142,7 +144,7 @@ async fn a_revoked_token_ends_its_sessions() {
     assert_eq!(person.get("/").await.status(), 200);
     let store = &scene.world.services.store;
     let id = store.tokens().await.unwrap()[0].id;
-    assert!(store.revoke_token(id).await.unwrap());
+    assert!(store.revoke_token(id, operator()).await.unwrap());
     assert_eq!(person.get("/").await.status(), 303);
 }
 
@@ -222,6 +224,7 @@ async fn another_tenant_is_not_there() {
         "/runs",
         "/runs?tenant=2",
         "/connections?tenant=2",
+        "/audit",
     ] {
         let page = person.page(path).await;
         assert!(!page.contains("Tenant 2"), "{path}");

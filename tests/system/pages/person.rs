@@ -55,7 +55,8 @@ impl Scene {
                 surface: Surface::Pages,
                 token_id: None,
                 name: "ops".into(),
-            },
+            }
+            .into(),
             expires_at: None,
         };
         acknowledge(self.world.services.store.as_ref(), &request, now)

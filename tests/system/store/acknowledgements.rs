@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::world::operator;
 use verifyd::domain::access::Binding;
 use verifyd::domain::acknowledgement::{Acknowledgement, Actor, Surface};
 use verifyd::domain::completion::Completion;
@@ -95,7 +96,7 @@ pub fn accept(run: RunId, connection: i64, said: Said) -> NewAcknowledgement {
         reason_code: said.2,
         reason: "it is planned".into(),
         acknowledged_by: "Ann".into(),
-        through: through(),
+        through: through().into(),
         expires_at: None,
     }
 }
@@ -112,7 +113,7 @@ async fn accepted(bed: &Bed, run: RunId, connection: i64, said: Said) -> Acknowl
 }
 
 async fn withdrawn(bed: &Bed, id: AcknowledgementId, by: &str) -> Option<Acknowledgement> {
-    bed.store.withdraw(id, by, &through()).await.unwrap()
+    bed.store.withdraw(id, by, &through().into()).await.unwrap()
 }
 
 pub async fn of(store: &Arc<dyn Store>, run: RunId) -> Vec<AcknowledgementId> {
@@ -253,7 +254,10 @@ pub async fn what_a_deleted_run_said_is_not_taken_for_granted(bed: &Bed) {
     bed.delete_run(ended).await;
     // It was ended for good, and so is one that is made only now.
     assert_eq!(of(&bed.store, back).await, []);
-    bed.store.withdraw(ack, "Ann", &through()).await.unwrap();
+    bed.store
+        .withdraw(ack, "Ann", &through().into())
+        .await
+        .unwrap();
     let anew = accepted(bed, first, 1, BROKEN).await;
     assert_eq!(of(&bed.store, back).await, []);
     assert_eq!(of(&bed.store, first).await, [ack, anew]);
@@ -343,7 +347,10 @@ pub async fn a_report_of_any_shape_is_survived(bed: &Bed) {
     let next = checked(bed, 1, &[BROKEN]).await;
     assert_eq!(of(&bed.store, next).await, [ack]);
     // They are later runs of the connection, and say nothing of the check.
-    bed.store.withdraw(ack, "Ann", &through()).await.unwrap();
+    bed.store
+        .withdraw(ack, "Ann", &through().into())
+        .await
+        .unwrap();
     accepted(bed, first, 1, BROKEN).await;
     assert_eq!(of(&bed.store, next).await, [ack]);
 }
@@ -353,7 +360,10 @@ pub async fn it_changes_nothing_of_the_run(bed: &Bed) {
     let before = bed.dump("operation_runs").await;
     let latest = bed.store.latest_report(ConnectionId(1)).await.unwrap();
     let ack = accepted(bed, run, 1, BROKEN).await;
-    bed.store.withdraw(ack, "Bob", &through()).await.unwrap();
+    bed.store
+        .withdraw(ack, "Bob", &through().into())
+        .await
+        .unwrap();
     let now = bed.store.latest_report(ConnectionId(1)).await.unwrap();
     assert_eq!(now, latest);
     assert_eq!(bed.dump("operation_runs").await, before);
@@ -365,7 +375,10 @@ pub async fn acknowledgements_are_paged_and_filtered(bed: &Bed) {
     let a = accepted(bed, one, 1, BROKEN).await;
     let b = accepted(bed, one, 1, BESIDE).await;
     let c = accepted(bed, two, 2, BROKEN).await;
-    bed.store.withdraw(b, "Bob", &through()).await.unwrap();
+    bed.store
+        .withdraw(b, "Bob", &through().into())
+        .await
+        .unwrap();
     let foreign = bed.queued_for(8, 1).await;
     bed.complete(foreign, &report(3, None, &[BROKEN])).await;
     let d = accepted(bed, foreign, 3, BROKEN).await;
@@ -411,7 +424,10 @@ pub async fn pruning_keeps_what_still_stands(bed: &Bed) {
     let pruned = bed.store.prune(&policy, None).await.unwrap();
     assert_eq!((pruned.runs, pruned.last), (1, Some(between)));
     assert_eq!(of(&bed.store, last).await, [ack]);
-    bed.store.withdraw(ack, "Ann", &through()).await.unwrap();
+    bed.store
+        .withdraw(ack, "Ann", &through().into())
+        .await
+        .unwrap();
     let pruned = bed.store.prune(&policy, None).await.unwrap();
     assert_eq!((pruned.runs, pruned.acknowledgements), (1, 1));
     for table in ["verification_check_acknowledgements", &carried] {
@@ -423,7 +439,7 @@ pub async fn pruning_keeps_what_still_stands(bed: &Bed) {
 pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
     let store = bed.store.as_ref();
     let connection = store
-        .add_connection(&crate::store::fixtures::new_connection(7), None)
+        .add_connection(&crate::store::fixtures::new_connection(7), None, operator())
         .await
         .unwrap();
     let ask = |run: RunId| Request {
@@ -432,7 +448,7 @@ pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
         check_key: "permissions.x".into(),
         reason: "it is planned".into(),
         by: Some("Ann".into()),
-        through: through(),
+        through: through().into(),
         expires_at: None,
     };
     let refused = async |request: Request| {
@@ -486,12 +502,12 @@ pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
 
     let id = made.acknowledgement.id;
     let every = Binding::EVERYTHING;
-    let error = withdraw(store, &every, id, Some(" "), &through())
+    let error = withdraw(store, &every, id, Some(" "), &through().into())
         .await
         .unwrap_err()
         .to_string();
     assert_eq!(error, "withdrawn_by: has 0 characters, allowed: 1 to 200");
-    let withdrawn = withdraw(store, &every, id, Some(" Bob "), &through())
+    let withdrawn = withdraw(store, &every, id, Some(" Bob "), &through().into())
         .await
         .unwrap();
     assert_eq!(withdrawn.withdrawn_by.as_deref(), Some("Bob"));

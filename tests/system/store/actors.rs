@@ -25,7 +25,7 @@ pub async fn who_did_it_is_kept_and_read_in_every_way(bed: &Bed) {
     assert_eq!(made.acknowledged_by, "Ann", "what the person says stays");
     // Somebody else asks for the same: it stays with who made it.
     let mut again = accept(run, 1, BROKEN);
-    again.through = terminal();
+    again.through = terminal().into();
     let (found, created) = store.acknowledge(&again).await.unwrap().unwrap();
     assert_eq!((&found, created), (&made, false));
     let filter = AcknowledgementFilter {
@@ -47,11 +47,14 @@ pub async fn who_did_it_is_kept_and_read_in_every_way(bed: &Bed) {
     assert_eq!(inherited, std::slice::from_ref(&made));
 
     let by = terminal();
-    let withdrawn = store.withdraw(made.id, "Bob", &by).await.unwrap();
+    let withdrawn = store.withdraw(made.id, "Bob", &by.into()).await.unwrap();
     let withdrawn = withdrawn.unwrap();
     assert_eq!(withdrawn.withdrawn_through, Some(terminal()));
     assert_eq!(withdrawn.acknowledged_through, Some(through()));
-    let again = store.withdraw(made.id, "Eve", &through()).await.unwrap();
+    let again = store
+        .withdraw(made.id, "Eve", &through().into())
+        .await
+        .unwrap();
     assert_eq!(again.unwrap(), withdrawn);
     assert_eq!(everywhere().await, withdrawn);
 }
@@ -81,7 +84,7 @@ pub async fn what_was_noted_for_an_earlier_row_of_the_id_does_not_count(bed: &Be
 pub async fn it_goes_with_its_run(bed: &Bed) {
     let run = checked(bed, 1, &[BROKEN]).await;
     let made = acknowledged(bed, run).await;
-    let withdrawn = bed.store.withdraw(made.id, "Bob", &terminal()).await;
+    let withdrawn = bed.store.withdraw(made.id, "Bob", &terminal().into()).await;
     assert!(withdrawn.unwrap().is_some());
     checked(bed, 1, &[BROKEN]).await;
     let actors = bed.own("acknowledgement_actors");

@@ -8,6 +8,7 @@ use proptest::sample::select;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
+use test_support::world::operator;
 use verifyd::domain::access::Binding;
 use verifyd::domain::completion::{CheckedScope, CheckedTarget, Completion};
 use verifyd::domain::connection::ProviderConnection;
@@ -109,7 +110,9 @@ pub async fn facts_of_what_is_another_now_do_not_count(bed: &Bed) {
     // Recorded later, for the same credential: what was found before does not count.
     keep(bed, &connection, facts(Some(end(5)))).await;
     let before = bed.store.connection(connection.id).await.unwrap().unwrap();
-    let set = bed.store.set_credential_expiry(connection.id, end(9));
+    let set = bed
+        .store
+        .set_credential_expiry(connection.id, end(9), operator());
     assert!(set.await.unwrap());
     let shown = state(bed, connection.id).await.facts;
     assert_eq!(shown.credential_expires_at, Some(end(9)));
@@ -119,7 +122,7 @@ pub async fn facts_of_what_is_another_now_do_not_count(bed: &Bed) {
     assert_eq!(after.updated_at, before.updated_at);
     assert_eq!(after.expires_at, Some(end(9)));
     let nobody = ConnectionId(connection.id.0 + 1000);
-    let set = bed.store.set_credential_expiry(nobody, end(9));
+    let set = bed.store.set_credential_expiry(nobody, end(9), operator());
     assert!(!set.await.unwrap());
     // A check with the old credential ends only now.
     let late = KeptFacts::of(&connection, Some(end(0)), facts(Some(end(5))));

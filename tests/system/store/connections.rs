@@ -3,6 +3,7 @@
 use crate::store::bed::Bed;
 use crate::store::fixtures::{new_connection, sealed};
 use std::sync::Mutex;
+use test_support::world::operator;
 use verifyd::domain::connection::{
     ConnectionStatus, CredentialBinding, CredentialKind, StoredCredential,
 };
@@ -21,7 +22,11 @@ pub async fn a_connection_is_added_and_read(bed: &Bed) {
         Ok(sealed(binding.connection_id, "payload"))
     };
     let new = new_connection(7);
-    let id = bed.store.add_connection(&new, Some(&seal)).await.unwrap();
+    let id = bed
+        .store
+        .add_connection(&new, Some(&seal), operator())
+        .await
+        .unwrap();
     let (connection, credential) = bed.store.connection(id).await.unwrap().unwrap();
     assert_eq!(*seen.lock().unwrap(), Some(connection.binding()));
     assert_eq!(connection.id, id);
@@ -56,7 +61,10 @@ pub async fn a_connection_is_added_and_read(bed: &Bed) {
 pub async fn a_failing_seal_inserts_nothing(bed: &Bed) {
     let seal = |_: CredentialBinding| Err(VaultError::NoKey);
     let new = new_connection(7);
-    let failed = bed.store.add_connection(&new, Some(&seal)).await;
+    let failed = bed
+        .store
+        .add_connection(&new, Some(&seal), operator())
+        .await;
     assert!(matches!(
         failed,
         Err(AddConnectionError::Vault(VaultError::NoKey))
@@ -71,7 +79,7 @@ pub async fn a_tenant_of_another_workspace_is_refused(bed: &Bed) {
     bed.connection_with(7, "payload").await;
     let mut stranger = new_connection(7);
     stranger.workspace_id = WorkspaceId(2);
-    let refused = bed.store.add_connection(&stranger, None).await;
+    let refused = bed.store.add_connection(&stranger, None, operator()).await;
     assert!(matches!(
         refused,
         Err(AddConnectionError::Store(StoreError::Refused(_)))
@@ -82,7 +90,12 @@ pub async fn a_tenant_of_another_workspace_is_refused(bed: &Bed) {
 pub async fn a_connection_is_disabled_and_enabled(bed: &Bed) {
     let id = bed.connection_with(7, "payload").await;
     for status in [ConnectionStatus::Disabled, ConnectionStatus::Enabled] {
-        assert!(bed.store.set_connection_status(id, status).await.unwrap());
+        assert!(
+            bed.store
+                .set_connection_status(id, status, operator())
+                .await
+                .unwrap()
+        );
         assert_eq!(
             bed.store.connection(id).await.unwrap().unwrap().0.status,
             status
@@ -90,7 +103,10 @@ pub async fn a_connection_is_disabled_and_enabled(bed: &Bed) {
     }
     let nobody = ConnectionId(987_654);
     let disabled = ConnectionStatus::Disabled;
-    let changed = bed.store.set_connection_status(nobody, disabled).await;
+    let changed = bed
+        .store
+        .set_connection_status(nobody, disabled, operator())
+        .await;
     assert!(!changed.unwrap());
 }
 
@@ -99,7 +115,10 @@ pub async fn a_credential_is_replaced(bed: &Bed) {
     let mut new = sealed(id, "another");
     new.kind = CredentialKind::Certificate;
     new.expires_at = None;
-    bed.store.set_credential(id, &new).await.unwrap();
+    bed.store
+        .set_credential(id, &new, operator())
+        .await
+        .unwrap();
     let stored = credential(bed, id).await;
     assert_eq!(
         (stored.kind, stored.payload, stored.expires_at),
@@ -116,7 +135,11 @@ pub async fn a_credential_is_replaced(bed: &Bed) {
 
     let nobody = ConnectionId(987_654);
     let secret = sealed(nobody, "s3cret");
-    let refused = bed.store.set_credential(nobody, &secret).await.unwrap_err();
+    let refused = bed
+        .store
+        .set_credential(nobody, &secret, operator())
+        .await
+        .unwrap_err();
     assert!(matches!(refused, StoreError::Refused(_)), "{refused}");
     assert!(!refused.to_string().contains("s3cret"), "{refused}");
 }
@@ -126,7 +149,7 @@ pub async fn a_credential_is_resealed_only_from_the_old_payload(bed: &Bed) {
     let other = bed.connection_with(7, "old").await;
     let old = sealed(id, "old").payload;
     for (new, resealed) in [("new", true), ("newer", false)] {
-        let swapped = bed.store.reseal_credential(id, &old, new).await;
+        let swapped = bed.store.reseal_credential(id, &old, new, operator()).await;
         assert_eq!(swapped.unwrap(), resealed, "{new}");
     }
     assert_eq!(credential(bed, id).await.payload, "new");

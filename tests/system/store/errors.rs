@@ -5,6 +5,7 @@ use crate::store::fixtures::{
     POLICY, SWEEP, failed, heartbeat, new_connection, report_of, sealed, succeeded, worker,
 };
 use std::time::Duration;
+use test_support::world::operator;
 use verifyd::domain::RunId;
 use verifyd::domain::connection::CredentialBinding;
 use verifyd::ports::store::StoreError;
@@ -65,7 +66,10 @@ pub async fn a_refusal_does_not_quote_the_row(bed: &Bed) {
     bed.collide_credentials(id).await;
     let mut named = new_connection(7);
     named.display_name = Some("canary-name".into());
-    let refused = bed.store.add_connection(&named, Some(&seal)).await;
+    let refused = bed
+        .store
+        .add_connection(&named, Some(&seal), operator())
+        .await;
     let error = refused.unwrap_err();
     for text in [error.to_string(), format!("{error:?}")] {
         assert!(!text.contains("canary"), "{text}");

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 pub use test_support::world::bound;
+use test_support::world::operator;
 use tokio::sync::Barrier;
 use tracing::subscriber::DefaultGuard;
 use verifyd::domain::completion::{BlockedBy, Completion, FailureEntry};
@@ -193,25 +194,34 @@ impl Bed {
     /// A connection without a credential.
     pub async fn connection(&self, tenant: i64) -> ConnectionId {
         let new = new_connection(tenant);
-        self.store.add_connection(&new, None).await.unwrap()
+        self.store
+            .add_connection(&new, None, operator())
+            .await
+            .unwrap()
     }
 
     /// A connection with a credential.
     pub async fn connection_with(&self, tenant: i64, payload: &str) -> ConnectionId {
         let seal = |binding: CredentialBinding| Ok(sealed(binding.connection_id, payload));
         let new = new_connection(tenant);
-        let added = self.store.add_connection(&new, Some(&seal));
+        let added = self.store.add_connection(&new, Some(&seal), operator());
         added.await.unwrap()
     }
 
     pub async fn set_credential(&self, id: ConnectionId, payload: &str) {
-        let set = self.store.set_credential(id, &sealed(id, payload)).await;
+        let set = self
+            .store
+            .set_credential(id, &sealed(id, payload), operator())
+            .await;
         set.unwrap();
     }
 
     pub async fn disable(&self, id: ConnectionId) {
         let disabled = ConnectionStatus::Disabled;
-        let changed = self.store.set_connection_status(id, disabled).await;
+        let changed = self
+            .store
+            .set_connection_status(id, disabled, operator())
+            .await;
         assert!(changed.unwrap());
     }
 

@@ -5,6 +5,7 @@ use crate::store::bed::{Bed, settings};
 use crate::store::fixtures::{SWEEP, claim, new_run, refresh, sealed, succeeded};
 use sqlx::{AssertSqlSafe, PgPool};
 use std::time::Duration;
+use test_support::world::operator;
 use verifyd::domain::access::Binding;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{RunStatus, TenantId};
@@ -243,7 +244,11 @@ async fn overviews_are_read_from_the_applications_tables() {
     bed.store.migrate().await.unwrap();
     let mut new = crate::store::fixtures::new_connection(7);
     new.display_name = Some("Of the application".into());
-    let id = bed.store.add_connection(&new, None).await.unwrap();
+    let id = bed
+        .store
+        .add_connection(&new, None, operator())
+        .await
+        .unwrap();
     let context = crate::store::fixtures::context(id.0);
     let run = bed.insert(RUN_TYPE, "queued", &context).await;
     let store = &bed.store;

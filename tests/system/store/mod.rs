@@ -5,6 +5,7 @@
 mod acknowledgement_races;
 mod acknowledgements;
 mod actors;
+mod audit;
 mod batching;
 mod bed;
 mod cancelled_calls;
@@ -279,6 +280,11 @@ conformance! {
         who_did_it_is_kept_and_read_in_every_way,
         what_was_noted_for_an_earlier_row_of_the_id_does_not_count,
         it_goes_with_its_run;
+    audit:
+        each_change_leaves_one_entry_and_no_secret,
+        what_is_rolled_back_leaves_no_entry,
+        entries_never_change_and_only_old_ones_are_deleted,
+        entries_are_read_within_reach_filtered_and_paged;
     acknowledgement_races:
         acknowledging_beside_completions_loses_nothing;
     onboarding:

@@ -6,6 +6,7 @@ use crate::store::fixtures::{
 };
 use serde_json::{Value, json};
 use std::time::Duration;
+use test_support::world::operator;
 use verifyd::domain::access::Binding;
 use verifyd::domain::completion::Completion;
 use verifyd::domain::connection::ConnectionStatus;
@@ -18,7 +19,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 async fn add(bed: &Bed, tenant: i64, name: &str) -> ConnectionId {
     let mut new = new_connection(tenant);
     new.display_name = Some(name.into());
-    bed.store.add_connection(&new, None).await.unwrap()
+    bed.store
+        .add_connection(&new, None, operator())
+        .await
+        .unwrap()
 }
 
 /// A run of this connection, completed so, whose report names the one before as told.

@@ -4,6 +4,7 @@ use crate::store::bed::Bed;
 use crate::store::fixtures::{bound, new_connection, refresh, succeeded};
 use serde_json::json;
 use std::collections::BTreeSet;
+use test_support::world::operator;
 use verifyd::domain::permission::InventorySource;
 use verifyd::domain::plan::PlanSubject;
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
@@ -94,10 +95,17 @@ pub async fn a_plan_sees_its_own_reach_and_provider_only(bed: &Bed) {
     let eight = bed.connection(8).await;
     let mut foreign = new_connection(9);
     foreign.workspace_id = WorkspaceId(2);
-    let foreign = bed.store.add_connection(&foreign, None).await.unwrap();
+    let foreign = bed
+        .store
+        .add_connection(&foreign, None, operator())
+        .await
+        .unwrap();
     let mut acme = new_connection(10);
     acme.provider = "acme".into();
-    bed.store.add_connection(&acme, None).await.unwrap();
+    bed.store
+        .add_connection(&acme, None, operator())
+        .await
+        .unwrap();
     let ids = async |change: fn(&mut PlanFilter)| {
         let found = subjects(bed, change).await;
         found.iter().map(|s| s.connection.id).collect::<Vec<_>>()

@@ -434,7 +434,7 @@ pub async fn acknowledgements_of_an_earlier_run_are_not_its_own(bed: &Bed) {
         bed.complete(run, &completion).await;
         assert_eq!(of(run).await, []);
         assert_eq!(bed.store.acknowledgement(made.id).await.unwrap(), None);
-        let withdrawn = bed.store.withdraw(made.id, "eve", &through()).await;
+        let withdrawn = bed.store.withdraw(made.id, "eve", &through().into()).await;
         assert_eq!(withdrawn.unwrap(), None);
         let later = bed.completed(&completion).await;
         assert_eq!(of(later).await, []);

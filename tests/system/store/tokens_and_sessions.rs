@@ -3,6 +3,7 @@
 use crate::store::bed::Bed;
 use crate::store::fixtures::{at_once, bound};
 use std::time::Duration;
+use test_support::world::operator;
 use verifyd::domain::access::Scope;
 use verifyd::domain::{TokenId, token};
 use verifyd::ports::access::{AnswerSubject, NewToken, Reserved, TokenRecord};
@@ -27,7 +28,7 @@ fn hash(text: &str) -> String {
 
 async fn token(bed: &Bed, text: &str) -> TokenRecord {
     let new = new_token(text, &hash(text));
-    bed.store.add_token(&new).await.unwrap()
+    bed.store.add_token(&new, operator()).await.unwrap()
 }
 
 /// The time of the database, moved by a number of seconds.
@@ -35,7 +36,7 @@ async fn expiring(bed: &Bed, text: &str, seconds: i64) -> TokenRecord {
     let created = token(bed, &format!("{text} clock")).await.created_at;
     let mut new = new_token(text, &hash(text));
     new.expires_at = Some(created + chrono::Duration::seconds(seconds));
-    bed.store.add_token(&new).await.unwrap()
+    bed.store.add_token(&new, operator()).await.unwrap()
 }
 
 pub async fn a_token_is_found_by_its_hash_alone(bed: &Bed) {
@@ -49,7 +50,10 @@ pub async fn a_token_is_found_by_its_hash_alone(bed: &Bed) {
     assert_eq!(found.binding, added.binding);
     let unknown = bed.store.token_by_hash(&hash("two")).await.unwrap();
     assert_eq!(unknown, None);
-    let again = bed.store.add_token(&new_token("other", &hash("one"))).await;
+    let again = bed
+        .store
+        .add_token(&new_token("other", &hash("one")), operator())
+        .await;
     assert!(again.is_err(), "two tokens with one hash");
 }
 
@@ -57,12 +61,19 @@ pub async fn a_revoked_token_is_worthless_and_its_sessions_end(bed: &Bed) {
     let (one, two) = (token(bed, "one").await, token(bed, "two").await);
     for (owner, session) in [(one.id, "s1"), (two.id, "s2")] {
         let session = hash(session);
-        let opened = bed.store.open_session(owner, &session, "csrf", DAY);
+        let opened = bed
+            .store
+            .open_session(owner, &session, "csrf", DAY, None, operator());
         opened.await.unwrap();
     }
-    assert!(bed.store.revoke_token(one.id).await.unwrap());
-    assert!(!bed.store.revoke_token(one.id).await.unwrap());
-    assert!(!bed.store.revoke_token(TokenId(999)).await.unwrap());
+    assert!(bed.store.revoke_token(one.id, operator()).await.unwrap());
+    assert!(!bed.store.revoke_token(one.id, operator()).await.unwrap());
+    assert!(
+        !bed.store
+            .revoke_token(TokenId(999), operator())
+            .await
+            .unwrap()
+    );
     let by_hash = async |text: &str| bed.store.token_by_hash(&hash(text)).await.unwrap();
     assert_eq!(by_hash("one").await, None);
     assert!(by_hash("two").await.is_some());
@@ -107,7 +118,9 @@ pub async fn a_session_lives_as_long_as_it_and_its_token(bed: &Bed) {
     let soon = expiring(bed, "soon", 3600).await;
     let open = async |owner, session: &str| {
         let hash = hash(session);
-        let opened = bed.store.open_session(owner, &hash, session, DAY);
+        let opened = bed
+            .store
+            .open_session(owner, &hash, session, DAY, None, operator());
         opened.await.unwrap();
     };
     let find = async |session: &str| bed.store.session_by_hash(&hash(session)).await.unwrap();
@@ -126,7 +139,10 @@ pub async fn a_session_lives_as_long_as_it_and_its_token(bed: &Bed) {
     // The next one clears them away.
     open(one.id, "s3").await;
     assert_eq!(bed.count(&sessions).await, 1);
-    bed.store.close_session(&hash("s3")).await.unwrap();
+    bed.store
+        .close_session(&hash("s3"), operator())
+        .await
+        .unwrap();
     assert_eq!(find("s3").await, None);
 }
 

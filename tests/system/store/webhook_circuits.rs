@@ -7,6 +7,7 @@ use crate::store::webhooks::{
     state,
 };
 use std::time::Duration;
+use test_support::world::operator;
 use verifyd::domain::EndpointId;
 use verifyd::domain::circuit::CircuitState;
 use verifyd::domain::webhook::{AttemptResult, DeliveryState, DisabledReason, GiveUpReason};
@@ -155,7 +156,12 @@ pub async fn attempts_that_were_under_way_when_it_opened_leave_the_circuit_alone
         ]
     );
     // Enabling it begins anew.
-    assert!(bed.store.set_endpoint_enabled(id, None).await.unwrap());
+    assert!(
+        bed.store
+            .set_endpoint_enabled(id, None, operator())
+            .await
+            .unwrap()
+    );
     let shown = only_endpoint(bed).await;
     assert_eq!((shown.circuit, shown.failures), (CircuitState::Closed, 0));
     assert!(!lease_one(bed).await.is_probe);
@@ -237,8 +243,13 @@ pub async fn what_is_pending_for_too_long_is_given_up(bed: &Bed) {
     assert_eq!(state(bed, found[0].id).await, DeliveryState::Pending);
 
     // What waits for a disabled endpoint is bounded, too; no more than asked for at once.
-    let operator = Some(DisabledReason::Operator);
-    assert!(bed.store.set_endpoint_enabled(id, operator).await.unwrap());
+    let by_hand = Some(DisabledReason::Operator);
+    assert!(
+        bed.store
+            .set_endpoint_enabled(id, by_hand, operator())
+            .await
+            .unwrap()
+    );
     bed.age(&table, "pending_since", "state = 'pending'", 4000)
         .await;
     // It is counted, and no reason to look for an endpoint that fails.

@@ -4,6 +4,7 @@ use crate::store::bed::Bed;
 use crate::store::fixtures::{blocked, failed, succeeded};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use test_support::world::operator;
 use verifyd::domain::circuit::CircuitPolicy;
 use verifyd::domain::completion::Completion;
 use verifyd::domain::completion_event::WebhookEvent;
@@ -40,7 +41,10 @@ pub async fn endpoint(bed: &Bed, workspace: i64, changed_only: bool) -> Endpoint
         description: Some("the other application".into()),
         changed_only,
     };
-    bed.store.add_endpoint(&new, &place).await.unwrap()
+    bed.store
+        .add_endpoint(&new, &place, operator())
+        .await
+        .unwrap()
 }
 
 /// Completes a run about connection 1 of workspace 1.
@@ -116,7 +120,7 @@ pub async fn a_completion_records_a_delivery_for_each_endpoint_that_wants_it(bed
     let gone = Some(DisabledReason::Operator);
     assert!(
         bed.store
-            .set_endpoint_enabled(disabled, gone)
+            .set_endpoint_enabled(disabled, gone, operator())
             .await
             .unwrap()
     );
@@ -347,11 +351,19 @@ pub async fn an_endpoint_that_is_gone_is_left_alone_until_enabled(bed: &Bed) {
     // Nothing more is recorded for it; what is pending waits.
     completed(bed, succeeded()).await;
     assert_eq!(bed.store.delivery_counts().await.unwrap().pending, 1);
-    assert!(bed.store.set_endpoint_enabled(id, None).await.unwrap());
+    assert!(
+        bed.store
+            .set_endpoint_enabled(id, None, operator())
+            .await
+            .unwrap()
+    );
     let listed = bed.store.endpoints(None).await.unwrap();
     assert_eq!((listed[0].disabled_reason, listed[0].failures), (None, 0));
     assert!(!lease_one(bed).await.failing);
-    let nobody = bed.store.set_endpoint_enabled(EndpointId(999), None).await;
+    let nobody = bed
+        .store
+        .set_endpoint_enabled(EndpointId(999), None, operator())
+        .await;
     assert!(!nobody.unwrap());
 }
 
@@ -364,7 +376,11 @@ pub async fn a_rotated_secret_leaves_the_one_before_for_a_while(bed: &Bed) {
     })
     .unwrap();
     let new = |_: &WebhookBinding| Ok("new".to_owned());
-    let rotated = bed.store.rotate_secret(id, &new, HOUR).await.unwrap();
+    let rotated = bed
+        .store
+        .rotate_secret(id, &new, HOUR, operator())
+        .await
+        .unwrap();
     assert!(rotated.unwrap().previous_secret_until.is_some());
     completed(bed, succeeded()).await;
     let both = SealedSecrets {
@@ -380,9 +396,9 @@ pub async fn a_rotated_secret_leaves_the_one_before_for_a_while(bed: &Bed) {
         current: "NEW".into(),
         previous: Some("OLD".into()),
     };
-    let swap = bed.store.reseal_secrets(id, &both, &resealed);
+    let swap = bed.store.reseal_secrets(id, &both, &resealed, operator());
     assert!(swap.await.unwrap());
-    let swap = bed.store.reseal_secrets(id, &both, &resealed);
+    let swap = bed.store.reseal_secrets(id, &both, &resealed, operator());
     assert!(!swap.await.unwrap());
 
     let table = bed.own("webhook_endpoints");
@@ -390,12 +406,18 @@ pub async fn a_rotated_secret_leaves_the_one_before_for_a_while(bed: &Bed) {
     completed(bed, succeeded()).await;
     assert_eq!(lease_one(bed).await.secrets.previous, None);
     let last = |_: &WebhookBinding| Ok("last".to_owned());
-    let rotated = bed.store.rotate_secret(id, &last, Duration::ZERO).await;
+    let rotated = bed
+        .store
+        .rotate_secret(id, &last, Duration::ZERO, operator())
+        .await;
     assert_eq!(rotated.unwrap().unwrap().previous_secret_until, None);
     completed(bed, succeeded()).await;
     let now = lease_one(bed).await.secrets;
     assert_eq!((now.current.as_str(), now.previous), ("last", None));
-    let nobody = bed.store.rotate_secret(EndpointId(999), &new, HOUR).await;
+    let nobody = bed
+        .store
+        .rotate_secret(EndpointId(999), &new, HOUR, operator())
+        .await;
     assert_eq!(nobody.unwrap(), None);
 }
 
@@ -407,14 +429,14 @@ pub async fn a_secret_that_cannot_be_sealed_adds_no_endpoint(bed: &Bed) {
         changed_only: false,
     };
     let refuse = |_: &WebhookBinding| Err(VaultError::NoKey);
-    let refused = bed.store.add_endpoint(&new, &refuse).await;
+    let refused = bed.store.add_endpoint(&new, &refuse, operator()).await;
     assert!(matches!(
         refused,
         Err(EndpointError::Vault(VaultError::NoKey))
     ));
     assert_eq!(bed.store.endpoints(None).await.unwrap(), []);
     let id = endpoint(bed, 1, false).await.id;
-    let refused = bed.store.rotate_secret(id, &refuse, HOUR).await;
+    let refused = bed.store.rotate_secret(id, &refuse, HOUR, operator()).await;
     assert!(refused.is_err());
     completed(bed, succeeded()).await;
     assert_eq!(lease_one(bed).await.secrets.previous, None);
@@ -458,7 +480,7 @@ pub async fn what_has_ended_is_forgotten_after_its_time(bed: &Bed) {
     assert_eq!(states().await, [DeliveryState::Pending]);
     let attempts = bed.own("webhook_attempts");
     assert_eq!(bed.count(&attempts).await, 0);
-    assert!(bed.store.remove_endpoint(id).await.unwrap());
-    assert!(!bed.store.remove_endpoint(id).await.unwrap());
+    assert!(bed.store.remove_endpoint(id, operator()).await.unwrap());
+    assert!(!bed.store.remove_endpoint(id, operator()).await.unwrap());
     assert_eq!(states().await, []);
 }

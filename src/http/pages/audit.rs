@@ -1,0 +1,118 @@
+//! `GET /audit`: the audit trail, newest first.
+
+use super::error::{PageError, render};
+use super::format::{Moment, parse};
+use super::input::Query;
+use super::layout::{Choice, Layout};
+use super::session::Visitor;
+use super::{Pages, ROWS};
+use crate::domain::access::Scope;
+use crate::domain::audit::{AuditAction, AuditObject};
+use crate::domain::{AuditEntryId, ConnectionId};
+use crate::http::query::QueryText;
+use crate::ports::audit::AuditFilter;
+use crate::view::{AuditEntryView, words};
+use askama::Template;
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// What the list is narrowed to.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Filter {
+    action: String,
+    actor: String,
+    connection: String,
+    before: String,
+}
+
+/// One entry of the list.
+struct Line {
+    at: Moment,
+    what: String,
+    subject: String,
+    who: String,
+    surface: String,
+    changes: Vec<String>,
+}
+
+#[derive(Template)]
+#[template(path = "audit.html")]
+struct AuditPage {
+    page: Layout,
+    lines: Vec<Line>,
+    filter: Filter,
+    choices: Vec<Choice>,
+    filtered: bool,
+    first: Option<String>,
+    next: Option<String>,
+}
+
+/// `GET /audit`
+pub async fn page(
+    State(pages): State<Arc<Pages>>,
+    visitor: Visitor,
+    Query(filter): Query<Filter>,
+) -> Result<Response, PageError> {
+    visitor.needs(Scope::Audit)?;
+    let connection: Option<ConnectionId> = parse(&filter.connection, "connection")?;
+    let before: Option<AuditEntryId> = parse(&filter.before, "before")?;
+    let action: Option<AuditAction> = filter.action.parse().ok();
+    let actor = Some(filter.actor.trim()).filter(|actor| !actor.is_empty());
+    if actor.is_some_and(|actor| actor.chars().any(char::is_control)) {
+        let problem = "The name of an actor has no control character.";
+        return Err(PageError::Refused(problem.to_owned()));
+    }
+    let found = pages
+        .store
+        .audit_entries(&AuditFilter {
+            binding: visitor.binding,
+            action,
+            object: connection.map(|_| AuditObject::Connection),
+            object_id: connection.map(|id| id.0),
+            actor: actor.map(str::to_owned),
+            before,
+            limit: ROWS + 1,
+            ..AuditFilter::default()
+        })
+        .await?;
+    let more = found.len() > ROWS as usize;
+    let entries: Vec<AuditEntryView> = found
+        .into_iter()
+        .take(ROWS as usize)
+        .map(AuditEntryView::from)
+        .collect();
+    let query = QueryText::default()
+        .with("action", action)
+        .with("actor", actor)
+        .with("connection", connection);
+    let next = entries
+        .last()
+        .filter(|_| more)
+        .map(|last| format!("/audit{}", query.clone().with("before", Some(last.id))));
+    let now = pages.clock.now();
+    let lines = entries.into_iter().map(|entry| Line {
+        at: Moment::of(entry.at, now),
+        what: entry.words(),
+        subject: entry.subject(),
+        who: entry.who(),
+        changes: entry.changes(),
+        surface: entry.surface,
+    });
+    let choices = AuditAction::ALL.iter().map(|one| Choice {
+        value: one.as_str(),
+        words: words::audit_action(*one),
+        chosen: action == Some(*one),
+    });
+    Ok(render(&AuditPage {
+        page: Layout::of(&visitor, "audit", "Audit"),
+        lines: lines.collect(),
+        choices: choices.collect(),
+        filtered: action.is_some() || actor.is_some() || connection.is_some(),
+        first: before.map(|_| format!("/audit{query}")),
+        next,
+        filter,
+    }))
+}
