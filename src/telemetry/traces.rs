@@ -27,7 +27,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SamplingDecision, SamplingResult,
-    SdkTracerProvider, ShouldSample, Span, SpanData, SpanExporter as _, SpanProcessor,
+    SdkTracerProvider, ShouldSample, Span, SpanData, SpanProcessor,
 };
 use percent_encoding::percent_decode_str;
 use rand::Rng as _;

@@ -389,11 +389,11 @@ pub async fn entries_are_read_within_reach_filtered_and_paged(bed: &Bed) {
     let (past, future) = ("2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z");
     assert_eq!(
         ids(bed, |f| f.since = Some(future.parse().unwrap())).await,
-        []
+        Vec::<i64>::new()
     );
     assert_eq!(
         ids(bed, |f| f.until = Some(past.parse().unwrap())).await,
-        []
+        Vec::<i64>::new()
     );
     assert_eq!(
         ids(bed, |f| f.since = Some(past.parse().unwrap()))
