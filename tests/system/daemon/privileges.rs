@@ -112,9 +112,12 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
     let trail = bench.json(&["audit", "list", "--object", "connection", "--id", "1"]);
     assert_eq!(trail[0]["action"], "connection.enabled", "{trail}");
 
-    // A name that leads to loopback: the attempt to send is recorded, and ends at once.
+    // A name that leads to loopback and is configured no longer: the attempt to send is recorded, and ends at once.
+    let loopback = "VERIFYD__WEBHOOKS__LOOPBACK_HOSTS";
+    bench.set(loopback, "localhost");
     let hook = "https://localhost/hook";
     let endpoint = bench.json(&["webhooks", "add", "--workspace", "1", "--url", hook]);
+    bench.set(loopback, "");
     let endpoint = endpoint["endpoint"]["id"].to_string();
     for arguments in [
         &["webhooks", "rotate-secret", &endpoint][..],

@@ -219,6 +219,13 @@ impl Bed {
         }
     }
 
+    /// The same without what PostgreSQL notes beside a row, for example of a lock that was given back.
+    pub async fn content(&self, table: &str) -> Vec<String> {
+        let dump = self.dump(table).await.into_iter();
+        dump.map(|row| row.split("} ").next().unwrap().to_owned())
+            .collect()
+    }
+
     /// All runs go, and ids begin anew.
     pub async fn restart_runs(&self) {
         self.exec(match &self.door {

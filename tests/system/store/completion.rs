@@ -112,15 +112,9 @@ pub async fn a_stale_worker_cannot_complete_after_a_takeover(bed: &Bed) {
     assert!(!bed.store.complete(&stale, &late).await.unwrap());
     bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
     let current = bed.claim(run, "w2").await;
-    let before = bed.dump("operation_runs").await;
+    let before = bed.content("operation_runs").await;
     assert!(!bed.store.complete(&stale, &late).await.unwrap());
-    // PostgreSQL notes the lock that was given back in xmax; the content is the same.
-    let content = |dump: Vec<String>| -> Vec<String> {
-        dump.into_iter()
-            .map(|row| row.split("} ").next().unwrap().to_owned())
-            .collect()
-    };
-    assert_eq!(content(bed.dump("operation_runs").await), content(before));
+    assert_eq!(bed.content("operation_runs").await, before);
     bed.has_learnt_nothing().await;
     assert!(bed.store.complete(&current, &failed()).await.unwrap());
     assert!(!bed.store.complete(&stale, &late).await.unwrap());

@@ -167,7 +167,7 @@ pub async fn what_a_rule_of_the_application_refuses_of_permissions_is_found_by_t
         "INSERT INTO tenant_permissions (tenant_id, permission_key, status) VALUES (7, 'A.Read', 'granted')",
     )
     .await;
-    let stored = bed.dump("tenant_permissions").await;
+    let stored = bed.content("tenant_permissions").await;
     let own =
         ["tenant_inventory", "latest_reports", "connection_facts"].map(|table| bed.own(table));
     let rules = [
@@ -219,7 +219,7 @@ pub async fn what_a_rule_of_the_application_refuses_of_permissions_is_found_by_t
         );
     }
     assert!(accepts_all(bed).await);
-    assert_eq!(bed.dump("tenant_permissions").await, stored);
+    assert_eq!(bed.content("tenant_permissions").await, stored);
     for table in &own {
         assert_eq!(bed.count(table).await, 0, "{table}");
     }
