@@ -36,6 +36,10 @@ api *args:
 deploy:
     scripts/check-deploy
 
+# Build the image and run all of Compose, as root
+containers:
+    scripts/test-containers
+
 # Measure what a run costs inside the process
 micro *args:
     bench/micro {{ args }}
