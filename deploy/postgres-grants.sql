@@ -146,9 +146,12 @@ BEGIN
         GRANT INSERT ON verifyd.acknowledgement_actors TO verifyd_serve, verifyd_operator;
         GRANT SELECT, DELETE ON verifyd.acknowledgement_actors TO verifyd_prune;
     END IF;
-    -- Entries of the audit trail are added and never changed; `prune` deletes what is old.
+    -- Entries of the audit trail are added and never changed; `prune` deletes what is old. Nobody chooses the id or the
+    -- time of one.
     IF to_regclass('verifyd.audit_entries') IS NOT NULL THEN
-        GRANT INSERT ON verifyd.audit_entries TO verifyd_serve, verifyd_operator;
+        GRANT INSERT (action, object, object_id, workspace_id, tenant_id, surface, token_id, actor, address,
+                      request_id, before, after)
+            ON verifyd.audit_entries TO verifyd_serve, verifyd_operator;
         GRANT SELECT (id, at), DELETE ON verifyd.audit_entries TO verifyd_prune;
     END IF;
 END

@@ -1,7 +1,8 @@
 -- The audit trail: who changed what, and from where. An entry is written in the transaction of the change. It is never
 -- changed; `verifyd prune --audit-older-than` deletes what is old.
 CREATE TABLE verifyd_audit_entries (
-    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- None below 1: before an id is chosen, a trigger sees -1.
+    id           INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
     at           TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     -- Names of a closed list, which grows: an older build reads the names of a newer one.
     action       TEXT NOT NULL,
@@ -22,6 +23,13 @@ CREATE TABLE verifyd_audit_entries (
 ) STRICT;
 CREATE INDEX verifyd_audit_entries_object ON verifyd_audit_entries (object, object_id, id);
 CREATE INDEX verifyd_audit_entries_workspace ON verifyd_audit_entries (workspace_id, id);
+
+-- INSERT OR REPLACE deletes the row of the same id, and runs no trigger for it.
+CREATE TRIGGER verifyd_guard_audit_entries_insert BEFORE INSERT ON verifyd_audit_entries
+WHEN EXISTS (SELECT 1 FROM verifyd_audit_entries WHERE id = new.id)
+BEGIN
+    SELECT RAISE(ABORT, 'entries of the audit trail never change');
+END;
 
 CREATE TRIGGER verifyd_guard_audit_entries_update BEFORE UPDATE ON verifyd_audit_entries
 BEGIN

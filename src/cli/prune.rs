@@ -92,7 +92,7 @@ async fn prune_audit(store: &dyn Store, age: Duration) -> anyhow::Result<u64> {
     loop {
         let deleted = store.prune_audit_entries(age, BATCH).await?;
         all += deleted;
-        if deleted == 0 {
+        if deleted < u64::from(BATCH) {
             return Ok(all);
         }
     }

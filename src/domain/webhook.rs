@@ -2,6 +2,7 @@
 
 use super::ids::{EndpointId, WorkspaceId};
 use super::names::text_enum;
+use url::Url;
 
 /// Returns an endpoint's address as it is shown. Its query may contain a secret of the receiver, so it is
 /// left out.
@@ -10,6 +11,12 @@ pub fn shown_url(url: &str) -> String {
         Some(at) => format!("{}…", &url[..=at]),
         None => url.to_owned(),
     }
+}
+
+/// Returns where an endpoint's address leads, without path and query: either may contain a secret of the receiver.
+pub fn origin_of(url: &str) -> Option<String> {
+    let origin = Url::parse(url).ok()?.origin();
+    origin.is_tuple().then(|| origin.ascii_serialization())
 }
 
 text_enum! {
@@ -114,6 +121,28 @@ mod tests {
             ("https://a.example/#s3cr3t", "https://a.example/#…"),
         ] {
             assert_eq!(shown_url(url), shown);
+        }
+    }
+
+    #[test]
+    fn the_origin_of_an_address_has_no_secret() {
+        for (url, origin) in [
+            (
+                "https://a.example/s3cr3t/s3cr3t?s3cr3t#s3cr3t",
+                Some("https://a.example"),
+            ),
+            (
+                "https://s3cr3t:s3cr3t@a.example:8443/",
+                Some("https://a.example:8443"),
+            ),
+            (
+                "https://[2001:db8::7]:444/x",
+                Some("https://[2001:db8::7]:444"),
+            ),
+            ("data:s3cr3t", None),
+            ("s3cr3t", None),
+        ] {
+            assert_eq!(origin_of(url).as_deref(), origin, "{url}");
         }
     }
 }

@@ -41,6 +41,12 @@ impl LogThrottle {
         state.0 = Some(now);
         Some(std::mem::take(&mut state.1))
     }
+
+    /// Counts so many more as left out: those of a line that was due and not written.
+    pub fn leave_out(&self, lines: u64) {
+        let mut state = self.state.lock();
+        state.1 = state.1.saturating_add(lines);
+    }
 }
 
 /// Logs at this level at most once a minute for each place in the code, with the number of lines that were left out

@@ -248,10 +248,11 @@ impl<S: SqlStore> AccessStore for S {
             .bind(csrf)
             .bind(later(lifetime));
         transaction(self, async |tx| {
-            FORGET_SESSIONS.execute(tx).await?;
+            // Waits for whoever has locked the session, so before this locks any other one.
             if let Some(replaced) = replaced {
                 CLOSE_SESSION.bind(replaced).execute(tx).await?;
             }
+            FORGET_SESSIONS.execute(tx).await?;
             open.execute(tx).await?;
             record_session(tx, AuditAction::SignedIn, token, by).await
         })

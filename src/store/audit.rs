@@ -6,13 +6,13 @@ use super::from_row::from_row;
 use super::sql::both;
 use super::sql_store::{SqlConnection, SqlStore, execute, fetch_all, read, transaction};
 use super::statement::{Sql, Statement, earlier};
+use super::tolerant_decoding::{self, Time};
 use crate::domain::access::Binding;
 use crate::domain::audit::{AuditEntry, Change, Origin};
 use crate::domain::{AuditEntryId, ConnectionId, RunId, TenantId, TokenId, WorkspaceId};
 use crate::ports::audit::{AuditFilter, AuditStore};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use std::time::Duration;
 
 const ADD: Sql = both!(
@@ -150,11 +150,11 @@ async fn owner_by(tx: &mut dyn SqlConnection, statement: Statement) -> Result<Bi
 }
 
 from_row! {
-    /// `audit_entries`
+    /// `audit_entries`. Whoever owns the table can write any time.
     #[derive(Debug)]
     struct AuditRow {
         id: i64,
-        at: DateTime<Utc>,
+        at: Time,
         action: String,
         object: String,
         object_id: Option<i64>,
@@ -172,10 +172,10 @@ from_row! {
 
 impl From<AuditRow> for AuditEntry {
     fn from(row: AuditRow) -> Self {
-        let json = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok());
+        let json = |text: Option<String>| text.map(|text| tolerant_decoding::read(&text));
         Self {
             id: AuditEntryId(row.id),
-            at: row.at,
+            at: row.at.happened(),
             action: row.action,
             object: row.object,
             object_id: row.object_id,

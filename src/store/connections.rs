@@ -159,6 +159,9 @@ impl<S: SqlStore> ConnectionStore for S {
             let Some((workspace, tenant, before)) = found else {
                 return Ok(false);
             };
+            if before.as_deref() == Some(status.as_str()) {
+                return Ok(true);
+            }
             let set = SET_STATUS.bind(id.0).bind(status.as_str());
             set.execute(tx).await?;
             let action = match status {

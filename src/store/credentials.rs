@@ -109,16 +109,18 @@ impl<S: SqlStore> CredentialStore for S {
         by: &Origin,
     ) -> Result<bool, StoreError> {
         let set = transaction(self, async |tx| {
+            let there: Option<Owner> = LOCK_CONNECTION.bind(id.0).fetch_optional(tx).await?;
             let before = facts(tx, id).await?;
-            let set = SET_EXPIRY.bind(id.0).bind(expires_at);
-            if set.execute(tx).await? == 0 {
+            let (Some(there), Some(before)) = (there, before) else {
                 return Ok(false);
+            };
+            SET_EXPIRY.bind(id.0).bind(expires_at).execute(tx).await?;
+            let mut after = before.clone();
+            after["expires_at"] = json!(second(expires_at));
+            if before != after {
+                let change = Change::new(AuditAction::CredentialExpirySet, id.0, owner(there));
+                record(tx, &change.before(before).after(after), by).await?;
             }
-            let owner = owner_of_connection(tx, id).await?;
-            let change = Change::new(AuditAction::CredentialExpirySet, id.0, owner);
-            let mut change = change.after(json!({ "expires_at": second(expires_at) }));
-            change.before = before;
-            record(tx, &change, by).await?;
             Ok::<bool, StoreError>(true)
         })
         .await?;

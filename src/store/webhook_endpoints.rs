@@ -9,7 +9,7 @@ use super::statement::{Sql, Value};
 use super::webhook_rows::{EndpointRow, SecretsRow};
 use crate::domain::access::Binding;
 use crate::domain::audit::{AuditAction, Change, Origin};
-use crate::domain::webhook::{DisabledReason, WebhookBinding, shown_url};
+use crate::domain::webhook::{DisabledReason, WebhookBinding, origin_of};
 use crate::domain::{EndpointId, WorkspaceId};
 use crate::ports::store_error::StoreError;
 use crate::ports::webhook_endpoints::{
@@ -112,9 +112,9 @@ fn change(action: AuditAction, id: EndpointId, workspace: WorkspaceId) -> Change
     Change::new(action, id.0, owner)
 }
 
-/// What an entry keeps of an endpoint: the query of an address may contain a secret of the receiver.
+/// What an entry keeps of an endpoint.
 fn facts(url: &str, description: Option<&str>, changed_only: bool) -> Json {
-    json!({ "url": shown_url(url), "description": description, "changed_only": changed_only })
+    json!({ "origin": origin_of(url), "description": description, "changed_only": changed_only })
 }
 
 /// What an entry keeps of whether an endpoint is enabled.
@@ -205,13 +205,18 @@ impl<S: SqlStore> EndpointStore for S {
             if disabled.is_none() {
                 PENDING_NOW.bind(id.0).execute(tx).await?;
             }
+            let before = state(was_enabled, was_disabled_for.as_deref());
+            let after = state(disabled.is_none(), disabled_reason);
+            if before == after {
+                return Ok(true);
+            }
             let action = match disabled {
                 Some(_) => AuditAction::EndpointDisabled,
                 None => AuditAction::EndpointEnabled,
             };
             let change = change(action, id, WorkspaceId(workspace))
-                .before(state(was_enabled, was_disabled_for.as_deref()))
-                .after(state(disabled.is_none(), disabled_reason));
+                .before(before)
+                .after(after);
             record(tx, &change, by).await?;
             Ok(true)
         })

@@ -50,18 +50,18 @@ impl From<AuditEntry> for AuditEntryView {
         Self {
             id: entry.id.0,
             at: entry.at,
-            action: entry.action,
-            object: entry.object,
+            action: clean(&entry.action),
+            object: clean(&entry.object),
             object_id: entry.object_id,
             workspace_id: entry.owner.workspace_id.map(|id| id.0),
             tenant_id: entry.owner.tenant_id.map(|id| id.0),
-            surface: entry.surface,
+            surface: clean(&entry.surface),
             token_id: entry.token_id.map(|id| id.0),
             actor: clean(&entry.actor),
             address: entry.address.as_deref().map(clean),
             request_id: entry.request_id.as_deref().map(clean),
-            before: entry.before,
-            after: entry.after,
+            before: entry.before.map(cleaned),
+            after: entry.after.map(cleaned),
         }
     }
 }
@@ -71,13 +71,13 @@ impl AuditEntryView {
     pub fn words(&self) -> String {
         match self.action.parse() {
             Ok(action) => words::audit_action(action).to_owned(),
-            Err(_) => redact::clean(&self.action, TEXT_CHARS),
+            Err(_) => self.action.clone(),
         }
     }
 
     /// Returns what it was done with: `connection 5`.
     pub fn subject(&self) -> String {
-        let object = redact::clean(&self.object.replace('_', " "), TEXT_CHARS);
+        let object = self.object.replace('_', " ");
         match self.object_id {
             Some(id) => format!("{object} {id}"),
             None => "–".to_owned(),
@@ -110,24 +110,43 @@ impl AuditEntryView {
                 _ if old.or(new).is_none_or(Value::is_null) => return None,
                 _ => text(old.or(new)),
             };
-            Some(format!("{}: {shown}", redact::clean(name, TEXT_CHARS)))
+            Some(format!("{name}: {shown}"))
         };
         names.into_iter().filter_map(change).collect()
     }
 }
 
+/// Cleans every text in a value, names of members too.
+fn cleaned(value: Value) -> Value {
+    match value {
+        Value::String(mut text) => {
+            redact::tidy(&mut text, TEXT_CHARS);
+            Value::String(text)
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(cleaned).collect()),
+        Value::Object(members) => {
+            let members = members.into_iter();
+            let members = members.map(|(mut name, value)| {
+                redact::tidy(&mut name, TEXT_CHARS);
+                (name, cleaned(value))
+            });
+            Value::Object(members.collect())
+        }
+        other => other,
+    }
+}
+
 /// A value, as it stands in a line.
 fn text(value: Option<&Value>) -> String {
-    let text = match value {
-        None | Some(Value::Null) => return "–".to_owned(),
+    match value {
+        None | Some(Value::Null) => "–".to_owned(),
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(items)) => {
             let items: Vec<String> = items.iter().map(|item| text(Some(item))).collect();
-            return items.join(", ");
+            items.join(", ")
         }
         Some(other) => other.to_string(),
-    };
-    redact::clean(&text, TEXT_CHARS)
+    }
 }
 
 #[cfg(test)]
@@ -171,6 +190,28 @@ mod tests {
         let one = view("token.created", None, Some(after));
         assert_eq!(one.changes(), ["scopes: read, run"]);
         assert!(view("token.revoked", None, None).changes().is_empty());
+    }
+
+    #[test]
+    fn only_what_differs_of_an_expiry_is_shown() {
+        let facts = |end: &str| Some(json!({ "kind": "client_secret", "expires_at": end }));
+        let set = view("credential.expiry_set", facts("2026"), facts("2027"));
+        assert_eq!(set.changes(), ["expires_at: 2026 → 2027"]);
+    }
+
+    #[test]
+    fn no_text_of_an_entry_hides_or_reorders_what_a_reader_sees() {
+        let hostile = "\u{9b}31m\u{202e}x\n";
+        let nested = json!({ hostile: [hostile, { "a": hostile }], "b": 1 });
+        let mut entry = view(hostile, Some(nested.clone()), Some(nested));
+        let cleaned = "\u{fffd}31m\u{fffd}x\u{fffd}";
+        assert_eq!(entry.action, cleaned);
+        let nested = json!({ cleaned: [cleaned, { "a": cleaned }], "b": 1 });
+        assert_eq!(entry.before, Some(nested.clone()));
+        assert_eq!(entry.after.take(), Some(nested));
+        assert_eq!(entry.words(), cleaned);
+        let shown = entry.changes().join(" ");
+        assert!(!shown.chars().any(char::is_control), "{shown:?}");
     }
 
     #[test]

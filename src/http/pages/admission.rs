@@ -1,6 +1,7 @@
 //! Admission of every request to a page: authentication, rate limits, and a request slot.
 
 use super::error::PageError;
+use super::refused_logins::RefusedLogins;
 use super::session::{Visitor, cookie};
 use super::{FORM_BYTES, Pages, PagesSettings};
 use crate::domain::TokenId;
@@ -10,17 +11,12 @@ use crate::http::connection_slots::network;
 use crate::http::rate_limit::RateLimiter;
 use crate::http::request_limits::LookUpRefused;
 use crate::http::server::Peer;
-use crate::ports::log_throttle::LogThrottle;
 use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// Time between two entries of the audit trail about refused sign-ins.
-const REFUSED_LOGINS: Duration = Duration::from_secs(10);
 
 /// How many requests sessions and addresses may make.
 #[derive(Debug)]
@@ -28,8 +24,7 @@ pub struct Limits {
     by_token: RateLimiter<TokenId>,
     by_address: RateLimiter<Option<IpAddr>>,
     logins: RateLimiter<Option<IpAddr>>,
-    /// Of the entries about refused sign-ins, however many there are: strangers must not fill the audit trail.
-    pub refused_logins: LogThrottle,
+    pub refused_logins: RefusedLogins,
 }
 
 impl Limits {
@@ -38,7 +33,7 @@ impl Limits {
             by_token: RateLimiter::per_minute(settings.requests_per_minute),
             by_address: RateLimiter::per_minute(settings.requests_per_minute),
             logins: RateLimiter::per_minute(settings.logins_per_minute),
-            refused_logins: LogThrottle::every(REFUSED_LOGINS),
+            refused_logins: RefusedLogins::default(),
         }
     }
 }

@@ -59,7 +59,14 @@ pub async fn page(
     visitor.needs(Scope::Audit)?;
     let connection: Option<ConnectionId> = parse(&filter.connection, "connection")?;
     let before: Option<AuditEntryId> = parse(&filter.before, "before")?;
-    let action: Option<AuditAction> = filter.action.parse().ok();
+    let action: Option<AuditAction> = match filter.action.as_str() {
+        "" => None,
+        name => {
+            let unknown = "The audit trail has no action of this name.";
+            let action: Result<AuditAction, _> = name.parse();
+            Some(action.map_err(|_| PageError::Refused(unknown.to_owned()))?)
+        }
+    };
     let actor = Some(filter.actor.trim()).filter(|actor| !actor.is_empty());
     if actor.is_some_and(|actor| actor.chars().any(char::is_control)) {
         let problem = "The name of an actor has no control character.";

@@ -6,7 +6,7 @@ use super::input::{Form, Query};
 use super::security::{forwarded_https, same_origin};
 use super::session::{COOKIE_NAME, Confirmation, Visitor, cookie, origin};
 use super::{Pages, SecureCookie, assets};
-use crate::domain::access::{Binding, Scope};
+use crate::domain::access::Scope;
 use crate::domain::audit::{AuditAction, Change};
 use crate::domain::token;
 use crate::http::server::Peer;
@@ -149,20 +149,25 @@ fn refused(next: &str, problem: &str) -> Response {
     (StatusCode::UNAUTHORIZED, page(next, Some(problem))).into_response()
 }
 
-/// Adds an entry about a refused sign-in to the audit trail, with the number of those before it that have none.
+/// Adds an entry about a refused sign-in to the audit trail, with the number of those before it of the same
+/// binding that have none.
 async fn note_refusal(pages: &Pages, token: Option<&TokenRecord>, address: Option<IpAddr>) {
-    let Some(left_out) = pages.limits.refused_logins.line() else {
+    let bound = token.map(|token| token.binding);
+    let Some(entry) = pages.limits.refused_logins.entry(bound) else {
         return;
     };
     let id = token.map(|token| token.id.0);
-    let bound = token.map_or(Binding::EVERYTHING, |token| token.binding);
-    let change = Change::new(AuditAction::SignInRefused, id, bound);
-    let change = change.after(json!({ "others_without_an_entry": left_out }));
+    let change = Change::new(AuditAction::SignInRefused, id, bound.unwrap_or_default());
+    let change = change.after(json!({ "others_without_an_entry": entry.left_out }));
     // With what is no token nobody is known.
     let known = token.map(|token| (token.id, token.name.as_str()));
     let by = origin(known, address);
-    if let Err(error) = pages.store.add_audit_entry(&change, &by).await {
-        tracing::warn!(%error, "a refused sign-in has no entry in the audit trail");
+    match pages.store.add_audit_entry(&change, &by).await {
+        Ok(()) => entry.written(),
+        Err(error) => tracing::warn!(
+            %error,
+            "a refused sign-in has no entry in the audit trail; the next entry counts it"
+        ),
     }
 }
 

@@ -13,6 +13,7 @@ mod live;
 mod login;
 mod modules;
 mod overview;
+mod refused_logins;
 mod run;
 mod runs;
 mod security;

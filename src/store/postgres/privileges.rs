@@ -104,7 +104,16 @@ const NEEDED: &[(&str, &[Privilege])] = &[
         &[SELECT, on_columns("UPDATE", "last_used_at")],
     ),
     ("verifyd.acknowledgement_actors", &[SELECT, INSERT]),
-    ("verifyd.audit_entries", &[SELECT, INSERT]),
+    (
+        "verifyd.audit_entries",
+        &[
+            SELECT,
+            on_columns(
+                "INSERT",
+                "action, object, object_id, workspace_id, tenant_id, surface, token_id, actor, address, request_id, before, after",
+            ),
+        ],
+    ),
     ("verifyd.sweep_lock", &[SELECT, INSERT, UPDATE]),
     (
         "operation_runs",

@@ -16,6 +16,7 @@ use verifyd::ports::access::{NewToken, TokenRecord};
 use verifyd::ports::audit::{AuditFilter, KEPT_AT_LEAST};
 use verifyd::ports::vault::VaultError;
 use verifyd::ports::webhook_endpoints::{NewEndpoint, SealedSecrets};
+use verifyd::view::AuditEntryView;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -81,7 +82,7 @@ async fn token(bed: &Bed, name: &str, binding: Binding) -> TokenRecord {
 fn new_endpoint() -> NewEndpoint {
     NewEndpoint {
         workspace_id: WorkspaceId(1),
-        url: format!("https://receiver.example/hook?key={SECRET}"),
+        url: format!("https://receiver.example/hook/{SECRET}?key={SECRET}"),
         description: None,
         changed_only: true,
     }
@@ -152,6 +153,8 @@ pub async fn each_change_leaves_one_entry_and_no_secret(bed: &Bed) {
     let disabled = ConnectionStatus::Disabled;
     let set = store.set_connection_status(id, disabled, operator()).await;
     assert!(set.unwrap());
+    let again = store.set_connection_status(id, disabled, operator()).await;
+    assert!(again.unwrap());
     let entry = look.one(AuditAction::ConnectionDisabled).await;
     assert_eq!(
         before_and_after(&entry),
@@ -182,14 +185,16 @@ pub async fn each_change_leaves_one_entry_and_no_secret(bed: &Bed) {
         "both are written alike"
     );
     let end = "2999-12-31T23:59:59Z";
-    let set = store.set_credential_expiry(id, end.parse().unwrap(), operator());
-    assert!(set.await.unwrap());
+    for _ in 0..2 {
+        let set = store.set_credential_expiry(id, end.parse().unwrap(), operator());
+        assert!(set.await.unwrap());
+    }
     let entry = look.one(AuditAction::CredentialExpirySet).await;
     let (before, now) = before_and_after(&entry);
-    assert_eq!(
-        (&before["expires_at"], now),
-        (&after["expires_at"], json!({ "expires_at": end }))
-    );
+    assert_eq!(before, after);
+    assert_eq!(now, json!({ "kind": new.kind, "expires_at": end }));
+    let shown = AuditEntryView::from(entry).changes();
+    assert_eq!(shown.len(), 1, "{shown:?}");
     let swap = store.reseal_credential(id, &new.payload, SECRET, operator());
     assert!(swap.await.unwrap());
     look.one(AuditAction::CredentialResealed).await;
@@ -206,6 +211,8 @@ pub async fn each_change_leaves_one_entry_and_no_secret(bed: &Bed) {
         (entry.object_id, entry.owner),
         (Some(endpoint.0), bound(1, None))
     );
+    let (_, after) = before_and_after(&entry);
+    assert_eq!(after["origin"], json!("https://receiver.example"));
     let rotated = store.rotate_secret(endpoint, &place, DAY, operator()).await;
     assert!(rotated.unwrap().is_some());
     look.one(AuditAction::EndpointSecretRotated).await;
@@ -216,10 +223,12 @@ pub async fn each_change_leaves_one_entry_and_no_secret(bed: &Bed) {
         ),
         (None, AuditAction::EndpointEnabled),
     ] {
-        let set = store
-            .set_endpoint_enabled(endpoint, disabled, operator())
-            .await;
-        assert!(set.unwrap());
+        for _ in 0..2 {
+            let set = store
+                .set_endpoint_enabled(endpoint, disabled, operator())
+                .await;
+            assert!(set.unwrap());
+        }
         let (before, after) = before_and_after(&look.one(action).await);
         assert_eq!(after["enabled"], json!(disabled.is_none()));
         assert_eq!(before["enabled"], json!(disabled.is_some()));
@@ -313,14 +322,36 @@ pub async fn what_is_rolled_back_leaves_no_entry(bed: &Bed) {
 pub async fn entries_never_change_and_only_old_ones_are_deleted(bed: &Bed) {
     token(bed, "one", Binding::EVERYTHING).await;
     let table = bed.own("audit_entries");
-    for change in [
+    let mut changes = vec![
         format!("UPDATE {table} SET actor = 'somebody else'"),
         format!("UPDATE {table} SET at = '2020-01-01T00:00:00.000Z'"),
         format!("DELETE FROM {table}"),
-    ] {
+    ];
+    match bed.is_postgres() {
+        true => changes.extend([
+            format!("TRUNCATE {table}"),
+            // A function of another schema, in place of the server's.
+            format!(
+                "CREATE SCHEMA mine; CREATE FUNCTION mine.now() RETURNS timestamptz LANGUAGE sql \
+                 AS $$ SELECT timestamptz '2999-01-01' $$; SET LOCAL search_path = mine, pg_catalog; \
+                 DELETE FROM {table}"
+            ),
+        ]),
+        false => changes.push(format!(
+            "INSERT OR REPLACE INTO {table} (id, action, object, surface, actor) \
+             VALUES (1, 'token.created', 'token', 'cli', 'somebody else')"
+        )),
+    }
+    for change in changes {
         let refused = bed.try_exec(&change).await.unwrap_err().to_string();
         assert!(refused.contains("entries of the audit trail"), "{refused}");
     }
+    // PostgreSQL chooses every id; SQLite replaces none that is not above zero.
+    let chosen = format!(
+        "INSERT INTO {table} (id, action, object, surface, actor) \
+         VALUES (-1, 'token.created', 'token', 'cli', 'somebody')"
+    );
+    assert!(bed.try_exec(&chosen).await.is_err());
     for day in 1..=5 {
         bed.exec(&format!(
             "INSERT INTO {table} (at, action, object, surface, actor) \
@@ -353,6 +384,52 @@ pub async fn entries_never_change_and_only_old_ones_are_deleted(bed: &Bed) {
         assert_eq!(pruned.unwrap(), deleted);
         assert_eq!(bed.count(&table).await, left);
     }
+}
+
+/// Whoever owns the table can write what verifyd never would.
+pub async fn entries_that_others_wrote_stop_no_list(bed: &Bed) {
+    let table = bed.own("audit_entries");
+    for at in ["-infinity", "infinity"] {
+        bed.exec(&format!(
+            "INSERT INTO {table} (at, action, object, surface, actor, after) \
+             VALUES ('{at}', 'token.created', 'token', 'cli', 'somebody', '{{\"a\": 1e999, \"b\": 1}}')"
+        ))
+        .await;
+    }
+    token(bed, "one", Binding::EVERYTHING).await;
+    let found = entries(bed, |_| {}).await;
+    let times: Vec<String> = found.iter().map(|entry| entry.at.to_rfc3339()).collect();
+    assert_eq!(times.len(), 3);
+    assert_eq!(
+        times[1..],
+        ["9999-12-31T23:59:59+00:00", "0001-01-01T00:00:00+00:00"]
+    );
+    assert_eq!(before_and_after(&found[1]).1["b"], json!(1));
+}
+
+/// What another transaction has not committed yet is there once the entry is written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expiry_that_is_set_meanwhile_is_what_was_there_before() {
+    let bed = Bed::postgres().await;
+    let id = bed.connection_with(7, "payload").await;
+    let mut other = bed.pg().begin().await.unwrap();
+    for statement in [
+        "SELECT FROM provider_connections FOR UPDATE",
+        "UPDATE provider_credentials SET expires_at = '2998-01-01T00:00:00Z'",
+    ] {
+        sqlx::query(statement).execute(&mut *other).await.unwrap();
+    }
+    let end = "2999-12-31T23:59:59Z".parse().unwrap();
+    let setting = bed.store.set_credential_expiry(id, end, operator());
+    let committing = async {
+        bed.somebody_waits_for_a_lock().await;
+        other.commit().await.unwrap();
+    };
+    let (set, ()) = tokio::join!(setting, committing);
+    assert!(set.unwrap());
+    let newest = entries(&bed, |_| {}).await.swap_remove(0);
+    let (before, _) = before_and_after(&newest);
+    assert_eq!(before["expires_at"], json!("2998-01-01T00:00:00Z"));
 }
 
 pub async fn entries_are_read_within_reach_filtered_and_paged(bed: &Bed) {

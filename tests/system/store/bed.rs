@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use test_support::pgbouncer::PgBouncer;
 use test_support::postgres::TestDatabase;
+use test_support::waiting::until;
 use verifyd::domain::{ConnectionId, RunId, TenantId};
 use verifyd::ports::store::Store;
 use verifyd::store::{DatabaseSettings, ListenMode};
@@ -149,6 +150,16 @@ impl Bed {
         let name = url.rsplit('/').next().unwrap();
         let statement = AssertSqlSafe(format!("ALTER DATABASE {name} SET {setting}"));
         self.pg().execute(statement).await.unwrap();
+    }
+
+    /// Returns once a session of this PostgreSQL database waits for a lock.
+    pub async fn somebody_waits_for_a_lock(&self) {
+        const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        until("somebody waits for a lock", async || {
+            self.number(WAITING).await > 0
+        })
+        .await;
     }
 
     /// The name of one of verifyd's own tables.

@@ -284,6 +284,7 @@ conformance! {
         each_change_leaves_one_entry_and_no_secret,
         what_is_rolled_back_leaves_no_entry,
         entries_never_change_and_only_old_ones_are_deleted,
+        entries_that_others_wrote_stop_no_list,
         entries_are_read_within_reach_filtered_and_paged;
     acknowledgement_races:
         acknowledging_beside_completions_loses_nothing;

@@ -113,6 +113,48 @@ pub async fn the_use_of_a_token_is_noted_once_a_minute(bed: &Bed) {
     assert!(last_used().await.expect("noted again") >= first);
 }
 
+/// Two sign-ins, or one and a revocation, would otherwise wait for each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sign_in_that_waits_for_a_session_locks_no_other_one() {
+    let bed = Bed::postgres().await;
+    let one = token(&bed, "one").await;
+    let open = async |session: &str, replaced: Option<&str>| {
+        let (session, replaced) = (hash(session), replaced.map(hash));
+        let opened = bed.store.open_session(
+            one.id,
+            &session,
+            "csrf",
+            DAY,
+            replaced.as_deref(),
+            operator(),
+        );
+        opened.await.unwrap();
+    };
+    open("over", None).await;
+    open("replaced", None).await;
+    let (table, over) = ("verifyd.page_sessions", hash("over"));
+    let over = format!("session_hash = '{over}'");
+    bed.age(table, "expires_at", &over, 2 * 24 * 3600).await;
+    let mut other = bed.pg().begin().await.unwrap();
+    sqlx::query("SELECT FROM verifyd.page_sessions WHERE session_hash = $1 FOR UPDATE")
+        .bind(hash("replaced"))
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let looking = async {
+        bed.somebody_waits_for_a_lock().await;
+        let free = format!(
+            "SELECT count(*) FROM (SELECT FROM {table} WHERE {over} FOR UPDATE SKIP LOCKED) AS free"
+        );
+        let free = bed.number(&free).await;
+        other.rollback().await.unwrap();
+        free
+    };
+    let ((), free) = tokio::join!(open("new", Some("replaced")), looking);
+    assert_eq!(free, 1);
+    assert_eq!(bed.count(table).await, 1);
+}
+
 pub async fn a_session_lives_as_long_as_it_and_its_token(bed: &Bed) {
     let one = token(bed, "one").await;
     let soon = expiring(bed, "soon", 3600).await;
