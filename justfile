@@ -36,6 +36,10 @@ api *args:
 deploy:
     scripts/check-deploy
 
+# Check dependencies for known vulnerabilities, and record it
+advisories:
+    cargo fetch --locked && scripts/advisories --record
+
 # Measure what a run costs inside the process
 micro *args:
     bench/micro {{ args }}
