@@ -28,6 +28,10 @@ generate *args:
 demo:
     cargo run -- demo --keep
 
+# Run the last release, or another revision, beside this version
+upgrade *args:
+    scripts/test-upgrade {{ args }}
+
 # Search the API for answers that its document does not allow
 api *args:
     scripts/schemathesis {{ args }}
