@@ -28,6 +28,10 @@ generate *args:
 demo:
     cargo run -- demo --keep
 
+# Run the last release, or another revision, beside this version
+upgrade *args:
+    scripts/test-upgrade {{ args }}
+
 # Search the API for answers that its document does not allow
 api *args:
     scripts/schemathesis {{ args }}
@@ -39,6 +43,10 @@ deploy:
 # Build the image and run all of Compose, as root
 containers:
     scripts/test-containers
+
+# Check dependencies for known vulnerabilities, and record it
+advisories:
+    cargo fetch --locked && scripts/advisories --record
 
 # Measure what a run costs inside the process
 micro *args:

@@ -14,3 +14,4 @@ mod recovery_time;
 mod redis_faults;
 mod scene;
 mod tenant_isolation;
+mod upgrade;

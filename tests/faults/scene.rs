@@ -2,6 +2,7 @@
 
 use sqlx::{Connection as _, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -100,14 +101,19 @@ impl Scene {
     /// The same on a database of the caller's choice.
     pub async fn on(database: TestDatabase) -> Self {
         let mut scene = Self::empty(database, SimulatorOptions::default()).await;
-        scene.add(Scenario::Healthy, 1);
-        scene.add(Scenario::HealthyIntune, 2);
-        scene.add(Scenario::SecretExpired, 3);
-        let blocked = scene.add(Scenario::Healthy, 4);
-        let disable = ["connections", "disable", &blocked.to_string()];
-        scene.bench.success(&disable);
-        scene.members.get_mut(&blocked).unwrap().outcome = "blocked";
+        scene.add_of_every_outcome();
         scene
+    }
+
+    /// Adds connections that end succeeded, failed and blocked.
+    pub fn add_of_every_outcome(&mut self) {
+        self.add(Scenario::Healthy, 1);
+        self.add(Scenario::HealthyIntune, 2);
+        self.add(Scenario::SecretExpired, 3);
+        let blocked = self.add(Scenario::Healthy, 4);
+        let disable = ["connections", "disable", &blocked.to_string()];
+        self.bench.success(&disable);
+        self.members.get_mut(&blocked).unwrap().outcome = "blocked";
     }
 
     /// With one connection whose check takes about `seconds`: its provider answers slowly.
@@ -135,7 +141,19 @@ impl Scene {
 
     pub async fn empty(database: TestDatabase, options: SimulatorOptions) -> Self {
         let place = Place::Beside(STAGE.read().await);
-        let mut bench = Bench::on(database, options).await;
+        Self::of(Bench::on(database, options).await, place).await
+    }
+
+    /// Without connections, and with everything that this program makes of an empty database.
+    pub async fn made_by(program: &OsStr) -> Self {
+        let place = Place::Beside(STAGE.read().await);
+        let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
+        bench.program = program.into();
+        bench.success(&["migrate"]);
+        Self::of(bench, place).await
+    }
+
+    async fn of(mut bench: Bench, place: Place) -> Self {
         for (key, value) in QUICK {
             bench
                 .serve_environment

@@ -1,5 +1,8 @@
 //! Files that are generated from the code are current. `UPDATE_GENERATED=1` rewrites them.
 
+mod dependencies;
+mod version;
+
 use crate::rust_files;
 use chrono::{TimeZone as _, Utc};
 #[cfg(feature = "simulator")]

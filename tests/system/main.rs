@@ -6,6 +6,7 @@
     reason = "a test that measures says what it measured"
 )]
 
+mod advisories;
 mod api;
 mod daemon;
 mod enqueue;

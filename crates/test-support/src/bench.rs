@@ -52,6 +52,8 @@ pub struct Bench {
     pub database: TestDatabase,
     pub queue: String,
     pub redis_url: String,
+    /// The binary of commands and processes that start from now on: another version's, where a test says so.
+    pub program: OsString,
     /// Stops when it is dropped.
     pub simulator: RunningSimulator,
     /// Everything that any process has printed.
@@ -112,6 +114,7 @@ impl Bench {
             database,
             queue,
             redis_url,
+            program: binary(),
             simulator,
             printed: Arc::default(),
             environment,
@@ -126,7 +129,7 @@ impl Bench {
 
     /// Runs a command that reads this. On a busy machine it may take long to connect.
     pub fn run_with(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = Command::new(binary())
+        let mut child = Command::new(&self.program)
             .args(arguments)
             .env_clear()
             .env("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "60s")
@@ -257,7 +260,7 @@ impl Bench {
     /// Starts `verifyd serve` and waits until it is ready for runs.
     pub fn serve(&self, extra: &[(&str, &str)]) -> Daemon {
         let mut child = ends_with_test("KILL")
-            .arg(binary())
+            .arg(&self.program)
             .arg("serve")
             .env_clear()
             .envs(&self.serve_environment)
