@@ -17,12 +17,18 @@ use zeroize::Zeroizing;
 const PREFIX: &str = "VERIFYD__";
 const FILE_VARIABLE: &str = "VERIFYD_CONFIG";
 /// Names that other programs use, too. They lose against `VERIFYD__…`.
-const PLAIN: [(&str, &str); 4] = [
+const PLAIN: [(&str, &str); 3] = [
     ("DATABASE_URL", "database.url"),
     ("REDIS_URL", "redis.url"),
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", "traces.endpoint"),
-    ("OTEL_EXPORTER_OTLP_PROTOCOL", "traces.protocol"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT),
 ];
+/// The same, read only where `traces.endpoint` is set: other programs understand more of them.
+const OF_TRACES: [(&str, &str); 2] = [
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "traces.protocol"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers"),
+];
+/// The key without which there are no traces.
+const ENDPOINT: &str = "traces.endpoint";
 /// Names that programs share, the first that is not empty counts. They only fill in what nothing else sets.
 const SHARED: [(&str, &[&str]); 3] = [
     (
@@ -82,7 +88,10 @@ fn environment(
         let plain = name.strip_suffix("_FILE").unwrap_or(&name);
         let ours = name.starts_with(PREFIX)
             || name == FILE_VARIABLE
-            || PLAIN.iter().any(|(known, _)| *known == plain)
+            || PLAIN
+                .iter()
+                .chain(&OF_TRACES)
+                .any(|(known, _)| *known == plain)
             || SHARED
                 .iter()
                 .any(|(_, names)| names.contains(&name.as_str()));
@@ -182,29 +191,37 @@ pub(super) fn layers(
         let origin = format!("file {}", path.display());
         layers.push(parse_toml(&text, &origin, problems)?);
     }
-    layers.push(from_environment(&sources.environment, problems));
+    let environment = &sources.environment;
+    layers.push(from_plain(&PLAIN, environment, problems));
+    let plain = layers.len();
+    layers.push(from_environment(environment, problems));
     layers.push(from_flags(&sources.overrides, problems));
-    let shared = shared_environment(&sources.environment, &layers);
+    if is_set(&layers, ENDPOINT) {
+        layers.insert(plain, from_plain(&OF_TRACES, environment, problems));
+    }
+    let shared = shared_environment(environment, &layers);
     layers.push(shared);
     Ok(layers)
 }
 
+/// Whether the strongest layer that has the key says something.
+fn is_set(layers: &[Layer], key: &str) -> bool {
+    let set = layers
+        .iter()
+        .rev()
+        .find_map(|layer| layer.0.iter().find(|(known, _)| known == key));
+    set.is_some_and(|(_, value)| !is_empty(value))
+}
+
 /// What variables say that programs share, where no layer says anything.
 fn shared_environment(environment: &BTreeMap<String, String>, layers: &[Layer]) -> Layer {
-    let is_set = |key: &str| {
-        let set = layers
-            .iter()
-            .rev()
-            .find_map(|layer| layer.0.iter().find(|(known, _)| known == key));
-        set.is_some_and(|(_, value)| !is_empty(value))
-    };
     let mut layer = Layer::default();
     for (key, names) in SHARED {
         let named = names.iter().find_map(|name| {
             let value = environment.get(*name)?.trim();
             (!value.is_empty()).then_some((*name, value))
         });
-        if let (Some((name, value)), Some(rule), false) = (named, rule(key), is_set(key)) {
+        if let (Some((name, value)), Some(rule), false) = (named, rule(key), is_set(layers, key)) {
             let value = match key {
                 // systemd separates several folders by colons.
                 SOCKET => format!("{}/debug.sock", value.split(':').next().unwrap_or(value)),
@@ -313,9 +330,13 @@ fn variable(name: &str) -> String {
     format!("environment variable {name}")
 }
 
-fn from_environment(environment: &BTreeMap<String, String>, problems: &mut Vec<Problem>) -> Layer {
+fn from_plain(
+    names: &[(&str, &str)],
+    environment: &BTreeMap<String, String>,
+    problems: &mut Vec<Problem>,
+) -> Layer {
     let mut layer = Layer::default();
-    for (name, key) in PLAIN {
+    for &(name, key) in names {
         // Compose files set such a variable to nothing where they mean "not set".
         let value = environment.get(name).filter(|value| !value.is_empty());
         let file_name = format!("{name}_FILE");
@@ -333,6 +354,11 @@ fn from_environment(environment: &BTreeMap<String, String>, problems: &mut Vec<P
             _ => {}
         }
     }
+    layer
+}
+
+fn from_environment(environment: &BTreeMap<String, String>, problems: &mut Vec<Problem>) -> Layer {
+    let mut layer = Layer::default();
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix(PREFIX) else {
             continue;

@@ -58,7 +58,8 @@ pub async fn measured(
     let route = answer.extensions().get::<MatchedPath>();
     let route = route.map_or(OTHER, MatchedPath::as_str).to_owned();
     let (method, code) = (label_of(method), class_of(answer.status()));
-    end_span(&span, method, &route, answer.status());
+    describe(&span, method, &route, answer.status());
+    span.end();
     metrics::counter!(
         "verifyd_http_requests_total",
         "code" => code, "method" => method, "route" => route.clone()
@@ -74,7 +75,7 @@ pub async fn measured(
 
 /// Names the span by the template of its route. The path and the query are left out: they hold ids, and what people
 /// searched for.
-fn end_span(span: &TraceSpan, method: &'static str, route: &str, status: StatusCode) {
+fn describe(span: &TraceSpan, method: &'static str, route: &str, status: StatusCode) {
     if !span.is_recording() {
         return;
     }

@@ -206,7 +206,8 @@ impl Proxies {
         self.proxy.as_ref()
     }
 
-    /// The proxy for calls to this host. Only https goes through one: plain http is for loopback.
+    /// The proxy for calls to this host. Only https goes through one: plain http is for loopback,
+    /// and for a collector on the operator's network.
     pub(super) fn route(&self, uri: &Uri) -> Option<&Proxy> {
         let proxy = self.proxy.as_ref()?;
         let proxied = uri.scheme_str() == Some("https") && !self.exceptions.contain(uri);

@@ -6,6 +6,7 @@
 
 use crate::domain::trace_parent::TraceParent;
 use futures::future::Either;
+use http::Uri;
 use opentelemetry::context::{FutureExt as _, WithContext};
 use opentelemetry::global::{BoxedTracer, ObjectSafeTracer};
 use opentelemetry::trace::{
@@ -41,14 +42,22 @@ pub fn in_current<F: Future>(work: F) -> Either<WithContext<F>, F> {
     }
 }
 
-/// An open span, or nothing while traces are off. It ends when it is dropped.
+/// What a span says that was dropped before its work had ended.
+const CANCELLED: &str = "cancelled";
+
+/// An open span, or nothing while traces are off. It ends when it is dropped. One that is no phase has failed by then,
+/// unless [`TraceSpan::end`] ends it: a deadline, a stop or a peer that has gone drops the work within.
 #[derive(Debug)]
-pub struct TraceSpan(Option<Context>);
+pub struct TraceSpan {
+    context: Option<Context>,
+    fails_when_dropped: bool,
+}
 
 impl TraceSpan {
     /// Starts a span below the current one.
     pub fn child(kind: SpanKind, name: &'static str) -> Self {
-        Self::open(|| {
+        let is_phase = kind == SpanKind::Internal;
+        Self::open(!is_phase, || {
             (
                 SpanBuilder::from_name(name).with_kind(kind),
                 Context::current(),
@@ -69,7 +78,7 @@ impl TraceSpan {
         parent: Option<TraceParent>,
         linked: Option<TraceParent>,
     ) -> Self {
-        Self::open(|| {
+        Self::open(true, || {
             let links = linked.map(|linked| Link::with_context(remote(linked)));
             let builder = SpanBuilder::from_name(name)
                 .with_kind(kind)
@@ -83,17 +92,26 @@ impl TraceSpan {
         })
     }
 
-    fn open(start: impl FnOnce() -> (SpanBuilder, Context)) -> Self {
-        Self(TRACER.get().map(|tracer| {
+    fn open(fails_when_dropped: bool, start: impl FnOnce() -> (SpanBuilder, Context)) -> Self {
+        let context = TRACER.get().map(|tracer| {
             let (builder, parent) = start();
             let span = builder.start_with_context(tracer, &parent);
             parent.with_span(span)
-        }))
+        });
+        Self {
+            context,
+            fails_when_dropped,
+        }
+    }
+
+    /// Ends the span with what was said of it.
+    pub fn end(mut self) {
+        self.fails_when_dropped = false;
     }
 
     /// Adds a phase that began `elapsed` ago and ends now.
     pub fn add_phase(&self, name: &'static str, elapsed: Duration) {
-        if let (Some(context), Some(tracer)) = (&self.0, TRACER.get()) {
+        if let (Some(context), Some(tracer)) = (&self.context, TRACER.get()) {
             let builder = SpanBuilder::from_name(name)
                 .with_kind(SpanKind::Internal)
                 .with_start_time(ago(elapsed));
@@ -104,34 +122,35 @@ impl TraceSpan {
 
     /// Whether what is set here reaches anybody: what costs something to find out is left out otherwise.
     pub fn is_recording(&self) -> bool {
-        (self.0.as_ref()).is_some_and(|context| context.span().is_recording())
+        (self.context.as_ref()).is_some_and(|context| context.span().is_recording())
     }
 
     /// Sets an attribute.
     pub fn set(&self, key: &'static str, value: impl Into<Value>) {
-        if let Some(context) = &self.0 {
+        if let Some(context) = &self.context {
             context.span().set_attribute(KeyValue::new(key, value));
         }
     }
 
-    /// Names the server that a request goes to. An address without a port is one of https.
-    pub fn set_server(&self, host: Option<&str>, port: Option<u16>) {
+    /// Names the server that a request goes to. The rest of the address is left out.
+    pub fn set_server(&self, address: &Uri) {
         if self.is_recording() {
-            self.set("server.address", host.unwrap_or_default().to_owned());
-            self.set("server.port", i64::from(port.unwrap_or(443)));
+            let host = address.host().unwrap_or_default();
+            self.set("server.address", host.to_owned());
+            self.set("server.port", i64::from(port(address)));
         }
     }
 
     /// Replaces the name. Names come from few: they never hold an id.
     pub fn rename(&self, name: impl Into<Cow<'static, str>>) {
-        if let Some(context) = &self.0 {
+        if let Some(context) = &self.context {
             context.span().update_name(name);
         }
     }
 
     /// Marks the span as failed. `cause` comes from few codes.
     pub fn fail(&self, cause: impl Into<Value>) {
-        if let Some(context) = &self.0 {
+        if let Some(context) = &self.context {
             context
                 .span()
                 .set_attribute(KeyValue::new("error.type", cause));
@@ -141,12 +160,12 @@ impl TraceSpan {
 
     /// Returns the id of the trace, for the log.
     pub fn trace(&self) -> Option<String> {
-        Some(named(self.0.as_ref()?)?.trace())
+        Some(named(self.context.as_ref()?)?.trace())
     }
 
     /// Runs `work` in the scope of this span.
     pub fn scope<F: Future>(&self, work: F) -> Either<WithContext<F>, F> {
-        match &self.0 {
+        match &self.context {
             Some(context) => Either::Left(work.with_context(context.clone())),
             None => Either::Right(work),
         }
@@ -155,10 +174,21 @@ impl TraceSpan {
 
 impl Drop for TraceSpan {
     fn drop(&mut self) {
-        if let Some(context) = &self.0 {
+        if self.fails_when_dropped {
+            self.fail(CANCELLED);
+        }
+        if let Some(context) = &self.context {
             context.span().end();
         }
     }
+}
+
+fn port(address: &Uri) -> u16 {
+    let of_scheme = match address.scheme_str() {
+        Some("http") => 80,
+        _ => 443,
+    };
+    address.port_u16().unwrap_or(of_scheme)
 }
 
 fn ago(elapsed: Duration) -> SystemTime {
@@ -189,4 +219,20 @@ fn named(context: &Context) -> Option<TraceParent> {
         span_id: named.span_id().to_bytes(),
         is_sampled: named.is_sampled(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_port_has_that_of_its_scheme() {
+        for (address, wanted) in [
+            ("https://a.example/x", 443),
+            ("HTTP://a.example/x", 80),
+            ("http://a.example:8080", 8080),
+        ] {
+            assert_eq!(port(&address.parse().unwrap()), wanted, "{address}");
+        }
+    }
 }

@@ -148,7 +148,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, "verifyd_runs_running", "Runs with status running"),
     (Kind::Gauge, "verifyd_oldest_queued_seconds", "Age of the oldest queued run"),
     (Kind::Gauge, "verifyd_runs_in_flight", "Runs in flight in this process"),
-    (Kind::LabelledCounter, "verifyd_trace_spans_total", "Ended spans of traces by result: exported, failed (the collector did not take them), dropped (the queue was full)"),
+    (Kind::LabelledCounter, "verifyd_trace_spans_total", "Ended spans of traces by result: exported (the collector has answered; it may have rejected some), failed (they did not reach it, or it refused them), dropped (the queue was full)"),
     (Kind::Gauge, "verifyd_build_info", "Always 1; the labels name the build of this process"),
 ];
 

@@ -10,7 +10,7 @@ use crate::ports::traces;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::USER_AGENT;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
 use opentelemetry::trace::{
@@ -18,13 +18,11 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Context, Key, KeyValue};
 use opentelemetry_http::{HttpClient, HttpError};
-use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
-use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
 use opentelemetry_otlp::{
     SpanExporter, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _,
 };
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SamplingDecision, SamplingResult,
     SdkTracerProvider, ShouldSample, Span, SpanData, SpanProcessor,
@@ -38,6 +36,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 /// Name of the service where no variable names another one.
 const SERVICE: &str = "verifyd";
@@ -45,16 +45,19 @@ const SERVICE: &str = "verifyd";
 /// Ended spans that wait for their export, those of some hundred runs.
 const QUEUE_SPANS: usize = 4096;
 
+/// Of these, spans of requests: they begin before a client is known and limited, and must not displace those of runs.
+const QUEUE_REQUESTS: usize = QUEUE_SPANS / 2;
+
 /// Spans of one export.
 const BATCH_SPANS: usize = 512;
 
 /// Longest time for which a span waits while there are fewer.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Time of one export, with its retries.
+/// Time of one export, with connecting and retries.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for opening a connection to the collector.
+/// Time for opening a connection to the collector, and for TLS on it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Time for the last spans when the process stops.
@@ -116,8 +119,9 @@ pub fn start(
     }
     let waiting = Arc::new(AtomicUsize::new(0));
     let exporter = Counted {
-        exporter: exporter(settings, outbound)?,
+        exporter: Arc::new(exporter(settings, outbound)?),
         waiting: Arc::clone(&waiting),
+        runtime: Handle::current(),
     };
     let config = BatchConfigBuilder::default()
         .with_max_queue_size(QUEUE_SPANS)
@@ -146,7 +150,7 @@ pub fn start(
 }
 
 impl Traces {
-    /// Sends what waits, for a few seconds at most. Later spans are not recorded.
+    /// Sends the spans that wait, within `FLUSH_TIMEOUT`. What is not sent by then is lost, as are later spans.
     pub async fn flush(self) {
         let shutdown = move || self.provider.shutdown_with_timeout(FLUSH_TIMEOUT);
         let ended = tokio::task::spawn_blocking(shutdown).await;
@@ -167,7 +171,6 @@ fn exporter(settings: &TraceSettings, outbound: &Outbound) -> anyhow::Result<Spa
             let client = Collector {
                 client: outbound.client_of_operator(host, CONNECT_TIMEOUT),
                 headers,
-                runtime: Handle::current(),
             };
             SpanExporter::builder()
                 .with_http()
@@ -178,19 +181,45 @@ fn exporter(settings: &TraceSettings, outbound: &Outbound) -> anyhow::Result<Spa
                 .build()
         }
         Protocol::Grpc => {
-            let builder = SpanExporter::builder()
-                .with_tonic()
-                .with_endpoint(endpoint)
-                .with_timeout(EXPORT_TIMEOUT)
-                .with_metadata(MetadataMap::from_headers(headers));
-            let builder = match endpoint.starts_with("https:") {
-                true => builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots()),
-                false => builder,
+            let metadata = MetadataMap::from_headers(headers);
+            // In place of what the exporter reads from the environment itself.
+            let only_ours = move |mut request: tonic::Request<()>| -> Result<_, tonic::Status> {
+                *request.metadata_mut() = metadata.clone();
+                Ok(request)
             };
-            builder.build()
+            SpanExporter::builder()
+                .with_tonic()
+                .with_timeout(EXPORT_TIMEOUT)
+                .with_channel(channel(endpoint).context("traces.endpoint")?)
+                .with_interceptor(only_ours)
+                .build()
         }
     };
     built.context("traces.endpoint")
+}
+
+/// The connections to a collector that speaks gRPC. None is open yet.
+fn channel(endpoint: &str) -> Result<Channel, tonic::transport::Error> {
+    let collector = Endpoint::from_shared(endpoint.to_owned())?.connect_timeout(CONNECT_TIMEOUT);
+    if collector.uri().scheme_str() != Some("https") {
+        return Ok(collector.connect_lazy());
+    }
+    let tls = ClientTlsConfig::new().timeout(CONNECT_TIMEOUT);
+    let trusting = collector
+        .clone()
+        .tls_config(tls.clone().with_enabled_roots());
+    let collector = match trusting {
+        Ok(trusting) => trusting,
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(
+                error,
+                "no trusted root certificates: exports over https will fail"
+            );
+            collector.tls_config(tls)?
+        }
+    };
+    Ok(collector.connect_lazy())
 }
 
 /// What all spans say of this process. Variables may name another service, and more attributes.
@@ -209,11 +238,10 @@ fn resource(instance: &str) -> Resource {
     }
 }
 
-/// verifyd's HTTP client for the exporter, which runs on a thread without a runtime.
+/// verifyd's HTTP client for the exporter.
 struct Collector {
     client: Client,
     headers: HeaderMap,
-    runtime: Handle,
 }
 
 /// Shows no header.
@@ -226,50 +254,70 @@ impl fmt::Debug for Collector {
 #[async_trait]
 impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let mut message = request.map(Full::new);
-        message.headers_mut().insert(USER_AGENT, AGENT);
-        for (name, value) in &self.headers {
-            message.headers_mut().insert(name.clone(), value.clone());
+        let (mut head, body) = request.into_parts();
+        // Of the exporter's headers, those of the body: it reads others from the environment itself.
+        let given = std::mem::replace(&mut head.headers, self.headers.clone());
+        head.headers.entry(USER_AGENT).or_insert(AGENT);
+        for name in [CONTENT_TYPE, CONTENT_ENCODING] {
+            if let Some(value) = given.get(&name) {
+                head.headers.insert(name, value.clone());
+            }
         }
-        let client = self.client.clone();
-        let sending = self.runtime.spawn(async move {
-            tokio::time::timeout(EXPORT_TIMEOUT, exchange(client, message)).await
-        });
-        sending.await??
+        let message = Request::from_parts(head, Full::new(body));
+        let mut resends = Resends::default();
+        let rule = Resend::NotProcessed;
+        let sending = (self.client).send(message, rule, Reuse::Allowed, &mut resends);
+        // The exporter's own error does not say why.
+        let response = sending.await.inspect_err(|failure| {
+            log_limited!(
+                warn,
+                proxy = failure.proxy,
+                error = %failure.kind,
+                "cannot reach the collector"
+            );
+        })?;
+        let (head, mut body) = response.into_parts();
+        let mut answer = Vec::new();
+        // The status says whether the spans were taken. What is wrong with the rest is no reason to send them again.
+        while let Ok(Some(piece)) = body.piece().await {
+            answer.extend_from_slice(&piece);
+            if answer.len() > MAX_ANSWER_BYTES {
+                answer.clear();
+                break;
+            }
+        }
+        Ok(Response::from_parts(head, Bytes::from(answer)))
     }
 }
 
-async fn exchange(
-    client: Client,
-    message: Request<Full<Bytes>>,
-) -> Result<Response<Bytes>, HttpError> {
-    let mut resends = Resends::default();
-    let sending = client.send(message, Resend::NotProcessed, Reuse::Allowed, &mut resends);
-    let response = sending.await.map_err(|failure| failure.kind.to_string())?;
-    let (head, mut body) = response.into_parts();
-    let mut answer = Vec::new();
-    while let Some(piece) = body.piece().await.map_err(|kind| kind.to_string())? {
-        answer.extend_from_slice(&piece);
-        if answer.len() > MAX_ANSWER_BYTES {
-            return Err("the collector's answer is too large".into());
-        }
-    }
-    Ok(Response::from_parts(head, Bytes::from(answer)))
-}
-
-/// Counts spans that the exporter has sent or lost.
+/// Counts spans that the exporter has sent or lost, and ends an export that takes too long.
 #[derive(Debug)]
-struct Counted {
-    exporter: SpanExporter,
+struct Counted<E> {
+    exporter: Arc<E>,
     /// Spans in the queue.
     waiting: Arc<AtomicUsize>,
+    /// Exports run in it: the thread that waits for them has none.
+    runtime: Handle,
 }
 
-impl opentelemetry_sdk::trace::SpanExporter for Counted {
+impl<E> opentelemetry_sdk::trace::SpanExporter for Counted<E>
+where
+    E: opentelemetry_sdk::trace::SpanExporter + 'static,
+{
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         self.waiting.fetch_sub(spans, Ordering::Relaxed);
-        let result = self.exporter.export(batch).await;
+        let exporter = Arc::clone(&self.exporter);
+        // The exporter's own time ends neither connecting nor the rest of an answer.
+        let exporting = async move {
+            let exporting = exporter.export(batch);
+            tokio::time::timeout(EXPORT_TIMEOUT, exporting).await
+        };
+        let result = match self.runtime.spawn(exporting).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(OTelSdkError::Timeout(EXPORT_TIMEOUT)),
+            Err(error) => Err(OTelSdkError::InternalFailure(error.to_string())),
+        };
         match &result {
             Ok(()) => count("exported", spans),
             Err(error) => {
@@ -285,7 +333,10 @@ impl opentelemetry_sdk::trace::SpanExporter for Counted {
     }
 
     fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
+        // Comes before the first export, so that nobody else holds it.
+        if let Some(exporter) = Arc::get_mut(&mut self.exporter) {
+            exporter.set_resource(resource);
+        }
     }
 }
 
@@ -305,11 +356,21 @@ impl SpanProcessor for Bounded {
         if !span.span_context.is_sampled() {
             return;
         }
-        let room = |waiting| (waiting < QUEUE_SPANS).then_some(waiting + 1);
+        let most = match span.span_kind {
+            SpanKind::Server => QUEUE_REQUESTS,
+            _ => QUEUE_SPANS,
+        };
+        let room = |waiting| (waiting < most).then_some(waiting + 1);
         let admitted = (self.waiting).fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
         match admitted {
             Ok(_) => self.processor.on_end(span),
-            Err(_) => count("dropped", 1),
+            Err(_) => {
+                count("dropped", 1);
+                log_limited!(
+                    warn,
+                    "too many spans wait for the collector; dropping further ones"
+                );
+            }
         }
     }
 
@@ -364,6 +425,7 @@ impl ShouldSample for Chance {
 mod tests {
     use super::*;
     use opentelemetry::trace::Tracer as _;
+    use opentelemetry_sdk::trace::SpanExporter as _;
 
     /// Counts what it is given.
     #[derive(Debug)]
@@ -376,26 +438,60 @@ mod tests {
         }
     }
 
-    #[test]
-    fn spans_are_dropped_while_the_queue_is_full() {
+    /// Returns whether such a span is exported while so many others wait.
+    fn is_admitted(kind: SpanKind, waiting: usize) -> bool {
         let kept: Arc<AtomicUsize> = Arc::default();
-        let waiting = Arc::new(AtomicUsize::new(QUEUE_SPANS));
         let processor = Bounded {
             processor: BatchSpanProcessor::builder(Kept(Arc::clone(&kept))).build(),
-            waiting: Arc::clone(&waiting),
+            waiting: Arc::new(AtomicUsize::new(waiting)),
         };
         let provider = SdkTracerProvider::builder()
             .with_span_processor(processor)
             .build();
         let tracer = provider.tracer("test");
-        for (room, wanted) in [(false, 0), (true, 1)] {
-            if room {
-                waiting.store(QUEUE_SPANS - 1, Ordering::Relaxed);
-            }
-            drop(tracer.start("span"));
-            provider.force_flush().unwrap();
-            assert_eq!(kept.load(Ordering::Relaxed), wanted);
+        drop(tracer.span_builder("span").with_kind(kind).start(&tracer));
+        provider.force_flush().unwrap();
+        kept.load(Ordering::Relaxed) == 1
+    }
+
+    #[test]
+    fn spans_are_dropped_while_the_queue_is_full() {
+        assert!(is_admitted(SpanKind::Consumer, QUEUE_SPANS - 1));
+        assert!(!is_admitted(SpanKind::Consumer, QUEUE_SPANS));
+    }
+
+    #[test]
+    fn requests_leave_room_for_runs() {
+        assert!(is_admitted(SpanKind::Server, QUEUE_SPANS / 2 - 1));
+        assert!(!is_admitted(SpanKind::Server, QUEUE_SPANS / 2));
+        assert!(is_admitted(SpanKind::Consumer, QUEUE_SPANS / 2));
+    }
+
+    /// Takes spans and never says that it has.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl opentelemetry_sdk::trace::SpanExporter for Silent {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            std::future::pending().await
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_export_without_end_is_given_up() {
+        let counted = Counted {
+            exporter: Arc::new(Silent),
+            waiting: Arc::default(),
+            runtime: Handle::current(),
+        };
+        let begun = tokio::time::Instant::now();
+        let result = counted.export(Vec::new()).await;
+        assert!(
+            matches!(result, Err(OTelSdkError::Timeout(_))),
+            "{result:?}"
+        );
+        // By the clock of the test, which no other program slows down.
+        assert!(begun.elapsed() < 2 * EXPORT_TIMEOUT);
     }
 
     #[test]

@@ -117,6 +117,31 @@ fn the_plain_names_lose_against_the_full_ones() {
 }
 
 #[test]
+fn the_standard_variables_of_traces_count_where_traces_are_on() {
+    let json = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json");
+    let broken = ("OTEL_EXPORTER_OTLP_HEADERS", "canary");
+    assert!(load(&[json, broken]).is_ok());
+    let off = ("VERIFYD__TRACES__ENDPOINT", "");
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318");
+    assert!(load(&[json, broken, endpoint, off]).is_ok());
+    let error = errors(&[json, broken, endpoint]);
+    for name in [json.0, broken.0] {
+        assert_holds(&error, &format!("environment variable {name}: traces."));
+    }
+    assert!(!error.contains("canary"), "{error}");
+
+    let headers = |environment: &[(&str, &str)]| {
+        let settings = with_file("[traces]\nheaders = \"a=file\"", environment).unwrap();
+        settings.traces.headers.expose_secret().to_owned()
+    };
+    let standard = ("OTEL_EXPORTER_OTLP_HEADERS", "a=standard");
+    let own = ("VERIFYD__TRACES__HEADERS", "a=own");
+    assert_eq!(headers(&[endpoint]), "a=file");
+    assert_eq!(headers(&[endpoint, standard]), "a=standard");
+    assert_eq!(headers(&[endpoint, standard, own]), "a=own");
+}
+
+#[test]
 fn lists_are_separated_by_commas() {
     let settings = load(&[("VERIFYD__CREDENTIALS__KEYS", "k2:AA==, k1:BB==")]).unwrap();
     let ids: Vec<&str> = settings

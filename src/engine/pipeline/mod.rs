@@ -146,12 +146,12 @@ impl Pipeline {
             attempt = claim.own_attempt,
             trace_id = trace
                 .trace()
-                .or_else(|| causes.0.map(|cause| cause.trace())),
+                .or_else(|| causes.0.or(causes.1).map(|cause| cause.trace())),
         );
         let began = attempt.began;
         let work = self.process_claimed(&attempt).instrument(span);
         let processed = trace.scope(work).await;
-        traced::end(&trace, processed);
+        traced::end(trace, processed);
         drop(attempt);
         metrics::counter!("verifyd_runs_processed_total", "result" => processed.label())
             .increment(1);

@@ -9,14 +9,16 @@ use crate::domain::trace_parent::TraceParent;
 use crate::ports::traces::{SpanKind, TraceSpan};
 
 /// The producer's span and another one that is linked. The row decides, as it does about everything else; a hint that
-/// names another span is linked, since anybody who reaches the queue may have sent it.
+/// names another span is linked, since anybody who reaches the queue may have sent it. So is one whose span is not
+/// recorded: it would keep the run from being recorded.
 fn producers(
     row: Option<TraceParent>,
     hint: Option<TraceParent>,
 ) -> (Option<TraceParent>, Option<TraceParent>) {
     match row {
         Some(_) => (row, hint.filter(|_| hint != row)),
-        None => (hint, None),
+        None if hint.is_some_and(|hint| hint.is_sampled) => (hint, None),
+        None => (None, hint),
     }
 }
 
@@ -64,13 +66,14 @@ pub(super) fn begin(
 }
 
 /// Says how the processing ended. A run whose outcome is `failed` was processed well.
-pub(super) fn end(span: &TraceSpan, processed: Processed) {
+pub(super) fn end(span: TraceSpan, processed: Processed) {
     span.set("verifyd.result", processed.label());
     match processed {
         Processed::Completed(_)
         | Processed::Released(AttemptEnd::Throttled | AttemptEnd::Shutdown) => {}
         _ => span.fail(processed.label()),
     }
+    span.end();
 }
 
 #[cfg(test)]
@@ -91,5 +94,11 @@ mod tests {
         assert_eq!(producers(None, of(2)), (of(2), None));
         assert_eq!(producers(of(1), of(1)), (of(1), None));
         assert_eq!(producers(of(1), of(2)), (of(1), of(2)));
+        let unrecorded = of(2).map(|parent| TraceParent {
+            is_sampled: false,
+            ..parent
+        });
+        assert_eq!(producers(None, unrecorded), (None, unrecorded));
+        assert_eq!(producers(unrecorded, None), (unrecorded, None));
     }
 }

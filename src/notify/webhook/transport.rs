@@ -66,7 +66,7 @@ impl Transport {
         let span = TraceSpan::child(SpanKind::Client, "POST webhook");
         span.set("http.request.method", "POST");
         // No path: receivers put tokens there.
-        span.set_server(message.uri().host(), message.uri().port_u16());
+        span.set_server(message.uri());
         // A request that the receiver may have begun to process is only repeated as another attempt.
         let mut resends = Resends::default();
         let sending = self
@@ -100,6 +100,7 @@ impl Transport {
         if sent.result != AttemptResult::Delivered {
             span.fail(sent.result.as_str());
         }
+        span.end();
         sent
     }
 }

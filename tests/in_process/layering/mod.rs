@@ -61,6 +61,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("opentelemetry_otlp", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),
     ("tar", &["cli"]),
+    ("tonic", &["telemetry"]),
 ];
 
 /// What the domain may not use, since it only computes.

@@ -12,12 +12,15 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use prost::Message as _;
 use std::sync::{Arc, Mutex};
-use test_support::bench::{Bench, KEY};
+use test_support::bench::{Bench, Daemon, KEY};
+use test_support::waiting::until;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
-use verifyd_simulator::{SIMULATED_SECRET, Scenario};
+use verifyd_simulator::{Endpoint, SIMULATED_SECRET, Scenario};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "b7ad6b7169203331";
@@ -52,6 +55,12 @@ impl Received {
 
     /// Returns the address of a collector that speaks HTTP.
     async fn by_http(&self) -> String {
+        let answer = ExportTraceServiceResponse::default().encode_to_vec();
+        self.by_http_with(answer).await
+    }
+
+    /// The same, with this answer to every export.
+    async fn by_http_with(&self, answer: Vec<u8>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let received = self.clone();
@@ -59,7 +68,7 @@ impl Received {
             let authorization = headers.get("authorization").map(|h| h.to_str().unwrap());
             let export = ExportTraceServiceRequest::decode(body).unwrap();
             received.add(export, authorization);
-            ExportTraceServiceResponse::default().encode_to_vec()
+            answer
         };
         let app = axum::Router::new().route("/v1/traces", axum::routing::post(take));
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -124,6 +133,11 @@ async fn recorded(endpoint: &str, protocol: &str) -> (Bench, i64) {
     bench.set("VERIFYD__TRACES__ENDPOINT", endpoint);
     bench.set("VERIFYD__TRACES__PROTOCOL", protocol);
     bench.set("VERIFYD__TRACES__HEADERS", "authorization=Bearer%20canary");
+    // Loses.
+    bench.set(
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "authorization=Bearer%20standard",
+    );
     (bench, run)
 }
 
@@ -247,10 +261,98 @@ async fn a_collector_that_is_away_costs_a_line_of_the_log() {
     let mut daemon = bench.serve(&[]);
     bench.all_completed().await;
     daemon.wait_for("cannot send spans to the collector");
+    let cause = daemon.wait_for("cannot reach the collector");
+    assert!(cause.contains("no connection"), "{cause}");
     let run = bench.json(&["runs", "show", &run.to_string()]);
     assert_eq!(run["outcome"], "succeeded", "{run}");
-    let (_, metrics) = daemon.get("/metrics").await;
-    assert!(metrics.contains(r#"verifyd_trace_spans_total{result="exported"} 0"#));
-    assert!(!metrics.contains(r#"verifyd_trace_spans_total{result="failed"} 0"#));
+    assert!(!has_spans(&daemon, "exported").await);
+    assert!(has_spans(&daemon, "failed").await);
     daemon.terminate();
+}
+
+/// Whether spans have ended so.
+async fn has_spans(daemon: &Daemon, result: &str) -> bool {
+    let (_, metrics) = daemon.get("/metrics").await;
+    let name = format!(r#"verifyd_trace_spans_total{{result="{result}"}} "#);
+    assert!(metrics.contains(&name), "{metrics}");
+    !metrics.contains(&format!("{name}0\n"))
+}
+
+/// Begins with the address of a server that takes connections and says nothing; then the first byte of each.
+async fn silent() -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let begun = Arc::<Mutex<Vec<u8>>>::default();
+    let first = Arc::clone(&begun);
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if let Ok(byte) = stream.read_u8().await {
+                first.lock().unwrap().push(byte);
+            }
+            open.push(stream);
+        }
+    });
+    (address, begun)
+}
+
+/// The type of a TLS record that begins a handshake.
+const HANDSHAKE: u8 = 22;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_collector_costs_a_line_of_the_log() {
+    for protocol in ["grpc", "http/protobuf"] {
+        let (address, begun) = silent().await;
+        let (bench, _) = recorded(&format!("HTTPS://{address}"), protocol).await;
+        let mut daemon = bench.serve(&[]);
+        bench.all_completed().await;
+        daemon.wait_for("cannot send spans to the collector");
+        assert!(has_spans(&daemon, "failed").await, "{protocol}");
+        let begun = begun.lock().unwrap().clone();
+        assert!(!begun.is_empty(), "{protocol}");
+        assert!(begun.iter().all(|byte| *byte == HANDSHAKE), "{begun:?}");
+        daemon.terminate();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_any_length_says_that_spans_were_taken() {
+    let received = Received::default();
+    let endpoint = received.by_http_with(vec![0; 1024 * 1024]).await;
+    let (bench, run) = recorded(&endpoint, "http/protobuf").await;
+    let mut daemon = bench.serve(&[]);
+    bench.all_completed().await;
+    until("spans were sent or lost", async || {
+        has_spans(&daemon, "exported").await || has_spans(&daemon, "failed").await
+    })
+    .await;
+    assert!(!has_spans(&daemon, "failed").await);
+    daemon.terminate();
+    assert_trace(&received, run);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_sends_the_spans_that_it_ends() {
+    let received = Received::default();
+    let mut bench = Bench::new().await;
+    let entra = Scenario::ProviderTimeoutSignIn.tenant_id(1);
+    let connection = bench.connection(1, &entra, "health_check");
+    bench.record(&[connection], 1).await;
+    bench.set("VERIFYD__TRACES__ENDPOINT", received.by_grpc().await);
+    bench.set("VERIFYD__TRACES__PROTOCOL", "grpc");
+    let mut daemon = bench.serve(&[("VERIFYD__WORKER__GRACE_PERIOD", "0s")]);
+    until("the sign-in has begun", async || {
+        bench.simulator.calls_of(&entra, Endpoint::Token) > 0
+    })
+    .await;
+    daemon.terminate();
+    let spans = received.spans();
+    let processed = named(&spans, "process provider.connection.check");
+    let is_call = |span: &&Span| attribute(&span.attributes, "verifyd.call").is_some();
+    let call = spans.iter().find(is_call).unwrap();
+    assert_eq!(call.trace_id, processed.trace_id);
+    let cause = attribute(&call.attributes, "error.type");
+    assert_eq!(cause.as_deref(), Some("cancelled"));
+    let status = call.status.as_ref().unwrap();
+    assert_eq!(status.code, StatusCode::Error as i32);
 }

@@ -194,7 +194,7 @@ impl Caller {
             let result = answer.and_then(&judge);
             let took = started.elapsed();
             end_span(&span, status, result.as_ref().err());
-            drop(span);
+            span.end();
             record(scope, host, attempt, took, result.as_ref().err());
             let mut fault = match result {
                 Ok(value) => return Ok(value),
@@ -295,7 +295,7 @@ fn begin_span(scope: Scope<'_>, request: &Request, attempt: u32) -> TraceSpan {
     if span.is_recording() {
         span.rename(format!("{method} {}", scope.call));
         span.set("http.request.method", method);
-        span.set_server(request.uri.host(), request.uri.port_u16());
+        span.set_server(&request.uri);
         if attempt > 1 {
             span.set("http.request.resend_count", i64::from(attempt) - 1);
         }
