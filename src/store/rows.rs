@@ -506,6 +506,15 @@ where
     rows.into_iter().map(T::try_from).collect()
 }
 
+/// Converts the rows that can be: by another collation a database takes more texts for a name than are one.
+pub(super) fn readable<R, T>(rows: Vec<R>) -> Vec<T>
+where
+    T: TryFrom<R>,
+{
+    let rows = rows.into_iter();
+    rows.filter_map(|row| T::try_from(row).ok()).collect()
+}
+
 /// Credentials with what each is bound to. One that cannot be read is an error of its own.
 pub(super) fn credentials(rows: Vec<ConnectionWithCredentialRow>) -> Vec<FoundCredential> {
     let read = |connection: &ConnectionRow, credential: CredentialPart| {
