@@ -302,6 +302,9 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                 "{} ({source})",
                 list::expires(facts.credential_expires_at, Some(source))
             ),
+            None if credential.as_ref().is_some_and(|c| c.has_invalid_expiry) => {
+                "unknown: provider_credentials.expires_at is no time".to_owned()
+            }
             None => list::expires(facts.credential_expires_at, None),
         },
     );

@@ -79,6 +79,8 @@ pub struct StoredCredential {
     pub expires_at: Option<DateTime<Utc>>,
     /// Whether it is recorded that it never expires.
     pub never_expires: bool,
+    /// Whether what is recorded is no time: it counts as absent.
+    pub has_invalid_expiry: bool,
     pub updated_at: Option<DateTime<Utc>>,
 }
 

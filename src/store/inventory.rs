@@ -44,7 +44,7 @@ const READ_FRESHNESS: Sql = both!(
     " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))"
 );
 
-/// Returns what is stored of the tenant.
+/// Returns what is stored of the tenant, without rows that cannot be read.
 pub(super) async fn permissions_in(
     connection: &mut dyn SqlConnection,
     tenant: TenantId,
@@ -52,7 +52,7 @@ pub(super) async fn permissions_in(
     let found = PERMISSIONS
         .bind(tenant.0)
         .fetch_all::<PermissionRow>(connection);
-    rows::all(found.await?)
+    Ok(rows::readable(found.await?))
 }
 
 #[async_trait]

@@ -1,7 +1,7 @@
 //! Releases attempts that their worker does not process.
 
 use super::dialect::{among, clock, each, own, run_type};
-use super::refused_requeues::{RefusedRequeues, RequeueError, RequeueTries};
+use super::refused_requeues::{RefusedRequeues, RequeueError, RequeueTries, Spent};
 use super::sql::both;
 use super::sql_store::{SqlConnection, SqlStore, fetch_all, transaction};
 use super::statement::Sql;
@@ -87,7 +87,7 @@ async fn release(
     let locked = LOCK_RUNS.bind(runs).fetch_ids(tx).await?;
     let release = RELEASE_ORPHANED.bind(locked).bind(&tokens).bind(&worker.0);
     let ended = release.fetch_all(tx).await?;
-    let (mut queued, postponed) = requeue_ended(tx, refused, ended).await?;
+    let (mut queued, postponed) = requeue_ended(tx, refused, &mut Spent::default(), ended).await?;
     queued.extend(&postponed);
     queued.sort_unstable();
     mark_deliveries(tx, &queued, &[], &postponed).await?;

@@ -51,9 +51,7 @@ macro_rules! expiry_key {
         "coalesce(CAST(round((julianday(CASE WHEN f.expiry_source IS NOT NULL THEN f.credential_expires_at
              WHEN k.expires_at GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'
                  AND date(substr(k.expires_at, 1, 10), '+0 days') = substr(k.expires_at, 1, 10)
-                 AND (rtrim(substr(k.expires_at, 11)) = '' OR substr(k.expires_at, 11) GLOB '[ T][0-9][0-9]:*'
-                     AND substr(k.expires_at, 12, 2) <= '23'
-                     AND rtrim(substr(k.expires_at, 14)) NOT GLOB '*[^0-9:.Z+-]*')
+                 AND substr(ltrim(substr(k.expires_at, 11), 'T ' || char(9, 10, 11, 12, 13)), 1, 2) <= '23'
                  AND k.expires_at >= '0001' AND julianday(k.expires_at) >= 1721425.5
              THEN k.expires_at END) - 2440587.5) * 86400000) AS INTEGER) * 1000, 9223372036854775807)"
     };

@@ -278,6 +278,28 @@ async fn record(steps: &mut dyn RunSteps) -> Result<Recorded, StoreError> {
     }
 }
 
+/// Records a check. Returns also whether that has notified. Where it has not, records it once more: another producer may
+/// have notified for the first, and committed before that could be seen.
+async fn record_and_notify(
+    steps: &mut dyn RunSteps,
+) -> Result<(Recorded, Option<bool>), StoreError> {
+    let recorded = record(steps).await?;
+    let Recorded::Run(_) = recorded else {
+        return Ok((recorded, None));
+    };
+    let notifies = steps.has_notified().await?;
+    if notifies != Some(false) {
+        return Ok((recorded, notifies));
+    }
+    UNDO.execute(&mut *steps.connection()).await?;
+    let recorded = record(steps).await?;
+    let notifies = match recorded {
+        Recorded::Run(_) => steps.has_notified().await?,
+        Recorded::Nothing | Recorded::Refused(_) => None,
+    };
+    Ok((recorded, notifies))
+}
+
 /// Returns the run of [`QUEUED`].
 async fn queued(steps: &mut dyn RunSteps) -> Result<Option<RunId>, StoreError> {
     let queued = Statement::from(QUEUED);
@@ -331,9 +353,9 @@ async fn execute(steps: &mut dyn RunSteps, statement: Statement) -> Result<(), S
 /// Does with a run what `serve` does with it. A trigger or a constraint of the application may refuse each step. Where
 /// it refuses the check that is recorded, only a queued run of another producer shows whether it refuses all runs.
 pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreError> {
-    match record(steps).await? {
+    let (recorded, notifies) = record_and_notify(steps).await?;
+    match recorded {
         Recorded::Run(run) => {
-            let notifies = steps.has_notified().await?;
             try_steps(steps, run).await?;
             Ok(Writing::Accepted { notifies })
         }

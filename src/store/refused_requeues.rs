@@ -22,7 +22,20 @@ pub(super) const REQUEUE_TIME: Duration = Duration::from_secs(1);
 
 /// Tries that queue runs again whatever time they take. A sweep finds more runs that end its transaction than it tries
 /// again, so that it passes all of them in the end.
-pub(super) const MIN_TRIES: u32 = 4;
+const MIN_TRIES: u32 = 4;
+
+/// Refused runs that a sweep tries again.
+pub(super) const RETRIED_AT_A_TIME: u32 = 1;
+
+/// Runs that a sweep waits for in vain, one by one: more than are tried again, so that sweeps pass any number of them.
+pub(super) const MAX_WAITS: usize = RETRIED_AT_A_TIME as usize + 1;
+
+// The first try may only find that one of several runs ends the transaction.
+const _: () = assert!(MIN_TRIES > RETRIED_AT_A_TIME + 1);
+
+/// Conflicts after which no more runs are queued one by one: where the transaction itself cannot be serialized, all of
+/// them fail.
+const MAX_CONFLICTS: usize = 8;
 
 static LOG: LogThrottle = LogThrottle::new();
 
@@ -71,6 +84,23 @@ impl RefusedRequeues {
         let mut runs = self.runs.lock();
         runs.retain(|_, at| at.elapsed() < FORGET_AFTER);
         metrics::gauge!("verifyd_runs_requeue_refused").set(runs.len() as f64);
+    }
+}
+
+/// What the statements of one transaction have spent on runs that cannot be queued again.
+#[derive(Default)]
+pub(super) struct Spent {
+    /// Whether runs are queued one by one: a statement for many has failed.
+    pub is_one_by_one: bool,
+    /// Runs that were waited for in vain, one by one.
+    pub waits: usize,
+    pub conflicts: usize,
+}
+
+impl Spent {
+    /// Whether one more run may be tried.
+    pub fn allows_another(&self) -> bool {
+        self.conflicts < MAX_CONFLICTS && self.waits < MAX_WAITS
     }
 }
 

@@ -416,15 +416,6 @@ impl CredentialPart {
             }
             (payload, _) => there(payload, TABLE, "payload", connection)?,
         };
-        if self.credential_expires_at == Some(Time::Unknown) {
-            return Err(StoreError::Corrupt {
-                table: TABLE,
-                column: "expires_at",
-                row: connection.to_string(),
-                why: "no time, allowed: null, infinity or a time of the years 1 to 9999, such as 2030-01-05"
-                    .to_owned(),
-            });
-        }
         let expiry = self.credential_expires_at.and_then(recorded_expiry);
         Ok(Some(StoredCredential {
             connection_id: ConnectionId(connection),
@@ -432,12 +423,13 @@ impl CredentialPart {
             payload: payload.0,
             expires_at: expiry.and_then(|expiry| expiry.expires_at),
             never_expires: expiry.is_some_and(|expiry| expiry.expires_at.is_none()),
+            has_invalid_expiry: self.credential_expires_at == Some(Time::Unknown),
             updated_at: self.credential_updated_at.and_then(Time::known),
         }))
     }
 }
 
-/// Returns the expiry that is recorded with a credential. One before all times counts as absent.
+/// Returns the expiry that is recorded with a credential. One before all times, or that is none, counts as absent.
 pub(super) fn recorded_expiry(at: Time) -> Option<CredentialExpiry> {
     let expires_at = match at {
         Time::At(at) => Some(at),
@@ -512,6 +504,15 @@ where
     T: TryFrom<R, Error = StoreError>,
 {
     rows.into_iter().map(T::try_from).collect()
+}
+
+/// Converts the rows that can be: by another collation a database takes more texts for a name than are one.
+pub(super) fn readable<R, T>(rows: Vec<R>) -> Vec<T>
+where
+    T: TryFrom<R>,
+{
+    let rows = rows.into_iter();
+    rows.filter_map(|row| T::try_from(row).ok()).collect()
 }
 
 /// Credentials with what each is bound to. One that cannot be read is an error of its own.

@@ -8,8 +8,8 @@ use super::dialect::{
 };
 use super::postgres::LOCK_TIMEOUT;
 use super::refused_requeues::{
-    MIN_TRIES, REQUEUE_TIME, RefusedRequeues, RequeueError, RequeueTries, is_conflict,
-    may_be_of_run,
+    MAX_WAITS, REQUEUE_TIME, RETRIED_AT_A_TIME, RefusedRequeues, RequeueError, RequeueTries, Spent,
+    is_conflict, may_be_of_run,
 };
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, execute, transaction_with_end};
@@ -23,25 +23,12 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
-/// Refused runs that a sweep tries again.
-const RETRIED_AT_A_TIME: u32 = 1;
-
 /// Longest time for a statement that queues runs again, in milliseconds: a rule of the application may wait, and
 /// meanwhile neither this sweep nor another one delivers anything.
 const STATEMENT_MS: i64 = 500;
 
-/// Runs that a sweep waits for in vain, one by one: more than are tried again, so that sweeps pass any number of them.
-const MAX_WAITS: usize = RETRIED_AT_A_TIME as usize + 1;
-
 /// Runs that are queued one by one whatever time that takes.
 const MIN_TRIED: usize = MAX_WAITS + 1;
-
-// The first try may only find that one of several runs ends the transaction.
-const _: () = assert!(MIN_TRIES > RETRIED_AT_A_TIME + 1);
-
-/// Conflicts after which no more runs are queued one by one: where the transaction itself cannot be serialized, all of
-/// them fail.
-const MAX_CONFLICTS: usize = 8;
 
 /// Whether no other replica sweeps, until the transaction ends. A lock of a row, because any session of any role can
 /// take an advisory one. Adds the row where it is missing, and returns whether it has. SQLite's writing transactions come
@@ -441,7 +428,8 @@ async fn reclaim(
     refused: &RefusedRequeues,
     policy: &SweepPolicy,
 ) -> Result<Reclaimed, RequeueError> {
-    let mut reclaimed = reclaim_dead(tx, refused, policy).await?;
+    let mut spent = Spent::default();
+    let mut reclaimed = reclaim_dead(tx, refused, &mut spent, policy).await?;
     let room =
         i64::from(policy.batch) - (reclaimed.queued.len() + reclaimed.postponed.len()) as i64;
     let without_lease = WITHOUT_LEASE
@@ -450,7 +438,7 @@ async fn reclaim(
         .bind(refused.left_out());
     let without_lease = without_lease.fetch_ids(tx).await?;
     reclaimed.any_found |= !without_lease.is_empty();
-    let queued = requeue(tx, refused, without_lease).await?;
+    let queued = requeue(tx, refused, &mut spent, without_lease).await?;
     reclaimed.queued.extend(queued);
     Ok(reclaimed)
 }
@@ -459,6 +447,7 @@ async fn reclaim(
 async fn reclaim_dead(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
+    spent: &mut Spent,
     policy: &SweepPolicy,
 ) -> Result<Reclaimed, RequeueError> {
     let dead_after = || earlier(policy.worker_dead_after);
@@ -471,7 +460,7 @@ async fn reclaim_dead(
     let locked = LOCK_RUNS.bind(&candidates[..]).fetch_ids(tx).await?;
     let end = END_DEAD.bind(dead_after()).bind(&locked[..]);
     let ended = end.fetch_all(tx).await?;
-    let (queued, postponed) = requeue_ended(tx, refused, ended).await?;
+    let (queued, postponed) = requeue_ended(tx, refused, spent, ended).await?;
     let strays = END_STRAYS.bind(dead_after()).bind(candidates).bind(locked);
     strays.execute(tx).await?;
     Ok(Reclaimed {
@@ -486,10 +475,11 @@ async fn reclaim_dead(
 pub(super) async fn requeue_ended(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
+    spent: &mut Spent,
     ended: Vec<(i64, bool)>,
 ) -> Result<(Vec<i64>, Vec<i64>), RequeueError> {
     let runs = ended.iter().map(|(run, _)| *run).collect();
-    let queued = requeue(tx, refused, runs).await?;
+    let queued = requeue(tx, refused, spent, runs).await?;
     Ok(queued
         .into_iter()
         .partition(|run| ended.contains(&(*run, true))))
@@ -500,6 +490,7 @@ pub(super) async fn requeue_ended(
 async fn requeue(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
+    spent: &mut Spent,
     runs: Vec<i64>,
 ) -> Result<Vec<i64>, RequeueError> {
     if runs.is_empty() {
@@ -509,7 +500,7 @@ async fn requeue(
     let (lock, statement): (String, String) = CURRENT_TIMEOUTS.fetch_one(tx).await?;
     LIMIT_LOCK_WAITS.execute(tx).await?;
     LIMIT_STATEMENTS.bind(STATEMENT_MS).execute(tx).await?;
-    let batch = match refused.one_by_one.load(Ordering::Relaxed) {
+    let batch = match spent.is_one_by_one || refused.one_by_one.load(Ordering::Relaxed) {
         true => None,
         false => match try_requeue(tx, &runs).await {
             Ok(batch) => batch.ok(),
@@ -522,7 +513,7 @@ async fn requeue(
     };
     let (queued, tried) = match batch {
         Some(all) => (all, runs.len()),
-        None => requeue_one_by_one(tx, refused, &runs).await?,
+        None => requeue_one_by_one(tx, refused, spent, &runs).await?,
     };
     let restore = RESTORE_TIMEOUTS.bind(lock).bind(statement);
     restore.execute(tx).await?;
@@ -540,22 +531,24 @@ async fn requeue(
 async fn requeue_one_by_one(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
+    spent: &mut Spent,
     runs: &[i64],
 ) -> Result<(Vec<i64>, usize), RequeueError> {
+    spent.is_one_by_one = true;
     let begun = Instant::now();
-    let (mut queued, mut tried, mut conflicts, mut waits) = (Vec::new(), 0, 0, 0);
+    let (mut queued, mut tried) = (Vec::new(), 0);
     for run in runs {
         let is_over = tried >= MIN_TRIED && begun.elapsed() > REQUEUE_TIME;
-        if is_over || conflicts == MAX_CONFLICTS || waits == MAX_WAITS {
+        if is_over || !spent.allows_another() {
             break;
         }
         tried += 1;
         match try_requeue(tx, &[*run]).await {
             Ok(Ok(one)) => queued.extend(one),
             // Of a conflict it is known only later whether the transaction is lost.
-            Ok(Err(error)) if is_conflict(&error) => conflicts += 1,
+            Ok(Err(error)) if is_conflict(&error) => spent.conflicts += 1,
             Ok(Err(error)) => {
-                waits += usize::from(error.is_transient());
+                spent.waits += usize::from(error.is_transient());
                 refused.note(*run, error);
             }
             Err(error) if !may_be_of_run(&error) => return Err(error.into()),

@@ -94,8 +94,15 @@ impl Time {
     /// Reads a text of SQLite as its own functions do, by which lists are sorted and rows found: what they do not read is
     /// no time.
     fn of_sqlite(text: &str) -> Self {
-        match Self::of_text(text) {
-            Self::At(at) if is_leap_second(at) || !is_read_by_sqlite(text) => Self::Unknown,
+        let read = match read_by_sqlite(text) {
+            Some(form) => Self::of_text(&form),
+            None => match Self::of_text(text) {
+                Self::At(_) => Self::Unknown,
+                other => other,
+            },
+        };
+        match read {
+            Self::At(at) if is_leap_second(at) => Self::Unknown,
             // However far from UTC: lists ask for the year as it is written.
             Self::At(_) if text.starts_with("0000") => Self::Before,
             // They round to milliseconds, and know none after the year 9999.
@@ -200,38 +207,51 @@ impl<'r> Decode<'r, Sqlite> for Time {
     }
 }
 
-/// Whether a text that is a time has a form in which SQLite's own functions read one: digits padded with zeros, and
-/// an offset of at most 14 hours with a colon.
-fn is_read_by_sqlite(text: &str) -> bool {
-    let text = text.trim_end_matches(' ');
-    let form: String = text
-        .chars()
-        .map(|c| if c.is_ascii_digit() { '0' } else { c })
-        .collect();
-    let Some(behind_date) = form.strip_prefix("0000-00-00") else {
-        return false;
-    };
-    if behind_date.is_empty() {
-        return true;
+/// What SQLite's own functions take for a blank.
+const BLANKS: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
+
+/// Returns a date, or a time as RFC 3339 has it, that SQLite's own functions read in a text: digits padded with zeros,
+/// blanks and any `T` before the time, blanks before the zone and at the end, and an offset of at most 14 hours with a
+/// colon. `None`: they read none, or none that names a day.
+fn read_by_sqlite(text: &str) -> Option<String> {
+    let text = text.trim_end_matches(BLANKS);
+    let (date, behind_date) = split_form(text, "0000-00-00")?;
+    let time = behind_date.trim_start_matches(|c| c == 'T' || BLANKS.contains(&c));
+    if time.is_empty() {
+        return Some(date.to_owned());
     }
-    let time = behind_date.strip_prefix([' ', 'T']);
-    let Some(behind_minute) = time.and_then(|time| time.strip_prefix("00:00")) else {
-        return false;
+    let (minute, behind_minute) = split_form(time, "00:00")?;
+    let (second, zone) = match split_form(behind_minute, ":00") {
+        None => (":00", behind_minute),
+        Some((second, behind_second)) => {
+            let fraction = behind_second.strip_prefix('.').unwrap_or_default();
+            let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+            // A point is read with digits behind it.
+            let point = usize::from(digits > 0);
+            behind_minute.split_at(second.len() + point + digits)
+        }
     };
-    let zone = match behind_minute.strip_prefix(":00") {
-        None => behind_minute,
-        Some(behind_second) => match behind_second.strip_prefix('.') {
-            Some(fraction) if fraction.starts_with('0') => fraction.trim_start_matches('0'),
-            _ => behind_second,
-        },
+    let zone = match zone.trim_start_matches(BLANKS) {
+        "" | "Z" | "z" => "Z",
+        offset => {
+            let form = split_form(offset, "+00:00").or_else(|| split_form(offset, "-00:00"));
+            let (offset, _) = form.filter(|(_, behind)| behind.is_empty())?;
+            offset.get(1..3).filter(|hours| *hours <= "14")?;
+            offset
+        }
     };
-    match zone {
-        "" | "Z" => true,
-        "+00:00" | "-00:00" => text
-            .get(text.len() - 5..text.len() - 3)
-            .is_some_and(|hours| hours <= "14"),
-        _ => false,
-    }
+    Some(format!("{date}T{minute}{second}{zone}"))
+}
+
+/// Splits off a beginning of this form, in which 0 stands for a digit.
+fn split_form<'a>(text: &'a str, form: &str) -> Option<(&'a str, &'a str)> {
+    let (start, rest) = text.split_at_checked(form.len())?;
+    let mut pairs = start.bytes().zip(form.bytes());
+    let has_form = pairs.all(|(byte, wanted)| match wanted {
+        b'0' => byte.is_ascii_digit(),
+        sign => byte == sign,
+    });
+    has_form.then_some((start, rest))
 }
 
 /// The bytes of a text or of JSON, as the server sent them.
@@ -437,6 +457,11 @@ mod tests {
             "2030-01-05T03:04:05.678901Z",
             "2030-01-05 03:04+02:00",
             "2030-01-05T03:04:05-14:59",
+            "2030-01-05T03:04:05z",
+            "2030-01-05 03:04:05 Z",
+            "2030-01-05 03:04:05.6  +02:00 ",
+            "2030-01-05  03:04\tz",
+            "2030-01-05T",
         ] {
             assert!(matches!(Time::of_sqlite(text), Time::At(_)), "{text}");
         }
@@ -445,11 +470,14 @@ mod tests {
             "2030-01-5",
             " 2030-01-05",
             "2030-01-05 3:04",
-            "2030-01-05  03:04",
             "2030-01-05T03:4:05",
             "2030-01-05T03:04:5",
             "2030-01-05t03:04:05Z",
-            "2030-01-05T03:04:05z",
+            "2030-01-05Z",
+            "2030-01-05T03:04.5",
+            "2030-01-05T03:04:05.Z",
+            "2030-01-05T03:04:05+ 02:00",
+            "2030-01-05T24:00",
             "2030-01-05T03:04:60Z",
             "2030-01-05T03:04:05+0200",
             "2030-01-05T03:04:05+15:00",

@@ -28,6 +28,11 @@ const MEND_FIRST: &str = "mend those that are named, then run `verifyd doctor` a
 const CORRECT_ROW: &str =
     "correct the row, and whoever wrote it; until then the connection's runs end blocked";
 
+const INVALID_EXPIRY: &str = "provider_credentials.expires_at is no time, and counts as absent; allowed: null, infinity \
+                              or a time of the years 1 to 9999, such as 2030-01-05";
+
+const CORRECT_EXPIRY: &str = "correct the value, and whoever wrote it; until then no check warns before the credential expires";
+
 /// The member of a Laravel payload that names an application.
 const STORED_CLIENT_ID: &str = "credential.client_id";
 
@@ -64,6 +69,8 @@ struct Credentials {
     unreadable_count: u64,
     closed: Vec<Closed>,
     refused: Vec<Refused>,
+    /// Those whose recorded expiry is no time.
+    invalid_expiry: Option<Affected>,
     /// Keys that have decrypted one, by the ids in envelopes; `None` stands for Laravel's.
     opening: BTreeSet<Option<String>>,
     /// How many were tested.
@@ -103,6 +110,10 @@ pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>
     };
     lines.extend(found.closed_lines());
     lines.extend(found.refused_lines());
+    lines.extend(found.invalid_expiry.iter().map(|affected| {
+        let found = format!("{}: {INVALID_EXPIRY}", affected.words());
+        bad("connections", State::Warning, found, CORRECT_EXPIRY)
+    }));
     lines.extend(found.unreadable.into_iter().map(|(id, why)| {
         let at = format!("connection {id}: {why}");
         bad("connections", State::Warning, at, CORRECT_ROW).quoting()
@@ -145,6 +156,9 @@ async fn credentials(
                     ..
                 }) => {}
                 Ok((binding, stored)) => {
+                    if stored.has_invalid_expiry {
+                        credentials.note_invalid_expiry(found.connection.id);
+                    }
                     let opened = vault.and_then(|vault| credentials.open(vault, binding, &stored));
                     if let Some(credential) = opened {
                         credentials.prepare(providers, &found.connection, &credential);
@@ -164,6 +178,13 @@ async fn credentials(
 }
 
 impl Credentials {
+    fn note_invalid_expiry(&mut self, connection: ConnectionId) {
+        match &mut self.invalid_expiry {
+            Some(affected) => affected.add(connection),
+            None => self.invalid_expiry = Some(Affected::of(connection)),
+        }
+    }
+
     fn open(
         &mut self,
         vault: &dyn Vault,

@@ -57,6 +57,7 @@ fn stored(connection: i64, kind: CredentialKind, payload: &str) -> StoredCredent
         payload: payload.to_owned(),
         expires_at: None,
         never_expires: false,
+        has_invalid_expiry: false,
         updated_at: None,
     }
 }

@@ -5,8 +5,9 @@ use super::{Pipeline, Processed, Retries};
 use crate::domain::completion::Completion;
 use crate::engine::scheduling::in_flight::Phase;
 use crate::engine::schema::SchemaState;
+use crate::ports::claims::Claim;
 use crate::ports::log_throttle::log_limited;
-use crate::ports::store::AttemptEnd;
+use crate::ports::store::{AttemptEnd, StoreError};
 use crate::ports::traces::TraceSpan;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -70,9 +71,31 @@ fn pause_after_error(own_attempt: u32, forced_completion: bool) -> Duration {
     Duration::from_secs(1 << own_attempt.saturating_sub(1).min(most))
 }
 
+/// Makes a call again, as long as retries may wait, while it is not sent because others that wait for an answer have all
+/// connections for its kind: that says nothing of the run.
+async fn until_sent<T, F>(
+    retries: &mut Retries,
+    mut call: impl FnMut() -> F,
+) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    loop {
+        match call().await {
+            Err(error) if error.is_of_too_many_calls() => {
+                log_limited!(warn, %error, "cannot write to the run yet; trying again");
+                if !retries.wait().await {
+                    return Err(error);
+                }
+            }
+            answer => return answer,
+        }
+    }
+}
+
 impl Pipeline {
     /// Writes the completion. Retries until the deadline while the database does not answer, cannot be written, or lets
-    /// tries wait, and a few times where it answers at once with an error that may pass. An answer that does not pass,
+    /// tries wait, also for a connection, and a few times where it answers at once with an error that may pass. An answer that does not pass,
     /// whatever its code, may come from a rule of the application: then a forced completion keeps less of the context,
     /// and in the end the run is released.
     pub(super) async fn complete(
@@ -86,8 +109,13 @@ impl Pipeline {
         let mut retries = Retries::until(attempt.deadline);
         let mut limit = TryLimit::new(!claim.exhausted, attempt.deadline);
         loop {
-            let began = Instant::now();
-            let error = match self.store.complete(&claim, completion).await {
+            let current: &Claim = &claim;
+            let mut began = Instant::now();
+            let completed = until_sent(&mut retries, || {
+                began = Instant::now();
+                self.store.complete(current, completion)
+            });
+            let error = match completed.await {
                 Ok(true) => {
                     tracing::info!(
                         outcome = %completion.outcome,
@@ -170,7 +198,8 @@ impl Pipeline {
         self.release(attempt, AttemptEnd::Error, Some(pause)).await
     }
 
-    /// Releases a run; due again after `not_before`.
+    /// Releases a run; due again after `not_before`. Waits for a connection until the deadline, but not where the process
+    /// ends.
     pub(super) async fn release(
         &self,
         attempt: &Attempt<'_>,
@@ -179,7 +208,13 @@ impl Pipeline {
     ) -> Processed {
         attempt.in_flight.enter(Phase::Completion);
         let _phase = TraceSpan::phase("release");
-        match self.store.release(&attempt.claim, end, not_before).await {
+        let mut retries = Retries::until(match self.worker.release_now.is_cancelled() {
+            true => Instant::now(),
+            false => attempt.deadline,
+        });
+        let claim: &Claim = &attempt.claim;
+        let released = until_sent(&mut retries, || self.store.release(claim, end, not_before));
+        match released.await {
             Ok(true) => {
                 tracing::debug!(why = %end, "run released");
                 Processed::Released(end)
@@ -202,6 +237,32 @@ mod tests {
         let pauses = |forced| [1, 7, 9, 99].map(|own| pause_after_error(own, forced).as_secs());
         assert_eq!(pauses(false), [1, 64, 64, 64]);
         assert_eq!(pauses(true), [1, 64, 256, 4096]);
+    }
+
+    /// Returns after how many calls it ended, where so many find no connection.
+    async fn calls_until_sent(deadline: Duration, unsent: u32) -> (u32, bool) {
+        let mut retries = Retries::until(Instant::now() + deadline);
+        let mut calls = 0;
+        let answer: Result<(), StoreError> = until_sent(&mut retries, || {
+            calls += 1;
+            std::future::ready(Err(match calls <= unsent {
+                true => StoreError::too_many_calls(),
+                false => StoreError::Contended("a lock".to_owned()),
+            }))
+        })
+        .await;
+        (calls, answer.unwrap_err().is_of_too_many_calls())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_not_sent_is_made_until_the_deadline() {
+        let more_than_tries = 4 * MAX_TRIES;
+        let sent = calls_until_sent(Duration::from_secs(600), more_than_tries).await;
+        assert_eq!(sent, (more_than_tries + 1, false));
+        let (calls, is_unsent) = calls_until_sent(Duration::from_secs(60), u32::MAX).await;
+        assert!(calls > MAX_TRIES && is_unsent, "{calls}");
+        // Where the process ends it is made once.
+        assert_eq!(calls_until_sent(Duration::ZERO, 1).await, (1, true));
     }
 
     #[tokio::test(start_paused = true)]

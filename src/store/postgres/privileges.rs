@@ -6,6 +6,14 @@ use super::schema::MIGRATIONS_TABLE;
 use crate::ports::schema::SchemaFinding;
 use crate::ports::store_error::StoreError;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use std::borrow::Cow;
+
+/// Longest time for reading a table whose policies may keep rows from the role, in milliseconds: they decide for each of
+/// its rows.
+const READING_MS: u32 = 500;
+
+/// query_canceled
+const QUERY_CANCELED: &str = "57014";
 
 /// A privilege on a table or on some of its columns.
 #[derive(Debug)]
@@ -34,12 +42,22 @@ pub(super) struct Missing {
 struct Policies {
     /// The commands for which no policy admits any row.
     closed: Vec<&'static str>,
-    /// Whether no row is seen of a table that has some.
-    hides_all: bool,
+    seen: Seen,
     /// RESTRICTIVE policies that do not admit all rows, as SQL lists them.
     restrictive: Option<String>,
     /// The name, as SQL has it, of a policy that admits all rows to the role.
     proposed: String,
+}
+
+/// What the role sees of a table.
+#[derive(Debug)]
+enum Seen {
+    /// A row, or nothing is known.
+    Any,
+    /// No row, where the server has counted some. No row may be there for it yet.
+    None,
+    /// A policy fails, for lack of a setting of the session for example: the SQLSTATE, if there is one.
+    Failure(Option<String>),
 }
 
 const fn on_table(name: &'static str) -> Privilege {
@@ -306,21 +324,30 @@ impl Missing {
 }
 
 impl Policies {
-    /// Without a row that a check reads or writes, it ends blocked or cannot be completed.
+    /// Without a row that a check reads or writes, it ends blocked or cannot be completed. Whether a policy hides rows that
+    /// it is to admit cannot be told from those that are there.
     fn finding(&self, table: &str, user: &str) -> SchemaFinding {
         let applies = format!("row-level security applies to the role {user}");
-        let problem = match (&self.closed[..], self.hides_all) {
-            ([], false) => format!(
+        let problem = match (&self.closed[..], &self.seen) {
+            ([], Seen::Any) => format!(
                 "{applies}, which sees no rows and writes none but those that a policy admits"
             ),
-            ([], true) => format!("{applies}, and hides every row from it"),
+            ([], Seen::None) => format!("{applies}, and hides the rows that are there from it"),
+            ([], Seen::Failure(code)) => {
+                let code = code.as_deref().unwrap_or("none");
+                format!("{applies}, and reading the table fails (SQLSTATE {code})")
+            }
             (closed, _) => format!("{applies}, and no policy admits it: {}", closed.join(", ")),
         };
-        let hides = self.hides_all || !self.closed.is_empty();
+        let fails = !self.closed.is_empty() || matches!(self.seen, Seen::Failure(_));
         let is_own = table.starts_with("verifyd.");
-        let unless = match hides || is_own {
-            true => "",
-            false => {
+        let unless = match &self.seen {
+            _ if fails || is_own => "",
+            Seen::None => {
+                "where none of these rows is for the role, nothing is to be done, and this warning stays until it sees \
+                 one; else "
+            }
+            _ => {
                 "where policies of the table admit all rows to the role, nothing is to be done, and this warning \
                  stays; else "
             }
@@ -341,7 +368,7 @@ impl Policies {
             ),
         };
         SchemaFinding {
-            fatal: hides && !NOT_OF_CHECKS.contains(&table),
+            fatal: fails && !NOT_OF_CHECKS.contains(&table),
             ..SchemaFinding::advice(table, problem, remedy)
         }
     }
@@ -451,13 +478,13 @@ impl PostgresStore {
             .filter(|name| found(name).is_some_and(|(_, admits, ..)| !admits))
             .collect();
         // Whether a policy admits what is written is tried by `doctor`.
-        let hides_all = closed.is_empty()
-            && is_readable
-            && !is_written(table)
-            && self.hides_all(tx, table).await?;
+        let seen = match closed.is_empty() && is_readable && !is_written(table) {
+            true => self.seen(tx, table).await?,
+            false => Seen::Any,
+        };
         Ok(Some(Policies {
             closed,
-            hides_all,
+            seen,
             restrictive: commands
                 .into_iter()
                 .find_map(|(.., restrictive)| restrictive),
@@ -465,22 +492,36 @@ impl PostgresStore {
         }))
     }
 
-    /// Whether the role sees no row of a table that has some, as far as the server has counted them. A policy that fails,
-    /// for lack of a setting of the session for example, hides them, too.
-    async fn hides_all(&self, tx: &mut PgConnection, table: &str) -> Result<bool, StoreError> {
+    /// Returns what the role sees of a table, unless that takes long.
+    async fn seen(&self, tx: &mut PgConnection, table: &str) -> Result<Seen, StoreError> {
         let sees_none = format!(
             "SELECT pg_stat_get_live_tuples(to_regclass('{table}')) > 0 AND NOT EXISTS (SELECT FROM {table})"
         );
+        let limit = format!("SET LOCAL statement_timeout = {READING_MS}");
         let mut inner = tx.begin().await?;
-        let sees_none: Result<bool, sqlx::Error> = sqlx::query_scalar(AssertSqlSafe(sees_none))
-            .persistent(false)
-            .fetch_one(&mut *inner)
-            .await;
-        let sees_none = sees_none.map_err(StoreError::from);
+        sqlx::raw_sql(AssertSqlSafe(limit))
+            .execute(&mut *inner)
+            .await?;
+        let sees_none: Result<Option<bool>, sqlx::Error> =
+            sqlx::query_scalar(AssertSqlSafe(sees_none))
+                .persistent(false)
+                .fetch_one(&mut *inner)
+                .await;
+        // The limit ends with it.
         inner.rollback().await?;
-        match sees_none {
-            Err(error) if error.is_transient() => Err(error),
-            sees_none => Ok(sees_none.unwrap_or(true)),
+        let error = match sees_none {
+            Ok(Some(true)) => return Ok(Seen::None),
+            Ok(_) => return Ok(Seen::Any),
+            Err(error) => error,
+        };
+        let code = error.as_database_error().and_then(|said| said.code());
+        let code = code.map(Cow::into_owned);
+        if code.as_deref() == Some(QUERY_CANCELED) {
+            return Ok(Seen::Any);
+        }
+        match StoreError::from(error) {
+            error if error.is_transient() => Err(error),
+            _ => Ok(Seen::Failure(code)),
         }
     }
 

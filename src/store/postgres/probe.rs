@@ -207,6 +207,22 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
     Ok(seen > 0)
 }
 
+/// Returns the limit of a pooler in session mode. `free`: sessions that could be opened; `all`: with those of others, which
+/// may be of a worker, and that opens no second time as many.
+fn limit_of_pool(free: i64, all: Option<i64>, least: i64, needed: i64) -> Option<ConnectionLimit> {
+    let (by, allowed) = match all.filter(|all| *all < needed) {
+        Some(all) => (LimitedBy::Pool, all),
+        None if free < least => (LimitedBy::FreeInPool, free),
+        None => return None,
+    };
+    Some(ConnectionLimit {
+        by,
+        allowed,
+        least,
+        needed,
+    })
+}
+
 /// A run in a transaction that is rolled back.
 struct Steps<'a> {
     store: &'a PostgresStore,
@@ -355,8 +371,8 @@ impl PostgresStore {
     }
 
     /// Opens connections with a session each, up to this number. Returns how many there were at the same time, and how many
-    /// the pooler had then with those of others.
-    async fn sessions_at_once(&self, wanted: i64) -> Result<(i64, i64), StoreError> {
+    /// the pooler had then with those of others, which only an open one can tell.
+    async fn sessions_at_once(&self, wanted: i64) -> Result<(i64, Option<i64>), StoreError> {
         let mut opened = Vec::new();
         let mut count = 0;
         while count < wanted {
@@ -373,15 +389,16 @@ impl PostgresStore {
             opened.push(connection);
             count += 1;
         }
-        let mut all = count;
+        let mut all = None;
         if let Some(connection) = opened.last_mut() {
             let row = sqlx::raw_sql(SESSIONS_OF_POOL).fetch_one(connection);
-            all = row.await?.try_get(0)?;
+            let seen: i64 = row.await?.try_get(0)?;
+            all = Some(seen.max(count));
         }
         for connection in opened {
             let _ = connection.close().await;
         }
-        Ok((count, all.max(count)))
+        Ok((count, all))
     }
 }
 
@@ -470,18 +487,7 @@ impl ProbeStore for PostgresStore {
         if !is_direct {
             let (least, needed) = self.connections_with(self.listens_here().then_some(2));
             let (free, all) = self.with_timeout(self.sessions_at_once(needed)).await?;
-            // Those of others may be of a worker, which opens no second time as many.
-            let (by, allowed) = match all < needed {
-                true => (LimitedBy::Pool, all),
-                false => (LimitedBy::FreeInPool, free),
-            };
-            let limit = ConnectionLimit {
-                by,
-                allowed,
-                least,
-                needed,
-            };
-            return Ok((all < needed || free < least).then_some(limit));
+            return Ok(limit_of_pool(free, all, least, needed));
         }
         let (least, needed) = self.connections_with(self.listen.as_ref().map(|_| 1));
         self.transaction(async |tx| {
@@ -518,5 +524,25 @@ impl ProbeStore for PostgresStore {
             Ok((there - here).as_seconds_f64())
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pooler_with_none_free_is_not_one_that_has_none() {
+        for (free, all, limited) in [
+            (0, None, Some((LimitedBy::FreeInPool, 0))),
+            (3, Some(14), Some((LimitedBy::FreeInPool, 3))),
+            (3, Some(3), Some((LimitedBy::Pool, 3))),
+            (5, Some(5), Some((LimitedBy::Pool, 5))),
+            (5, Some(14), None),
+        ] {
+            let limit = limit_of_pool(free, all, 4, 13);
+            let limit = limit.map(|limit| (limit.by, limit.allowed));
+            assert_eq!(limit, limited, "{free} of {all:?}");
+        }
     }
 }

@@ -110,7 +110,7 @@ async fn write_what_differs(
         .bind(fresh.tenant)
         .fetch_all(&mut *tx)
         .await?;
-    let changes = changes(rows::all(found)?, entries(fresh)?, now);
+    let changes = changes(rows::readable(found), entries(fresh)?, now);
     if changes.is_empty() {
         return Ok(());
     }

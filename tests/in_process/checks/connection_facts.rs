@@ -3,10 +3,10 @@
 use crate::checks::assert_sound;
 use serde_json::{Value, json};
 use test_support::world::{World, check, reasons};
-use verifyd::domain::TenantId;
 use verifyd::domain::access::Binding;
 use verifyd::domain::connection_facts::ExpirySource;
 use verifyd::domain::hint::Hint;
+use verifyd::domain::{Outcome, TenantId};
 use verifyd::ports::store::NewRun;
 use verifyd_simulator::{Endpoint, Scenario};
 
@@ -101,11 +101,13 @@ async fn what_is_recorded_as_infinity_never_expires() {
     };
     let expiry = check(&run_with("infinity").await, "credential.expiry").clone();
     assert_eq!(expiry["message"], "The credential never expires.");
-    let run = run_with("never").await;
-    assert_eq!(reasons(&run, &["fail"]), ["connection_malformed"]);
-    let report = run.report().unwrap().to_string();
-    let column = "provider_credentials.expires_at";
-    assert!(report.contains(column), "{report}");
+    // What is no time is not known, and keeps no check from being made.
+    for invalid in ["never", "2030-1-5", "2030-01-05T03:04:05+0200"] {
+        let run = run_with(invalid).await;
+        assert_eq!(run.outcome, Some(Outcome::Succeeded), "{invalid}");
+        let expiry = check(&run, "credential.expiry").clone();
+        assert_eq!(expiry["reason_code"], "credential_expiry_unknown");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,21 @@ async fn connections_are_shown_disabled_and_given_new_credentials() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_recorded_expiry_that_is_no_time_is_named() {
+    let desk = Desk::new().await;
+    let id = desk.add(Scenario::Healthy, "--secret-stdin", SIMULATED_SECRET);
+    desk.sql("UPDATE provider_credentials SET expires_at = '2030-1-5'")
+        .await;
+    let named = "provider_credentials.expires_at is no time";
+    let shown = stdout(&desk.ends(&format!("connections show {id}"), 0));
+    assert_holds(&shown, named);
+    let listed = desk.json("connections list --json");
+    assert_eq!(listed[0]["credential_expires_at"], Value::Null);
+    let checked = stdout(&desk.ends("doctor", 0));
+    assert_holds(&checked, &format!("connection {id}: {named}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_credential_that_is_too_large_to_be_read_is_named_and_can_be_replaced() {
     let desk = Desk::new().await;
     let id = desk.add(Scenario::Healthy, "--secret-stdin", SIMULATED_SECRET);

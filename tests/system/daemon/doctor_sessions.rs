@@ -117,6 +117,23 @@ async fn an_insert_that_notifies_nobody_is_named() {
     }
     assert_eq!(examined(&bench), (0, vec![]));
 
+    // One INSERT that sends none may be one that another producer has notified for. A rollback does not undo a sequence.
+    bench
+        .execute(
+            "CREATE SEQUENCE inserts;
+             CREATE FUNCTION notified() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM set_config('verifyd.told', CASE nextval('inserts') WHEN 1 THEN 'on' ELSE '' END, true);
+                 RETURN new;
+             END $$;
+             CREATE TRIGGER notified BEFORE INSERT ON operation_runs FOR EACH ROW EXECUTE FUNCTION notified()",
+        )
+        .await;
+    assert_eq!(examined(&bench), (0, vec![]));
+    assert_eq!(bench.numbers("SELECT last_value FROM inserts").await, [2]);
+    bench
+        .execute("DROP TRIGGER notified ON operation_runs")
+        .await;
+
     let told = format!("ALTER DATABASE {name} SET verifyd.told = 'on'");
     bench.execute(&told).await;
     let (code, bad) = examined(&bench);

@@ -256,7 +256,7 @@ async fn columns_of_any_collation_are_listed_filtered_and_counted() {
         "INSERT INTO verification_check_acknowledgements (operation_run_id, check_key, reason, \
              acknowledged_by, acknowledged_at) VALUES ({run}, 'a.check', 'seen', 'somebody', now()); \
          INSERT INTO tenant_permissions (tenant_id, permission_key, status) \
-         VALUES (8, 'A.Read', 'granted')"
+         VALUES (8, 'A.Read', 'granted'), (7, 'B.Read', 'Granted')"
     ))
     .await;
     every_surface(bed, "columns of another collation").await;

@@ -63,6 +63,12 @@ async fn a_sweep_waits_for_few_runs_before_it_delivers() {
         let run = bed.queued_for(8, 1).await;
         bed.claim(run, "dead").await;
     }
+    // Half of them as of a worker that was lost before it wrote a lease.
+    bed.exec(
+        "UPDATE operation_runs SET started_at = now() - interval '1 hour' WHERE id % 2 = 0;
+         DELETE FROM verifyd.run_attempts WHERE run_id % 2 = 0",
+    )
+    .await;
     let bare = bed.queued().await;
     // A rollback does not undo a sequence.
     bed.exec("CREATE SEQUENCE tries").await;
@@ -70,7 +76,7 @@ async fn a_sweep_waits_for_few_runs_before_it_delivers() {
     add(rule, &bed).await;
     let swept = bed.sweep().await;
     assert_eq!((swept.reclaimed, swept.due), (Vec::new(), vec![bare]));
-    // All of them together, then the first two.
+    // All whose lease is dead together, then the first two of them.
     let tries = bed.number("SELECT last_value FROM tries").await;
     assert_eq!(tries, 3);
 }

@@ -70,6 +70,7 @@ pub fn laravel_payload(data: &[u8]) -> bool {
                 payload: payload.clone(),
                 expires_at: None,
                 never_expires: false,
+                has_invalid_expiry: false,
                 updated_at: None,
             };
             match vault.open(binding, &stored) {
