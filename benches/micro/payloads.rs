@@ -69,6 +69,7 @@ fn credentials(suite: &mut Suite) {
             kind: CredentialKind::ClientSecret,
             payload,
             expires_at: None,
+            has_invalid_expiry: false,
             never_expires: false,
             updated_at: None,
         };
