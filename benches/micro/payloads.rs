@@ -70,6 +70,7 @@ fn credentials(suite: &mut Suite) {
             payload,
             expires_at: None,
             never_expires: false,
+            has_invalid_expiry: false,
             updated_at: None,
         };
         vault.open(binding, &stored).unwrap();
