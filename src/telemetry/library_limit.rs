@@ -3,22 +3,27 @@
 
 use crate::ports::log_throttle::LogThrottle;
 use parking_lot::Mutex;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use tracing::{Event, Level, Subscriber};
+use tracing_log::NormalizeEvent as _;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 /// What the targets of verifyd's own lines begin with.
 const OWN: &str = "verifyd";
 
+/// A place in the code, and a level: one place may log at several.
+type Place = (Cow<'static, str>, Level);
+
 /// Lets one line a minute pass from each place in the code of a library. In more detail than `info` a library logs only
 /// what somebody has asked for: that has no limit.
 #[derive(Debug, Default)]
-pub(super) struct LibraryLimit(Mutex<HashMap<&'static str, LogThrottle>>);
+pub(super) struct LibraryLimit(Mutex<HashMap<Place, LogThrottle>>);
 
 impl LibraryLimit {
-    /// See [`LogThrottle::line`]. The name of an event is its file and line.
-    fn line(&self, place: &'static str) -> Option<u64> {
+    /// See [`LogThrottle::line`].
+    fn line(&self, place: Place) -> Option<u64> {
         let mut places = self.0.lock();
         places.entry(place).or_insert_with(LogThrottle::new).line()
     }
@@ -27,17 +32,30 @@ impl LibraryLimit {
 impl<S: Subscriber> Layer<S> for LibraryLimit {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
         let line = event.metadata();
-        if *line.level() > Level::INFO || line.target().starts_with(OWN) {
+        if *line.level() > Level::INFO {
             return true;
         }
-        let left_out = self.line(line.name());
+        // What comes from the crate `log` has one name and target for all libraries.
+        let logged = event.normalized_metadata();
+        let target = logged
+            .as_ref()
+            .map_or(line.target(), |logged| logged.target());
+        if target.starts_with(OWN) {
+            return true;
+        }
+        let place = match &logged {
+            // Its file and line.
+            None => Cow::Borrowed(line.name()),
+            Some(logged) => Cow::Owned(format!(
+                "{target} {}:{}",
+                logged.file().unwrap_or_default(),
+                logged.line().unwrap_or_default()
+            )),
+        };
+        let left_out = self.line((place, *line.level()));
         // The library's line itself cannot be given another field.
         if let Some(left_out @ 1..) = left_out {
-            tracing::info!(
-                library = line.target(),
-                left_out,
-                "left out lines of a library"
-            );
+            tracing::info!(library = target, left_out, "left out lines of a library");
         }
         left_out.is_some()
     }
@@ -49,6 +67,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
+    use tracing_log::log;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     /// Counts the lines that pass.
@@ -58,6 +77,28 @@ mod tests {
         fn on_event(&self, _event: &Event<'_>, _context: Context<'_, S>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// A line of the crate `log`.
+    fn log_from(target: &str, line: u32) {
+        tracing_log::format_trace(
+            &log::Record::builder()
+                .level(log::Level::Warn)
+                .target(target)
+                .file(Some("src/lib.rs"))
+                .line(Some(line))
+                .args(format_args!("it goes on"))
+                .build(),
+        )
+        .unwrap();
+    }
+
+    /// Two events of one name.
+    macro_rules! log_at_two_levels {
+        () => {
+            tracing::warn!(target: "sqlx::postgres::notice", "a warning");
+            tracing::info!(target: "sqlx::postgres::notice", "a notice");
+        };
     }
 
     #[tokio::test(start_paused = true)]
@@ -84,8 +125,83 @@ mod tests {
             tracing::warn!("a line of verifyd");
         }
         assert_eq!(counted(), 200);
+        for _ in 0..100 {
+            log_at_two_levels!();
+        }
+        assert_eq!(counted(), 2, "each level");
+        for _ in 0..100 {
+            log_from("one::library", 1);
+            log_from("one::library", 2);
+            log_from("another", 1);
+        }
+        assert_eq!(counted(), 3, "each place");
+        log_from("verifyd::own", 1);
+        log_from("verifyd::own", 1);
+        assert_eq!(counted(), 2, "what is verifyd's own has no limit");
         tokio::time::advance(Duration::from_secs(60)).await;
         be_slow();
         assert_eq!(counted(), 1);
+    }
+
+    /// Set in the process of its own in which the subscriber is that of the whole process: within the event of another one
+    /// a line gets through there only.
+    const OWN_PROCESS: &str = "VERIFYD_TEST_OWN_PROCESS";
+
+    /// Keeps the fields of each line.
+    struct Kept(Arc<Mutex<Vec<String>>>);
+
+    impl<S: Subscriber> Layer<S> for Kept {
+        fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+            let mut fields = Fields(String::new());
+            event.record(&mut fields);
+            self.0.lock().push(fields.0);
+        }
+    }
+
+    struct Fields(String);
+
+    impl tracing::field::Visit for Fields {
+        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+            self.0.push_str(&format!("{field}={value:?};"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_line_has_the_number_of_those_left_out() {
+        if std::env::var_os(OWN_PROCESS).is_none() {
+            let name = concat!(
+                module_path!(),
+                "::the_next_line_has_the_number_of_those_left_out"
+            );
+            let (_, name) = name.split_once("::").unwrap();
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            let again = again.args(["--exact", name]).env(OWN_PROCESS, "yes");
+            let output = again.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.status.success() && said.contains("1 passed"),
+                "{said}"
+            );
+            return;
+        }
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let registry = tracing_subscriber::registry()
+            .with(LibraryLimit::default())
+            .with(Kept(Arc::clone(&kept)));
+        tracing::subscriber::set_global_default(registry).unwrap();
+        for pause in [1, 60] {
+            for _ in 0..4 {
+                log_from("one::library", 1);
+            }
+            tokio::time::advance(Duration::from_secs(pause)).await;
+        }
+        log_from("one::library", 1);
+        let kept = kept.lock();
+        let [_, left_out, line] = &kept[..] else {
+            panic!("{kept:?}")
+        };
+        assert!(left_out.contains("library=\"one::library\";"), "{left_out}");
+        assert!(left_out.contains("left_out=7;"), "{left_out}");
+        assert!(line.contains("it goes on"), "{line}");
     }
 }

@@ -31,7 +31,7 @@ const CORRECT_ROW: &str =
 const INVALID_EXPIRY: &str = "provider_credentials.expires_at is no time, and counts as absent; allowed: null, infinity \
                               or a time of the years 1 to 9999, such as 2030-01-05";
 
-const CORRECT_EXPIRY: &str = "correct the value, and whoever wrote it; until then no check warns before the credential expires";
+const CORRECT_EXPIRY: &str = "correct the value, and whoever wrote it";
 
 /// The member of a Laravel payload that names an application.
 const STORED_CLIENT_ID: &str = "credential.client_id";

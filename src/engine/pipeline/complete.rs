@@ -95,9 +95,9 @@ where
 
 impl Pipeline {
     /// Writes the completion. Retries until the deadline while the database does not answer, cannot be written, or lets
-    /// tries wait, also for a connection, and a few times where it answers at once with an error that may pass. An answer that does not pass,
-    /// whatever its code, may come from a rule of the application: then a forced completion keeps less of the context,
-    /// and in the end the run is released.
+    /// tries wait, also for a connection, and a few times where it answers at once with an error that may pass. An answer
+    /// that does not pass, whatever its code, may come from a rule of the application: then a forced completion keeps less
+    /// of the context, and in the end the run is released.
     pub(super) async fn complete(
         &self,
         attempt: &Attempt<'_>,

@@ -25,7 +25,7 @@ const fn of_parameter(name: &'static str, parameters: &'static [&'static str]) -
 const VARIABLES: &[Variable] = &[
     Variable {
         is_in_address: |url| url.port().is_some(),
-        ..of_parameter("PGPORT", &["port"])
+        ..of_parameter(PORT, &["port"])
     },
     Variable {
         is_in_address: |url| !url.username().is_empty(),
@@ -47,6 +47,8 @@ const VARIABLES: &[Variable] = &[
     of_parameter("PGOPTIONS", &[OPTIONS]),
 ];
 
+const PORT: &str = "PGPORT";
+
 const PASSWORD: &str = "PGPASSWORD";
 
 const OPTIONS: &str = "options";
@@ -59,6 +61,8 @@ pub(super) fn problem(
 ) -> Option<String> {
     let read = VARIABLES.iter().filter(|known| !known.is_given(url));
     read.filter_map(|known| Some((known, variable(known.name)?)))
+        // Without a port the driver takes the usual one, as psql does.
+        .filter(|(known, value)| known.name != PORT || !value.is_empty())
         .find_map(|(known, value)| {
             let shown = format!("the variable {}", known.name);
             let Ok(value) = value.into_string() else {
@@ -157,6 +161,7 @@ mod tests {
         for (name, value) in [
             ("PGSSLMODE", &b"VERIFY-FULL"[..]),
             ("PGPORT", b"5433"),
+            ("PGPORT", b""),
             ("PGOPTIONS", b"-c search_path=app"),
             (
                 "PGSSLKEY",

@@ -3,8 +3,8 @@
 use crate::domain::text_decoding;
 use crate::files::{self, CertificatesError, certificates};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ParsedCertificate;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::path::Path;
@@ -39,10 +39,11 @@ const CERTIFICATE: TlsFile = TlsFile {
     parameters: &["sslcert", "ssl-cert"],
     variable: "PGSSLCERT",
     check: |pem| {
-        let certificates = certificates(pem).map_err(|held| held.to_string())?;
-        // Of the first one, which has to be the key's, the driver reads more.
-        match certificates.first() {
-            Some(first) if ParsedCertificate::try_from(first).is_ok() => Ok(()),
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+        // The driver reads no more than the first one, which has to be the key's. The others are for the server.
+        match chain.as_deref() {
+            Ok([first, ..]) if ParsedCertificate::try_from(first).is_ok() => Ok(()),
+            Ok([]) => Err(CertificatesError::Missing.to_string()),
             _ => Err(CertificatesError::Broken.to_string()),
         }
     },
@@ -232,10 +233,12 @@ mod tests {
         ] {
             assert_eq!(checked(&query), Err(problem), "{query}");
         }
+        let chain = format!("sslmode=require&sslcert={second}&sslkey={key_pem}");
         // What the driver does not read has no problem.
         for query in [
             "sslmode=disable&sslcert=/nope",
             "sslmode=require&sslrootcert=/nope",
+            &*chain,
         ] {
             checked(query).unwrap();
         }
