@@ -71,7 +71,6 @@ fn credentials(suite: &mut Suite) {
             expires_at: None,
             has_invalid_expiry: false,
             never_expires: false,
-            has_invalid_expiry: false,
             updated_at: None,
         };
         vault.open(binding, &stored).unwrap();
