@@ -90,6 +90,11 @@ async fn every_route(scene: &Scene) {
     assert_eq!(runs.ids("operation_run_id"), [next, broken]);
     assert_eq!(runs.items()[0]["overall"], "needs_attention");
 
+    let path = "/v1/audit?action=acknowledgement.withdrawn";
+    let trail = scene.get(token, path).await;
+    assert_eq!(trail.items().len(), 1);
+    assert_eq!(trail.items()[0]["actor"], "a test");
+
     let workers = scene.get(token, "/v1/workers").await;
     assert_eq!(workers.items().len(), 1);
     let document = scene.get("", "/v1/openapi.json").await;

@@ -227,7 +227,7 @@ async fn row_level_security_that_hides_rows_is_mended_by_what_is_printed() {
 
     // Whatever time a policy takes, the others are examined.
     bench
-        .execute("INSERT INTO tenants (workspace_id) VALUES (1)")
+        .execute("INSERT INTO tenants (id, workspace_id) VALUES (100, 1)")
         .await;
     bench
         .execute(

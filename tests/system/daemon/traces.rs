@@ -208,7 +208,7 @@ async fn a_run_continues_the_trace_of_its_producer() {
     let other = "1".repeat(32);
     let answer = reqwest::Client::new()
         .get(format!(
-            "http://{}/v1/runs/{run}?canary=1",
+            "http://{}/v1/connections?name=canary",
             daemon.listening
         ))
         .header("traceparent", format!("00-{other}-{SPAN}-01"))
@@ -220,13 +220,13 @@ async fn a_run_continues_the_trace_of_its_producer() {
     daemon.terminate();
     assert_trace(&received, run);
     let spans = received.spans();
-    let request = named(&spans, "GET /v1/runs/{run_id}");
+    let request = named(&spans, "GET /v1/connections");
     assert_eq!(hex::encode(&request.trace_id), other);
     assert_eq!(hex::encode(&request.parent_span_id), SPAN);
     assert_eq!(request.kind, SpanKind::Server as i32);
     for (key, wanted) in [
         ("http.request.method", "GET"),
-        ("http.route", "/v1/runs/{run_id}"),
+        ("http.route", "/v1/connections"),
         ("http.response.status_code", "200"),
     ] {
         let found = attribute(&request.attributes, key);
