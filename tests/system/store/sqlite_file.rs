@@ -17,7 +17,9 @@ const FUNCTIONS: [&str; 8] = [
 ];
 
 /// Words before a parenthesis that are no calls.
-const KEYWORDS: [&str; 8] = ["and", "check", "default", "in", "is", "key", "not", "or"];
+const KEYWORDS: [&str; 9] = [
+    "and", "check", "default", "exists", "in", "is", "key", "not", "or",
+];
 
 #[cfg(unix)]
 #[tokio::test]
