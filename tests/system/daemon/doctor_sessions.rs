@@ -57,11 +57,12 @@ async fn a_pooler_in_session_mode_with_few_connections_is_named_with_their_numbe
             assert_eq!((code, bad), (0, vec![]));
             continue;
         }
-        // Listening, which takes two more, may find none free.
+        // Further parts may find none free; where others have nearly all, also those without which `serve` does not work.
         let [(part, found, remedy), ..] = &bad[..] else {
             panic!("{connections}: {bad:?}")
         };
-        assert_eq!((code, part.as_str()), (0, "pooler"), "{bad:?}");
+        assert_eq!(part, "pooler", "{bad:?}");
+        assert!(code == 0 || in_use > 0, "{bad:?}");
         assert!(found.contains(said), "{found}");
         // Ten, one for the heartbeat, and two with which listening begins.
         assert!(found.contains("up to 13 connections"), "{found}");
