@@ -5,6 +5,7 @@
 //! header or a credential.
 
 use crate::domain::trace_parent::TraceParent;
+use crate::ports::clock::{Clock as _, SystemClock};
 use futures::future::Either;
 use http::Uri;
 use opentelemetry::context::{FutureExt as _, WithContext};
@@ -192,7 +193,7 @@ fn port(address: &Uri) -> u16 {
 }
 
 fn ago(elapsed: Duration) -> SystemTime {
-    let now = SystemTime::now();
+    let now = SystemTime::from(SystemClock.now());
     now.checked_sub(elapsed).unwrap_or(now)
 }
 

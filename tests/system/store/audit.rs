@@ -14,6 +14,7 @@ use verifyd::domain::webhook::{DisabledReason, WebhookBinding};
 use verifyd::domain::{AuditEntryId, ConnectionId, TokenId, WorkspaceId, token};
 use verifyd::ports::access::{NewToken, TokenRecord};
 use verifyd::ports::audit::{AuditFilter, KEPT_AT_LEAST};
+use verifyd::ports::clock::{Clock as _, SystemClock};
 use verifyd::ports::vault::VaultError;
 use verifyd::ports::webhook_endpoints::{NewEndpoint, SealedSecrets};
 use verifyd::view::AuditEntryView;
@@ -359,7 +360,7 @@ pub async fn entries_never_change_and_only_old_ones_are_deleted(bed: &Bed) {
         ))
         .await;
     }
-    let yesterday = chrono::Utc::now() - chrono::Duration::days(1);
+    let yesterday = SystemClock.now() - chrono::Duration::days(1);
     let yesterday = yesterday.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
     bed.exec(&format!(
         "INSERT INTO {table} (at, action, object, surface, actor) \
