@@ -66,6 +66,14 @@ const POSTGRES: &[(&str, &str)] = &[
         "SQLSTATE 22001",
         "give the column that is too short the type text; `verifyd doctor` names those that serve writes",
     ),
+    (
+        "SQLSTATE 42P17",
+        "correct or drop the policies that refer to their own table",
+    ),
+    (
+        "SQLSTATE 2200H",
+        "the sequence of the ids gives no further one: raise its MAXVALUE, and make the column a bigint if it is none",
+    ),
     ("SQLSTATE 53100", "make room on the server's disk"),
     ("SQLSTATE 53300", MORE_CONNECTIONS),
     (

@@ -49,6 +49,8 @@ pub enum TriggerFault {
         trigger: String,
         /// Whose setting that is.
         by: String,
+        /// The statements that take it back.
+        reset: String,
     },
 }
 

@@ -25,8 +25,12 @@ fn line(limit: &ConnectionLimit) -> Line {
         needed,
     } = limit;
     let is_fatal = allowed < least;
+    let state = match is_fatal {
+        true => State::Failed,
+        false => State::Warning,
+    };
     let name = match by {
-        LimitedBy::Pool => return small_pool(*allowed, *needed),
+        LimitedBy::Pool => return small_pool(state, *allowed, *needed),
         LimitedBy::FreeInPool => return few_free(*allowed, *needed),
         LimitedBy::Role(role) => format!("CONNECTION LIMIT of the role {role}"),
         LimitedBy::Database(database) => format!("CONNECTION LIMIT of the database {database}"),
@@ -42,18 +46,14 @@ fn line(limit: &ConnectionLimit) -> Line {
         LimitedBy::Database(database) if is_fatal => raise("DATABASE", database, *needed),
         _ => remedy::MORE_CONNECTIONS.to_owned(),
     };
-    let state = match is_fatal {
-        true => State::Failed,
-        false => State::Warning,
-    };
     bad("database", state, found, remedy)
 }
 
 /// A pooler in session mode that has fewer sessions than `serve` opens: what listens or works last waits for one.
-fn small_pool(all: i64, needed: i64) -> Line {
+fn small_pool(state: State, all: i64, needed: i64) -> Line {
     bad(
         "pooler",
-        State::Warning,
+        state,
         format!(
             "the pooler, in session mode, has {all} sessions for this role and database; `serve` opens up to {needed} \
              connections with a session each, and what gets none waits without an error at first"
@@ -142,14 +142,12 @@ async fn notifying(store: &dyn Store, notifies: Option<bool>) -> Line {
             format!("the trigger {trigger} of operation_runs, which sends them, is disabled"),
             format!("as the table's owner: ALTER TABLE operation_runs ENABLE TRIGGER {trigger};"),
         ),
-        (Ok(Some(TriggerFault::Replica { trigger, by })), _) => (
+        (Ok(Some(TriggerFault::Replica { trigger, by, reset })), _) => (
             format!(
-                "the trigger {trigger} of operation_runs, which sends them, does not fire where \
-                 session_replication_role is replica, as set for {by}"
+                "the trigger {trigger} of operation_runs, which sends them, does not fire, and neither do guards and \
+                 foreign keys, where session_replication_role is replica, as set for {by}"
             ),
-            format!(
-                "as the table's owner: ALTER TABLE operation_runs ENABLE ALWAYS TRIGGER {trigger};"
-            ),
+            format!("as a superuser: {reset}"),
         ),
         (Err(failure), _) => {
             return Line {
@@ -240,6 +238,12 @@ mod tests {
             (
                 LimitedBy::Pool,
                 3,
+                State::Failed,
+                "12 connections to the server",
+            ),
+            (
+                LimitedBy::Pool,
+                4,
                 State::Warning,
                 "12 connections to the server",
             ),

@@ -188,6 +188,9 @@ fn needed(table: &str) -> &'static [Privilege] {
     }
 }
 
+/// invalid_object_definition: infinite recursion in a policy
+const RECURSION: &str = "42P17";
+
 /// Tables that no check reads or writes: while their rows are hidden `serve` works.
 const NOT_OF_CHECKS: [&str; 2] = ["tenants", "tenant_onboarding_sessions"];
 
@@ -359,6 +362,12 @@ impl Policies {
             None => String::new(),
         };
         let remedy = match is_own {
+            // Another policy would not end the recursion.
+            _ if matches!(&self.seen, Seen::Failure(Some(code)) if code == RECURSION) => {
+                format!(
+                    "as the table's owner, correct or drop the policies of {table} that refer to the table itself"
+                )
+            }
             true => format!(
                 "as the table's owner, since only verifyd uses it: ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;"
             ),

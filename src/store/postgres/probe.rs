@@ -485,7 +485,9 @@ impl ProbeStore for PostgresStore {
     async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
         let is_direct = self.with_timeout(wake::is_direct(&self.options)).await?;
         if !is_direct {
-            let (least, needed) = self.connections_with(self.listens_here().then_some(2));
+            // Listening begins with two.
+            let least = self.connections_with(self.listens_here().then_some(1)).0;
+            let needed = self.connections_with(self.listens_here().then_some(2)).1;
             let (free, all) = self.with_timeout(self.sessions_at_once(needed)).await?;
             return Ok(limit_of_pool(free, all, least, needed));
         }

@@ -168,7 +168,7 @@ fn time_of_number(value: &str) -> String {
 /// A time from a text. One without a zone counts as UTC, whatever the zone of the session, as does a date.
 fn time_of_text(value: &str) -> String {
     format!(
-        "CASE WHEN {value} ~* ':[0-9.]+ *(z|[+-][0-9:]+|[a-z_/]{{3,}}) *$' THEN {value}::timestamptz \
+        "CASE WHEN {value} ~* '[ t][0-9:.]+ *(z|[+-][0-9:]+|[a-z_/]{{3,}}) *$' THEN {value}::timestamptz \
          ELSE {value}::timestamp AT TIME ZONE 'UTC' END"
     )
 }

@@ -31,7 +31,9 @@ const PLACE: &str =
 /// `replica`; and whose setting that is, of those who may insert runs.
 const TRIGGER: &str = "
     WITH setting AS (
-        SELECT concat_ws(' in ', 'the role ' || quote_ident(r.rolname), 'the database ' || quote_ident(d.datname)) AS whose
+        SELECT concat_ws(' in ', 'the role ' || quote_ident(r.rolname), 'the database ' || quote_ident(d.datname)) AS whose,
+            concat_ws(' IN ', 'ROLE ' || coalesce(quote_ident(r.rolname), CASE WHEN d.oid IS NULL THEN 'ALL' END),
+                'DATABASE ' || quote_ident(d.datname)) AS of
         FROM pg_db_role_setting s
         LEFT JOIN pg_roles r ON r.oid = s.setrole
         LEFT JOIN pg_database d ON d.oid = s.setdatabase
@@ -41,7 +43,10 @@ const TRIGGER: &str = "
           AND (s.setrole = 0 OR has_any_column_privilege(s.setrole, to_regclass('operation_runs')::oid, 'INSERT')))
     SELECT quote_ident(t.tgname), t.tgenabled IN ('O', 'A'), t.tgenabled = 'A', coalesce(
         (SELECT string_agg(whose, ', ' ORDER BY whose) FROM setting),
-        CASE WHEN current_setting('session_replication_role') = 'replica' THEN 'the server' END)
+        CASE WHEN current_setting('session_replication_role') = 'replica' THEN 'the server' END),
+        coalesce(
+            (SELECT string_agg(format('ALTER %s RESET session_replication_role;', of), ' ' ORDER BY whose) FROM setting),
+            'ALTER SYSTEM RESET session_replication_role; SELECT pg_reload_conf();')
     FROM pg_trigger t
     JOIN pg_proc p ON p.oid = t.tgfoid
     JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -287,7 +292,7 @@ impl WakeStore for PostgresStore {
     }
 
     async fn trigger_fault(&self) -> Result<Option<TriggerFault>, StoreError> {
-        let found: Option<(String, bool, bool, Option<String>)> = self
+        let found: Option<(String, bool, bool, Option<String>, String)> = self
             .transaction(async |tx| {
                 let found = self.rows(TRIGGER).persistent(false);
                 Ok::<_, StoreError>(found.fetch_optional(tx).await?)
@@ -296,7 +301,9 @@ impl WakeStore for PostgresStore {
         Ok(match found {
             None => Some(TriggerFault::Missing),
             Some((trigger, false, ..)) => Some(TriggerFault::Disabled { trigger }),
-            Some((trigger, true, false, Some(by))) => Some(TriggerFault::Replica { trigger, by }),
+            Some((trigger, true, false, Some(by), reset)) => {
+                Some(TriggerFault::Replica { trigger, by, reset })
+            }
             Some((_, true, ..)) => None,
         })
     }

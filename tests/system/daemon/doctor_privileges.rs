@@ -225,6 +225,24 @@ async fn row_level_security_that_hides_rows_is_mended_by_what_is_printed() {
         .execute("DROP POLICY of_one ON provider_connections")
         .await;
 
+    // A policy that reads its own table.
+    bench
+        .execute(
+            "DROP POLICY admits_verifyd_serve ON provider_connections;
+             CREATE POLICY of_itself ON provider_connections
+             USING (tenant_id IN (SELECT tenant_id FROM provider_connections))",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let (part, found, remedy) = &bad[0];
+    assert_eq!((code, part.as_str()), (1, "schema"), "{bad:?}");
+    assert!(found.ends_with("fails (SQLSTATE 42P17)"), "{found}");
+    assert!(remedy.contains("correct or drop"), "{remedy}");
+    bench
+        .execute("DROP POLICY of_itself ON provider_connections")
+        .await;
+    bench.execute(&admit("provider_connections")).await;
+
     // Whatever time a policy takes, the others are examined.
     bench
         .execute("INSERT INTO tenants (id, workspace_id) VALUES (100, 1)")

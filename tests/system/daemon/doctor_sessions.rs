@@ -37,6 +37,7 @@ async fn a_pooler_in_session_mode_with_few_connections_is_named_with_their_numbe
     let direct = bench.database.url();
     for (connections, in_use, said) in [
         (3, 0, "has 3 sessions"),
+        (4, 0, "has 4 sessions"),
         (5, 0, "has 5 sessions"),
         (14, 11, "3 connections are free now"),
         (14, 9, ""),
@@ -62,7 +63,9 @@ async fn a_pooler_in_session_mode_with_few_connections_is_named_with_their_numbe
             panic!("{connections}: {bad:?}")
         };
         assert_eq!(part, "pooler", "{bad:?}");
-        assert!(code == 0 || in_use > 0, "{bad:?}");
+        // Four are the pool's two, the heartbeat's and the one that listens.
+        let is_enough = connections >= 4;
+        assert!(in_use > 0 || (code == 0) == is_enough, "{bad:?}");
         assert!(found.contains(said), "{found}");
         // Ten, one for the heartbeat, and two with which listening begins.
         assert!(found.contains("up to 13 connections"), "{found}");
@@ -103,7 +106,8 @@ async fn an_insert_that_notifies_nobody_is_named() {
         (
             format!("ALTER DATABASE {name} SET session_replication_role = replica"),
             format!(
-                "{trigger} does not fire where session_replication_role is replica, as set for the database {name}"
+                "{trigger} does not fire, and neither do guards and foreign keys, where session_replication_role is \
+                 replica, as set for the database {name}"
             ),
         ),
     ] {
@@ -119,8 +123,6 @@ async fn an_insert_that_notifies_nobody_is_named() {
     assert_eq!(examined(&bench), (0, vec![]));
 
     // One INSERT that sends none may be one that another producer has notified for. A rollback does not undo a sequence.
-    let reset = format!("ALTER DATABASE {name} RESET session_replication_role");
-    bench.execute(&reset).await;
     bench
         .execute(
             "CREATE SEQUENCE inserts;

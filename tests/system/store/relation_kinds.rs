@@ -319,6 +319,9 @@ async fn texts_and_dates_become_times_of_utc_in_any_session() {
         "2024-01-01T00:00:00Z",
         "2024-01-01 02:00:00+02",
         "2024-01-01 00:00:00 UTC",
+        "2024-01-01 09:00+09",
+        "20240101T090000+0900",
+        "Sun Dec 31 19:00:00 2023 EST",
     ];
     for (of, values) in [("text", &texts[..]), ("date", &texts[..1])] {
         let by = RUNS
