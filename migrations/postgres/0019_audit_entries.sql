@@ -19,7 +19,13 @@ CREATE TABLE verifyd.audit_entries (
     address      text,
     request_id   text,
     before       jsonb,
-    after        jsonb
+    after        jsonb,
+    -- An entry that is too large for a list could not be deleted.
+    CONSTRAINT audit_entries_size CHECK (
+        octet_length(action) <= 100 AND octet_length(object) <= 100 AND octet_length(surface) <= 100
+        AND octet_length(actor) <= 1000 AND octet_length(address) <= 1000 AND octet_length(request_id) <= 1000
+        AND octet_length(before::text) <= 65536 AND octet_length(after::text) <= 65536
+    )
 );
 CREATE INDEX audit_entries_object ON verifyd.audit_entries (object, object_id, id);
 CREATE INDEX audit_entries_workspace ON verifyd.audit_entries (workspace_id, id);

@@ -19,7 +19,13 @@ CREATE TABLE verifyd_audit_entries (
     address      TEXT,
     request_id   TEXT,
     "before"     TEXT,
-    "after"      TEXT
+    "after"      TEXT,
+    -- An entry that is too large for a list could not be deleted.
+    CHECK (
+        length(action) <= 100 AND length(object) <= 100 AND length(surface) <= 100
+        AND length(actor) <= 1000 AND length(address) <= 1000 AND length(request_id) <= 1000
+        AND length("before") <= 65536 AND length("after") <= 65536
+    )
 ) STRICT;
 CREATE INDEX verifyd_audit_entries_object ON verifyd_audit_entries (object, object_id, id);
 CREATE INDEX verifyd_audit_entries_workspace ON verifyd_audit_entries (workspace_id, id);

@@ -13,7 +13,12 @@ use crate::domain::{AuditEntryId, ConnectionId, RunId, TenantId, TokenId, Worksp
 use crate::ports::audit::{AuditFilter, AuditStore};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
+use serde_json::Value;
 use std::time::Duration;
+
+/// Longest text in an entry, in characters: in JSON, where one takes up to six bytes, all members of an entry fit into
+/// the limit of its table.
+const MAX_TEXT_LENGTH: usize = 250;
 
 const ADD: Sql = both!(
     "INSERT INTO " own!(audit_entries) "
@@ -94,7 +99,7 @@ pub(super) async fn record(
     change: &Change,
     by: &Origin,
 ) -> Result<(), StoreError> {
-    let text = |value: &Option<serde_json::Value>| value.as_ref().map(ToString::to_string);
+    let text = |value: &Option<Value>| value.clone().map(|value| cut(value).to_string());
     let add = ADD
         .bind(change.action.as_str())
         .bind(change.action.object().as_str())
@@ -103,13 +108,30 @@ pub(super) async fn record(
         .bind(change.owner.tenant_id.map(|id| id.0))
         .bind(by.actor.surface.as_str())
         .bind(by.actor.token_id.map(|id| id.0))
-        .bind(&by.actor.name)
-        .bind(&by.address)
-        .bind(&by.request_id)
+        .bind(start_of(&by.actor.name))
+        .bind(by.address.as_deref().map(start_of))
+        .bind(by.request_id.as_deref().map(start_of))
         .bind(text(&change.before))
         .bind(text(&change.after));
     add.execute(tx).await?;
     Ok(())
+}
+
+/// Returns the value with each of its texts, which another application may have written, as long as an entry keeps it.
+fn cut(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(start_of(&text)),
+        Value::Array(values) => values.into_iter().map(cut).collect(),
+        Value::Object(members) => {
+            let members = members.into_iter();
+            members.map(|(name, value)| (name, cut(value))).collect()
+        }
+        other => other,
+    }
+}
+
+fn start_of(text: &str) -> String {
+    text.chars().take(MAX_TEXT_LENGTH).collect()
 }
 
 /// Returns whose a row is.
@@ -188,5 +210,18 @@ impl From<AuditRow> for AuditEntry {
             before: json(row.before),
             after: json(row.after),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_entry_keeps_the_start_of_each_text() {
+        let (long, kept) = ("ä".repeat(1_000_000), "ä".repeat(MAX_TEXT_LENGTH));
+        let of = |text: &str| json!({ "a": 1, "b": [text, null], "c": { "d": text } });
+        assert_eq!(cut(of(&long)), of(&kept));
     }
 }

@@ -94,7 +94,11 @@ where
                 "a run that is released has not been completed".into(),
             ));
         }
-        let _permit = self.release_permit().await?;
+        // A worker that stops keeps no connection for anything else.
+        let _permit = match end {
+            AttemptEnd::Shutdown => None,
+            _ => self.release_permit().await?,
+        };
         transaction(self, async |tx| {
             release_in(tx, claim, end, not_before).await
         })

@@ -66,6 +66,10 @@ const KEY: TlsFile = TlsFile {
 /// the server may have no TLS: whether a file can be used must not depend on the server. A text that the driver does
 /// not decode, with a byte order mark for example, is put into the options in place of its file.
 pub(super) fn check(mut options: PgConnectOptions, url: &Url) -> Result<PgConnectOptions, String> {
+    // As libpq does; the driver would not verify the server.
+    if matches!(options.get_ssl_mode(), PgSslMode::Require) && AUTHORITIES.named(url)?.is_some() {
+        options = options.ssl_mode(PgSslMode::VerifyCa);
+    }
     let mode = options.get_ssl_mode();
     if matches!(mode, PgSslMode::Disable | PgSslMode::Allow) {
         return Ok(options);
@@ -176,6 +180,10 @@ mod tests {
                 "the TLS file \"/nope\" of the parameter sslrootcert cannot be read: No such file or directory (os error 2)".to_owned(),
             ),
             (
+                "sslmode=require&sslrootcert=/nope".to_owned(),
+                "the TLS file \"/nope\" of the parameter sslrootcert cannot be read: No such file or directory (os error 2)".to_owned(),
+            ),
+            (
                 "sslmode=require&ssl-cert=/nope".to_owned(),
                 "the TLS file \"/nope\" of the parameter ssl-cert cannot be read: No such file or directory (os error 2)".to_owned(),
             ),
@@ -237,7 +245,7 @@ mod tests {
         // What the driver does not read has no problem.
         for query in [
             "sslmode=disable&sslcert=/nope",
-            "sslmode=require&sslrootcert=/nope",
+            "sslmode=prefer&sslrootcert=/nope",
             &*chain,
         ] {
             checked(query).unwrap();

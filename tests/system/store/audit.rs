@@ -353,6 +353,19 @@ pub async fn entries_never_change_and_only_old_ones_are_deleted(bed: &Bed) {
          VALUES (-1, 'token.created', 'token', 'cli', 'somebody')"
     );
     assert!(bed.try_exec(&chosen).await.is_err());
+    // No list could read it, and nobody delete it.
+    let (actor, after) = ("x".repeat(1001), format!("\"{}\"", "x".repeat(65_537)));
+    for (actor, after) in [(actor.as_str(), "null"), ("somebody", &after)] {
+        let large = format!(
+            "INSERT INTO {table} (action, object, surface, actor, after) \
+             VALUES ('token.created', 'token', 'cli', '{actor}', '{after}')"
+        );
+        let refused = bed.try_exec(&large).await.unwrap_err().to_string();
+        assert!(
+            refused.to_lowercase().contains("check constraint"),
+            "{refused}"
+        );
+    }
     for day in 1..=5 {
         bed.exec(&format!(
             "INSERT INTO {table} (at, action, object, surface, actor) \

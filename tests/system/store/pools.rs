@@ -160,12 +160,19 @@ async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
         bed.count(WAITING).await >= 2
     })
     .await;
+    let mut claims = Vec::new();
     for run in others {
         bed.store.check_writable().await.unwrap();
         bed.store.counts().await.unwrap();
-        bed.claim(run, "w1").await;
+        claims.push(bed.claim(run, "w1").await);
     }
     assert_eq!(bed.count(WAITING).await, 2);
+    let (store, claim) = (Arc::clone(&bed.store), claims.remove(0));
+    calls.spawn(async move { store.release(&claim, AttemptEnd::Shutdown, None).await });
+    until("a release at the stop has a connection", async || {
+        bed.count(WAITING).await == 3
+    })
+    .await;
     calls.shutdown().await;
 }
 
