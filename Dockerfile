@@ -24,6 +24,8 @@ ARG FEATURES=
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
     set -eu; \
+    # Cargo goes by times alone, and the folder may be of a later checkout.
+    find . -path ./target -prune -o -type f -exec touch {} +; \
     VERIFYD_BUILD_COMMIT="${REVISION}" cargo build --release --locked --no-default-features --features "${FEATURES}" --bin verifyd; \
     install -D -m 0755 target/release/verifyd /root-of-image/usr/local/bin/verifyd; \
     cd /root-of-image; \

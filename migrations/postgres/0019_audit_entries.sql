@@ -20,7 +20,7 @@ CREATE TABLE verifyd.audit_entries (
     request_id   text,
     before       jsonb,
     after        jsonb,
-    -- An entry that is too large for a list could not be deleted.
+    -- Nobody could list a larger one, nor delete it for 30 days.
     CONSTRAINT audit_entries_size CHECK (
         octet_length(action) <= 100 AND octet_length(object) <= 100 AND octet_length(surface) <= 100
         AND octet_length(actor) <= 1000 AND octet_length(address) <= 1000 AND octet_length(request_id) <= 1000

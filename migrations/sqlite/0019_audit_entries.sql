@@ -20,7 +20,7 @@ CREATE TABLE verifyd_audit_entries (
     request_id   TEXT,
     "before"     TEXT,
     "after"      TEXT,
-    -- An entry that is too large for a list could not be deleted.
+    -- Nobody could list a larger one, nor delete it for 30 days.
     CHECK (
         length(action) <= 100 AND length(object) <= 100 AND length(surface) <= 100
         AND length(actor) <= 1000 AND length(address) <= 1000 AND length(request_id) <= 1000

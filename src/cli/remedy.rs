@@ -68,7 +68,7 @@ const POSTGRES: &[(&str, &str)] = &[
     ),
     (
         "SQLSTATE 42P17",
-        "correct or drop the policies that refer to their own table",
+        "correct or drop the policies or rules that lead back to their own table, also through another one",
     ),
     (
         "SQLSTATE 2200H",

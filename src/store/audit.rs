@@ -16,9 +16,12 @@ use async_trait::async_trait;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Longest text in an entry, in characters: in JSON, where one takes up to six bytes, all members of an entry fit into
-/// the limit of its table.
-const MAX_TEXT_LENGTH: usize = 250;
+/// Longest text in a column of an entry, in characters of up to four bytes: what its table admits.
+const MAX_COLUMN_LENGTH: usize = 250;
+
+/// The same within JSON, where a character takes up to six bytes: an origin of the longest host name is whole, and all
+/// members together fit into what the table admits.
+const MAX_TEXT_LENGTH: usize = 500;
 
 const ADD: Sql = both!(
     "INSERT INTO " own!(audit_entries) "
@@ -100,6 +103,7 @@ pub(super) async fn record(
     by: &Origin,
 ) -> Result<(), StoreError> {
     let text = |value: &Option<Value>| value.clone().map(|value| cut(value).to_string());
+    let column = |text: &Option<String>| Some(start_of(text.as_ref()?, MAX_COLUMN_LENGTH));
     let add = ADD
         .bind(change.action.as_str())
         .bind(change.action.object().as_str())
@@ -108,9 +112,9 @@ pub(super) async fn record(
         .bind(change.owner.tenant_id.map(|id| id.0))
         .bind(by.actor.surface.as_str())
         .bind(by.actor.token_id.map(|id| id.0))
-        .bind(start_of(&by.actor.name))
-        .bind(by.address.as_deref().map(start_of))
-        .bind(by.request_id.as_deref().map(start_of))
+        .bind(start_of(&by.actor.name, MAX_COLUMN_LENGTH))
+        .bind(column(&by.address))
+        .bind(column(&by.request_id))
         .bind(text(&change.before))
         .bind(text(&change.after));
     add.execute(tx).await?;
@@ -120,7 +124,7 @@ pub(super) async fn record(
 /// Returns the value with each of its texts, which another application may have written, as long as an entry keeps it.
 fn cut(value: Value) -> Value {
     match value {
-        Value::String(text) => Value::String(start_of(&text)),
+        Value::String(text) => Value::String(start_of(&text, MAX_TEXT_LENGTH)),
         Value::Array(values) => values.into_iter().map(cut).collect(),
         Value::Object(members) => {
             let members = members.into_iter();
@@ -130,8 +134,8 @@ fn cut(value: Value) -> Value {
     }
 }
 
-fn start_of(text: &str) -> String {
-    text.chars().take(MAX_TEXT_LENGTH).collect()
+fn start_of(text: &str, length: usize) -> String {
+    text.chars().take(length).collect()
 }
 
 /// Returns whose a row is.

@@ -32,7 +32,8 @@ fn advisories(days: Option<u64>, finds: i32) -> (Option<i32>, String) {
     let mut git = String::from("case \"$*\" in ");
     if let Some(days) = days {
         std::fs::create_dir_all(path.join("advisory-dbs/advisory-db-1/.git")).unwrap();
-        let seconds = days * 24 * 60 * 60;
+        // The script looks at the clock before.
+        let seconds = days * 24 * 60 * 60 + 3600;
         let _ = write!(
             git,
             "*%ct*) echo $(($(date +%s) - {seconds})) ;; *%cs*) echo 2026-11-30 ;; "

@@ -188,7 +188,7 @@ fn needed(table: &str) -> &'static [Privilege] {
     }
 }
 
-/// invalid_object_definition: infinite recursion in a policy
+/// invalid_object_definition: a policy that leads back to its own table
 const RECURSION: &str = "42P17";
 
 /// Tables that no check reads or writes: while their rows are hidden `serve` works.
@@ -365,7 +365,7 @@ impl Policies {
             // Another policy would not end the recursion.
             _ if matches!(&self.seen, Seen::Failure(Some(code)) if code == RECURSION) => {
                 format!(
-                    "as the table's owner, correct or drop the policies of {table} that refer to the table itself"
+                    "as the table's owner, correct or drop the policies of {table} that lead back to it, also through another table"
                 )
             }
             true => format!(

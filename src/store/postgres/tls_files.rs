@@ -66,8 +66,10 @@ const KEY: TlsFile = TlsFile {
 /// the server may have no TLS: whether a file can be used must not depend on the server. A text that the driver does
 /// not decode, with a byte order mark for example, is put into the options in place of its file.
 pub(super) fn check(mut options: PgConnectOptions, url: &Url) -> Result<PgConnectOptions, String> {
-    // As libpq does; the driver would not verify the server.
-    if matches!(options.get_ssl_mode(), PgSslMode::Require) && AUTHORITIES.named(url)?.is_some() {
+    // As libpq does, where an empty one is none; the driver would not verify the server.
+    if matches!(options.get_ssl_mode(), PgSslMode::Require)
+        && (AUTHORITIES.named(url)?).is_some_and(|(_, path)| !path.is_empty())
+    {
         options = options.ssl_mode(PgSslMode::VerifyCa);
     }
     let mode = options.get_ssl_mode();
@@ -246,6 +248,7 @@ mod tests {
         for query in [
             "sslmode=disable&sslcert=/nope",
             "sslmode=prefer&sslrootcert=/nope",
+            "sslmode=require&sslrootcert=",
             &*chain,
         ] {
             checked(query).unwrap();

@@ -46,7 +46,7 @@ const TRIGGER: &str = "
         CASE WHEN current_setting('session_replication_role') = 'replica' THEN 'the server' END),
         coalesce(
             (SELECT string_agg(format('ALTER %s RESET session_replication_role;', of), ' ' ORDER BY whose) FROM setting),
-            'ALTER SYSTEM RESET session_replication_role; SELECT pg_reload_conf();')
+            'ALTER SYSTEM SET session_replication_role = origin; and then: SELECT pg_reload_conf();')
     FROM pg_trigger t
     JOIN pg_proc p ON p.oid = t.tgfoid
     JOIN pg_namespace n ON n.oid = p.pronamespace
