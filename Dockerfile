@@ -40,16 +40,20 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     echo 'verifyd:x:10001:' > etc/group
 
 # ---- list of components -------------------------------------------------------------------------
-FROM sources AS components
+FROM rust:1.95-bookworm AS cyclonedx
 
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     cargo install --quiet --locked --version 0.5.9 --root /opt/cyclonedx cargo-cyclonedx
+
+FROM sources AS components
+
+COPY --from=cyclonedx /opt/cyclonedx /opt/cyclonedx
 ARG FEATURES=
-# A fixed time: the same sources give the same list. What only tests depend on would be in it as well.
+# A fixed time: the same sources give the same list. What only tests depend on, and their crates, would be in it as well.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     set -eu; \
     export PATH=/opt/cyclonedx/bin:$PATH SOURCE_DATE_EPOCH=0; \
-    sed -i '/^\[dev-dependencies\]$/,/^$/d' Cargo.toml; \
+    sed -i -e '/^\[dev-dependencies\]$/,/^$/d' -e 's/^members = .*/members = []/' Cargo.toml; \
     cargo cyclonedx --quiet --format json --spec-version 1.5 --no-default-features --features "${FEATURES}" \
         --override-filename verifyd.cdx; \
     install -D -m 0644 verifyd.cdx.json /out/verifyd.cdx.json
