@@ -11,6 +11,7 @@ use std::hint::black_box;
 use std::path::PathBuf;
 use verifyd::credentials::{CredentialsSettings, KeyEntry, open_vault};
 use verifyd::domain::connection::{CredentialBinding, CredentialKind, StoredCredential};
+use verifyd::domain::connection_facts::RecordedExpiry;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::hint::Hint;
 use verifyd::domain::run::RunRequest;
@@ -68,9 +69,7 @@ fn credentials(suite: &mut Suite) {
             connection_id: ConnectionId(1),
             kind: CredentialKind::ClientSecret,
             payload,
-            expires_at: None,
-            has_invalid_expiry: false,
-            never_expires: false,
+            expiry: RecordedExpiry::Absent,
             updated_at: None,
         };
         vault.open(binding, &stored).unwrap();

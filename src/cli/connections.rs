@@ -14,6 +14,7 @@ use crate::credentials::{NamedFile, Validity, credential_from_files, validity};
 use crate::domain::access::Binding;
 use crate::domain::client_secret;
 use crate::domain::connection::{ConnectionStatus, CredentialKind, ProviderConnection};
+use crate::domain::connection_facts::RecordedExpiry;
 use crate::domain::credential::Credential;
 use crate::domain::permission::PermissionStatus;
 use crate::domain::plan::Unknown;
@@ -228,7 +229,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
             "problem": problem,
             "credential": credential.as_ref().map(|c| json!({
                 "kind": c.kind,
-                "expires_at": c.expires_at,
+                "expires_at": c.expiry.at(),
                 "updated_at": c.updated_at,
                 "decryptable": opens,
                 "problem": why,
@@ -284,7 +285,8 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
             (Some(c), Some(_)) => format!(
                 "{}{}{}",
                 c.kind,
-                c.expires_at
+                c.expiry
+                    .at()
                     .map(|at| format!(", expires {}", output::day(at)))
                     .unwrap_or_default(),
                 why.as_ref()
@@ -295,6 +297,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
             _ => "none".to_owned(),
         },
     );
+    let expiry = credential.as_ref().map(|c| c.expiry);
     line(
         "expires",
         match facts.credential_expiry_source {
@@ -302,7 +305,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                 "{} ({source})",
                 list::expires(facts.credential_expires_at, Some(source))
             ),
-            None if credential.as_ref().is_some_and(|c| c.has_invalid_expiry) => {
+            None if expiry == Some(RecordedExpiry::Invalid) => {
                 "unknown: provider_credentials.expires_at is no time".to_owned()
             }
             None => list::expires(facts.credential_expires_at, None),
@@ -492,7 +495,7 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             };
             let sealed = services
                 .vault
-                .seal(binding, &credential, stored.expires_at)?;
+                .seal(binding, &credential, stored.expiry.at())?;
             let replaced = services
                 .store
                 .reseal_credential(id, &stored.payload, &sealed.payload, &terminal())

@@ -11,7 +11,7 @@ text_enum! {
         Completed => "completed",
         /// The provider asked to wait. Does not count.
         Throttled => "throttled",
-        /// The worker was stopped. Does not count.
+        /// The worker was stopped, or the schema does not fit. Does not count.
         Shutdown => "shutdown",
         /// Something in verifyd failed.
         Error => "error",

@@ -1,5 +1,6 @@
 //! Provider connections, and what is stored of their credentials.
 
+use super::connection_facts::RecordedExpiry;
 use super::ids::{ConnectionId, TenantId, WorkspaceId};
 use super::names::text_enum;
 use chrono::{DateTime, Utc};
@@ -76,11 +77,7 @@ pub struct StoredCredential {
     pub kind: CredentialKind,
     /// An envelope of `credentials`, or a Laravel `Crypt` payload. Never plain text.
     pub payload: String,
-    pub expires_at: Option<DateTime<Utc>>,
-    /// Whether it is recorded that it never expires.
-    pub never_expires: bool,
-    /// Whether what is recorded is no time: it counts as absent.
-    pub has_invalid_expiry: bool,
+    pub expiry: RecordedExpiry,
     pub updated_at: Option<DateTime<Utc>>,
 }
 

@@ -46,6 +46,38 @@ pub struct CredentialExpiry {
     pub source: ExpirySource,
 }
 
+/// What is recorded with a credential about when it expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordedExpiry {
+    /// Nothing, or a time before all times.
+    Absent,
+    At(DateTime<Utc>),
+    Never,
+    /// No time. It counts as absent.
+    Invalid,
+}
+
+impl RecordedExpiry {
+    /// Returns the time, if one is recorded.
+    pub const fn at(self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::Absent | Self::Never | Self::Invalid => None,
+        }
+    }
+
+    /// Returns the expiry, if it is known.
+    pub const fn known(self) -> Option<CredentialExpiry> {
+        match self {
+            Self::At(_) | Self::Never => Some(CredentialExpiry {
+                expires_at: self.at(),
+                source: ExpirySource::Recorded,
+            }),
+            Self::Absent | Self::Invalid => None,
+        }
+    }
+}
+
 /// What one check found out; `None` where it could not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionFacts {

@@ -5,6 +5,7 @@ pub(crate) mod body;
 mod connection_slots;
 pub mod health;
 mod lingering_close;
+mod list;
 pub mod pages;
 mod panics;
 mod query;

@@ -141,10 +141,10 @@ pub async fn set_credential_expiry(
     expires_at: DateTime<Utc>,
     by: &Origin,
 ) -> Result<(), OperationError> {
-    find_connection(store, &Binding::EVERYTHING, id).await?;
     if store.set_credential_expiry(id, expires_at, by).await? {
         return Ok(());
     }
+    find_connection(store, &Binding::EVERYTHING, id).await?;
     let problem = format!("connection {id} has no credential that could expire");
     Err(OperationError::invalid("expires_at", problem))
 }

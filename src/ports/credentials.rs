@@ -27,7 +27,8 @@ pub trait CredentialStore: Send + Sync {
         by: &Origin,
     ) -> Result<(), StoreError>;
 
-    /// Records when the credential expires, and leaves it as it is. False: the connection has none.
+    /// Records when the credential expires, and leaves it as it is. False: the connection has none, or is gone; nothing
+    /// was written.
     async fn set_credential_expiry(
         &self,
         id: ConnectionId,

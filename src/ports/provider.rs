@@ -1,7 +1,7 @@
 //! Providers: the services that a connection is checked with.
 
 use crate::domain::connection::ProviderConnection;
-use crate::domain::connection_facts::ConnectionFacts;
+use crate::domain::connection_facts::{ConnectionFacts, RecordedExpiry};
 use crate::domain::credential::Credential;
 use crate::domain::link::{Link, LinkBases, LinkContext};
 use crate::domain::module::Module;
@@ -162,8 +162,7 @@ pub struct Target {
     pub credential: Credential,
     /// When it was last replaced; what was replaced just now may not be known everywhere yet.
     pub credential_changed_at: Option<chrono::DateTime<chrono::Utc>>,
-    /// When it expires, as it was recorded with it; after the year 9999: never.
-    pub credential_expires_at: Option<chrono::DateTime<chrono::Utc>>,
+    pub credential_expiry: RecordedExpiry,
     /// Facts from earlier checks that still apply.
     pub known: ConnectionFacts,
     /// From the run; preflight has made sure that it is a GUID and the connection's.

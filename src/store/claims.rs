@@ -88,16 +88,16 @@ where
         claim: &Claim,
         end: AttemptEnd,
         not_before: Option<Duration>,
+        at_stop: bool,
     ) -> Result<bool, StoreError> {
         if end == AttemptEnd::Completed {
             return Err(StoreError::Refused(
                 "a run that is released has not been completed".into(),
             ));
         }
-        // A worker that stops keeps no connection for anything else.
-        let _permit = match end {
-            AttemptEnd::Shutdown => None,
-            _ => self.release_permit().await?,
+        let _permit = match at_stop {
+            true => None,
+            false => self.release_permit().await?,
         };
         transaction(self, async |tx| {
             release_in(tx, claim, end, not_before).await

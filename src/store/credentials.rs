@@ -114,7 +114,10 @@ impl<S: SqlStore> CredentialStore for S {
             let (Some(there), Some(before)) = (there, before) else {
                 return Ok(false);
             };
-            SET_EXPIRY.bind(id.0).bind(expires_at).execute(tx).await?;
+            // Whoever deletes the credential does not wait for the lock of the connection.
+            if SET_EXPIRY.bind(id.0).bind(expires_at).execute(tx).await? == 0 {
+                return Ok(false);
+            }
             let mut after = before.clone();
             after["expires_at"] = json!(second(expires_at));
             if before != after {

@@ -10,7 +10,6 @@ use crate::domain::{RunId, WorkerId};
 use crate::ports::orphans::{OpenAttempt, OrphanStore};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
-use std::sync::atomic::Ordering;
 use uuid::Uuid;
 
 const OPEN_ATTEMPTS: Sql = both!(
@@ -59,16 +58,12 @@ impl<S: SqlStore> OrphanStore for S {
                 .iter()
                 .filter(|attempt| !left_out.contains(&attempt.run.0));
             let orphans: Vec<&OpenAttempt> = orphans.collect();
-            let released: Result<Vec<RunId>, RequeueError> = transaction(self, async |tx| {
+            let tried: Result<Vec<RunId>, RequeueError> = transaction(self, async |tx| {
                 release(tx, refused, worker, &orphans).await
             })
             .await;
-            match released {
-                Err(RequeueError::EndedByRun(_)) => tries.count(),
-                released => {
-                    refused.one_by_one.store(false, Ordering::Relaxed);
-                    return Ok(released?);
-                }
+            if let Some(released) = tries.result_of(tried, refused) {
+                return released;
             }
         }
     }

@@ -295,7 +295,7 @@ impl TryFrom<StateRow> for ConnectionState {
             _ => None,
         };
         let (connection, problem) = row.connection.listed();
-        let recorded = row.recorded_expires_at.and_then(rows::recorded_expiry);
+        let recorded = rows::recorded_expiry(row.recorded_expires_at).known();
         let kept = row.facts.kept(connection.id)?;
         Ok(Self {
             facts: KnownFacts::of(&connection, kept).or_recorded(recorded),

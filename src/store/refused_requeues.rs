@@ -6,7 +6,7 @@ use crate::ports::store_error::StoreError;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -152,9 +152,22 @@ impl RequeueTries {
         }
     }
 
-    /// Counts a try that a run has ended.
-    pub fn count(&mut self) {
-        self.ended += 1;
+    /// Returns the result of a try, or `None` where a run has ended it, so that another one follows.
+    pub fn result_of<T>(
+        &mut self,
+        tried: Result<T, RequeueError>,
+        refused: &RefusedRequeues,
+    ) -> Option<Result<T, StoreError>> {
+        match tried {
+            Err(RequeueError::EndedByRun(_)) => {
+                self.ended += 1;
+                None
+            }
+            tried => {
+                refused.one_by_one.store(false, Ordering::Relaxed);
+                Some(tried.map_err(StoreError::from))
+            }
+        }
     }
 
     pub fn is_first(&self) -> bool {
@@ -198,9 +211,11 @@ mod tests {
         let mut tries = RequeueTries::begin();
         assert!(tries.is_first());
         tokio::time::advance(REQUEUE_TIME * 2).await;
+        let refused = RefusedRequeues::default();
         for _ in 0..MIN_TRIES {
             assert!(tries.requeues());
-            tries.count();
+            let ended = RequeueError::EndedByRun(StoreError::too_many_calls());
+            assert!(tries.result_of(Err::<(), _>(ended), &refused).is_none());
         }
         assert!(!tries.requeues() && !tries.is_first());
     }

@@ -8,7 +8,7 @@ use crate::domain::attempt::AttemptRecord;
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, ProviderConnection, StoredCredential,
 };
-use crate::domain::connection_facts::{CredentialExpiry, ExpirySource};
+use crate::domain::connection_facts::RecordedExpiry;
 use crate::domain::link::is_guid;
 use crate::domain::names::UnknownName;
 use crate::domain::overview::LatestReport;
@@ -416,30 +416,24 @@ impl CredentialPart {
             }
             (payload, _) => there(payload, TABLE, "payload", connection)?,
         };
-        let expiry = self.credential_expires_at.and_then(recorded_expiry);
         Ok(Some(StoredCredential {
             connection_id: ConnectionId(connection),
             kind: name(TABLE, "kind", connection, &kind.0)?,
             payload: payload.0,
-            expires_at: expiry.and_then(|expiry| expiry.expires_at),
-            never_expires: expiry.is_some_and(|expiry| expiry.expires_at.is_none()),
-            has_invalid_expiry: self.credential_expires_at == Some(Time::Unknown),
+            expiry: recorded_expiry(self.credential_expires_at),
             updated_at: self.credential_updated_at.and_then(Time::known),
         }))
     }
 }
 
-/// Returns the expiry that is recorded with a credential. One before all times, or that is none, counts as absent.
-pub(super) fn recorded_expiry(at: Time) -> Option<CredentialExpiry> {
-    let expires_at = match at {
-        Time::At(at) => Some(at),
-        Time::After => None,
-        Time::Before | Time::Unknown => return None,
-    };
-    Some(CredentialExpiry {
-        expires_at,
-        source: ExpirySource::Recorded,
-    })
+/// Returns the expiry that is recorded with a credential.
+pub(super) fn recorded_expiry(at: Option<Time>) -> RecordedExpiry {
+    match at {
+        None | Some(Time::Before) => RecordedExpiry::Absent,
+        Some(Time::At(at)) => RecordedExpiry::At(at),
+        Some(Time::After) => RecordedExpiry::Never,
+        Some(Time::Unknown) => RecordedExpiry::Invalid,
+    }
 }
 
 impl TryFrom<ConnectionWithCredentialRow> for (ProviderConnection, Option<StoredCredential>) {

@@ -328,17 +328,15 @@ impl<S: SqlStore> SweepStore for S {
         let refused = &self.in_process().refused_requeues;
         let mut tries = RequeueTries::begin();
         let swept = loop {
-            let swept: Result<Option<Swept>, RequeueError> =
+            let tried: Result<Option<Swept>, RequeueError> =
                 transaction_with_end(self, async |tx| {
                     sweep_once(tx, refused, policy, &tries).await
                 })
                 .await;
-            match swept {
-                Err(RequeueError::EndedByRun(_)) => tries.count(),
-                swept => break swept.map_err(StoreError::from),
+            if let Some(swept) = tries.result_of(tried, refused) {
+                break swept;
             }
         };
-        refused.one_by_one.store(false, Ordering::Relaxed);
         refused.measure();
         swept
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
 use verifyd::domain::connection::{ConnectionStatus, ProviderConnection};
-use verifyd::domain::connection_facts::ConnectionFacts;
+use verifyd::domain::connection_facts::{ConnectionFacts, RecordedExpiry};
 use verifyd::domain::credential::Credential;
 use verifyd::domain::link::LinkContext;
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
@@ -112,7 +112,7 @@ pub fn target(module: &str) -> Target {
         },
         credential: secret("canary-secret-value"),
         credential_changed_at: None,
-        credential_expires_at: None,
+        credential_expiry: RecordedExpiry::Absent,
         known: ConnectionFacts::default(),
         entra_tenant_id: TENANT.into(),
         module: module.into(),

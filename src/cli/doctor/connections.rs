@@ -9,6 +9,7 @@ use crate::domain::access::Binding;
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, ProviderConnection, StoredCredential,
 };
+use crate::domain::connection_facts::RecordedExpiry;
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
 use crate::domain::report::EvidenceKind;
@@ -156,7 +157,7 @@ async fn credentials(
                     ..
                 }) => {}
                 Ok((binding, stored)) => {
-                    if stored.has_invalid_expiry {
+                    if stored.expiry == RecordedExpiry::Invalid {
                         credentials.note_invalid_expiry(found.connection.id);
                     }
                     let opened = vault.and_then(|vault| credentials.open(vault, binding, &stored));

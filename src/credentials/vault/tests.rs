@@ -2,6 +2,7 @@ use super::*;
 use crate::credentials::pem::tests::PAIR;
 use crate::credentials::{KeyEntry, credential_from_pem};
 use crate::domain::connection::CredentialKind;
+use crate::domain::connection_facts::RecordedExpiry;
 use crate::domain::{ConnectionId, TenantId, WorkspaceId};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, RandomizedNonceKey};
 use base64::Engine;
@@ -55,9 +56,7 @@ fn stored(connection: i64, kind: CredentialKind, payload: &str) -> StoredCredent
         connection_id: ConnectionId(connection),
         kind,
         payload: payload.to_owned(),
-        expires_at: None,
-        never_expires: false,
-        has_invalid_expiry: false,
+        expiry: RecordedExpiry::Absent,
         updated_at: None,
     }
 }

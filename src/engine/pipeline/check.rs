@@ -58,7 +58,7 @@ impl Pipeline {
             connection: ready.connection,
             credential: ready.credential,
             credential_changed_at: ready.credential_changed_at,
-            credential_expires_at: ready.credential_expires_at,
+            credential_expiry: ready.credential_expiry,
             known: subject.known.clone(),
             entra_tenant_id: ready.entra_tenant_id,
             module: ready.module,

@@ -3,7 +3,7 @@
 
 use crate::domain::RunId;
 use crate::domain::connection::{ConnectionStatus, ProviderConnection, StoredCredential};
-use crate::domain::connection_facts::ConnectionFacts;
+use crate::domain::connection_facts::{ConnectionFacts, RecordedExpiry};
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::{Cause, Flaw};
 use crate::domain::link::{Link, LinkContext, is_guid};
@@ -114,8 +114,7 @@ pub struct Ready {
     pub credential: Credential,
     /// When the credential was last replaced.
     pub credential_changed_at: Option<DateTime<Utc>>,
-    /// When it expires, as it was recorded with it; after the year 9999: never.
-    pub credential_expires_at: Option<DateTime<Utc>>,
+    pub credential_expiry: RecordedExpiry,
     pub entra_tenant_id: String,
 }
 
@@ -342,10 +341,7 @@ impl Preflight {
             module,
             credential,
             credential_changed_at: stored.updated_at,
-            credential_expires_at: match stored.never_expires {
-                true => Some(DateTime::<Utc>::MAX_UTC),
-                false => stored.expires_at,
-            },
+            credential_expiry: stored.expiry,
             entra_tenant_id,
         })
     }
@@ -398,7 +394,7 @@ impl Preflight {
         connection: &ProviderConnection,
         stored: &StoredCredential,
     ) -> Result<Credential, Unmet> {
-        if let Some(expires_at) = stored.expires_at
+        if let Some(expires_at) = stored.expiry.at()
             && expires_at <= self.clock.now()
         {
             return Err(Unmet {

@@ -3,12 +3,11 @@
 use super::auth::Caller;
 use super::idempotency::{Answer, Once};
 use super::input::{Fields, FromFields, JsonBody, Nothing, PathId, Query};
-use super::page::Page;
 use super::problem::Problem;
 use super::{Api, json};
 use crate::domain::acknowledgement::{Acknowledgement, PERSON_CHARS, REASON_CHARS};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
-use crate::http::query::QueryText;
+use crate::http::list::List;
 use crate::operations::acknowledge::{self as operation, Request, acknowledge, withdraw};
 use crate::ports::access::AnswerSubject;
 use crate::ports::acknowledgements::AcknowledgementFilter;
@@ -259,27 +258,22 @@ pub async fn list_acknowledgements(
     caller: Caller,
     Query(query): Query<AcknowledgementQuery>,
 ) -> Result<Response, Problem> {
+    let list = List::with_limit("/v1/acknowledgements", "before", query.limit)
+        .with("run", query.run)
+        .with("connection", query.connection)
+        .with("active", query.active.then_some(true));
     let filter = AcknowledgementFilter {
         binding: caller.binding(),
         run: query.run,
         connection: query.connection,
         active_only: query.active,
         before: query.before,
-        limit: query.limit + 1,
+        limit: list.rows(),
     };
     let found = api.store.acknowledgements(&filter).await?;
     let now = api.clock.now();
-    let items = found.iter().map(|one| shown(one, now)).collect();
-    let next = |last: &AcknowledgementView| {
-        let query = QueryText::default()
-            .with("run", query.run)
-            .with("connection", query.connection)
-            .with("active", query.active.then_some(true))
-            .with("before", Some(last.id))
-            .with("limit", Some(query.limit));
-        format!("/v1/acknowledgements{query}")
-    };
-    let page = Page::of(items, query.limit, next);
+    let page = list.page(found, |last| last.id);
+    let page = page.map(|one| shown(&one, now));
     let page = AcknowledgementPage {
         items: page.items,
         next: page.next,

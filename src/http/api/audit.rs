@@ -2,13 +2,12 @@
 
 use super::auth::Caller;
 use super::input::{Fields, FromFields, Query};
-use super::page::Page;
 use super::problem::Problem;
 use super::{Api, json};
 use crate::domain::acknowledgement::PERSON_CHARS;
 use crate::domain::audit::{AuditAction, AuditObject};
 use crate::domain::{AuditEntryId, TokenId};
-use crate::http::query::QueryText;
+use crate::http::list::{List, Page};
 use crate::ports::audit::AuditFilter;
 use crate::view::AuditEntryView;
 use axum::extract::State;
@@ -85,33 +84,28 @@ pub async fn list_audit_entries(
     caller: Caller,
     Query(query): Query<AuditQuery>,
 ) -> Result<Response, Problem> {
+    let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+    let list = List::with_limit("/v1/audit", "before", query.limit)
+        .with("action", query.action)
+        .with("object", query.object)
+        .with("object_id", query.object_id)
+        .with("token", query.token)
+        .with("actor", query.actor.as_deref())
+        .with("since", query.since.map(time))
+        .with("until", query.until.map(time));
     let filter = AuditFilter {
         binding: caller.binding(),
         action: query.action,
         object: query.object,
         object_id: query.object_id,
         token: query.token,
-        actor: query.actor.clone(),
+        actor: query.actor,
         since: query.since,
         until: query.until,
         before: query.before,
-        limit: query.limit + 1,
+        limit: list.rows(),
     };
     let found = api.store.audit_entries(&filter).await?;
-    let items = found.into_iter().map(AuditEntryView::from).collect();
-    let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
-    let next = |last: &AuditEntryView| {
-        let query = QueryText::default()
-            .with("action", query.action)
-            .with("object", query.object)
-            .with("object_id", query.object_id)
-            .with("token", query.token)
-            .with("actor", query.actor.as_deref())
-            .with("since", query.since.map(time))
-            .with("until", query.until.map(time))
-            .with("before", Some(last.id))
-            .with("limit", Some(query.limit));
-        format!("/v1/audit{query}")
-    };
-    json(StatusCode::OK, &Page::of(items, query.limit, next))
+    let page = list.page(found, |last| last.id);
+    json(StatusCode::OK, &page.map(AuditEntryView::from))
 }

@@ -2,14 +2,13 @@
 
 use super::auth::Caller;
 use super::input::{Fields, FromFields, Nothing, PathId, Query};
-use super::page::Page;
 use super::problem::Problem;
 use super::{Api, json};
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::{ConnectionId, TenantId};
-use crate::http::query::QueryText;
+use crate::http::list::{List, Page};
 use crate::operations::find_connection;
-use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort, ConnectionState};
+use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort};
 use crate::view::ConnectionView;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -82,33 +81,25 @@ pub async fn list_connections(
     caller: Caller,
     Query(query): Query<ConnectionQuery>,
 ) -> Result<Response, Problem> {
+    let sort = Some(query.sort).filter(|sort| *sort != ConnectionSort::Id);
+    let list = List::with_limit("/v1/connections", "after", query.limit)
+        .with("tenant", query.tenant)
+        .with("status", query.status)
+        .with("overall", query.overall.as_deref())
+        .with("name", query.name.as_deref())
+        .with("sort", sort);
     let filter = ConnectionFilter {
         binding: caller.binding(),
         tenant: query.tenant,
         status: query.status,
-        overall: query.overall.clone(),
-        name: query.name.clone(),
+        overall: query.overall,
+        name: query.name,
         sort: query.sort,
         after: query.after,
-        limit: query.limit + 1,
+        limit: list.rows(),
     };
     let found = api.store.connection_states(&filter).await?;
-    let next = |last: &ConnectionState| {
-        let end = ConnectionCursor::at(last, query.sort);
-        let query = QueryText::default()
-            .with("tenant", query.tenant)
-            .with("status", query.status)
-            .with("overall", query.overall.as_deref())
-            .with("name", query.name.as_deref())
-            .with(
-                "sort",
-                Some(query.sort).filter(|sort| *sort != ConnectionSort::Id),
-            )
-            .with("after", Some(end))
-            .with("limit", Some(query.limit));
-        format!("/v1/connections{query}")
-    };
-    let page = Page::of(found, query.limit, next);
+    let page = list.page(found, |last| ConnectionCursor::at(last, query.sort));
     json(StatusCode::OK, &page.map(ConnectionView::from))
 }
 

@@ -11,7 +11,6 @@ mod document;
 mod idempotency;
 mod input;
 mod onboarding;
-mod page;
 mod problem;
 mod reports;
 mod routes;

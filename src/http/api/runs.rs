@@ -3,12 +3,11 @@
 use super::auth::Caller;
 use super::idempotency::{Answer, Once};
 use super::input::{Fields, FromFields, JsonBody, Nothing, PathId, Query};
-use super::page::Page;
 use super::problem::Problem;
 use super::{Api, json};
 use crate::domain::run::{Outcome, RunStatus};
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId};
-use crate::http::query::QueryText;
+use crate::http::list::{List, Page};
 use crate::operations::{self, CheckRequest};
 use crate::ports::access::AnswerSubject;
 use crate::ports::store::RunFilter;
@@ -159,6 +158,11 @@ pub async fn list_runs(
     caller: Caller,
     Query(query): Query<RunQuery>,
 ) -> Result<Response, Problem> {
+    let list = List::with_limit("/v1/runs", "before", query.limit)
+        .with("status", query.status)
+        .with("outcome", query.outcome)
+        .with("connection", query.connection)
+        .with("tenant", query.tenant);
     let filter = RunFilter {
         binding: caller.binding(),
         status: query.status,
@@ -166,21 +170,11 @@ pub async fn list_runs(
         connection: query.connection,
         tenant: query.tenant,
         before: query.before,
-        limit: query.limit + 1,
+        limit: list.rows(),
     };
-    let runs = api.store.runs(&filter).await?;
-    let items: Vec<RunItem> = runs.into_iter().map(RunItem::from).collect();
-    let next = |last: &RunItem| {
-        let query = QueryText::default()
-            .with("status", query.status)
-            .with("outcome", query.outcome)
-            .with("connection", query.connection)
-            .with("tenant", query.tenant)
-            .with("before", Some(last.operation_run_id))
-            .with("limit", Some(query.limit));
-        format!("/v1/runs{query}")
-    };
-    json(StatusCode::OK, &Page::of(items, query.limit, next))
+    let found = api.store.runs(&filter).await?;
+    let page = list.page(found, |last| last.id);
+    json(StatusCode::OK, &page.map(RunItem::from))
 }
 
 /// One run

@@ -9,7 +9,7 @@ use super::{Pages, ROWS};
 use crate::domain::access::Scope;
 use crate::domain::audit::{AuditAction, AuditObject};
 use crate::domain::{AuditEntryId, ConnectionId};
-use crate::http::query::QueryText;
+use crate::http::list::List;
 use crate::ports::audit::AuditFilter;
 use crate::view::{AuditEntryView, words};
 use askama::Template;
@@ -72,6 +72,10 @@ pub async fn page(
         let problem = "The name of an actor has no control character.";
         return Err(PageError::Refused(problem.to_owned()));
     }
+    let list = List::new("/audit", "before", ROWS)
+        .with("action", action)
+        .with("actor", actor)
+        .with("connection", connection);
     let found = pages
         .store
         .audit_entries(&AuditFilter {
@@ -81,26 +85,14 @@ pub async fn page(
             object_id: connection.map(|id| id.0),
             actor: actor.map(str::to_owned),
             before,
-            limit: ROWS + 1,
+            limit: list.rows(),
             ..AuditFilter::default()
         })
         .await?;
-    let more = found.len() > ROWS as usize;
-    let entries: Vec<AuditEntryView> = found
-        .into_iter()
-        .take(ROWS as usize)
-        .map(AuditEntryView::from)
-        .collect();
-    let query = QueryText::default()
-        .with("action", action)
-        .with("actor", actor)
-        .with("connection", connection);
-    let next = entries
-        .last()
-        .filter(|_| more)
-        .map(|last| format!("/audit{}", query.clone().with("before", Some(last.id))));
+    let found = list.page(found, |last| last.id);
+    let entries = found.items.into_iter().map(AuditEntryView::from);
     let now = pages.clock.now();
-    let lines = entries.into_iter().map(|entry| Line {
+    let lines = entries.map(|entry| Line {
         at: Moment::of(entry.at, now),
         what: entry.words(),
         subject: entry.subject(),
@@ -118,8 +110,8 @@ pub async fn page(
         lines: lines.collect(),
         choices: choices.collect(),
         filtered: action.is_some() || actor.is_some() || connection.is_some(),
-        first: before.map(|_| format!("/audit{query}")),
-        next,
+        first: before.map(|_| list.first()),
+        next: found.next,
         filter,
     }))
 }

@@ -11,7 +11,7 @@ use crate::domain::access::{Binding, Scope};
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::TrendPoint;
 use crate::domain::{ConnectionId, TenantId};
-use crate::http::query::QueryText;
+use crate::http::list::List;
 use crate::operations::{CheckRequest, find_connection, start_check};
 use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort};
 use crate::ports::store::RunFilter;
@@ -129,7 +129,12 @@ pub async fn list(
             "A part of a name has at most {NAME_CHARS} characters, none of them a control one."
         )));
     }
-    let mut states = pages
+    let list = List::new("/connections", "after", ROWS)
+        .with("state", state.map(Standing::as_str))
+        .with("tenant", tenant)
+        .with("name", (!name.is_empty()).then_some(name))
+        .with("sort", (sort == ConnectionSort::Expiry).then_some(sort));
+    let found = pages
         .store
         .connection_states(&ConnectionFilter {
             binding: visitor.binding,
@@ -145,29 +150,20 @@ pub async fn list(
             name: (!name.is_empty()).then(|| name.to_owned()),
             sort,
             after,
-            limit: ROWS + 1,
+            limit: list.rows(),
         })
         .await?;
-    let more = states.len() > ROWS as usize;
-    states.truncate(ROWS as usize);
-    let ids: Vec<ConnectionId> = states.iter().map(|s| s.connection.id).collect();
+    let found = list.page(found, |last| ConnectionCursor::at(last, sort));
+    let ids: Vec<ConnectionId> = found.items.iter().map(|s| s.connection.id).collect();
     let trend = pages.store.trend(&ids, STRIP).await?;
     let now = pages.clock.now();
-    let last = states.last().filter(|_| more);
-    let end = last.map(|last| ConnectionCursor::at(last, sort));
-    let rows: Vec<Row> = states
+    let rows = found
+        .items
         .into_iter()
-        .map(|state| row(state.into(), &trend, now))
-        .collect();
-    let query = QueryText::default()
-        .with("state", state.map(Standing::as_str))
-        .with("tenant", tenant)
-        .with("name", (!name.is_empty()).then_some(name))
-        .with("sort", (sort == ConnectionSort::Expiry).then_some(sort));
-    let next = end.map(|end| format!("/connections{}", query.clone().with("after", Some(end))));
+        .map(|state| row(state.into(), &trend, now));
     Ok(render(&ConnectionsPage {
         page: Layout::of(&visitor, "connections", "Connections").live("/live"),
-        rows,
+        rows: rows.collect(),
         choices: CHOICES
             .into_iter()
             .map(|s| Choice {
@@ -178,8 +174,8 @@ pub async fn list(
             .collect(),
         by_expiry: sort == ConnectionSort::Expiry,
         filtered: state.is_some() || tenant.is_some() || !name.is_empty(),
-        first: after.map(|_| format!("/connections{query}")),
-        next,
+        first: after.map(|_| list.first()),
+        next: found.next,
         filter,
     }))
 }

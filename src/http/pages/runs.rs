@@ -8,7 +8,7 @@ use super::session::Visitor;
 use super::{Pages, ROWS};
 use crate::domain::run::{Outcome, RunSummary};
 use crate::domain::{ConnectionId, RunId, TenantId};
-use crate::http::query::QueryText;
+use crate::http::list::List;
 use crate::ports::store::RunFilter;
 use crate::view::RunItem;
 use crate::view::connection::Standing;
@@ -95,7 +95,11 @@ pub async fn page(
     let before: Option<RunId> = parse(&filter.before, "before")?;
     let choices = RunBadge::ALL.iter().filter(|s| **s != RunBadge::Unknown);
     let state = choices.clone().find(|s| s.as_str() == filter.state);
-    let mut runs = pages
+    let list = List::new("/runs", "before", ROWS)
+        .with("state", state)
+        .with("connection", connection)
+        .with("tenant", tenant);
+    let found = pages
         .store
         .runs(&RunFilter {
             binding: visitor.binding,
@@ -104,22 +108,13 @@ pub async fn page(
             connection,
             tenant,
             before,
-            limit: ROWS + 1,
+            limit: list.rows(),
         })
         .await?;
-    let more = runs.len() > ROWS as usize;
-    runs.truncate(ROWS as usize);
-    let query = QueryText::default()
-        .with("state", state)
-        .with("connection", connection)
-        .with("tenant", tenant);
-    let next = more
-        .then(|| runs.last().map(|run| run.id))
-        .flatten()
-        .map(|last| format!("/runs{}", query.clone().with("before", Some(last))));
+    let found = list.page(found, |last| last.id);
     Ok(render(&RunsPage {
         page: Layout::of(&visitor, "runs", "Runs").live("/live"),
-        runs: lines(runs, pages.clock.now()),
+        runs: lines(found.items, pages.clock.now()),
         choices: choices
             .map(|s| Choice {
                 value: s.as_str(),
@@ -128,8 +123,8 @@ pub async fn page(
             })
             .collect(),
         filtered: state.is_some() || connection.is_some() || tenant.is_some(),
-        first: before.map(|_| format!("/runs{query}")),
-        next,
+        first: before.map(|_| list.first()),
+        next: found.next,
         filter,
     }))
 }

@@ -85,7 +85,7 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
             .unwrap();
         assert!(
             store
-                .release(&claim, AttemptEnd::Error, None)
+                .release(&claim, AttemptEnd::Error, None, false)
                 .await
                 .unwrap()
         );

@@ -100,7 +100,7 @@ async fn no_combination_of_tenants_crosses_over() {
         let sealed = SealedCredential {
             kind: stored.kind,
             payload: stored.payload,
-            expires_at: stored.expires_at,
+            expires_at: stored.expiry.at(),
         };
         store.set_credential(id, &sealed, operator()).await.unwrap();
     }

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use verifyd::domain::Reason;
-use verifyd::domain::connection_facts::{CredentialExpiry, ExpirySource};
+use verifyd::domain::connection_facts::{CredentialExpiry, ExpirySource, RecordedExpiry};
 use verifyd::domain::report::{CheckStatus, EvidenceKind, ReportDraft, Severity};
 use verifyd::provider::microsoft::MicrosoftProvider;
 
@@ -41,7 +41,7 @@ async fn the_fingerprint_changes_at_the_steps_only() {
     let end = time("2026-06-01T12:00:00Z");
     let directory = Directory::start(HEALTH).await;
     let mut target = target("health_check");
-    target.credential_expires_at = Some(end);
+    target.credential_expiry = RecordedExpiry::At(end);
     let mut fingerprints = BTreeSet::new();
     let mut changes = 0;
     let mut last = String::new();
@@ -89,7 +89,7 @@ async fn a_recorded_date_tells_secrets_apart_and_the_earlier_date_counts() {
         ];
         directory.change(|facts| facts.application = application(HEALTH, &secrets));
         let mut target = target("health_check");
-        target.credential_expires_at = Some(time(recorded));
+        target.credential_expiry = RecordedExpiry::At(time(recorded));
         let found = run(&at(&directory, now), &target).await;
         assert_eq!(
             found.evidence(EXPIRY, EvidenceKind::EndsAt),

@@ -4,6 +4,7 @@ use crate::microsoft::directory::{Directory, HEALTH, Reply, application, jwt, to
 use crate::microsoft::fixture::{Found, provider, run, target};
 use serde_json::json;
 use verifyd::domain::Reason;
+use verifyd::domain::connection_facts::RecordedExpiry;
 use verifyd::domain::report::{CheckStatus, Severity};
 
 const OWNER: &str = "77777777-2222-4333-8444-555555555555";
@@ -34,7 +35,7 @@ async fn nothing_is_explained_where_nothing_is_missing() {
     // Only for the secret's end.
     assert_eq!(directory.count("application"), 1);
     let mut known = target("health_check");
-    known.credential_expires_at = Some("2027-01-01T00:00:00Z".parse().unwrap());
+    known.credential_expiry = RecordedExpiry::At("2027-01-01T00:00:00Z".parse().unwrap());
     // Also where one is recorded, which may be too late.
     let directory = Directory::start(HEALTH).await;
     run(&provider(&directory), &known).await;

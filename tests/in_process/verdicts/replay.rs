@@ -10,6 +10,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use test_support::microsoft::{self, CLIENT, Still, TENANT, jwt};
 use verifyd::domain::ConnectionId;
+use verifyd::domain::connection_facts::RecordedExpiry;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::report::{Identity, Report, ReportDraft, Severity, schema};
 use verifyd::ports::provider::{CheckSpec, Disposition, Provider, Target};
@@ -109,7 +110,9 @@ fn target(case: &Case, credential: Credential) -> Target {
     let mut target = Target {
         credential,
         credential_changed_at: ago(case.connection.credential_changed_seconds_ago),
-        credential_expires_at: expires.map(|days| text::now() + TimeDelta::days(days)),
+        credential_expiry: expires.map_or(RecordedExpiry::Absent, |days| {
+            RecordedExpiry::At(text::now() + TimeDelta::days(days))
+        }),
         deadline: tokio::time::Instant::now() + deadline,
         ..microsoft::target(&case.connection.module)
     };

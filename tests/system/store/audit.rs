@@ -12,6 +12,8 @@ use verifyd::domain::audit::{AuditAction, AuditEntry, AuditObject, Change, Origi
 use verifyd::domain::connection::{ConnectionStatus, CredentialBinding};
 use verifyd::domain::webhook::{DisabledReason, WebhookBinding};
 use verifyd::domain::{AuditEntryId, ConnectionId, TokenId, WorkspaceId, token};
+use verifyd::operations::OperationError;
+use verifyd::operations::connections::set_credential_expiry;
 use verifyd::ports::access::{NewToken, TokenRecord};
 use verifyd::ports::audit::{AuditFilter, KEPT_AT_LEAST};
 use verifyd::ports::clock::{Clock as _, SystemClock};
@@ -444,6 +446,35 @@ async fn an_expiry_that_is_set_meanwhile_is_what_was_there_before() {
     let newest = entries(&bed, |_| {}).await.swap_remove(0);
     let (before, _) = before_and_after(&newest);
     assert_eq!(before["expires_at"], json!("2998-01-01T00:00:00Z"));
+}
+
+/// Another application deletes the credential alone, then the connection, without having committed it yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expiry_of_what_is_deleted_meanwhile_leaves_no_entry() {
+    let bed = Bed::postgres().await;
+    let end = "2999-12-31T23:59:59Z".parse().unwrap();
+    for (tenant, delete, connection_is_gone) in [
+        (7, "DELETE FROM provider_credentials", false),
+        (8, "DELETE FROM provider_connections", true),
+    ] {
+        let id = bed.connection_with(tenant, "payload").await;
+        let mut other = bed.pg().begin().await.unwrap();
+        sqlx::query(delete).execute(&mut *other).await.unwrap();
+        let setting = set_credential_expiry(&*bed.store, id, end, operator());
+        let committing = async {
+            bed.somebody_waits_for_a_lock().await;
+            other.commit().await.unwrap();
+        };
+        let (set, ()) = tokio::join!(setting, committing);
+        let refused = set.unwrap_err();
+        let is_not_found = matches!(refused, OperationError::NotFound { .. });
+        assert_eq!(is_not_found, connection_is_gone, "{refused}");
+    }
+    let set = entries(&bed, |filter| {
+        filter.action = Some(AuditAction::CredentialExpirySet);
+    })
+    .await;
+    assert!(set.is_empty(), "{set:?}");
 }
 
 pub async fn entries_are_read_within_reach_filtered_and_paged(bed: &Bed) {

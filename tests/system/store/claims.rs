@@ -173,7 +173,10 @@ pub async fn a_release_needs_the_current_token(bed: &Bed) {
 pub async fn a_release_cannot_end_as_completed(bed: &Bed) {
     let run = bed.queued().await;
     let held = bed.claim(run, "w1").await;
-    let refused = bed.store.release(&held, AttemptEnd::Completed, None).await;
+    let refused = bed
+        .store
+        .release(&held, AttemptEnd::Completed, None, false)
+        .await;
     assert!(matches!(refused, Err(StoreError::Refused(_))));
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
 }

@@ -120,7 +120,7 @@ pub async fn facts_of_what_is_another_now_do_not_count(bed: &Bed) {
     let (before, after) = (before.1.unwrap(), after.1.unwrap());
     assert_eq!(after.payload, before.payload);
     assert_eq!(after.updated_at, before.updated_at);
-    assert_eq!(after.expires_at, Some(end(9)));
+    assert_eq!(after.expiry.at(), Some(end(9)));
     let nobody = ConnectionId(connection.id.0 + 1000);
     let set = bed.store.set_credential_expiry(nobody, end(9), operator());
     assert!(!set.await.unwrap());

@@ -47,7 +47,7 @@ pub async fn a_connection_is_added_and_read(bed: &Bed) {
     assert_eq!(credential.connection_id, id);
     assert_eq!(credential.kind, expected.kind);
     assert_eq!(credential.payload, expected.payload);
-    assert_eq!(credential.expires_at, expected.expires_at);
+    assert_eq!(credential.expiry.at(), expected.expires_at);
     assert_eq!(bed.count("tenants WHERE id = 7").await, 1);
 
     let bare = bed.connection(7).await;
@@ -121,7 +121,7 @@ pub async fn a_credential_is_replaced(bed: &Bed) {
         .unwrap();
     let stored = credential(bed, id).await;
     assert_eq!(
-        (stored.kind, stored.payload, stored.expires_at),
+        (stored.kind, stored.payload, stored.expiry.at()),
         (new.kind, new.payload, None)
     );
     assert_eq!(bed.count("provider_credentials").await, 1);
@@ -158,7 +158,7 @@ pub async fn a_credential_is_resealed_only_from_the_old_payload(bed: &Bed) {
         sealed(other, "old").payload
     );
     let stored = credential(bed, id).await;
-    assert_eq!(stored.expires_at, sealed(id, "old").expires_at);
+    assert_eq!(stored.expiry.at(), sealed(id, "old").expires_at);
 }
 
 pub async fn connections_are_paged(bed: &Bed) {

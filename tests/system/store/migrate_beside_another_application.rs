@@ -226,7 +226,7 @@ async fn connections_work_in_the_applications_tables() {
     assert_eq!(credential.payload, sealed(id, "b").payload);
     let wanted = sealed(id, "b").expires_at.unwrap();
     assert!(
-        (credential.expires_at.unwrap() - wanted)
+        (credential.expiry.at().unwrap() - wanted)
             .num_milliseconds()
             .abs()
             <= 1000

@@ -151,7 +151,12 @@ async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
         calls.spawn(async move {
             match number % 2 {
                 0 => store.complete(&claim, &succeeded()).await,
-                _ => store.release(&claim, AttemptEnd::Error, None).await,
+                // Also of a run that the schema keeps from being completed.
+                _ => {
+                    store
+                        .release(&claim, AttemptEnd::Shutdown, None, false)
+                        .await
+                }
             }
         });
     }
@@ -168,7 +173,11 @@ async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
     }
     assert_eq!(bed.count(WAITING).await, 2);
     let (store, claim) = (Arc::clone(&bed.store), claims.remove(0));
-    calls.spawn(async move { store.release(&claim, AttemptEnd::Shutdown, None).await });
+    calls.spawn(async move {
+        store
+            .release(&claim, AttemptEnd::Shutdown, None, true)
+            .await
+    });
     until("a release at the stop has a connection", async || {
         bed.count(WAITING).await == 3
     })

@@ -85,7 +85,11 @@ async fn the_guarded_release_refuses_in_the_same_interleaving() {
     let bed = Bed::postgres().await;
     let old = held_run(&bed).await;
     let (store, stale) = (bed.store.clone(), old.clone());
-    let release = async move { store.release(&stale, AttemptEnd::Throttled, None).await };
+    let release = async move {
+        store
+            .release(&stale, AttemptEnd::Throttled, None, false)
+            .await
+    };
     let released = during_a_takeover(&bed, &old, release).await;
     assert!(!released.unwrap());
     let run = bed.run(old.run.id).await;

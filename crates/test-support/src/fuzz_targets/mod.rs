@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use verifyd::credentials::{CredentialsSettings, KeyEntry, open_vault};
 use verifyd::domain::connection::{CredentialBinding, CredentialKind, StoredCredential};
+use verifyd::domain::connection_facts::RecordedExpiry;
 use verifyd::domain::hint::Hint;
 use verifyd::domain::report::{Report, diff, schema};
 use verifyd::domain::{ConnectionId, TenantId, WorkspaceId};
@@ -68,9 +69,7 @@ pub fn laravel_payload(data: &[u8]) -> bool {
                 connection_id: ConnectionId(1),
                 kind: *kind,
                 payload: payload.clone(),
-                expires_at: None,
-                never_expires: false,
-                has_invalid_expiry: false,
+                expiry: RecordedExpiry::Absent,
                 updated_at: None,
             };
             match vault.open(binding, &stored) {

@@ -46,7 +46,11 @@ impl Known {
 
 /// Returns what is known without a request.
 pub(super) fn known(target: &Target) -> Option<Known> {
-    let recorded = target.credential_expires_at;
+    let recorded = target.credential_expiry;
+    let of_recorded = || {
+        let expiry = recorded.known()?;
+        Some(Known::of(expiry.source, expiry.expires_at))
+    };
     match &target.credential {
         Credential::FederatedTokenFile { .. } => {
             Some(Known::of(ExpirySource::FederatedToken, None))
@@ -57,17 +61,14 @@ pub(super) fn known(target: &Target) -> Option<Known> {
         } => {
             let certificate = SigningCertificate::parse(private_key_pem, certificate_pem).ok();
             let own = certificate.map(|certificate| certificate.not_after);
-            match (own, recorded) {
-                (Some(own), Some(recorded)) if recorded < own => {
-                    Some(Known::of(ExpirySource::Recorded, Some(recorded)))
+            match own {
+                Some(own) if recorded.at().is_none_or(|at| own <= at) => {
+                    Some(Known::of(ExpirySource::Certificate, Some(own)))
                 }
-                (Some(own), _) => Some(Known::of(ExpirySource::Certificate, Some(own))),
-                (None, recorded) => recorded.map(|at| Known::of(ExpirySource::Recorded, Some(at))),
+                _ => of_recorded(),
             }
         }
-        Credential::ClientSecret { .. } => {
-            recorded.map(|at| Known::of(ExpirySource::Recorded, Some(at)))
-        }
+        Credential::ClientSecret { .. } => of_recorded(),
     }
 }
 
@@ -107,7 +108,7 @@ pub(super) fn registered(
         candidates = ends(None);
     }
     let is_recorded = |end: &&DateTime<Utc>| {
-        let recorded = target.credential_expires_at;
+        let recorded = target.credential_expiry.at();
         recorded.is_some_and(|at| (at - **end).abs() <= TimeDelta::days(1))
     };
     let able = || candidates.iter().filter(|end| **end > signed_in_after);
