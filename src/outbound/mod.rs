@@ -17,7 +17,8 @@ mod settings;
 pub use client::{AnswerBody, Client, Resend, Resends, Reuse};
 pub use settings::OutboundSettings;
 
-use guard::AddressGuard;
+use crate::files::trusted_authorities;
+use guard::{AddressGuard, is_qualified};
 use http::{HeaderValue, Uri};
 use proxy::{Proxies, Proxy, ProxyAddressError, ProxyTrouble};
 use rustls::{ClientConfig, RootCertStore};
@@ -37,6 +38,22 @@ pub enum OutboundError {
     Tls(String),
     #[error("outbound.proxy: {0}")]
     Proxy(#[from] ProxyAddressError),
+    #[error("https would trust less than it should: {0}")]
+    Authorities(String),
+}
+
+/// Checks the files of trusted authorities that variables of the environment name.
+///
+/// What it refuses TLS skips: an authority would be missing, or all of them, and calls would end as `tls_failed`.
+pub fn check_authorities() -> Result<(), OutboundError> {
+    // Apple's verifier reads no variable.
+    if cfg!(target_vendor = "apple") {
+        return Ok(());
+    }
+    match trusted_authorities::problem(std::env::var_os) {
+        Some(problem) => Err(OutboundError::Authorities(problem)),
+        None => Ok(()),
+    }
 }
 
 /// Names that may be called through a proxy, which resolves them in place of the guard.
@@ -53,10 +70,7 @@ impl ProxiedHosts {
         let host = host.to_ascii_lowercase();
         match self {
             Self::Only(hosts) => hosts.contains(&host),
-            Self::Qualified => {
-                let name = host.trim_end_matches('.');
-                name.contains('.') && !name.ends_with(".localhost")
-            }
+            Self::Qualified => is_qualified(&host),
         }
     }
 }

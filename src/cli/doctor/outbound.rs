@@ -2,17 +2,22 @@
 
 use super::{Line, State, bad, ok};
 use crate::config::Settings;
-use crate::outbound::Outbound;
+use crate::files::trusted_authorities;
 use crate::outbound::guard::names_loopback;
 use crate::outbound::proxy::{Proxy, ProxyTrouble};
+use crate::outbound::{Outbound, check_authorities};
 use http::Uri;
 use std::collections::BTreeSet;
 
 const PART: &str = "outbound";
 
-/// A line for each host of the default cloud that is called through a proxy, which is tried, and one
-/// for all others.
+/// A line for files of trusted authorities that cannot be used, as `serve` refuses them; one for each host of the
+/// default cloud that is called through a proxy, which is tried, and one for all others.
 pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
+    if let Err(error) = check_authorities() {
+        let remedy = trusted_authorities::REMEDY;
+        lines.push(bad(PART, State::Failed, error.to_string(), remedy));
+    }
     let outbound = match Outbound::new(&settings.outbound) {
         Ok(outbound) => outbound,
         Err(error) => {

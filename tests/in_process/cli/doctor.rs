@@ -176,6 +176,31 @@ async fn files_of_authorities_are_read_before_redis_is_asked() {
     assert_holds(&told, "let what is named lead to files of PEM");
 }
 
+/// TLS would skip it, and every call end as `tls_failed`.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_authorities_are_read_before_anything_is_called() {
+    let desk = Desk::new().await;
+    let file = desk.folder.path().join("authorities.pem");
+    std::fs::write(&file, "").unwrap();
+    let ends = |line: &str, name: &str, value: &Path| {
+        let mut command = desk.command(line);
+        command.env(name, value);
+        let output = finish(command, "");
+        assert_eq!(output.status.code(), Some(1), "{line}: {}", stderr(&output));
+        format!("{}{}", stdout(&output), stderr(&output))
+    };
+    for line in ["serve", "doctor"] {
+        let said = ends(line, "SSL_CERT_FILE", &file);
+        assert_holds(
+            &said,
+            "of the variable SSL_CERT_FILE holds no certificate in PEM",
+        );
+        assert_holds(&said, "let what is named lead to files of PEM");
+        let said = ends(line, "SSL_CERT_DIR", &desk.folder.path().join("missing"));
+        assert_holds(&said, "of the variable SSL_CERT_DIR cannot be read: ");
+    }
+}
+
 /// What brings the embedded database up to date when a command opens it.
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_at_the_start_are_logged_by_number_and_name() {
