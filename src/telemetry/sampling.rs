@@ -80,8 +80,8 @@ mod tests {
     use super::*;
     use opentelemetry::trace::{SpanContext, SpanId, TraceFlags};
 
-    /// Whether a trace is recorded that begins here, or whose producer has recorded it or not. Each id of these, read as
-    /// a number, is above half of all.
+    /// Whether a trace is recorded that begins here, or whose producer has recorded it or not. Its id is none of the half
+    /// that samplers by id record.
     fn recorded(kind: TraceSampler, parent: Option<TraceFlags>) -> bool {
         let id = TraceId::from_bytes([0xff; 16]);
         let parent = parent.map(|flags| {
@@ -104,12 +104,16 @@ mod tests {
             (TraceSampler::ParentBasedAlwaysOff, false, true, false),
             (TraceSampler::ParentBasedTraceIdRatio, false, true, false),
         ] {
-            let found = [None, Some(TraceFlags::SAMPLED), Some(TraceFlags::default())]
-                .map(|parent| recorded(kind, parent));
-            assert_eq!(found, [root, of_recorded, of_unrecorded], "{kind:?}");
+            let found = |parent| recorded(kind, parent);
+            assert_eq!(found(None), root, "{kind:?}");
+            let sampled = found(Some(TraceFlags::SAMPLED));
+            assert_eq!(sampled, of_recorded, "{kind:?}");
+            let not_sampled = found(Some(TraceFlags::NOT_SAMPLED));
+            assert_eq!(not_sampled, of_unrecorded, "{kind:?}");
         }
         // verifyd's own rule never records what the producer has not.
-        assert!(!recorded(TraceSampler::Auto, Some(TraceFlags::default())));
+        let not_sampled = Some(TraceFlags::NOT_SAMPLED);
+        assert!(!recorded(TraceSampler::Auto, not_sampled));
     }
 
     #[test]
