@@ -6,7 +6,6 @@ use crate::config::Settings;
 use crate::debug::{self, Socket};
 use crate::engine::worker::{Worker, WorkerError};
 use crate::http;
-use crate::outbound;
 use crate::ports::store::{Store, StoreError};
 use crate::telemetry::build_info::BUILD;
 use crate::telemetry::log_filter::LogFilter;
@@ -35,8 +34,9 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     let listening = listener.local_addr()?;
     let http_settings = settings.http.clone();
     let socket = bind_socket(&settings.debug.socket).await;
-    outbound::check_authorities().context("cannot set up outbound calls")?;
     let services = Services::open(settings).await?;
+    let checked = services.outbound.check_authorities();
+    checked.context("cannot set up outbound calls")?;
     let version = services.store.schema_version().await?;
     let wanted = services.store.wanted_schema_version();
     anyhow::ensure!(

@@ -199,6 +199,17 @@ impl Rule {
                 crate::store::address_problem(text)
             }
             Self::RedisUrl if is_known => crate::queue::redis::address_problem(text),
+            Self::Link
+            | Self::LinkWithId
+            | Self::RedirectUri
+            | Self::CloudBase
+            | Self::Portal
+            | Self::CollectorUrl
+                if web_address::is_mended(&text.replace("{id}", "1")) =>
+            {
+                let form = web_address::FORM;
+                Some(format!("it must be written as it is called: {form}"))
+            }
             _ => None,
         }
     }

@@ -5,9 +5,14 @@
 
 use url::{Position, Url};
 
+/// How an address is written so that nothing of it is mended.
+pub const FORM: &str =
+    "HOST in ASCII (xn--…), IP addresses in their short form, no backslash and no /../, \
+     other characters percent-encoded";
+
 /// Parses an address that is written as it is called: `scheme://HOST`, with path and query or without. Letters of scheme
 /// and host may be of any case. `None` for anything else, such as a host that is not in ASCII, and characters in path or
-/// query that have to be percent-encoded.
+/// query that have to be percent-encoded. See [`FORM`].
 pub fn parse(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok().filter(Url::has_host)?;
     let origin = &url[..Position::BeforePath];
@@ -22,6 +27,11 @@ pub fn parse(text: &str) -> Option<Url> {
     let given_path = given_path.strip_prefix(own_port).unwrap_or(given_path);
     let is_same_path = given_path == path || path.strip_prefix('/') == Some(given_path);
     (given_origin.eq_ignore_ascii_case(origin) && is_same_path).then_some(url)
+}
+
+/// Whether the text is read as an address, but as another one than it is written.
+pub fn is_mended(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| url.has_host()) && parse(text).is_none()
 }
 
 #[cfg(test)]
@@ -42,8 +52,10 @@ mod tests {
             "http://127.0.0.1:8480",
             "https://xn--bcher-kva.example/",
             "https://u:p@a.example/",
+            "http://otel-collector:4317",
+            "http://[::1]:4318/v1",
         ] {
-            assert!(parse(text).is_some(), "{text}");
+            assert!(parse(text).is_some() && !is_mended(text), "{text}");
         }
         for text in [
             "a.example",

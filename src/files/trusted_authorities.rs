@@ -11,62 +11,49 @@ const FOLDERS: &str = "SSL_CERT_DIR";
 /// What mends it.
 pub const REMEDY: &str = "let what is named lead to files of PEM that this user can read";
 
-/// Returns which file cannot be used, and why, or that the folders hold no certificate; `None` if TLS can read all of
-/// them, or no variable names one. Where a variable names one, TLS trusts nothing else.
+/// The problem of folders in which each file can be read.
+pub const EMPTY: &str = "the folders of the variable SSL_CERT_DIR hold no certificate in PEM";
+
+/// Whether a variable names a file or a folder. TLS then trusts nothing else.
+pub fn are_named(variable: impl Fn(&'static str) -> Option<OsString>) -> bool {
+    let has_folder = |folders: OsString| split(&folders).next().is_some();
+    variable(FILE).is_some() || variable(FOLDERS).is_some_and(has_folder)
+}
+
+/// Returns which file cannot be used, and why; `None` if TLS can read all of them. Folders may hold no certificate.
 pub fn problem(variable: impl Fn(&'static str) -> Option<OsString>) -> Option<String> {
     let file = variable(FILE).map(PathBuf::from);
-    let folders = variable(FOLDERS).unwrap_or_default();
-    check(file.as_deref(), &folders).err()
+    let wrong = file.and_then(|path| of_file(FILE, &path, true));
+    wrong.or_else(|| {
+        let folders = variable(FOLDERS)?;
+        split(&folders).find_map(|folder| of_folder(&folder))
+    })
 }
 
-fn check(file: Option<&Path>, folders: &OsStr) -> Result<(), String> {
-    if let Some(file) = file
-        && !of_file(FILE, file)?
-    {
-        return Err(holding(FILE, file, CertificatesError::Missing));
-    }
-    let folders: Vec<PathBuf> = std::env::split_paths(folders)
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .collect();
-    let mut is_any_trusted = file.is_some() || folders.is_empty();
-    for folder in &folders {
-        is_any_trusted |= of_folder(folder)?;
-    }
-    match is_any_trusted {
-        true => Ok(()),
-        false => {
-            let missing = CertificatesError::Missing;
-            Err(format!("{folders:?} of the variable {FOLDERS} hold {missing}"))
-        }
-    }
+fn split(folders: &OsStr) -> impl Iterator<Item = PathBuf> {
+    std::env::split_paths(folders).filter(|folder| !folder.as_os_str().is_empty())
 }
 
-/// Whether the folder has a certificate. It may hold other files, too, which TLS skips.
-fn of_folder(folder: &Path) -> Result<bool, String> {
-    let entries = std::fs::read_dir(folder)
-        .map_err(|error| unreadable("folder", folder, FOLDERS, &error))?;
-    let mut has_certificate = false;
-    for entry in entries.filter_map(Result::ok) {
-        let path = entry.path();
-        if path.is_file() {
-            has_certificate |= of_file(FOLDERS, &path)?;
-        }
-    }
-    Ok(has_certificate)
+/// A folder may hold other files, too, which TLS skips.
+fn of_folder(folder: &Path) -> Option<String> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => return Some(unreadable("folder", folder, FOLDERS, &error)),
+    };
+    entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .find_map(|path| of_file(FOLDERS, &path, false))
 }
 
-/// Whether the file has a certificate.
-fn of_file(variable: &str, path: &Path) -> Result<bool, String> {
-    let pem = std::fs::read(path).map_err(|error| unreadable("file", path, variable, &error))?;
-    match certificates(&pem) {
-        Ok(_) => Ok(true),
-        Err(CertificatesError::Missing) => Ok(false),
-        Err(broken) => Err(holding(variable, path, broken)),
-    }
-}
-
-fn holding(variable: &str, path: &Path, held: CertificatesError) -> String {
-    format!("the file {path:?} of the variable {variable} holds {held}")
+fn of_file(variable: &str, path: &Path, needs_certificate: bool) -> Option<String> {
+    let held = match std::fs::read(path) {
+        Ok(pem) => certificates(&pem).err()?,
+        Err(error) => return Some(unreadable("file", path, variable, &error)),
+    };
+    let counts = needs_certificate || held == CertificatesError::Broken;
+    counts.then(|| format!("the file {path:?} of the variable {variable} holds {held}"))
 }
 
 fn unreadable(kind: &str, path: &Path, variable: &str, error: &std::io::Error) -> String {
@@ -95,7 +82,6 @@ mod tests {
         let empty = write("empty.pem", "");
         let broken = write("broken/a.pem", &format!("{certificate}{garbage}"));
         let missing = folder.path().join("missing");
-        let other = write("other/README", "no certificate");
         let found = |name: &'static str, path: &Path| {
             problem(|variable| (variable == name).then(|| path.as_os_str().to_owned()))
         };
@@ -110,11 +96,6 @@ mod tests {
                 broken.parent().unwrap(),
                 "holds a certificate that cannot be parsed",
             ),
-            (
-                FOLDERS,
-                other.parent().unwrap(),
-                "hold no certificate in PEM",
-            ),
         ] {
             let problem = found(name, path).unwrap_or_default();
             let named = format!("of the variable {name} {words}");
@@ -127,11 +108,14 @@ mod tests {
         ] {
             assert_eq!(found(name, path), None, "{name}");
         }
-        // Beside a file with a certificate a folder may be empty.
-        let both = problem(|variable| match variable {
-            FILE => Some(whole.as_os_str().to_owned()),
-            _ => other.parent().map(|folder| folder.as_os_str().to_owned()),
-        });
-        assert_eq!(both, None);
+        for (name, path, is_named) in [
+            (FILE, "missing", true),
+            (FOLDERS, "missing", true),
+            (FOLDERS, ":", false),
+            ("SSL_CERT", "missing", false),
+        ] {
+            let named = are_named(|variable| (variable == name).then(|| path.into()));
+            assert_eq!(named, is_named, "{name}={path}");
+        }
     }
 }

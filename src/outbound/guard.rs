@@ -37,7 +37,8 @@ pub fn names_loopback(host: &str) -> bool {
 /// Whether the name has more than one label and is none of loopback. One of a single label leads into the network that
 /// this machine is in.
 pub fn is_qualified(host: &str) -> bool {
-    host.trim_end_matches('.').contains('.') && !names_loopback(host)
+    let name = host.trim_end_matches('.');
+    name.contains('.') && !names_loopback(name)
 }
 
 /// Whether the text of this host says that it is on this machine.

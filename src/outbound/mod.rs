@@ -38,22 +38,8 @@ pub enum OutboundError {
     Tls(String),
     #[error("outbound.proxy: {0}")]
     Proxy(#[from] ProxyAddressError),
-    #[error("https would trust less than it should: {0}")]
+    #[error("https trusts no certificate authority: {0}")]
     Authorities(String),
-}
-
-/// Checks the files of trusted authorities that variables of the environment name.
-///
-/// What it refuses TLS skips: an authority would be missing, or all of them, and calls would end as `tls_failed`.
-pub fn check_authorities() -> Result<(), OutboundError> {
-    // Apple's verifier reads no variable.
-    if cfg!(target_vendor = "apple") {
-        return Ok(());
-    }
-    match trusted_authorities::problem(std::env::var_os) {
-        Some(problem) => Err(OutboundError::Authorities(problem)),
-        None => Ok(()),
-    }
 }
 
 /// Names that may be called through a proxy, which resolves them in place of the guard.
@@ -80,6 +66,8 @@ impl ProxiedHosts {
 pub struct Outbound {
     proxies: Arc<Proxies>,
     tls: Arc<ClientConfig>,
+    /// Whether TLS trusts an authority at all.
+    is_any_trusted: bool,
 }
 
 impl Outbound {
@@ -89,22 +77,25 @@ impl Outbound {
     /// loopback works (the demo needs no more), and https fails.
     pub fn new(settings: &OutboundSettings) -> Result<Self, OutboundError> {
         let unusable = |error: rustls::Error| OutboundError::Tls(root_cause(&error));
-        let tls = match tls_builder().map_err(unusable)?.with_platform_verifier() {
-            Ok(trusting) => trusting.with_no_client_auth(),
+        let builder = tls_builder().map_err(unusable)?;
+        let (tls, is_any_trusted) = match builder.with_platform_verifier() {
+            Ok(trusting) => (trusting.with_no_client_auth(), true),
             Err(error) => {
                 tracing::warn!(
                     error = %root_cause(&error),
                     "no trusted root certificates: https calls will fail with tls_failed"
                 );
-                tls_builder()
+                let trusting_none = tls_builder()
                     .map_err(unusable)?
                     .with_root_certificates(RootCertStore::empty())
-                    .with_no_client_auth()
+                    .with_no_client_auth();
+                (trusting_none, false)
             }
         };
         Ok(Self {
             proxies: Arc::new(Proxies::new(settings)?),
             tls: Arc::new(tls),
+            is_any_trusted,
         })
     }
 
@@ -116,9 +107,25 @@ impl Outbound {
     /// Trusts these root certificates, and not those of the machine.
     pub fn trusting(mut self, roots: RootCertStore) -> Result<Self, OutboundError> {
         let builder = tls_builder().map_err(|error| OutboundError::Tls(root_cause(&error)))?;
+        self.is_any_trusted = !roots.is_empty();
         let tls = builder.with_root_certificates(roots).with_no_client_auth();
         self.tls = Arc::new(tls);
         Ok(self)
+    }
+
+    /// Returns which file of trusted authorities TLS skips, of those that variables of the environment name. Fails if
+    /// nothing is left that it trusts: all calls over https would end as `tls_failed`.
+    pub fn check_authorities(&self) -> Result<Option<String>, OutboundError> {
+        // Apple's verifier reads no variable.
+        if cfg!(target_vendor = "apple") || !trusted_authorities::are_named(std::env::var_os) {
+            return Ok(None);
+        }
+        let problem = trusted_authorities::problem(std::env::var_os);
+        if self.is_any_trusted {
+            return Ok(problem);
+        }
+        let problem = problem.unwrap_or_else(|| trusted_authorities::EMPTY.to_owned());
+        Err(OutboundError::Authorities(problem))
     }
 
     /// A client. Hosts in `loopback` are on this machine and never go through a proxy.

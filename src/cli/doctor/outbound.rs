@@ -3,21 +3,17 @@
 use super::{Line, State, bad, ok};
 use crate::config::Settings;
 use crate::files::trusted_authorities;
+use crate::outbound::Outbound;
 use crate::outbound::guard::names_loopback;
 use crate::outbound::proxy::{Proxy, ProxyTrouble};
-use crate::outbound::{Outbound, check_authorities};
 use http::Uri;
 use std::collections::BTreeSet;
 
 const PART: &str = "outbound";
 
-/// A line for files of trusted authorities that cannot be used, as `serve` refuses them; one for each host of the
-/// default cloud that is called through a proxy, which is tried, and one for all others.
+/// A line for a file of trusted authorities that cannot be used; one for each host of the default cloud that is called
+/// through a proxy, which is tried, and one for all others.
 pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
-    if let Err(error) = check_authorities() {
-        let remedy = trusted_authorities::REMEDY;
-        lines.push(bad(PART, State::Failed, error.to_string(), remedy));
-    }
     let outbound = match Outbound::new(&settings.outbound) {
         Ok(outbound) => outbound,
         Err(error) => {
@@ -26,6 +22,14 @@ pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
             return;
         }
     };
+    let authorities = match outbound.check_authorities() {
+        Ok(None) => None,
+        Ok(Some(problem)) => Some((State::Warning, format!("https skips it: {problem}"))),
+        Err(error) => Some((State::Failed, error.to_string())),
+    };
+    if let Some((state, problem)) = authorities {
+        lines.push(bad(PART, state, problem, trusted_authorities::REMEDY));
+    }
     let Some(configured) = outbound.proxy() else {
         lines.push(ok(PART, "without a proxy"));
         return;

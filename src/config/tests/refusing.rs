@@ -120,7 +120,14 @@ fn wrong_types_and_ranges_name_key_source_found_and_allowed() {
         ),
         ("links.connections = 'http://x'", "must be"),
         ("links.connections = 'https://'", "must be"),
-        ("links.connections = 'https:///app.example'", "must be"),
+        (
+            "links.connections = 'https:///app.example'",
+            "must be written as it is called",
+        ),
+        (
+            "links.run = 'https://b\u{fc}cher.example/{id}'",
+            "HOST in ASCII (xn--…)",
+        ),
         (
             "links.consent_redirect = 'https:\\\\app.example\\back'",
             "must be",

@@ -24,10 +24,7 @@ pub enum AddressError {
     Fragment,
     #[error("not a public address (loopback only for hosts in webhooks.loopback_hosts)")]
     NotPublic,
-    #[error(
-        "must be written as it is called, allowed: https://HOST/PATH with HOST in ASCII (xn--…), without backslashes \
-         and /../, other characters percent-encoded"
-    )]
+    #[error("must be written as it is called, allowed: https://HOST/PATH with {form}", form = web_address::FORM)]
     Mended,
     #[error(
         "its host has no dot, so it is not public (loopback only for hosts in webhooks.loopback_hosts)"

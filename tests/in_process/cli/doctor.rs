@@ -6,6 +6,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
+use test_support::tls_identity::Identity;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_and_config_on_the_embedded_default() {
@@ -199,6 +200,28 @@ async fn files_of_authorities_are_read_before_anything_is_called() {
         let said = ends(line, "SSL_CERT_DIR", &desk.folder.path().join("missing"));
         assert_holds(&said, "of the variable SSL_CERT_DIR cannot be read: ");
     }
+}
+
+/// TLS skips a broken file of a folder, and trusts the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_is_skipped_is_a_warning() {
+    let desk = Desk::new().await;
+    let folder = desk.folder.path().join("authorities");
+    std::fs::create_dir(&folder).unwrap();
+    let whole = Identity::of(&["authority.example"]).pem();
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(folder.join("whole.pem"), whole).unwrap();
+    std::fs::write(folder.join("broken.pem"), broken).unwrap();
+    let mut command = desk.command("doctor");
+    command.env("SSL_CERT_DIR", &folder);
+    let output = finish(command, "");
+    let told = stdout(&output);
+    assert!(output.status.success(), "{told}");
+    assert_holds(&told, "https skips it: the file");
+    assert_holds(
+        &told,
+        "of the variable SSL_CERT_DIR holds a certificate that cannot be parsed",
+    );
 }
 
 /// What brings the embedded database up to date when a command opens it.
