@@ -1,5 +1,7 @@
 //! Reads files that people name: secrets, keys, certificates, configuration.
 
+pub mod trusted_authorities;
+
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;

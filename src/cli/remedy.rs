@@ -2,7 +2,9 @@
 
 pub(super) use crate::queue::redis::remedy as of_queue;
 
+use crate::files::trusted_authorities;
 use crate::operations::OperationError;
+use crate::outbound::OutboundError;
 use crate::ports::store::{SchemaFinding, StoreError};
 use crate::store::APPLICATION_TABLES;
 use std::io::ErrorKind;
@@ -291,6 +293,9 @@ pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
         && let Some(cause) = error.downcast_ref::<std::io::Error>()
     {
         return Some(of_binding(cause.kind()));
+    }
+    if let Some(OutboundError::Authorities(_)) = error.downcast_ref() {
+        return Some(trusted_authorities::REMEDY);
     }
     let mut causes = error.chain();
     causes.find_map(|cause| match cause.downcast_ref() {

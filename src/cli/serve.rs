@@ -35,6 +35,8 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     let http_settings = settings.http.clone();
     let socket = bind_socket(&settings.debug.socket).await;
     let services = Services::open(settings).await?;
+    let checked = services.outbound.check_authorities();
+    checked.context("cannot set up outbound calls")?;
     let version = services.store.schema_version().await?;
     let wanted = services.store.wanted_schema_version();
     anyhow::ensure!(

@@ -56,6 +56,18 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("traces.endpoint", CollectorUrl),
     ("traces.protocol", OneOf(&["http/protobuf", "grpc"])),
     ("traces.headers", Headers),
+    (
+        "traces.sampler",
+        OneOf(&[
+            "auto",
+            "always_on",
+            "always_off",
+            "traceidratio",
+            "parentbased_always_on",
+            "parentbased_always_off",
+            "parentbased_traceidratio",
+        ]),
+    ),
     ("traces.sampling_ratio", Ratio),
     ("debug.socket", Path),
     ("credentials.keys", Keys),

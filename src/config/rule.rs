@@ -2,8 +2,9 @@
 
 use crate::domain::server_address;
 use crate::domain::text_decoding::{self, Named};
+use crate::domain::web_address;
 use crate::outbound::proxy::{self, ProxyAddressError};
-use crate::telemetry::traces;
+use crate::telemetry::traces::{self, HeadersError};
 use config::{Value, ValueKind};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -145,6 +146,10 @@ impl Rule {
                     .enumerate()
                     .try_for_each(|(index, item)| self.check_item(index, item));
             }
+            (Self::Headers, ValueKind::String(text)) => match traces::headers(text) {
+                Err(error @ HeadersError::Reserved(_)) => return Err(error.to_string()),
+                read => read.is_ok(),
+            },
             (rule, ValueKind::String(text)) => {
                 if let Some(problem) = rule.address_problem(text) {
                     return Err(format!("one that cannot be read: {problem}"));
@@ -194,6 +199,17 @@ impl Rule {
                 crate::store::address_problem(text)
             }
             Self::RedisUrl if is_known => crate::queue::redis::address_problem(text),
+            Self::Link
+            | Self::LinkWithId
+            | Self::RedirectUri
+            | Self::CloudBase
+            | Self::Portal
+            | Self::CollectorUrl
+                if web_address::is_mended(&text.replace("{id}", "1")) =>
+            {
+                let form = web_address::FORM;
+                Some(format!("it must be written as it is called: {form}"))
+            }
             _ => None,
         }
     }
@@ -288,8 +304,10 @@ impl Rule {
             Self::ProxyUrl => true,
             Self::NoProxy => !text.chars().any(char::is_control),
             Self::CollectorUrl => text.is_empty() || is_collector_url(text),
-            Self::Headers => traces::headers(text).is_some(),
-            Self::Integer(..) | Self::Ratio | Self::Keys | Self::LaravelKeys => false,
+            // See `check`.
+            Self::Integer(..) | Self::Ratio | Self::Headers | Self::Keys | Self::LaravelKeys => {
+                false
+            }
         }
     }
 }
@@ -331,11 +349,11 @@ fn is_link(text: &str) -> bool {
     }
     // Two slashes would lead to another host.
     let is_path = text.starts_with('/') && !text.starts_with("//");
-    is_path || (text.starts_with("https://") && Url::parse(text).is_ok_and(|url| url.has_host()))
+    is_path || (text.starts_with("https://") && web_address::parse(text).is_some())
 }
 
 fn is_cloud_base(text: &str) -> bool {
-    let Ok(url) = Url::parse(text) else {
+    let Some(url) = web_address::parse(text) else {
         return false;
     };
     let bare = url.path() == "/"
@@ -350,11 +368,10 @@ fn is_cloud_base(text: &str) -> bool {
 /// As Microsoft Entra takes them at a registration; 500 characters leave the link room in a report,
 /// percent-encoded.
 fn is_redirect_uri(text: &str) -> bool {
-    let plain = text.len() <= 500 && !text.chars().any(|c| c.is_whitespace() || c.is_control());
-    let Ok(url) = Url::parse(text) else {
+    let Some(url) = web_address::parse(text) else {
         return false;
     };
-    plain
+    text.len() <= 500
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none()
@@ -375,10 +392,8 @@ fn is_https_or_loopback(url: &Url) -> bool {
 }
 
 fn is_collector_url(text: &str) -> bool {
-    Url::parse(text).is_ok_and(|url| {
+    web_address::parse(text).is_some_and(|url| {
         matches!(url.scheme(), "http" | "https")
-            && text.contains("://")
-            && url.has_host()
             && url.username().is_empty()
             && url.password().is_none()
             && url.query().is_none()

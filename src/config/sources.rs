@@ -27,8 +27,15 @@ const OF_TRACES: [(&str, &str); 2] = [
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "traces.protocol"),
     ("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers"),
 ];
+/// The same, read only where the first of them is set, and nothing else says which traces are recorded.
+const OF_SAMPLING: [(&str, &str); 2] = [
+    ("OTEL_TRACES_SAMPLER", "traces.sampler"),
+    ("OTEL_TRACES_SAMPLER_ARG", "traces.sampling_ratio"),
+];
 /// The key without which there are no traces.
 const ENDPOINT: &str = "traces.endpoint";
+/// Switches traces off, whatever else is set.
+const TRACES_DISABLED: &str = "OTEL_SDK_DISABLED";
 /// Names that programs share, the first that is not empty counts. They only fill in what nothing else sets.
 const SHARED: [(&str, &[&str]); 3] = [
     (
@@ -88,9 +95,11 @@ fn environment(
         let plain = name.strip_suffix("_FILE").unwrap_or(&name);
         let ours = name.starts_with(PREFIX)
             || name == FILE_VARIABLE
+            || name == TRACES_DISABLED
             || PLAIN
                 .iter()
                 .chain(&OF_TRACES)
+                .chain(&OF_SAMPLING)
                 .any(|(known, _)| *known == plain)
             || SHARED
                 .iter()
@@ -196,12 +205,34 @@ pub(super) fn layers(
     let plain = layers.len();
     layers.push(from_environment(environment, problems));
     layers.push(from_flags(&sources.overrides, problems));
+    let disabled = environment.get(TRACES_DISABLED);
+    if disabled.is_some_and(|value| value.trim().eq_ignore_ascii_case("true")) {
+        let off = Value::new(Some(&variable(TRACES_DISABLED)), "");
+        layers.push(Layer(vec![(ENDPOINT.to_owned(), off)]));
+    }
     if is_set(&layers, ENDPOINT) {
+        if has_sampler(environment) && !is_sampling_chosen(&layers) {
+            layers.insert(plain, from_plain(&OF_SAMPLING, environment, problems));
+        }
         layers.insert(plain, from_plain(&OF_TRACES, environment, problems));
     }
     let shared = shared_environment(environment, &layers);
     layers.push(shared);
     Ok(layers)
+}
+
+fn has_sampler(environment: &BTreeMap<String, String>) -> bool {
+    let [(sampler, _), _] = OF_SAMPLING;
+    environment
+        .get(sampler)
+        .is_some_and(|value| !value.is_empty())
+}
+
+/// Whether a layer above the defaults says which traces are recorded.
+fn is_sampling_chosen(layers: &[Layer]) -> bool {
+    let is_of_sampling = |key: &str| OF_SAMPLING.iter().any(|(_, known)| *known == key);
+    let mut chosen = layers.iter().skip(1).flat_map(|layer| &layer.0);
+    chosen.any(|(key, _)| is_of_sampling(key))
 }
 
 /// Whether the strongest layer that has the key says something.

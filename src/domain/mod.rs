@@ -34,6 +34,7 @@ pub(crate) mod text_decoding;
 pub(crate) mod time_input;
 pub mod token;
 pub mod trace_parent;
+pub(crate) mod web_address;
 pub mod webhook;
 
 pub use ids::{

@@ -34,6 +34,13 @@ pub fn names_loopback(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 
+/// Whether the name has more than one label and is none of loopback. One of a single label leads into the network that
+/// this machine is in.
+pub fn is_qualified(host: &str) -> bool {
+    let name = host.trim_end_matches('.');
+    name.contains('.') && !names_loopback(name)
+}
+
 /// Whether the text of this host says that it is on this machine.
 fn leads_to_loopback(host: &str) -> bool {
     let literal = host.trim_start_matches('[').trim_end_matches(']');

@@ -17,7 +17,8 @@ mod settings;
 pub use client::{AnswerBody, Client, Resend, Resends, Reuse};
 pub use settings::OutboundSettings;
 
-use guard::AddressGuard;
+use crate::files::trusted_authorities;
+use guard::{AddressGuard, is_qualified};
 use http::{HeaderValue, Uri};
 use proxy::{Proxies, Proxy, ProxyAddressError, ProxyTrouble};
 use rustls::{ClientConfig, RootCertStore};
@@ -37,6 +38,8 @@ pub enum OutboundError {
     Tls(String),
     #[error("outbound.proxy: {0}")]
     Proxy(#[from] ProxyAddressError),
+    #[error("https trusts no certificate authority: {0}")]
+    Authorities(String),
 }
 
 /// Names that may be called through a proxy, which resolves them in place of the guard.
@@ -53,10 +56,7 @@ impl ProxiedHosts {
         let host = host.to_ascii_lowercase();
         match self {
             Self::Only(hosts) => hosts.contains(&host),
-            Self::Qualified => {
-                let name = host.trim_end_matches('.');
-                name.contains('.') && !name.ends_with(".localhost")
-            }
+            Self::Qualified => is_qualified(&host),
         }
     }
 }
@@ -66,6 +66,8 @@ impl ProxiedHosts {
 pub struct Outbound {
     proxies: Arc<Proxies>,
     tls: Arc<ClientConfig>,
+    /// Whether TLS trusts an authority at all.
+    is_any_trusted: bool,
 }
 
 impl Outbound {
@@ -75,22 +77,25 @@ impl Outbound {
     /// loopback works (the demo needs no more), and https fails.
     pub fn new(settings: &OutboundSettings) -> Result<Self, OutboundError> {
         let unusable = |error: rustls::Error| OutboundError::Tls(root_cause(&error));
-        let tls = match tls_builder().map_err(unusable)?.with_platform_verifier() {
-            Ok(trusting) => trusting.with_no_client_auth(),
+        let builder = tls_builder().map_err(unusable)?;
+        let (tls, is_any_trusted) = match builder.with_platform_verifier() {
+            Ok(trusting) => (trusting.with_no_client_auth(), true),
             Err(error) => {
                 tracing::warn!(
                     error = %root_cause(&error),
                     "no trusted root certificates: https calls will fail with tls_failed"
                 );
-                tls_builder()
+                let trusting_none = tls_builder()
                     .map_err(unusable)?
                     .with_root_certificates(RootCertStore::empty())
-                    .with_no_client_auth()
+                    .with_no_client_auth();
+                (trusting_none, false)
             }
         };
         Ok(Self {
             proxies: Arc::new(Proxies::new(settings)?),
             tls: Arc::new(tls),
+            is_any_trusted,
         })
     }
 
@@ -102,9 +107,25 @@ impl Outbound {
     /// Trusts these root certificates, and not those of the machine.
     pub fn trusting(mut self, roots: RootCertStore) -> Result<Self, OutboundError> {
         let builder = tls_builder().map_err(|error| OutboundError::Tls(root_cause(&error)))?;
+        self.is_any_trusted = !roots.is_empty();
         let tls = builder.with_root_certificates(roots).with_no_client_auth();
         self.tls = Arc::new(tls);
         Ok(self)
+    }
+
+    /// Returns which file of trusted authorities TLS skips, of those that variables of the environment name. Fails if
+    /// nothing is left that it trusts: all calls over https would end as `tls_failed`.
+    pub fn check_authorities(&self) -> Result<Option<String>, OutboundError> {
+        // Apple's verifier reads no variable.
+        if cfg!(target_vendor = "apple") || !trusted_authorities::are_named(std::env::var_os) {
+            return Ok(None);
+        }
+        let problem = trusted_authorities::problem(std::env::var_os);
+        if self.is_any_trusted {
+            return Ok(problem);
+        }
+        let problem = problem.unwrap_or_else(|| trusted_authorities::EMPTY.to_owned());
+        Err(OutboundError::Authorities(problem))
     }
 
     /// A client. Hosts in `loopback` are on this machine and never go through a proxy.

@@ -6,4 +6,5 @@ mod library_limit;
 pub(crate) mod log_filter;
 pub(crate) mod logs;
 pub mod metrics;
+pub mod sampling;
 pub mod traces;

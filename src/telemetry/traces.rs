@@ -1,9 +1,10 @@
-//! Traces over OTLP, by the exporters of OpenTelemetry: their transport, a bounded queue and sampling.
+//! Traces over OTLP, by the exporters of OpenTelemetry: their transport and a bounded queue.
 //!
 //! Nothing here makes a run wait. Ended spans go into a queue, which a thread of its own exports; while the queue is
 //! full, further spans are dropped and counted.
 
 use super::build_info::BUILD;
+use super::sampling::{TraceSampler, sampler};
 use crate::outbound::{AGENT, Client, Outbound, Resend, Resends, Reuse};
 use crate::ports::log_throttle::log_limited;
 use crate::ports::traces;
@@ -13,9 +14,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
-use opentelemetry::trace::{
-    Link, SpanKind, TraceContextExt as _, TraceId, TraceState, TracerProvider as _,
-};
+use opentelemetry::trace::{SpanKind, TracerProvider as _};
 use opentelemetry::{Context, Key, KeyValue};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
@@ -24,11 +23,9 @@ use opentelemetry_otlp::{
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SamplingDecision, SamplingResult,
-    SdkTracerProvider, ShouldSample, Span, SpanData, SpanProcessor,
+    BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanProcessor,
 };
 use percent_encoding::percent_decode_str;
-use rand::Rng as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use std::fmt;
@@ -74,6 +71,7 @@ pub struct TraceSettings {
     pub endpoint: String,
     pub protocol: Protocol,
     pub headers: SecretString,
+    pub sampler: TraceSampler,
     /// From 0 to 1.
     pub sampling_ratio: f64,
 }
@@ -93,19 +91,55 @@ pub struct Traces {
     provider: SdkTracerProvider,
 }
 
-/// Reads `traces.headers`; `None` if that is not possible.
-pub fn headers(text: &str) -> Option<HeaderMap> {
+/// Headers that exporter and transport set, or that belong to a connection.
+const RESERVED: [&str; 15] = [
+    "host",
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "grpc-timeout",
+    "grpc-encoding",
+    "grpc-accept-encoding",
+];
+
+/// Why `traces.headers` cannot be used. Holds no value of a header.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadersError {
+    #[error("not name=value, separated by commas")]
+    Form,
+    #[error("{0}, which the exporter sets itself; allowed: any but {list}", list = RESERVED.join(", "))]
+    Reserved(HeaderName),
+}
+
+/// Reads `traces.headers`.
+pub fn headers(text: &str) -> Result<HeaderMap, HeadersError> {
     let parts = text.split([',', '\n']).map(str::trim);
     let mut headers = HeaderMap::new();
     for part in parts.filter(|part| !part.is_empty()) {
-        let (name, value) = part.split_once('=')?;
-        let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
-        let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
-        let mut value = HeaderValue::from_str(&value).ok()?;
+        let (name, mut value) = header(part).ok_or(HeadersError::Form)?;
+        if RESERVED.contains(&name.as_str()) {
+            return Err(HeadersError::Reserved(name));
+        }
         value.set_sensitive(true);
         headers.insert(name, value);
     }
-    Some(headers)
+    Ok(headers)
+}
+
+/// Reads one header, `name=value`.
+fn header(text: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = text.split_once('=')?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+    let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+    Some((name, HeaderValue::from_str(&value).ok()?))
 }
 
 /// Sets up the traces of this process, unless they are off. `instance`: the worker's name.
@@ -132,17 +166,16 @@ pub fn start(
         processor: BatchSpanProcessor::new(exporter, config),
         waiting,
     };
-    let chance = Chance(settings.sampling_ratio.clamp(0.0, 1.0));
-    let sampler = Sampler::parent_based(chance.clone()).with_remote_parent_sampled(chance);
     let provider = SdkTracerProvider::builder()
         .with_span_processor(processor)
-        .with_sampler(sampler)
+        .with_sampler(sampler(settings.sampler, settings.sampling_ratio))
         .with_resource(resource(instance))
         .build();
     traces::install(provider.tracer(SERVICE));
     tracing::info!(
         endpoint = settings.endpoint,
         protocol = ?settings.protocol,
+        sampler = ?settings.sampler,
         sampling_ratio = settings.sampling_ratio,
         "sending traces"
     );
@@ -392,35 +425,6 @@ fn count(result: &'static str, spans: usize) {
     metrics::counter!("verifyd_trace_spans_total", "result" => result).increment(spans);
 }
 
-/// Records this share of traces. It does not look at the id of the trace: producers choose that, and could choose one
-/// that is always recorded.
-#[derive(Clone, Debug)]
-struct Chance(f64);
-
-impl ShouldSample for Chance {
-    fn should_sample(
-        &self,
-        parent: Option<&Context>,
-        _: TraceId,
-        _: &str,
-        _: &SpanKind,
-        _: &[KeyValue],
-        _: &[Link],
-    ) -> SamplingResult {
-        let trace_state = parent.map_or_else(TraceState::default, |parent| {
-            parent.span().span_context().trace_state().clone()
-        });
-        SamplingResult {
-            decision: match rand::rng().random_bool(self.0) {
-                true => SamplingDecision::RecordAndSample,
-                false => SamplingDecision::Drop,
-            },
-            attributes: Vec::new(),
-            trace_state,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -502,24 +506,14 @@ mod tests {
         assert!(read.values().all(HeaderValue::is_sensitive));
         assert!(headers("").unwrap().is_empty());
         for broken in ["canary", "a b=1", "=1", "a=%0a", "a=%ff"] {
-            assert_eq!(headers(broken), None, "{broken}");
+            assert_eq!(headers(broken), Err(HeadersError::Form), "{broken}");
         }
-    }
-
-    #[test]
-    fn the_share_of_traces_is_all_none_or_between() {
-        let sampled = |ratio| {
-            let chance = Chance(ratio);
-            let sample = || {
-                // An id that samplers by id always record.
-                let id = TraceId::from_bytes([0; 16]);
-                chance.should_sample(None, id, "", &SpanKind::Internal, &[], &[])
-            };
-            (0..1_000)
-                .filter(|_| sample().decision == SamplingDecision::RecordAndSample)
-                .count()
-        };
-        assert_eq!((sampled(0.0), sampled(1.0)), (0, 1_000));
-        assert!((1..1_000).contains(&sampled(0.5)));
+        for name in ["Host", "content-type", "TE"] {
+            let text = format!("a=1, {name}=canary");
+            let error = headers(&text).unwrap_err().to_string();
+            let named = name.to_lowercase();
+            assert!(error.starts_with(&format!("{named}, which the")), "{error}");
+            assert!(!error.contains("canary"), "{error}");
+        }
     }
 }

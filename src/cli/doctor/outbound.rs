@@ -2,6 +2,7 @@
 
 use super::{Line, State, bad, ok};
 use crate::config::Settings;
+use crate::files::trusted_authorities;
 use crate::outbound::Outbound;
 use crate::outbound::guard::names_loopback;
 use crate::outbound::proxy::{Proxy, ProxyTrouble};
@@ -10,8 +11,8 @@ use std::collections::BTreeSet;
 
 const PART: &str = "outbound";
 
-/// A line for each host of the default cloud that is called through a proxy, which is tried, and one
-/// for all others.
+/// A line for a file of trusted authorities that cannot be used; one for each host of the default cloud that is called
+/// through a proxy, which is tried, and one for all others.
 pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
     let outbound = match Outbound::new(&settings.outbound) {
         Ok(outbound) => outbound,
@@ -21,6 +22,14 @@ pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
             return;
         }
     };
+    let authorities = match outbound.check_authorities() {
+        Ok(None) => None,
+        Ok(Some(problem)) => Some((State::Warning, format!("https skips it: {problem}"))),
+        Err(error) => Some((State::Failed, error.to_string())),
+    };
+    if let Some((state, problem)) = authorities {
+        lines.push(bad(PART, state, problem, trusted_authorities::REMEDY));
+    }
     let Some(configured) = outbound.proxy() else {
         lines.push(ok(PART, "without a proxy"));
         return;

@@ -1,5 +1,6 @@
 use super::*;
 use crate::telemetry::logs::LogFormat;
+use crate::telemetry::sampling::TraceSampler;
 
 #[test]
 fn the_defaults_load_alone() {
@@ -139,6 +140,44 @@ fn the_standard_variables_of_traces_count_where_traces_are_on() {
     assert_eq!(headers(&[endpoint]), "a=file");
     assert_eq!(headers(&[endpoint, standard]), "a=standard");
     assert_eq!(headers(&[endpoint, standard, own]), "a=own");
+}
+
+#[test]
+fn the_standard_sampler_counts_where_no_key_says_what_is_recorded() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318");
+    let sampler = ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio");
+    let ratio = ("OTEL_TRACES_SAMPLER_ARG", "0.25");
+    let traces = |environment: &[(&str, &str)]| {
+        let traces = load(environment).unwrap().traces;
+        (traces.sampler, traces.sampling_ratio)
+    };
+    let standard = TraceSampler::ParentBasedTraceIdRatio;
+    assert_eq!(traces(&[endpoint, sampler, ratio]), (standard, 0.25));
+    assert_eq!(traces(&[endpoint, sampler]), (standard, 1.0));
+    assert_eq!(traces(&[endpoint, ratio]), (TraceSampler::Auto, 1.0));
+    let own = ("VERIFYD__TRACES__SAMPLING_RATIO", "0.5");
+    let found = traces(&[endpoint, sampler, ratio, own]);
+    assert_eq!(found, (TraceSampler::Auto, 0.5));
+    let remote = ("OTEL_TRACES_SAMPLER", "jaeger_remote");
+    assert!(load(&[remote]).is_ok());
+    let error = errors(&[endpoint, remote]);
+    assert_holds(
+        &error,
+        "environment variable OTEL_TRACES_SAMPLER: traces.sampler must be one of auto, always_on,",
+    );
+}
+
+#[test]
+fn the_standard_variable_switches_traces_off() {
+    let endpoint = |value: &str| {
+        let own = ("VERIFYD__TRACES__ENDPOINT", "http://localhost:4318");
+        let settings = load(&[own, ("OTEL_SDK_DISABLED", value)]).unwrap();
+        settings.traces.endpoint
+    };
+    assert_eq!(endpoint("True"), "");
+    for value in ["", "false", "1"] {
+        assert_eq!(endpoint(value), "http://localhost:4318", "{value}");
+    }
 }
 
 #[test]

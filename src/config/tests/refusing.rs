@@ -120,6 +120,27 @@ fn wrong_types_and_ranges_name_key_source_found_and_allowed() {
         ),
         ("links.connections = 'http://x'", "must be"),
         ("links.connections = 'https://'", "must be"),
+        (
+            "links.connections = 'https:///app.example'",
+            "must be written as it is called",
+        ),
+        (
+            "links.run = 'https://b\u{fc}cher.example/{id}'",
+            "HOST in ASCII (xn--…)",
+        ),
+        (
+            "links.consent_redirect = 'https:\\\\app.example\\back'",
+            "must be",
+        ),
+        (
+            "microsoft.clouds.global.graph = 'https:///graph.test'",
+            "must be",
+        ),
+        ("traces.endpoint = 'http:///collector.test'", "must be"),
+        (
+            "traces.headers = 'a=1,Host=s3cr3t'",
+            "found host, which the exporter sets itself; allowed: any but host, content-type,",
+        ),
         ("microsoft.default_cloud = 'Mars'", "must be"),
         (
             "microsoft.clouds.global.graph = 'http://graph.test'",

@@ -1,9 +1,10 @@
 //! Which addresses a webhook endpoint may have.
 
+use crate::domain::web_address;
 use crate::notify::settings::WebhookSettings;
-use crate::outbound::guard::AddressGuard;
+use crate::outbound::guard::{AddressGuard, is_qualified};
 use std::collections::BTreeSet;
-use url::Url;
+use url::{Host, Url};
 
 /// Longest address, in bytes.
 const MAX_URL_BYTES: usize = 2048;
@@ -23,6 +24,12 @@ pub enum AddressError {
     Fragment,
     #[error("not a public address (loopback only for hosts in webhooks.loopback_hosts)")]
     NotPublic,
+    #[error("must be written as it is called, allowed: https://HOST/PATH with {form}", form = web_address::FORM)]
+    Mended,
+    #[error(
+        "its host has no dot, so it is not public (loopback only for hosts in webhooks.loopback_hosts)"
+    )]
+    Unqualified,
 }
 
 /// The rule for addresses of endpoints.
@@ -43,12 +50,19 @@ impl AddressRule {
     }
 
     /// Checks the text of an address for a new endpoint.
-    pub fn check(&self, url: &str) -> Result<Url, AddressError> {
-        let url = self.check_stored(url)?;
-        match url.fragment() {
-            Some(_) => Err(AddressError::Fragment),
-            None => Ok(url),
+    pub fn check(&self, text: &str) -> Result<Url, AddressError> {
+        let url = self.check_stored(text)?;
+        if url.fragment().is_some() {
+            return Err(AddressError::Fragment);
         }
+        let url = web_address::parse(text).ok_or(AddressError::Mended)?;
+        if let Some(Host::Domain(name)) = url.host()
+            && !self.loopback_hosts.contains(name)
+            && !is_qualified(name)
+        {
+            return Err(AddressError::Unqualified);
+        }
+        Ok(url)
     }
 
     /// The same for an endpoint that is there. What its name resolves to is checked at each connection.

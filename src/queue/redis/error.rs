@@ -2,8 +2,8 @@
 //!
 //! The client's messages contain no password: they name commands, hosts and answers of the server.
 
-use super::trusted_authorities;
 use crate::domain::report::redact::clean;
+use crate::files::trusted_authorities;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, RedisConnectionInfo, RedisError,

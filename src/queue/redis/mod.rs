@@ -52,7 +52,6 @@ mod probe;
 mod remedy;
 mod removal;
 mod settings;
-mod trusted_authorities;
 
 pub use address::problem as address_problem;
 pub use remedy::remedy;

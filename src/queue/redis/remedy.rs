@@ -1,11 +1,13 @@
 //! Finds what mends an error of Redis, for logs and commands.
 
+use crate::files::trusted_authorities;
+
 /// What mends an error of Redis or of the way to it, by parts of its text. The first that fits counts.
 const QUEUE: &[(&[&str], &str)] = &[
     // It may name any path.
     (
         &["of the variable SSL_CERT_", "of the authorities that this"],
-        "let what is named lead to files of PEM that this user can read",
+        trusted_authorities::REMEDY,
     ),
     // Its text speaks of much that other remedies are found by.
     (

@@ -6,6 +6,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
+use test_support::tls_identity::Identity;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_and_config_on_the_embedded_default() {
@@ -174,6 +175,53 @@ async fn files_of_authorities_are_read_before_redis_is_asked() {
         "of the variable SSL_CERT_FILE holds a certificate that cannot be parsed",
     );
     assert_holds(&told, "let what is named lead to files of PEM");
+}
+
+/// TLS would skip it, and every call end as `tls_failed`.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_authorities_are_read_before_anything_is_called() {
+    let desk = Desk::new().await;
+    let file = desk.folder.path().join("authorities.pem");
+    std::fs::write(&file, "").unwrap();
+    let ends = |line: &str, name: &str, value: &Path| {
+        let mut command = desk.command(line);
+        command.env(name, value);
+        let output = finish(command, "");
+        assert_eq!(output.status.code(), Some(1), "{line}: {}", stderr(&output));
+        format!("{}{}", stdout(&output), stderr(&output))
+    };
+    for line in ["serve", "doctor"] {
+        let said = ends(line, "SSL_CERT_FILE", &file);
+        assert_holds(
+            &said,
+            "of the variable SSL_CERT_FILE holds no certificate in PEM",
+        );
+        assert_holds(&said, "let what is named lead to files of PEM");
+        let said = ends(line, "SSL_CERT_DIR", &desk.folder.path().join("missing"));
+        assert_holds(&said, "of the variable SSL_CERT_DIR cannot be read: ");
+    }
+}
+
+/// TLS skips a broken file of a folder, and trusts the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_is_skipped_is_a_warning() {
+    let desk = Desk::new().await;
+    let folder = desk.folder.path().join("authorities");
+    std::fs::create_dir(&folder).unwrap();
+    let whole = Identity::of(&["authority.example"]).pem();
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(folder.join("whole.pem"), whole).unwrap();
+    std::fs::write(folder.join("broken.pem"), broken).unwrap();
+    let mut command = desk.command("doctor");
+    command.env("SSL_CERT_DIR", &folder);
+    let output = finish(command, "");
+    let told = stdout(&output);
+    assert!(output.status.success(), "{told}");
+    assert_holds(&told, "https skips it: the file");
+    assert_holds(
+        &told,
+        "of the variable SSL_CERT_DIR holds a certificate that cannot be parsed",
+    );
 }
 
 /// What brings the embedded database up to date when a command opens it.

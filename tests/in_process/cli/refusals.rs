@@ -164,6 +164,21 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "endpoint 99: no such endpoint",
         ),
         ("webhooks add --workspace 1 --url nowhere", 1, "not a URL"),
+        (
+            "webhooks add --workspace 1 --url https:///a.example/hook",
+            1,
+            "--url: must be written as it is called, allowed: https://HOST/PATH with HOST in ASCII",
+        ),
+        (
+            "webhooks add --workspace 1 --url https:\\\\a.example\\hook",
+            1,
+            "--url: must be written as it is called",
+        ),
+        (
+            "webhooks add --workspace 1 --url https://intranet/hook",
+            1,
+            "--url: its host has no dot, so it is not public",
+        ),
         (long.as_str(), 1, "longer than 2048 bytes"),
         (
             "webhooks add --workspace 1 --url https://u:s3cr3t@a.example/",

@@ -18,7 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("notify", &["domain", "ports"]),
     ("notify::webhook", &["domain", "ports", "outbound"]),
     ("credentials", &["domain", "ports", "files"]),
-    ("outbound", &[]),
+    ("outbound", &["files"]),
     ("files", &[]),
     ("view", &["domain"]),
 ];

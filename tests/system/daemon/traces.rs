@@ -255,6 +255,22 @@ async fn a_producer_cannot_have_more_recorded_than_the_operator_wants() {
     assert_eq!(received.spans(), []);
 }
 
+/// Each of these says that nothing is recorded, the first by a sampler that does not ask the producer.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_standard_variables_switch_recording_off() {
+    for variable in [
+        ("OTEL_TRACES_SAMPLER", "always_off"),
+        ("OTEL_SDK_DISABLED", "true"),
+    ] {
+        let received = Received::default();
+        let (bench, _) = recorded(&received.by_http().await, "http/protobuf").await;
+        let mut daemon = bench.serve(&[variable]);
+        bench.all_completed().await;
+        daemon.terminate();
+        assert_eq!(received.spans(), [], "{variable:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_costs_a_line_of_the_log() {
     let (bench, run) = recorded("http://127.0.0.1:1", "http/protobuf").await;

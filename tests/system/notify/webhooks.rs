@@ -268,6 +268,8 @@ async fn addresses_that_must_not_be_called_are_not_added() {
         "https://user:pass@receiver.example/",
         "ftp://receiver.example/",
         "receiver.example",
+        "https:///receiver.example/",
+        "https://receiver/",
     ] {
         let output = bench.run(&["webhooks", "add", "--workspace", "1", "--url", url]);
         assert_eq!(output.status.code(), Some(1), "{url}");

@@ -1,23 +1,37 @@
 //! Checks the files of trusted authorities that variables of the environment name, before TLS reads them: its errors
 //! name neither variable nor file, or blame the server's certificate.
 
-use crate::files::{CertificatesError, certificates};
-use std::ffi::OsString;
+use super::{CertificatesError, certificates};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "SSL_CERT_FILE";
 const FOLDERS: &str = "SSL_CERT_DIR";
 
-/// Returns which file cannot be used, and why; `None` if TLS can read all of them.
-pub(super) fn problem(variable: impl Fn(&'static str) -> Option<OsString>) -> Option<String> {
+/// What mends it.
+pub const REMEDY: &str = "let what is named lead to files of PEM that this user can read";
+
+/// The problem of folders in which each file can be read.
+pub const EMPTY: &str = "the folders of the variable SSL_CERT_DIR hold no certificate in PEM";
+
+/// Whether a variable names a file or a folder. TLS then trusts nothing else.
+pub fn are_named(variable: impl Fn(&'static str) -> Option<OsString>) -> bool {
+    let has_folder = |folders: OsString| split(&folders).next().is_some();
+    variable(FILE).is_some() || variable(FOLDERS).is_some_and(has_folder)
+}
+
+/// Returns which file cannot be used, and why; `None` if TLS can read all of them. Folders may hold no certificate.
+pub fn problem(variable: impl Fn(&'static str) -> Option<OsString>) -> Option<String> {
     let file = variable(FILE).map(PathBuf::from);
     let wrong = file.and_then(|path| of_file(FILE, &path, true));
     wrong.or_else(|| {
         let folders = variable(FOLDERS)?;
-        std::env::split_paths(&folders)
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .find_map(|folder| of_folder(&folder))
+        split(&folders).find_map(|folder| of_folder(&folder))
     })
+}
+
+fn split(folders: &OsStr) -> impl Iterator<Item = PathBuf> {
+    std::env::split_paths(folders).filter(|folder| !folder.as_os_str().is_empty())
 }
 
 /// A folder may hold other files, too, which TLS skips.
@@ -93,6 +107,15 @@ mod tests {
             (FOLDERS, Path::new("")),
         ] {
             assert_eq!(found(name, path), None, "{name}");
+        }
+        for (name, path, is_named) in [
+            (FILE, "missing", true),
+            (FOLDERS, "missing", true),
+            (FOLDERS, ":", false),
+            ("SSL_CERT", "missing", false),
+        ] {
+            let named = are_named(|variable| (variable == name).then(|| path.into()));
+            assert_eq!(named, is_named, "{name}={path}");
         }
     }
 }
