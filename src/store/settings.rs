@@ -31,6 +31,12 @@ impl DatabaseSettings {
     pub fn lock_timeout(&self) -> Duration {
         self.statement_timeout / 6
     }
+
+    /// Returns how long a statement of a batch may take, the same time: a rule of the application may have one run wait,
+    /// and all others of its batch with it.
+    pub fn batch_timeout(&self) -> Duration {
+        self.lock_timeout()
+    }
 }
 
 /// The section `[limits]`: how much of what another application wrote is loaded.

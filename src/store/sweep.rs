@@ -11,6 +11,7 @@ use super::refused_requeues::{
     MAX_WAITS, REQUEUE_TIME, RETRIED_AT_A_TIME, RefusedRequeues, RequeueError, RequeueTries, Spent,
     is_conflict, may_be_of_run,
 };
+use super::shares::limit_statements;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, execute, transaction_with_end};
 use super::statement::{Sql, earlier};
@@ -22,10 +23,6 @@ use sqlx::types::Json;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
-
-/// Longest time for a statement that queues runs again, in milliseconds: a rule of the application may wait, and
-/// meanwhile neither this sweep nor another one delivers anything.
-const STATEMENT_MS: i64 = 500;
 
 /// Runs that are queued one by one whatever time that takes.
 const MIN_TRIED: usize = MAX_WAITS + 1;
@@ -155,13 +152,6 @@ const LIMIT_LOCK_WAITS: Sql = Sql {
     postgres: LOCK_TIMEOUT,
     sqlite: "SELECT 1",
 };
-
-/// Or for anything else. `$1`: milliseconds.
-const LIMIT_STATEMENTS: Sql = both!(each!(
-    "SELECT set_config('statement_timeout', least(setting::bigint, $1)::text, true)
-     FROM pg_settings WHERE name = 'statement_timeout'",
-    "SELECT $1"
-));
 
 const SAVEPOINT: Sql = both!("SAVEPOINT requeue");
 const ROLLBACK_TO_SAVEPOINT: Sql = both!("ROLLBACK TO SAVEPOINT requeue");
@@ -499,7 +489,8 @@ async fn requeue(
     CHECK_AT_ONCE.execute(tx).await?;
     let (lock, statement): (String, String) = CURRENT_TIMEOUTS.fetch_one(tx).await?;
     LIMIT_LOCK_WAITS.execute(tx).await?;
-    LIMIT_STATEMENTS.bind(STATEMENT_MS).execute(tx).await?;
+    // Or for anything else, and meanwhile neither this sweep nor another one delivers anything.
+    limit_statements(tx).await?;
     let batch = match spent.is_one_by_one || refused.one_by_one.load(Ordering::Relaxed) {
         true => None,
         false => match try_requeue(tx, &runs).await {

@@ -81,6 +81,8 @@ pub(super) struct PostgresStore {
     begin: SqlStr,
     /// The same for a batch; known once the server's features are known.
     begin_batch: OnceCell<SqlStr>,
+    /// Of a statement of a batch.
+    batch_timeout: Duration,
     /// The mark of the schema when it was last read.
     mark: Mutex<Option<String>>,
     renewal: Arc<timeouts::Renewal>,
@@ -143,6 +145,7 @@ impl PostgresStore {
             listen,
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_batch: OnceCell::new(),
+            batch_timeout: settings.batch_timeout(),
             mark: Mutex::new(None),
             renewal,
             in_process: InProcess::new(limits, Some(timeouts::call_timeout(settings))),
