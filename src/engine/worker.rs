@@ -78,8 +78,8 @@ pub enum WorkerError {
     Overdue,
 }
 
-/// Time after `stop` for claims: longer than a statement of a batch may take by default, so that hardly any batch is given
-/// up that is committed later. Its attempts would count as lost.
+/// Time after `stop` for claims: longer than a statement of a batch may take by default, so that hardly any batch is
+/// given up that is committed later. Its attempts would count as lost.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Time after the grace period for releasing what is still in flight.
@@ -214,8 +214,8 @@ impl Worker {
     }
 }
 
-/// After `stop`, admits no run to isolation, and soon gives up the claims that wait; after the grace period, has all runs
-/// released.
+/// After `stop`, admits no run to isolation, and soon gives up the claims that wait; after the grace period, has all
+/// runs released.
 async fn end_grace_period(
     state: Arc<WorkerState>,
     pipeline: Arc<Pipeline>,

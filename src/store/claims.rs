@@ -107,9 +107,9 @@ where
     }
 }
 
-/// Returns the answer of the batch or, where it has none, that of the call by itself. The limit is that of the batch, and
-/// the other call has its own: otherwise a batch that the server cancels would leave it no time for an answer, and a trigger
-/// that waits would look like a server that does not answer.
+/// Returns the answer of the batch or, where it has none, that of the call by itself. The limit is that of the batch;
+/// the other call has its own. Otherwise a batch that the server cancels would leave it no time for an answer, and a
+/// trigger that waits would look like a server that does not answer.
 pub(super) async fn answer_of_either<T, F>(
     timeout: Option<Duration>,
     batch: impl Future<Output = Option<T>>,

@@ -32,8 +32,8 @@ impl DatabaseSettings {
         self.statement_timeout / 6
     }
 
-    /// Returns how long a statement of a batch may take, the same time: a rule of the application may have one run wait,
-    /// and all others of its batch with it.
+    /// Returns how long a statement of a batch may take, the same time: a rule of the application may have one run
+    /// wait, and all others of its batch with it.
     pub fn batch_timeout(&self) -> Duration {
         self.lock_timeout()
     }

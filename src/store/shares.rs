@@ -1,12 +1,12 @@
 //! Shares of the pool for calls that run triggers of the application, which may have each of them wait.
 //!
-//! Each kind of call (claims; completions and releases) has a share of its own, so that one kind does not wait for the
-//! other, and both leave connections to everything else. Requeues need none: a process sends one at a time, and limits its
-//! statements.
+//! Each kind of call (claims; completions and releases) has a share of its own, so that one kind does not wait for
+//! the other, and both leave connections to everything else. Requeues need none: a process sends one at a time, and
+//! limits its statements.
 //!
-//! Within a share, calls that wait leave connections to the others. Only a call whose short try the server has cancelled is
-//! [long](Length::Long), and half of the share is for these. A run that its batch leaves undecided goes by itself until one
-//! of its calls gets through, so it makes other runs wait in one batch only.
+//! Within a share, calls that wait leave connections to the others. Only a call whose short try the server has
+//! cancelled is [long](Length::Long), and these have half of the share. A run that its batch leaves undecided goes by
+//! itself until one of its calls gets through, so it makes other runs wait in one batch only.
 
 use super::dialect::each;
 use super::sql::both;
@@ -91,8 +91,8 @@ impl Share {
         }
     }
 
-    /// Waits until a call may have a connection. The permit of the fewest comes first, so that those that wait for it take
-    /// no connection from the others.
+    /// Waits until a call may have a connection. The scarcest permit comes first, so that calls which wait for it take no
+    /// connection from the others.
     pub async fn permit(&self, length: Length) -> Result<Permit, StoreError> {
         let acquired = async {
             let mut permits = Vec::new();
