@@ -69,7 +69,7 @@ const WAITING: &str = "pg_stat_activity
     WHERE datname = current_database() AND wait_event = 'PgSleep'";
 
 /// Those of them that are no short try, which has ended by then.
-const WAITING_LONG: &str = "pg_stat_activity
+pub const WAITING_LONG: &str = "pg_stat_activity
     WHERE datname = current_database() AND wait_event = 'PgSleep'
         AND query_start < now() - interval '2 seconds'";
 

@@ -1,13 +1,15 @@
 //! Rules of the application that have claims, completions or releases of some runs wait, beside those of healthy runs.
 
 use crate::store::bed::{Bed, settings};
-use crate::store::fixtures::{POLICY, succeeded, worker};
+use crate::store::fixtures::{ISOLATED, POLICY, succeeded, worker};
+use crate::store::pools::WAITING_LONG;
+use futures::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
-use test_support::waiting::within;
+use test_support::waiting::{until, within};
 use tokio::task::JoinSet;
 use verifyd::domain::RunId;
-use verifyd::ports::store::{AttemptEnd, Store};
+use verifyd::ports::store::{AttemptEnd, Claim, Store};
 
 /// Runs that wait, of the tenant 8, and healthy ones, of the tenant 7.
 const WAITING: usize = 6;
@@ -108,4 +110,85 @@ async fn healthy_runs_are_completed_and_released_before_those_that_wait() {
         let left = "operation_runs WHERE status = 'running'";
         assert_eq!(bed.count(left).await, WAITING as i64, "{is_completed}");
     }
+}
+
+/// Ends the session of the only call that waits, once that is no short try, and waits until it has left its run.
+async fn end_waiting(bed: &Bed, run: RunId) {
+    until("a call waits, after its short try", async || {
+        bed.count(WAITING_LONG).await == 1
+    })
+    .await;
+    bed.exec(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND wait_event = 'PgSleep'",
+    )
+    .await;
+    until("nobody locks the run", async || {
+        let free = format!(
+            "SELECT count(*) FROM (SELECT FROM operation_runs WHERE id = {run}
+                 FOR UPDATE SKIP LOCKED) r"
+        );
+        bed.number(&free).await == 1
+    })
+    .await;
+}
+
+/// A batch may take five minutes here: one that waits would fail the test.
+#[tokio::test]
+async fn a_run_whose_claim_waited_is_in_no_batch_of_claims() {
+    let bed = Bed::postgres().await;
+    let (waiting, healthy) = (bed.queued_for(8, 1).await, bed.many_queued(9).await);
+    hold(&bed, "new.status = 'running'").await;
+    let claim = |run, policy| {
+        let store = Arc::clone(&bed.store);
+        async move { store.claim(run, &worker("w1"), &policy).await }
+    };
+    // In no batch from the beginning.
+    let first = tokio::spawn(claim(waiting, ISOLATED));
+    end_waiting(&bed, waiting).await;
+    assert!(first.await.unwrap().is_err());
+    let mut again = JoinSet::new();
+    again.spawn(claim(waiting, POLICY));
+    let claims = join_all(healthy.into_iter().map(|run| claim(run, POLICY)));
+    for answer in within("healthy runs are claimed", claims).await {
+        assert!(answer.unwrap().claimed().is_some());
+    }
+    assert!(again.try_join_next().is_none());
+    again.shutdown().await;
+}
+
+/// The same of completions. What locks the run has the first batch leave it undecided.
+#[tokio::test]
+async fn a_run_whose_completion_waited_is_in_no_batch_of_completions() {
+    let bed = Bed::postgres().await;
+    let run = bed.queued_for(8, 1).await;
+    let waiting = bed.claim(run, "w1").await;
+    let mut healthy = Vec::new();
+    for run in bed.many_queued(9).await {
+        healthy.push(bed.claim(run, "w1").await);
+    }
+    hold(&bed, "new.status = 'completed'").await;
+    let complete = |claim: Claim| {
+        let store = Arc::clone(&bed.store);
+        async move { store.complete(&claim, &succeeded()).await }
+    };
+    let lock = bed.lock_run(run).await;
+    let first = tokio::spawn(complete(waiting.clone()));
+    until("it waits for the lock, by itself", async || {
+        let waits = "pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        bed.count(waits).await == 1
+    })
+    .await;
+    lock.release().await;
+    end_waiting(&bed, run).await;
+    assert!(first.await.unwrap().is_err());
+    let mut again = JoinSet::new();
+    again.spawn(complete(waiting));
+    let completions = join_all(healthy.into_iter().map(complete));
+    for answer in within("healthy runs are completed", completions).await {
+        assert!(answer.unwrap());
+    }
+    assert!(again.try_join_next().is_none());
+    again.shutdown().await;
 }
