@@ -33,8 +33,8 @@ pub struct WorkerState {
     pub in_flight: InFlightRuns,
     /// For how long no claim has been answered.
     pub claim_failures: FailureStreak,
-    /// Fires shortly after the signal to stop: claims without an answer are given up.
-    pub claims_end: CancellationToken,
+    /// Fires at the signal to stop.
+    pub stopping: CancellationToken,
     /// Fires at the end of the grace period: runs in flight are released.
     pub release_now: CancellationToken,
 }
@@ -50,14 +50,20 @@ impl WorkerState {
             schema: SchemaWatch::default(),
             in_flight: InFlightRuns::default(),
             claim_failures: FailureStreak::default(),
-            claims_end: CancellationToken::new(),
+            stopping: CancellationToken::new(),
             release_now: CancellationToken::new(),
         }
     }
 
     /// Returns whether this process may claim runs.
     pub fn may_claim(&self) -> bool {
-        self.lease.is_alive() && !self.claims_end.is_cancelled() && self.schema.fits()
+        self.lease.is_alive() && !self.release_now.is_cancelled() && self.schema.fits()
+    }
+
+    /// Waits until a claim that is sent now is given up: some time after it was sent and after the signal to stop.
+    pub async fn claim_is_overdue(&self) {
+        self.stopping.cancelled().await;
+        tokio::time::sleep(CLAIM_TIMEOUT).await;
     }
 }
 
@@ -78,7 +84,7 @@ pub enum WorkerError {
     Overdue,
 }
 
-/// Time after `stop` for claims: longer than a statement of a batch may take by default, so that hardly any batch is
+/// Time after `stop` for a claim: longer than a statement of a batch may take by default, so that hardly any batch is
 /// given up that is committed later. Its attempts would count as lost.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -214,8 +220,8 @@ impl Worker {
     }
 }
 
-/// After `stop`, admits no run to isolation, and soon gives up the claims that wait; after the grace period, has all
-/// runs released.
+/// After `stop`, admits no run to isolation, and has claims that wait given up; after the grace period, has all runs
+/// released.
 async fn end_grace_period(
     state: Arc<WorkerState>,
     pipeline: Arc<Pipeline>,
@@ -223,11 +229,8 @@ async fn end_grace_period(
 ) {
     stop.cancelled().await;
     pipeline.isolation.close();
-    let grace_period = state.settings.grace_period;
-    let claims = CLAIM_TIMEOUT.min(grace_period);
-    tokio::time::sleep(claims).await;
-    state.claims_end.cancel();
-    tokio::time::sleep(grace_period - claims).await;
+    state.stopping.cancel();
+    tokio::time::sleep(state.settings.grace_period).await;
     tracing::warn!("the grace period is over; releasing what is in flight");
     state.release_now.cancel();
 }

@@ -148,7 +148,7 @@ impl Share {
     }
 
     /// Has calls of this run go by themselves, if there is room. Returns how long the next one may wait.
-    fn remember(&self, run: RunId) -> Length {
+    pub fn remember(&self, run: RunId) -> Length {
         let mut runs = self.by_itself.lock();
         let tried = Instant::now();
         if let Some(known) = runs.get_mut(&run) {

@@ -134,9 +134,6 @@ const REQUEUE: Sql = both!(
 
 const STILL_LOST: Sql = both!("SELECT r.id FROM operation_runs r WHERE " is_lost!());
 
-/// Constraints that are checked at the end of the transaction would fail all of it.
-const CHECK_AT_ONCE: Sql = both!(each!("SET CONSTRAINTS ALL IMMEDIATE", "SELECT 1"));
-
 /// The time for which the transaction waits for a lock, and for a statement, where the database has such settings.
 const CURRENT_TIMEOUTS: Sql = both!(each!(
     "SELECT current_setting('lock_timeout'), current_setting('statement_timeout')",
@@ -486,7 +483,6 @@ async fn requeue(
     if runs.is_empty() {
         return Ok(runs);
     }
-    CHECK_AT_ONCE.execute(tx).await?;
     let (lock, statement): (String, String) = CURRENT_TIMEOUTS.fetch_one(tx).await?;
     LIMIT_LOCK_WAITS.execute(tx).await?;
     // Or for anything else, and meanwhile neither this sweep nor another one delivers anything.

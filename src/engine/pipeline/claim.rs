@@ -53,7 +53,7 @@ impl Pipeline {
                 biased;
                 answered = claim => answered,
                 // A claim whose commit is under way may be granted: its attempt ends with this worker's lease.
-                () = self.worker.claims_end.cancelled() => return Err(Processed::Deferred),
+                () = self.worker.claim_is_overdue() => return Err(Processed::Deferred),
             };
             let answer = match answered {
                 Ok(answer) => answer,

@@ -163,7 +163,12 @@ impl ClaimByItself for PostgresStore {
             .await?;
         let is_large = is_small == Some(false);
         let claim = |length| self.claim_in_transaction(call.clone(), length);
-        self.claims.send(call.run, is_large, claim).await
+        let answer = self.claims.send(call.run, is_large, claim).await?;
+        if matches!(answer, ClaimAnswer::Locked) {
+            // A claim of another process may wait in a rule, as would the next batch here.
+            self.claims.remember(call.run);
+        }
+        Ok(answer)
     }
 }
 

@@ -121,9 +121,10 @@ impl PostgresStore {
         let statement = settings.statement_timeout.as_millis();
         let lock = settings.lock_timeout().as_millis();
         let idle = (settings.statement_timeout + IDLE_GRACE).as_millis();
+        // No limit holds for the commit: rules that the application defers to it are checked with each statement.
         let begin = format!(
             "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
-             SET LOCAL idle_in_transaction_session_timeout = {idle}"
+             SET LOCAL idle_in_transaction_session_timeout = {idle}; SET CONSTRAINTS ALL IMMEDIATE"
         );
         // Not through the pool, which would try again until acquire_timeout and then not return the reason.
         let first = async { options.connect().await?.close().await };

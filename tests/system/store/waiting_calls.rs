@@ -9,7 +9,7 @@ use std::time::Duration;
 use test_support::waiting::{until, within};
 use tokio::task::JoinSet;
 use verifyd::domain::RunId;
-use verifyd::ports::store::{AttemptEnd, Claim, Store};
+use verifyd::ports::store::{AttemptEnd, Claim, ClaimAnswer, Store};
 
 /// Runs that wait, of the tenant 8, and healthy ones, of the tenant 7.
 const WAITING: usize = 6;
@@ -17,10 +17,20 @@ const HEALTHY: usize = 60;
 
 /// Has each of these updates of the tenant 8 wait, for longer than a statement may take.
 async fn hold(bed: &Bed, updates: &str) {
+    hold_by(bed, "TRIGGER hold BEFORE UPDATE ON operation_runs", updates).await;
+}
+
+/// The same, but deferred to the commit, whose time has no limit.
+async fn hold_at_end(bed: &Bed, updates: &str) {
+    let trigger = "CONSTRAINT TRIGGER hold AFTER UPDATE ON operation_runs INITIALLY DEFERRED";
+    hold_by(bed, trigger, updates).await;
+}
+
+async fn hold_by(bed: &Bed, trigger: &str, updates: &str) {
     bed.exec(&format!(
         "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN PERFORM pg_sleep(3600); RETURN new; END';
-         CREATE TRIGGER hold BEFORE UPDATE ON operation_runs FOR EACH ROW
+         CREATE {trigger} FOR EACH ROW
              WHEN (new.tenant_id = 8 AND {updates}) EXECUTE FUNCTION hold()"
     ))
     .await;
@@ -58,7 +68,10 @@ where
     }
     let answers = within("healthy runs have an answer", passes.join_all()).await;
     assert_eq!(answers.len(), HEALTHY);
-    assert!(waits.try_join_next().is_none(), "a call that waits has an answer");
+    assert!(
+        waits.try_join_next().is_none(),
+        "a call that waits has an answer"
+    );
     waits.shutdown().await;
     answers
 }
@@ -102,7 +115,10 @@ async fn healthy_runs_are_completed_and_released_before_those_that_wait() {
                 });
             }
         }
-        hold(&bed, "old.status = 'running'").await;
+        match is_completed {
+            true => hold_at_end(&bed, "old.status = 'running'").await,
+            false => hold(&bed, "old.status = 'running'").await,
+        }
         let [waiting, healthy] = calls;
         for answer in answers_of_healthy(waiting, healthy).await {
             assert!(answer.unwrap(), "{is_completed}");
@@ -133,28 +149,48 @@ async fn end_waiting(bed: &Bed, run: RunId) {
     .await;
 }
 
-/// A batch may take five minutes here: one that waits would fail the test.
-#[tokio::test]
-async fn a_run_whose_claim_waited_is_in_no_batch_of_claims() {
-    let bed = Bed::postgres().await;
-    let (waiting, healthy) = (bed.queued_for(8, 1).await, bed.many_queued(9).await);
-    hold(&bed, "new.status = 'running'").await;
-    let claim = |run, policy| {
+/// Claims healthy runs together with this one. A batch may take five minutes here: one that waits would fail the test.
+async fn healthy_runs_are_claimed_beside(bed: &Bed, waiting: RunId) {
+    let healthy = bed.many_queued(9).await;
+    let claim = |run: RunId| {
         let store = Arc::clone(&bed.store);
-        async move { store.claim(run, &worker("w1"), &policy).await }
+        async move { store.claim(run, &worker("w1"), &POLICY).await }
     };
-    // In no batch from the beginning.
-    let first = tokio::spawn(claim(waiting, ISOLATED));
-    end_waiting(&bed, waiting).await;
-    assert!(first.await.unwrap().is_err());
     let mut again = JoinSet::new();
-    again.spawn(claim(waiting, POLICY));
-    let claims = join_all(healthy.into_iter().map(|run| claim(run, POLICY)));
+    again.spawn(claim(waiting));
+    let claims = join_all(healthy.into_iter().map(claim));
     for answer in within("healthy runs are claimed", claims).await {
         assert!(answer.unwrap().claimed().is_some());
     }
     assert!(again.try_join_next().is_none());
     again.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_run_whose_claim_waited_is_in_no_batch_of_claims() {
+    let bed = Bed::postgres().await;
+    let waiting = bed.queued_for(8, 1).await;
+    hold(&bed, "new.status = 'running'").await;
+    let store = Arc::clone(&bed.store);
+    // In no batch from the beginning.
+    let claim = async move { store.claim(waiting, &worker("w1"), &ISOLATED).await };
+    let first = tokio::spawn(claim);
+    end_waiting(&bed, waiting).await;
+    assert!(first.await.unwrap().is_err());
+    healthy_runs_are_claimed_beside(&bed, waiting).await;
+}
+
+/// As by a claim of another process that waits.
+#[tokio::test]
+async fn a_run_that_is_locked_is_in_no_batch_of_claims() {
+    let bed = Bed::postgres().await;
+    let waiting = bed.queued_for(8, 1).await;
+    hold(&bed, "new.status = 'running'").await;
+    let lock = bed.lock_run(waiting).await;
+    let answer = bed.store.claim(waiting, &worker("w1"), &POLICY).await;
+    assert!(matches!(answer, Ok(ClaimAnswer::Locked)), "{answer:?}");
+    lock.release().await;
+    healthy_runs_are_claimed_beside(&bed, waiting).await;
 }
 
 /// The same of completions. What locks the run has the first batch leave it undecided.
