@@ -17,7 +17,8 @@ const HEALTHY: usize = 60;
 
 /// Has each of these updates of the tenant 8 wait, for longer than a statement may take.
 async fn hold(bed: &Bed, updates: &str) {
-    hold_by(bed, "TRIGGER hold BEFORE UPDATE ON operation_runs", updates).await;
+    let trigger = "TRIGGER hold BEFORE UPDATE ON operation_runs";
+    hold_by(bed, trigger, updates).await;
 }
 
 /// The same, but deferred to the commit, whose time has no limit.
