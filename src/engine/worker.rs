@@ -33,6 +33,8 @@ pub struct WorkerState {
     pub in_flight: InFlightRuns,
     /// For how long no claim has been answered.
     pub claim_failures: FailureStreak,
+    /// Fires at the signal to stop.
+    pub stopping: CancellationToken,
     /// Fires at the end of the grace period: runs in flight are released.
     pub release_now: CancellationToken,
 }
@@ -48,6 +50,7 @@ impl WorkerState {
             schema: SchemaWatch::default(),
             in_flight: InFlightRuns::default(),
             claim_failures: FailureStreak::default(),
+            stopping: CancellationToken::new(),
             release_now: CancellationToken::new(),
         }
     }
@@ -55,6 +58,12 @@ impl WorkerState {
     /// Returns whether this process may claim runs.
     pub fn may_claim(&self) -> bool {
         self.lease.is_alive() && !self.release_now.is_cancelled() && self.schema.fits()
+    }
+
+    /// Waits until a claim that is sent now is given up: some time after it was sent and after the signal to stop.
+    pub async fn claim_is_overdue(&self) {
+        self.stopping.cancelled().await;
+        tokio::time::sleep(CLAIM_TIMEOUT).await;
     }
 }
 
@@ -74,6 +83,10 @@ pub enum WorkerError {
     #[error("the consumer of hints did not stop")]
     Overdue,
 }
+
+/// Time after `stop` for a claim: longer than a statement of a batch may take by default, so that hardly any batch is
+/// given up that is committed later. Its attempts would count as lost.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Time after the grace period for releasing what is still in flight.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -207,7 +220,8 @@ impl Worker {
     }
 }
 
-/// After `stop`, admits no run to isolation; after the grace period, has all runs released.
+/// After `stop`, admits no run to isolation, and has claims that wait given up; after the grace period, has all runs
+/// released.
 async fn end_grace_period(
     state: Arc<WorkerState>,
     pipeline: Arc<Pipeline>,
@@ -215,6 +229,7 @@ async fn end_grace_period(
 ) {
     stop.cancelled().await;
     pipeline.isolation.close();
+    state.stopping.cancel();
     tokio::time::sleep(state.settings.grace_period).await;
     tracing::warn!("the grace period is over; releasing what is in flight");
     state.release_now.cancel();

@@ -53,6 +53,11 @@ impl StoreError {
         matches!(self, Self::Contended(why) if why == TOO_MANY_CALLS)
     }
 
+    /// Whether the server has cancelled the statement, most likely because it took too long.
+    pub fn is_of_cancelled_statement(&self) -> bool {
+        matches!(self, Self::Contended(why) if why.ends_with("(SQLSTATE 57014)"))
+    }
+
     /// Returns the class of the error, as metrics name it.
     pub fn class(&self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 use super::batching::{BatchedCall, Batching, submit};
 use super::dialect::{clock, each, own, postgres_only, run_type};
 use super::from_row::from_row;
+use super::shares::{Length, limit_statements};
 use super::sql::both;
 use super::sql_store::{SqlConnection, SqlStore, transaction, within};
 use super::starting_point::starting_points;
@@ -19,13 +20,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 /// A call of `claim`.
+#[derive(Clone)]
 pub(super) struct ClaimRequest {
     pub run: RunId,
     pub worker: WorkerId,
     pub policy: ClaimPolicy,
 }
 
-/// How each database claims a run that no batch has decided about.
+/// How each database claims a run that no batch has decided about. Each part of the call has a limit.
 #[async_trait]
 pub(super) trait ClaimByItself {
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError>;
@@ -78,7 +80,7 @@ where
         let timeout = self.in_process().call_timeout;
         let by_itself = || self.claim_by_itself(request());
         if policy.isolated {
-            return within(timeout, by_itself()).await;
+            return by_itself().await;
         }
         answer_of_either(timeout, submit(self, request()), by_itself).await
     }
@@ -95,20 +97,18 @@ where
                 "a run that is released has not been completed".into(),
             ));
         }
-        let _permit = match at_stop {
-            true => None,
-            false => self.release_permit().await?,
-        };
-        transaction(self, async |tx| {
-            release_in(tx, claim, end, not_before).await
-        })
-        .await
+        let release = |length| release_in_transaction(self, claim, end, not_before, length);
+        match self.release_share() {
+            // A worker that stops keeps no connection for anything else.
+            Some(share) if !at_stop => share.send(claim.run.id, false, release).await,
+            _ => release(Length::Long).await,
+        }
     }
 }
 
-/// Returns the answer of the batch or, where it has none, that of the call by itself. Each has its limit: otherwise a batch
-/// that the server cancels would leave the second call no time for an answer, and a trigger that waits would look like a
-/// server that does not answer.
+/// Returns the answer of the batch or, where it has none, that of the call by itself. The limit is that of the batch;
+/// the other call has its own. Otherwise a batch that the server cancels would leave it no time for an answer, and a
+/// trigger that waits would look like a server that does not answer.
 pub(super) async fn answer_of_either<T, F>(
     timeout: Option<Duration>,
     batch: impl Future<Output = Option<T>>,
@@ -120,8 +120,24 @@ where
     let batched = async { Ok::<_, StoreError>(batch.await) };
     match within(timeout, batched).await? {
         Some(answer) => Ok(answer),
-        None => within(timeout, by_itself()).await,
+        None => by_itself().await,
     }
+}
+
+async fn release_in_transaction(
+    store: &impl SqlStore,
+    claim: &Claim,
+    end: AttemptEnd,
+    not_before: Option<Duration>,
+    length: Length,
+) -> Result<bool, StoreError> {
+    transaction(store, async |tx| {
+        if length == Length::Short {
+            limit_statements(tx).await?;
+        }
+        release_in(tx, claim, end, not_before).await
+    })
+    .await
 }
 
 /// Releases a run in this transaction. False: the token is not the current one.
@@ -277,8 +293,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The answer after these seconds of a batch and of the call by itself, of which each may take 20. The clock is
-    /// moved on where all wait.
+    /// The answer after these seconds of a batch, which may take 20, and of the call by itself. The clock is moved on
+    /// where all wait.
     async fn answer(batch: (u32, Option<i32>), by_itself: u32) -> Result<i32, StoreError> {
         let batched = async {
             sleep(batch.0 * SECOND).await;
@@ -293,12 +309,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_by_itself_has_a_limit_of_its_own() {
-        let cancelled = answer((15, None), 15).await;
-        assert!(matches!(cancelled, Err(StoreError::Contended(_))));
-        assert_eq!(answer((15, Some(7)), 0).await.ok(), Some(7));
-        for (batch, by_itself) in [(25, 0), (15, 25)] {
-            let late = answer((batch, None), by_itself).await;
-            assert!(matches!(late, Err(StoreError::Unavailable(_))));
+        for by_itself in [15, 25] {
+            let cancelled = answer((15, None), by_itself).await;
+            assert!(matches!(cancelled, Err(StoreError::Contended(_))));
         }
+        assert_eq!(answer((15, Some(7)), 0).await.ok(), Some(7));
+        let late = answer((25, None), 0).await;
+        assert!(matches!(late, Err(StoreError::Unavailable(_))));
     }
 }

@@ -6,7 +6,7 @@ use super::batching::{BatchedCall, Batching, submit};
 use super::claims::answer_of_either;
 use super::dialect::{now, own};
 use super::sql::both;
-use super::sql_store::{InProcess, SqlConnection, SqlStore, within};
+use super::sql_store::{InProcess, SqlConnection, SqlStore};
 use super::statement::Sql;
 use crate::domain::completion::Completion;
 use crate::domain::completion_event::{CompletionEvent, WebhookEvent};
@@ -124,7 +124,7 @@ impl CompletionRequest {
     }
 }
 
-/// How each database completes a run that no batch has completed.
+/// How each database completes a run that no batch has completed. Each part of the call has a limit.
 #[async_trait]
 pub(super) trait CompleteByItself {
     /// Returns whether it is completed now; if not, another token is the current one.
@@ -141,7 +141,7 @@ where
         let timeout = self.in_process().call_timeout;
         let request = CompletionRequest::new(claim, completion)?;
         if claim.context != ContextSize::Small {
-            return within(timeout, self.complete_by_itself(&request)).await;
+            return self.complete_by_itself(&request).await;
         }
         let by_itself = || async {
             let request = CompletionRequest::new(claim, completion)?;

@@ -4,6 +4,9 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use std::time::Duration;
 
+/// Shortest `batch_timeout`, where `statement_timeout` is no shorter.
+const MIN_BATCH_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The address of the database, and its timeouts.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +33,14 @@ impl DatabaseSettings {
     /// gives up on the lock long before the server ends it.
     pub fn lock_timeout(&self) -> Duration {
         self.statement_timeout / 6
+    }
+
+    /// Returns how long a statement of a batch may take, a sixth, too: a rule of the application may have one run wait,
+    /// and all others of its batch with it. At least a second, if any may take that long: a batch that is given up though
+    /// nothing waits costs more than it would have.
+    pub fn batch_timeout(&self) -> Duration {
+        let least = self.statement_timeout.min(MIN_BATCH_TIMEOUT);
+        (self.statement_timeout / 6).max(least)
     }
 }
 
@@ -75,6 +86,15 @@ mod tests {
         let settings: DatabaseSettings = toml::from_str(COMPLETE).unwrap();
         assert_eq!(settings.lock_timeout(), Duration::from_secs(5));
         assert!(!format!("{settings:?}").contains("p4ss"));
+    }
+
+    #[test]
+    fn a_batch_has_a_sixth_of_the_time_but_a_second() {
+        let mut settings: DatabaseSettings = toml::from_str(COMPLETE).unwrap();
+        for (statement, batch) in [(30_000, 5_000), (3_000, 1_000), (300, 300)] {
+            settings.statement_timeout = Duration::from_millis(statement);
+            assert_eq!(settings.batch_timeout(), Duration::from_millis(batch));
+        }
     }
 
     #[test]

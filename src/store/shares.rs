@@ -1,55 +1,176 @@
 //! Shares of the pool for calls that run triggers of the application, which may have each of them wait.
 //!
-//! Each kind of call has a share of its own, so that one kind does not wait for the other, and both leave connections to
-//! everything else. Requeues need none: a process sends one at a time, and limits its statements.
+//! Each kind of call (claims; completions and releases) has a share of its own, so that one kind does not wait for
+//! the other, and both leave connections to everything else. Requeues need none: a process sends one at a time, and
+//! limits its statements.
+//!
+//! Within a share, calls that wait leave connections to the others. Only a call whose short try the server has
+//! cancelled is [long](Length::Long), and these have half of the share. A run that its batch leaves undecided goes by
+//! itself until one of its calls gets through, so it makes other runs wait in one batch only.
 
+use super::dialect::each;
+use super::sql::both;
+use super::sql_store::SqlConnection;
+use super::statement::Sql;
+use crate::domain::RunId;
 use crate::ports::store_error::StoreError;
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// Longest time for a statement that may wait for a rule of the application while others wait for its end, in
+/// milliseconds.
+const SHORT_STATEMENT_MS: i64 = 500;
+
+/// `$1`: milliseconds.
+const LIMIT_STATEMENTS: Sql = both!(each!(
+    "SELECT set_config('statement_timeout', least(setting::bigint, $1)::text, true)
+     FROM pg_settings WHERE name = 'statement_timeout'",
+    "SELECT $1"
+));
+
+/// Time after a run's latest call, which did not get through, after which it goes in batches again.
+const FORGET_AFTER: Duration = Duration::from_secs(10 * 60);
+
+/// Largest number of runs that a share remembers.
+const MAX_REMEMBERED: usize = 4_096;
+
+/// Limits the statements of this transaction to half a second. SQLite has no such limit.
+pub(super) async fn limit_statements(tx: &mut dyn SqlConnection) -> Result<(), StoreError> {
+    let limit = LIMIT_STATEMENTS.bind(SHORT_STATEMENT_MS);
+    limit.execute(tx).await?;
+    Ok(())
+}
+
+/// How long a call may wait. A call takes a permit for its length and for each one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// A batch, or a call by itself with [limited statements](limit_statements).
+    Short,
+    /// For a statement's longest time.
+    Long,
+    /// The same, of a context that is not small: it takes much of the server's memory, so there is one at a time.
+    Large,
+}
 
 /// The connections that calls of one kind may have at the same time.
 pub(super) struct Share {
-    connections: Arc<Semaphore>,
-    /// A context that is not small takes much of the server's memory: one at a time.
-    large: Arc<Semaphore>,
-    /// How long a call waits for a permit.
+    /// The permits for each [`Length`].
+    limits: [Arc<Semaphore>; 3],
+    /// How long a call waits for its permits.
     timeout: Duration,
+    by_itself: Mutex<HashMap<RunId, ByItself>>,
+}
+
+/// A run whose calls go by themselves.
+struct ByItself {
+    /// When the latest call began.
+    tried: Instant,
+    /// Whether its short try was cancelled.
+    is_long: bool,
 }
 
 /// Held until the call has returned its connection.
 #[must_use]
 pub(super) struct Permit {
-    _large: Option<OwnedSemaphorePermit>,
-    _connection: OwnedSemaphorePermit,
+    _permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Share {
-    /// A share of so many connections, but of one at least.
+    /// A share of so many connections, but of one at least, half of them (rounded up) for long calls.
     pub fn new(connections: u32, timeout: Duration) -> Self {
+        let connections = connections.max(1);
+        let limits = [connections, connections.div_ceil(2), 1];
         Self {
-            connections: Arc::new(Semaphore::new(connections.max(1) as usize)),
-            large: Arc::new(Semaphore::new(1)),
+            limits: limits.map(|most| Arc::new(Semaphore::new(most as usize))),
             timeout,
+            by_itself: Mutex::default(),
         }
     }
 
-    /// Waits until a call may have a connection. Large ones wait for each other first, so that only one of them takes
-    /// a connection from the small ones.
-    pub async fn permit(&self, is_large: bool) -> Result<Permit, StoreError> {
+    /// Waits until a call may have a connection. The scarcest permit comes first, so that calls which wait for it take no
+    /// connection from the others.
+    pub async fn permit(&self, length: Length) -> Result<Permit, StoreError> {
         let acquired = async {
-            let large = match is_large {
-                true => Some(Arc::clone(&self.large).acquire_owned().await?),
-                false => None,
-            };
-            Ok::<_, AcquireError>(Permit {
-                _large: large,
-                _connection: Arc::clone(&self.connections).acquire_owned().await?,
-            })
+            let mut permits = Vec::new();
+            for limit in self.limits[..=length as usize].iter().rev() {
+                permits.push(Arc::clone(limit).acquire_owned().await?);
+            }
+            Ok::<_, AcquireError>(Permit { _permits: permits })
         };
         match tokio::time::timeout(self.timeout, acquired).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(StoreError::too_many_calls()),
+        }
+    }
+
+    /// Sends a call of this run by itself. A short try that the server cancels is repeated as a long one: a cancelled
+    /// statement has changed nothing.
+    pub async fn send<T, F>(
+        &self,
+        run: RunId,
+        is_large: bool,
+        call: impl Fn(Length) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut length = match is_large {
+            true => Length::Large,
+            false => self.remember(run),
+        };
+        loop {
+            let permit = self.permit(length).await?;
+            let answer = call(length).await;
+            drop(permit);
+            match answer {
+                Err(error) if length == Length::Short && error.is_of_cancelled_statement() => {
+                    self.remember_as_long(run);
+                    length = Length::Long;
+                }
+                Err(error) => return Err(error),
+                Ok(answer) => {
+                    self.by_itself.lock().remove(&run);
+                    return Ok(answer);
+                }
+            }
+        }
+    }
+
+    /// Returns whether calls of this run go by themselves.
+    pub fn sends_by_itself(&self, run: RunId) -> bool {
+        let runs = self.by_itself.lock();
+        runs.get(&run)
+            .is_some_and(|known| known.tried.elapsed() < FORGET_AFTER)
+    }
+
+    /// Has calls of this run go by themselves, if there is room. Returns how long the next one may wait.
+    pub fn remember(&self, run: RunId) -> Length {
+        let mut runs = self.by_itself.lock();
+        let tried = Instant::now();
+        if let Some(known) = runs.get_mut(&run) {
+            known.tried = tried;
+            return match known.is_long {
+                true => Length::Long,
+                false => Length::Short,
+            };
+        }
+        if runs.len() >= MAX_REMEMBERED {
+            runs.retain(|_, known| known.tried.elapsed() < FORGET_AFTER);
+        }
+        if runs.len() < MAX_REMEMBERED {
+            let is_long = false;
+            runs.insert(run, ByItself { tried, is_long });
+        }
+        Length::Short
+    }
+
+    fn remember_as_long(&self, run: RunId) {
+        if let Some(known) = self.by_itself.lock().get_mut(&run) {
+            known.is_long = true;
         }
     }
 }
@@ -59,6 +180,7 @@ mod tests {
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
+    const RUN: RunId = RunId(7);
 
     fn is_refused(permit: Result<Permit, StoreError>) -> bool {
         permit.is_err_and(|error| error.is_of_too_many_calls())
@@ -67,21 +189,72 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_waits_for_a_permit_only_for_a_time() {
         let share = Share::new(0, TIMEOUT);
-        let first = share.permit(false).await.unwrap();
-        assert!(is_refused(share.permit(false).await));
+        let first = share.permit(Length::Short).await.unwrap();
+        assert!(is_refused(share.permit(Length::Short).await));
         drop(first);
-        let _again = share.permit(true).await.unwrap();
+        let _again = share.permit(Length::Large).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn large_calls_that_wait_for_each_other_take_no_connection() {
-        let share = Share::new(2, TIMEOUT);
-        let _large = share.permit(true).await.unwrap();
-        let (others, small) = tokio::join!(
-            futures::future::join_all((0..9).map(|_| share.permit(true))),
-            share.permit(false)
+        let share = Share::new(3, TIMEOUT);
+        let _large = share.permit(Length::Large).await.unwrap();
+        let (others, long, small) = tokio::join!(
+            futures::future::join_all((0..9).map(|_| share.permit(Length::Large))),
+            share.permit(Length::Long),
+            share.permit(Length::Short)
         );
         assert!(others.into_iter().all(is_refused));
-        assert!(small.is_ok());
+        assert!(long.is_ok() && small.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_calls_leave_connections_to_short_ones() {
+        for (connections, most) in [(2, 1), (3, 2), (5, 3), (8, 4)] {
+            let share = Share::new(connections, TIMEOUT);
+            let long = (0..connections).map(|_| share.permit(Length::Long));
+            let long = futures::future::join_all(long).await;
+            assert_eq!(long.iter().filter(|permit| permit.is_ok()).count(), most);
+            assert!(share.permit(Length::Short).await.is_ok(), "{connections}");
+        }
+    }
+
+    /// The answer of a call that the server cancels unless it is as long as this one, and the lengths of its tries.
+    async fn lengths_of_tries(share: &Share, enough: Length) -> (bool, Vec<Length>) {
+        let lengths = Mutex::new(Vec::new());
+        let call = |length| {
+            lengths.lock().push(length);
+            std::future::ready(match length == enough {
+                true => Ok(()),
+                false => Err(StoreError::Contended("cancelled (SQLSTATE 57014)".into())),
+            })
+        };
+        let is_answered = share.send(RUN, false, call).await.is_ok();
+        (is_answered, lengths.into_inner())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_goes_by_itself_until_a_call_gets_through() {
+        use Length::{Large, Long, Short};
+        let share = Share::new(3, TIMEOUT);
+        assert!(!share.sends_by_itself(RUN));
+        let tries = lengths_of_tries(&share, Short).await;
+        assert_eq!(tries, (true, vec![Short]));
+        assert!(!share.sends_by_itself(RUN));
+        // None is enough.
+        let tries = lengths_of_tries(&share, Large).await;
+        assert_eq!(tries, (false, vec![Short, Long]));
+        assert!(share.sends_by_itself(RUN));
+        let tries = lengths_of_tries(&share, Long).await;
+        assert_eq!(tries, (true, vec![Long]), "it is long from the beginning");
+        assert!(!share.sends_by_itself(RUN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_never_gets_through_is_forgotten() {
+        let share = Share::new(3, TIMEOUT);
+        lengths_of_tries(&share, Length::Large).await;
+        tokio::time::advance(FORGET_AFTER).await;
+        assert!(!share.sends_by_itself(RUN));
     }
 }

@@ -9,7 +9,7 @@ use super::claims::ClaimRequest;
 use super::completion::CompletionRequest;
 use super::refused_requeues::RefusedRequeues;
 use super::settings::LimitSettings;
-use super::shares::Permit;
+use super::shares::Share;
 use super::statement::Statement;
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::ClaimAnswer;
@@ -90,9 +90,9 @@ pub(super) trait SqlStore: Send + Sync + 'static {
     /// Opens a transaction, or a connection, that only reads.
     async fn begin_read(&self) -> Result<Tx, StoreError>;
 
-    /// Waits until a release may have a connection. SQLite has one writer anyway.
-    async fn release_permit(&self) -> Result<Option<Permit>, StoreError> {
-        Ok(None)
+    /// Returns the share of the pool for releases. SQLite has one writer anyway.
+    fn release_share(&self) -> Option<&Share> {
+        None
     }
 
     fn in_process(&self) -> &InProcess;

@@ -11,6 +11,7 @@ use super::refused_requeues::{
     MAX_WAITS, REQUEUE_TIME, RETRIED_AT_A_TIME, RefusedRequeues, RequeueError, RequeueTries, Spent,
     is_conflict, may_be_of_run,
 };
+use super::shares::limit_statements;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, execute, transaction_with_end};
 use super::statement::{Sql, earlier};
@@ -22,10 +23,6 @@ use sqlx::types::Json;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
-
-/// Longest time for a statement that queues runs again, in milliseconds: a rule of the application may wait, and
-/// meanwhile neither this sweep nor another one delivers anything.
-const STATEMENT_MS: i64 = 500;
 
 /// Runs that are queued one by one whatever time that takes.
 const MIN_TRIED: usize = MAX_WAITS + 1;
@@ -137,9 +134,6 @@ const REQUEUE: Sql = both!(
 
 const STILL_LOST: Sql = both!("SELECT r.id FROM operation_runs r WHERE " is_lost!());
 
-/// Constraints that are checked at the end of the transaction would fail all of it.
-const CHECK_AT_ONCE: Sql = both!(each!("SET CONSTRAINTS ALL IMMEDIATE", "SELECT 1"));
-
 /// The time for which the transaction waits for a lock, and for a statement, where the database has such settings.
 const CURRENT_TIMEOUTS: Sql = both!(each!(
     "SELECT current_setting('lock_timeout'), current_setting('statement_timeout')",
@@ -155,13 +149,6 @@ const LIMIT_LOCK_WAITS: Sql = Sql {
     postgres: LOCK_TIMEOUT,
     sqlite: "SELECT 1",
 };
-
-/// Or for anything else. `$1`: milliseconds.
-const LIMIT_STATEMENTS: Sql = both!(each!(
-    "SELECT set_config('statement_timeout', least(setting::bigint, $1)::text, true)
-     FROM pg_settings WHERE name = 'statement_timeout'",
-    "SELECT $1"
-));
 
 const SAVEPOINT: Sql = both!("SAVEPOINT requeue");
 const ROLLBACK_TO_SAVEPOINT: Sql = both!("ROLLBACK TO SAVEPOINT requeue");
@@ -494,10 +481,10 @@ async fn requeue(
     if runs.is_empty() {
         return Ok(runs);
     }
-    CHECK_AT_ONCE.execute(tx).await?;
     let (lock, statement): (String, String) = CURRENT_TIMEOUTS.fetch_one(tx).await?;
     LIMIT_LOCK_WAITS.execute(tx).await?;
-    LIMIT_STATEMENTS.bind(STATEMENT_MS).execute(tx).await?;
+    // Or for anything else, and meanwhile neither this sweep nor another one delivers anything.
+    limit_statements(tx).await?;
     let batch = match spent.is_one_by_one || refused.one_by_one.load(Ordering::Relaxed) {
         true => None,
         false => match try_requeue(tx, &runs).await {

@@ -124,10 +124,11 @@ async fn a_claim_that_is_not_sent_is_no_answer() {
     let mut waiting = JoinSet::new();
     waiting.spawn(async move { store.claim(runs[0], &me, &policy).await });
     let mut sql = scene.sql().await;
-    until("the claim waits", async || {
+    until("the claim waits, after its short try", async || {
         let claims: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity
-             WHERE datname = current_database() AND wait_event = 'PgSleep'",
+             WHERE datname = current_database() AND wait_event = 'PgSleep'
+                 AND query_start < now() - interval '2 seconds'",
         )
         .fetch_one(&mut sql)
         .await

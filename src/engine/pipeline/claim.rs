@@ -48,7 +48,14 @@ impl Pipeline {
                 isolated: isolation.is_some(),
             };
             in_flight.enter(Phase::Claim);
-            let answer = match self.store.claim(run, &self.worker.id, &policy).await {
+            let claim = self.store.claim(run, &self.worker.id, &policy);
+            let answered = tokio::select! {
+                biased;
+                answered = claim => answered,
+                // A claim whose commit is under way may be granted: its attempt ends with this worker's lease.
+                () = self.worker.claim_is_overdue() => return Err(Processed::Deferred),
+            };
+            let answer = match answered {
                 Ok(answer) => answer,
                 Err(error) => return Err(self.after_failed_claim(run, began, &error).await),
             };

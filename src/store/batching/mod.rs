@@ -2,7 +2,7 @@
 //! call is sent at once, and the more calls arrive at the same time, the less each costs.
 //!
 //! A call that its batch does not decide, and every call of a batch that failed, is answered with `None`: its
-//! caller sends it separately, so that no row makes other calls fail.
+//! caller sends it separately, so that no row makes other calls fail. So is one that goes by itself from the beginning.
 //!
 //! A batch that fails never keeps the calls behind it waiting. After an error or a panic the task sends the
 //! next batch at once. While a batch gets no answer, another task takes over the waiting calls. A task that
@@ -62,6 +62,11 @@ pub(super) trait BatchedCall<S: Batching>: Sized + Send + 'static {
     fn keys(&self) -> Vec<(&'static str, i64)>;
 
     fn batcher(store: &S) -> &Batcher<Self, Self::Answer>;
+
+    /// Returns whether this call goes in no batch, because it might have the others wait.
+    fn goes_by_itself(&self, _store: &S) -> bool {
+        false
+    }
 
     /// Waits until a batch of these may have a connection. The permit is held as long as the connection.
     fn permit(_store: &S) -> impl Future<Output = Result<Option<Permit>, StoreError>> + Send {
@@ -219,6 +224,9 @@ where
     S: Batching,
     C: BatchedCall<S>,
 {
+    if call.goes_by_itself(store) {
+        return None;
+    }
     let batcher = C::batcher(store);
     let (answered, starts) = batcher.add(call);
     if starts {

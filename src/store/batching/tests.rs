@@ -4,7 +4,7 @@ use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 
-/// Doubles numbers. Zero is left undecided, a negative one spoils its batch.
+/// Doubles numbers. Zero is left undecided, a negative one spoils its batch, and [`ALONE`] goes by itself.
 struct Doubling {
     me: std::sync::Weak<Self>,
     batcher: Batcher<Number, i64>,
@@ -20,6 +20,9 @@ struct Doubling {
 
 /// The batch with it gets no answer.
 const HANGS: i64 = 1_000;
+
+/// It is in no batch.
+const ALONE: i64 = 2_000;
 
 struct Number(i64);
 
@@ -58,6 +61,10 @@ impl BatchedCall<Doubling> for Number {
 
     fn batcher(store: &Doubling) -> &Batcher<Self, i64> {
         &store.batcher
+    }
+
+    fn goes_by_itself(&self, _: &Doubling) -> bool {
+        self.0 == ALONE
     }
 
     async fn run(store: &Doubling, (): (), calls: Vec<Self>) -> BatchResult<Doubling, Self> {
@@ -136,6 +143,13 @@ async fn undecided_calls_and_those_of_a_failed_batch_are_given_back() {
     assert_eq!(ask(&store, &[1, 0, 2]).await, [Some(2), None, Some(4)]);
     assert_eq!(ask(&store, &[1, -2, 2]).await, [None, None, None]);
     assert_eq!(ask(&store, &[3]).await, [Some(6)]);
+}
+
+#[tokio::test]
+async fn a_call_that_goes_by_itself_is_in_no_batch() {
+    let store = doubling();
+    assert_eq!(ask(&store, &[1, ALONE, 2]).await, [Some(2), None, Some(4)]);
+    assert_eq!(*store.batches.lock().unwrap(), [vec![1, 2]]);
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub(in crate::store) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = 250";
 
 /// Settings of a batch besides the limits of every transaction.
 ///
-/// A batch waits only a short time for a lock: its calls are then sent separately.
+/// A batch waits only a short time for a lock, or for anything else: its calls are then sent separately.
 ///
 /// Plans are made once, and always for long tables: a plan that was made while a table was short would read
 /// all of it later. (A plan that has to read a table has so high a cost estimate that it would be compiled,
@@ -102,8 +102,9 @@ impl PostgresStore {
             ""
         };
         let begin = format!(
-            "{}; {LOCK_TIMEOUT}; {SETTINGS}{compression}",
-            self.begin.as_str()
+            "{}; SET LOCAL statement_timeout = {}; {LOCK_TIMEOUT}; {SETTINGS}{compression}",
+            self.begin.as_str(),
+            self.batch_timeout.as_millis()
         );
         Ok(AssertSqlSafe(begin).into_sql_str())
     }

@@ -20,7 +20,7 @@ use crate::store::bounds::{context_columns, is_claimable, is_small};
 use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment, now};
 use crate::store::reused_ids::{is_before_start, set_aside};
-use crate::store::shares::Permit;
+use crate::store::shares::{Length, Permit, limit_statements};
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
@@ -126,8 +126,12 @@ impl BatchedCall<PostgresStore> for ClaimRequest {
         &store.in_process.claims
     }
 
+    fn goes_by_itself(&self, store: &PostgresStore) -> bool {
+        store.claims.sends_by_itself(self.run)
+    }
+
     async fn permit(store: &PostgresStore) -> Result<Option<Permit>, StoreError> {
-        store.claims.permit(false).await.map(Some)
+        store.claims.permit(Length::Short).await.map(Some)
     }
 
     async fn run(
@@ -150,17 +154,37 @@ impl BatchedCall<PostgresStore> for ClaimRequest {
 #[async_trait]
 impl ClaimByItself for PostgresStore {
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
-        let run = call.run;
-        let is_small = self.scalar::<bool>(IS_SMALL).bind(run.0);
+        let is_small = self.scalar::<bool>(IS_SMALL).bind(call.run.0);
         let is_small = self
             .transaction(async |tx| {
                 self.limit_lock_waits(tx).await?;
                 Ok::<_, StoreError>(is_small.fetch_optional(tx).await?)
             })
             .await?;
-        let _permit = self.claims.permit(is_small == Some(false)).await?;
+        let is_large = is_small == Some(false);
+        let claim = |length| self.claim_in_transaction(call.clone(), length);
+        let answer = self.claims.send(call.run, is_large, claim).await?;
+        if matches!(answer, ClaimAnswer::Locked) {
+            // A claim of another process may wait in a rule, as would the next batch here.
+            self.claims.remember(call.run);
+        }
+        Ok(answer)
+    }
+}
+
+impl PostgresStore {
+    /// Locks the run, unless another transaction does, and claims it.
+    async fn claim_in_transaction(
+        &self,
+        call: ClaimRequest,
+        length: Length,
+    ) -> Result<ClaimAnswer, StoreError> {
+        let run = call.run;
         self.transaction_with_end(async |tx| {
             self.limit_lock_waits(tx).await?;
+            if length == Length::Short {
+                limit_statements(&mut self.shared(&mut *tx)).await?;
+            }
             let lock = self.scalar::<i32>(LOCK_QUEUED).bind(run.0);
             if lock.fetch_optional(&mut *tx).await?.is_none() {
                 let queued = self.still_queued_runs(tx, vec![run.0]).await?;
@@ -183,9 +207,7 @@ impl ClaimByItself for PostgresStore {
         })
         .await
     }
-}
 
-impl PostgresStore {
     /// Has the transaction wait for locks no longer than a batch does: a rule of the application may need one.
     async fn limit_lock_waits(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
         self.sql(LOCK_TIMEOUT).execute(tx).await?;

@@ -16,7 +16,7 @@ use crate::store::completion::{
 };
 use crate::store::dialect::{a_second_after, each, is_about, moment, now};
 use crate::store::reused_ids::{is_before_creation, is_of_its_run_and_connection};
-use crate::store::shares::Permit;
+use crate::store::shares::{Length, Permit, limit_statements};
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -118,8 +118,12 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
         &store.in_process.completing
     }
 
+    fn goes_by_itself(&self, store: &PostgresStore) -> bool {
+        store.completions.sends_by_itself(self.run)
+    }
+
     async fn permit(store: &PostgresStore) -> Result<Option<Permit>, StoreError> {
-        store.completions.permit(false).await.map(Some)
+        store.completions.permit(Length::Short).await.map(Some)
     }
 
     /// A run that was not completed has another token, or is locked: its own call finds out.
@@ -142,17 +146,11 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
 
 #[async_trait]
 impl CompleteByItself for PostgresStore {
-    /// Waits for the lock of the run.
     async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
-        let _permit = self.completions.permit(request.is_large).await?;
+        let complete = |length| self.complete_in_transaction(request, length);
         let completed = self
-            .transaction(async |tx| {
-                let is_running = lock_running(&mut self.shared(&mut *tx), request.run).await?;
-                match is_running {
-                    true => self.complete_runs(tx, std::slice::from_ref(request)).await,
-                    false => Ok(Completed::default()),
-                }
-            })
+            .completions
+            .send(request.run, request.is_large, complete)
             .await?;
         let is_completed = completed.contains(request.run);
         completed.publish(&self.in_process);
@@ -175,6 +173,25 @@ const FORGET_LATEST_REPORTS: &str = sql!(
 );
 
 impl PostgresStore {
+    /// Waits for the lock of the run, and completes it.
+    async fn complete_in_transaction(
+        &self,
+        request: &CompletionRequest,
+        length: Length,
+    ) -> Result<Completed, StoreError> {
+        self.transaction(async |tx| {
+            if length == Length::Short {
+                limit_statements(&mut self.shared(&mut *tx)).await?;
+            }
+            let is_running = lock_running(&mut self.shared(&mut *tx), request.run).await?;
+            match is_running {
+                true => self.complete_runs(tx, std::slice::from_ref(request)).await,
+                false => Ok(Completed::default()),
+            }
+        })
+        .await
+    }
+
     /// See [`FORGET_LATEST_REPORTS`]. Nothing to do for a check that has found a previous report.
     pub(super) async fn forget_latest_reports(
         &self,

@@ -81,6 +81,8 @@ pub(super) struct PostgresStore {
     begin: SqlStr,
     /// The same for a batch; known once the server's features are known.
     begin_batch: OnceCell<SqlStr>,
+    /// Of a statement of a batch.
+    batch_timeout: Duration,
     /// The mark of the schema when it was last read.
     mark: Mutex<Option<String>>,
     renewal: Arc<timeouts::Renewal>,
@@ -119,9 +121,10 @@ impl PostgresStore {
         let statement = settings.statement_timeout.as_millis();
         let lock = settings.lock_timeout().as_millis();
         let idle = (settings.statement_timeout + IDLE_GRACE).as_millis();
+        // No limit holds for the commit: rules that the application defers to it are checked with each statement.
         let begin = format!(
             "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
-             SET LOCAL idle_in_transaction_session_timeout = {idle}"
+             SET LOCAL idle_in_transaction_session_timeout = {idle}; SET CONSTRAINTS ALL IMMEDIATE"
         );
         // Not through the pool, which would try again until acquire_timeout and then not return the reason.
         let first = async { options.connect().await?.close().await };
@@ -143,6 +146,7 @@ impl PostgresStore {
             listen,
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_batch: OnceCell::new(),
+            batch_timeout: settings.batch_timeout(),
             mark: Mutex::new(None),
             renewal,
             in_process: InProcess::new(limits, Some(timeouts::call_timeout(settings))),

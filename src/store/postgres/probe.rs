@@ -61,9 +61,6 @@ const ALLOWED: [&str; 10] = [
     "INSERT INTO verifyd.sweep_lock (id) VALUES (1) ON CONFLICT DO NOTHING",
 ];
 
-/// What is deferred to the commit, which never comes, is tested with each statement.
-const TEST_AT_ONCE: &str = "SET CONSTRAINTS ALL IMMEDIATE";
-
 /// Sizes with indexes and TOAST. `$1`: the application's tables.
 const TABLE_SIZES: &str = "
     SELECT n.nspname || '.' || c.relname, pg_total_relation_size(c.oid),
@@ -444,10 +441,6 @@ impl ProbeStore for PostgresStore {
                     .execute(&mut *tx)
                     .await?;
             }
-            sqlx::query(TEST_AT_ONCE)
-                .persistent(false)
-                .execute(&mut *tx)
-                .await?;
             let writing = self.try_run(tx).await?;
             Ok(End::Rollback(writing))
         })

@@ -23,3 +23,28 @@ async fn the_first_signal_finishes_what_is_in_work() {
         assert_eq!(bench.count("verifyd.workers").await, 0, "{signal}");
     }
 }
+
+/// The claim may wait for longer than a stop, with the time for releases, may take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_gives_up_a_claim_that_waits() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    bench
+        .execute(
+            "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN PERFORM pg_sleep(3600); RETURN new; END';
+             CREATE TRIGGER hold BEFORE UPDATE ON operation_runs FOR EACH ROW
+                 EXECUTE FUNCTION hold()",
+        )
+        .await;
+    let mut daemon = bench.serve(&[("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "1h")]);
+    bench.record(&[connection], 1).await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    bench.until(waiting, |n| n > 0).await;
+    daemon.terminate();
+    let queued = "operation_runs WHERE status = 'queued'";
+    assert_eq!(bench.count(queued).await, 1);
+    assert_eq!(bench.count("verifyd.workers").await, 0);
+    assert_eq!(bench.count("verifyd.run_attempts").await, 0);
+}

@@ -50,6 +50,7 @@ mod serializable;
 mod sqlite_file;
 mod stale_snapshots;
 mod sweep_lock;
+mod waiting_calls;
 mod waiting_rules;
 mod wake_ups;
 

@@ -68,6 +68,11 @@ async fn what_a_session_was_opened_with_does_not_outlast_its_change() {
 const WAITING: &str = "pg_stat_activity
     WHERE datname = current_database() AND wait_event = 'PgSleep'";
 
+/// Those of them that are no short try, which has ended by then.
+pub const WAITING_LONG: &str = "pg_stat_activity
+    WHERE datname = current_database() AND wait_event = 'PgSleep'
+        AND query_start < now() - interval '2 seconds'";
+
 /// A trigger of the application has each of these updates wait, for longer than a test takes.
 async fn hold(bed: &Bed, updates: &str) {
     bed.exec(&format!(
@@ -91,9 +96,9 @@ async fn claims_that_wait_leave_connections_to_other_calls() {
         let store = Arc::clone(&bed.store);
         claims.spawn(async move { store.claim(run, &worker("w1"), &ISOLATED).await });
     }
-    // See `bed::settings`.
-    until("half of the pool waits", async || {
-        bed.count(WAITING).await >= 4
+    // See `bed::settings`: half of the half for claims.
+    until("a quarter of the pool waits", async || {
+        bed.count(WAITING_LONG).await == 2
     })
     .await;
     let others = async {
@@ -102,7 +107,8 @@ async fn claims_that_wait_leave_connections_to_other_calls() {
         }
     };
     within("other calls get a connection", others).await;
-    assert_eq!(bed.count(WAITING).await, 4);
+    assert!(bed.count(WAITING).await <= 4);
+    assert_eq!(bed.count(WAITING_LONG).await, 2);
     claims.shutdown().await;
 }
 
@@ -171,7 +177,7 @@ async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
         bed.store.counts().await.unwrap();
         claims.push(bed.claim(run, "w1").await);
     }
-    assert_eq!(bed.count(WAITING).await, 2);
+    assert!(bed.count(WAITING).await <= 2);
     let (store, claim) = (Arc::clone(&bed.store), claims.remove(0));
     calls.spawn(async move {
         store

@@ -1,0 +1,231 @@
+//! Rules of the application that have claims, completions or releases of some runs wait, beside those of healthy runs.
+
+use crate::store::bed::{Bed, settings};
+use crate::store::fixtures::{ISOLATED, POLICY, succeeded, worker};
+use crate::store::pools::WAITING_LONG;
+use futures::future::join_all;
+use std::sync::Arc;
+use std::time::Duration;
+use test_support::waiting::{until, within};
+use tokio::task::JoinSet;
+use verifyd::domain::RunId;
+use verifyd::ports::store::{AttemptEnd, Claim, ClaimAnswer, Store};
+
+/// Runs that wait, of the tenant 8, and healthy ones, of the tenant 7.
+const WAITING: usize = 6;
+const HEALTHY: usize = 60;
+
+/// Has each of these updates of the tenant 8 wait, for longer than a statement may take.
+async fn hold(bed: &Bed, updates: &str) {
+    let trigger = "TRIGGER hold BEFORE UPDATE ON operation_runs";
+    hold_by(bed, trigger, updates).await;
+}
+
+/// The same, but deferred to the commit, whose time has no limit.
+async fn hold_at_end(bed: &Bed, updates: &str) {
+    let trigger = "CONSTRAINT TRIGGER hold AFTER UPDATE ON operation_runs INITIALLY DEFERRED";
+    hold_by(bed, trigger, updates).await;
+}
+
+async fn hold_by(bed: &Bed, trigger: &str, updates: &str) {
+    bed.exec(&format!(
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(3600); RETURN new; END';
+         CREATE {trigger} FOR EACH ROW
+             WHEN (new.tenant_id = 8 AND {updates}) EXECUTE FUNCTION hold()"
+    ))
+    .await;
+}
+
+/// A store whose statements may take longer than `within` waits: what waits for one that is held fails the test. A batch
+/// may take 25 seconds.
+async fn store(bed: &Bed) -> Arc<dyn Store> {
+    let mut settings = settings(&bed.url());
+    settings.statement_timeout = Duration::from_secs(150);
+    verifyd::store::connect(&settings).await.unwrap()
+}
+
+async fn runs(bed: &Bed) -> (Vec<RunId>, Vec<RunId>) {
+    let mut waiting = Vec::new();
+    for _ in 0..WAITING {
+        waiting.push(bed.queued_for(8, 1).await);
+    }
+    (waiting, bed.many_queued(HEALTHY).await)
+}
+
+/// Makes all calls at once, each that waits before some of the others, and returns the answers of the others. They come
+/// before those of the calls that wait.
+async fn answers_of_healthy<F>(waiting: Vec<F>, healthy: Vec<F>) -> Vec<F::Output>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    let (mut waits, mut passes) = (JoinSet::new(), JoinSet::new());
+    let mut waiting = waiting.into_iter();
+    for (number, call) in healthy.into_iter().enumerate() {
+        if number % (HEALTHY / WAITING) == 0 {
+            waits.spawn(waiting.next().unwrap());
+        }
+        passes.spawn(call);
+    }
+    let answers = within("healthy runs have an answer", passes.join_all()).await;
+    assert_eq!(answers.len(), HEALTHY);
+    assert!(
+        waits.try_join_next().is_none(),
+        "a call that waits has an answer"
+    );
+    waits.shutdown().await;
+    answers
+}
+
+/// On one thread, so that most calls are in the same batch.
+#[tokio::test]
+async fn healthy_runs_are_claimed_before_those_whose_claims_wait() {
+    let bed = Bed::postgres().await;
+    let (waiting, healthy) = runs(&bed).await;
+    hold(&bed, "new.status = 'running'").await;
+    let store = store(&bed).await;
+    let claim = |run: RunId| {
+        let store = Arc::clone(&store);
+        async move { store.claim(run, &worker("w1"), &POLICY).await }
+    };
+    let waiting: Vec<_> = waiting.into_iter().map(claim).collect();
+    let healthy: Vec<_> = healthy.into_iter().map(claim).collect();
+    for answer in answers_of_healthy(waiting, healthy).await {
+        assert!(answer.unwrap().claimed().is_some());
+    }
+    let claimed = "operation_runs WHERE status = 'running' AND tenant_id = 8";
+    assert_eq!(bed.count(claimed).await, 0);
+}
+
+/// The same of completions, then of releases.
+#[tokio::test]
+async fn healthy_runs_are_completed_and_released_before_those_that_wait() {
+    for is_completed in [true, false] {
+        let bed = Bed::postgres().await;
+        let (waiting, healthy) = runs(&bed).await;
+        let store = store(&bed).await;
+        let mut calls = [Vec::new(), Vec::new()];
+        for (calls, runs) in calls.iter_mut().zip([waiting, healthy]) {
+            for run in runs {
+                let (store, claim) = (Arc::clone(&store), bed.claim(run, "w1").await);
+                calls.push(async move {
+                    match is_completed {
+                        true => store.complete(&claim, &succeeded()).await,
+                        false => store.release(&claim, AttemptEnd::Error, None).await,
+                    }
+                });
+            }
+        }
+        match is_completed {
+            true => hold_at_end(&bed, "old.status = 'running'").await,
+            false => hold(&bed, "old.status = 'running'").await,
+        }
+        let [waiting, healthy] = calls;
+        for answer in answers_of_healthy(waiting, healthy).await {
+            assert!(answer.unwrap(), "{is_completed}");
+        }
+        let left = "operation_runs WHERE status = 'running'";
+        assert_eq!(bed.count(left).await, WAITING as i64, "{is_completed}");
+    }
+}
+
+/// Ends the session of the only call that waits, once that is no short try, and waits until it has left its run.
+async fn end_waiting(bed: &Bed, run: RunId) {
+    until("a call waits, after its short try", async || {
+        bed.count(WAITING_LONG).await == 1
+    })
+    .await;
+    bed.exec(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND wait_event = 'PgSleep'",
+    )
+    .await;
+    until("nobody locks the run", async || {
+        let free = format!(
+            "SELECT count(*) FROM (SELECT FROM operation_runs WHERE id = {run}
+                 FOR UPDATE SKIP LOCKED) r"
+        );
+        bed.number(&free).await == 1
+    })
+    .await;
+}
+
+/// Claims healthy runs together with this one. A batch may take five minutes here: one that waits would fail the test.
+async fn healthy_runs_are_claimed_beside(bed: &Bed, waiting: RunId) {
+    let healthy = bed.many_queued(9).await;
+    let claim = |run: RunId| {
+        let store = Arc::clone(&bed.store);
+        async move { store.claim(run, &worker("w1"), &POLICY).await }
+    };
+    let mut again = JoinSet::new();
+    again.spawn(claim(waiting));
+    let claims = join_all(healthy.into_iter().map(claim));
+    for answer in within("healthy runs are claimed", claims).await {
+        assert!(answer.unwrap().claimed().is_some());
+    }
+    assert!(again.try_join_next().is_none());
+    again.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_run_whose_claim_waited_is_in_no_batch_of_claims() {
+    let bed = Bed::postgres().await;
+    let waiting = bed.queued_for(8, 1).await;
+    hold(&bed, "new.status = 'running'").await;
+    let store = Arc::clone(&bed.store);
+    // In no batch from the beginning.
+    let claim = async move { store.claim(waiting, &worker("w1"), &ISOLATED).await };
+    let first = tokio::spawn(claim);
+    end_waiting(&bed, waiting).await;
+    assert!(first.await.unwrap().is_err());
+    healthy_runs_are_claimed_beside(&bed, waiting).await;
+}
+
+/// As by a claim of another process that waits.
+#[tokio::test]
+async fn a_run_that_is_locked_is_in_no_batch_of_claims() {
+    let bed = Bed::postgres().await;
+    let waiting = bed.queued_for(8, 1).await;
+    hold(&bed, "new.status = 'running'").await;
+    let lock = bed.lock_run(waiting).await;
+    let answer = bed.store.claim(waiting, &worker("w1"), &POLICY).await;
+    assert!(matches!(answer, Ok(ClaimAnswer::Locked)), "{answer:?}");
+    lock.release().await;
+    healthy_runs_are_claimed_beside(&bed, waiting).await;
+}
+
+/// The same of completions. What locks the run has the first batch leave it undecided.
+#[tokio::test]
+async fn a_run_whose_completion_waited_is_in_no_batch_of_completions() {
+    let bed = Bed::postgres().await;
+    let run = bed.queued_for(8, 1).await;
+    let waiting = bed.claim(run, "w1").await;
+    let mut healthy = Vec::new();
+    for run in bed.many_queued(9).await {
+        healthy.push(bed.claim(run, "w1").await);
+    }
+    hold(&bed, "new.status = 'completed'").await;
+    let complete = |claim: Claim| {
+        let store = Arc::clone(&bed.store);
+        async move { store.complete(&claim, &succeeded()).await }
+    };
+    let lock = bed.lock_run(run).await;
+    let first = tokio::spawn(complete(waiting.clone()));
+    until("it waits for the lock, by itself", async || {
+        let waits = "pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        bed.count(waits).await == 1
+    })
+    .await;
+    lock.release().await;
+    end_waiting(&bed, run).await;
+    assert!(first.await.unwrap().is_err());
+    let mut again = JoinSet::new();
+    again.spawn(complete(waiting));
+    let completions = join_all(healthy.into_iter().map(complete));
+    for answer in within("healthy runs are completed", completions).await {
+        assert!(answer.unwrap());
+    }
+    assert!(again.try_join_next().is_none());
+    again.shutdown().await;
+}
