@@ -274,6 +274,7 @@ conformance! {
         a_report_of_any_shape_is_survived,
         it_changes_nothing_of_the_run,
         acknowledgements_are_paged_and_filtered,
+        a_time_of_any_form_means_the_same_everywhere,
         pruning_keeps_what_still_stands,
         what_cannot_be_acknowledged_is_named;
     actors:
