@@ -8,10 +8,12 @@ const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of an id that a caller gives.
 const LENGTH: usize = 64;
 
+/// The id of a request, at most 64 characters that may stand in a log.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
 impl RequestId {
+    /// Returns a random one.
     pub fn fresh() -> Self {
         Self(uuid::Uuid::new_v4().simple().to_string())
     }

@@ -461,7 +461,8 @@ impl ProbeStore for PostgresStore {
             let mut repeated = Vec::new();
             for table in NUMBERED {
                 let ids = self.ids(tx, table).await?;
-                repeated.extend(ids.filter(|ids| ids.next.is_none_or(|next| next <= ids.largest)));
+                let repeats = |ids: &RepeatedIds| ids.next.is_none_or(|next| next <= ids.largest);
+                repeated.extend(ids.filter(repeats));
             }
             Ok(repeated)
         })
