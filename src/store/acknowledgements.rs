@@ -6,7 +6,7 @@
 //! serialised anyway.
 
 use super::audit::{owner_of_run, record};
-use super::bounds::{connection_of_context, end, id_of_text, member};
+use super::bounds::{connection_of_context, end, id_of_text, is_impossible_time, member};
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::filters::push_acknowledgement_filter;
 use super::from_row::from_row;
@@ -65,12 +65,9 @@ macro_rules! active {
 /// same id. One that was made at no time of the years 1 to 9999 is of this run.
 macro_rules! is_of_this_run {
     ($db:ident) => {
-        concat!(
-            "(",
-            $crate::store::bounds::is_impossible_time!($db "a.acknowledged_at"),
-            " OR ",
-            is_of_this_run!($db at "a.acknowledged_at"),
-            ")"
+        sql_for!(
+            $db "(" is_impossible_time!("a.acknowledged_at") " AND r.completed_at IS NOT NULL OR "
+            is_of_this_run!(at "a.acknowledged_at") ")"
         )
     };
     (postgres now) => {
@@ -295,15 +292,16 @@ macro_rules! id_of_context {
 }
 
 /// Its own; and those made on an earlier run of the same connection, tenant and workspace, that had
-/// not lapsed, been withdrawn or expired when it was completed. The connection is another one where it was created
-/// between the two runs.
+/// not lapsed, been withdrawn or expired when it was completed. (In SQLite the recorded times may be in the form
+/// that the runs had.) The connection is another one where it was created between the two runs.
 const OF_RUN: Sql = both!(
     of_runs!() "r.id = $1
      UNION ALL SELECT " columns!("a.") " FROM operation_runs r
       JOIN " own!(carried_acknowledgements) " k ON k.connection_id = "
     id_of_context!()
-    " AND (k.from_completed_at, k.from_run_id) < (" moment!("r.completed_at") ", r.id)
-       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (" moment!("r.completed_at") ", r.id))
+    " AND (" moment!("k.from_completed_at") ", k.from_run_id) < (" moment!("r.completed_at") ", r.id)
+       AND (k.lapsed_at IS NULL
+            OR (" moment!("k.lapsed_at") ", k.lapsed_run_id) > (" moment!("r.completed_at") ", r.id))
       JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
        AND a.operation_run_id = k.from_run_id
        AND (a.withdrawn_at IS NULL OR " end!("a.withdrawn_at") " > " moment!("r.completed_at") ")

@@ -55,7 +55,7 @@ impl GuardStore for SqliteStore {
 }
 
 async fn find(connection: &mut SqliteConnection) -> Result<Guards, StoreError> {
-    let there = triggers(&mut *connection, "operation_runs").await?;
+    let there = triggers(connection, "operation_runs").await?;
     let (in_place, missing) = TRIGGERS
         .iter()
         .map(|name| (*name).to_owned())
