@@ -147,7 +147,7 @@ BEGIN
         GRANT SELECT, DELETE ON verifyd.acknowledgement_actors TO verifyd_prune;
     END IF;
     -- Entries of the audit trail are added and never changed; `prune` deletes what is old. Nobody chooses the id or the
-    -- time of one.
+    -- time of one. DELETE includes every lock of the table: PostgreSQL has no lesser right.
     IF to_regclass('verifyd.audit_entries') IS NOT NULL THEN
         GRANT INSERT (action, object, object_id, workspace_id, tenant_id, surface, token_id, actor, address,
                       request_id, before, after)

@@ -393,18 +393,29 @@ fn more(part: &'static str, found: u64, remedy: &str) -> Option<Line> {
 
 /// Lists the guards: what the database itself refuses or repairs.
 async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
-    lines.push(match store.guards().await {
-        Ok(guards) if guards.missing.is_empty() => {
-            ok("guards", "in place: operation_runs keeps what is completed")
+    let guards = match store.guards().await {
+        Ok(guards) => guards,
+        Err(failure) => {
+            lines.push(error("guards", &failure));
+            return;
         }
-        Ok(guards) => bad(
+    };
+    lines.push(match guards.missing.is_empty() {
+        true => ok("guards", "in place: operation_runs keeps what is completed"),
+        false => bad(
             "guards",
             State::Warning,
             format!("not on operation_runs: {}", guards.missing.join(", ")),
             "run `verifyd migrate --enforce` as the table's owner",
         ),
-        Err(failure) => error("guards", &failure),
     });
+    lines.extend(guards.lost.into_iter().map(|guard| {
+        let found = format!(
+            "the audit trail can be changed: the trigger {} on {} is missing or disabled",
+            guard.name, guard.table
+        );
+        bad("guards", State::Warning, found, guard.remedy)
+    }));
 }
 
 /// Shows queued runs and workers.

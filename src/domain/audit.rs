@@ -78,7 +78,7 @@ pub struct Origin {
     pub actor: Actor,
     /// The peer's address: behind a proxy the proxy's.
     pub address: Option<String>,
-    /// The id of the request to the API, as in its log line.
+    /// The id of the request over HTTP, as in its answer.
     pub request_id: Option<String>,
 }
 

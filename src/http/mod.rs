@@ -10,6 +10,7 @@ pub mod pages;
 mod panics;
 mod query;
 mod rate_limit;
+mod request_id;
 pub(crate) mod request_limits;
 mod request_metrics;
 mod server;

@@ -33,13 +33,14 @@ pub enum Writing {
     NotTried(StoreError),
 }
 
-/// A table whose sequence gives an id next that is not larger than all that are there.
+/// A table whose sequence is at its end, or gives an id next that is not larger than all that are there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepeatedIds {
     pub table: &'static str,
     /// With its schema, quoted.
     pub sequence: String,
-    pub next: i64,
+    /// `None`: the sequence is at its end.
+    pub next: Option<i64>,
     pub largest: i64,
     /// The sequence gives no larger one.
     pub last: i64,

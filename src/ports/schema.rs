@@ -88,6 +88,17 @@ impl SchemaFinding {
 pub struct Guards {
     pub in_place: Vec<String>,
     pub missing: Vec<String>,
+    /// Of the audit trail.
+    pub lost: Vec<LostGuard>,
+}
+
+/// A trigger that a migration puts on a table of verifyd's own, and that is missing or disabled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LostGuard {
+    pub name: String,
+    pub table: String,
+    /// What restores it.
+    pub remedy: String,
 }
 
 /// What `enforce` has done.

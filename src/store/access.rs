@@ -2,7 +2,7 @@
 
 use super::acknowledgements::is_of_this_run;
 use super::audit::{Owner, owner, owner_columns, owner_of_token, record};
-use super::bounds::time;
+use super::bounds::{is_impossible_time, time};
 use super::dialect::{
     a_second_after, after, before, each, is_about, moment, now, own, postgres_only, run_type,
 };

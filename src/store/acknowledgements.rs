@@ -6,7 +6,7 @@
 //! serialised anyway.
 
 use super::audit::{owner_of_run, record};
-use super::bounds::{connection_of_context, id_of_text, member};
+use super::bounds::{connection_of_context, end, id_of_text, is_impossible_time, member};
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::filters::push_acknowledgement_filter;
 use super::from_row::from_row;
@@ -55,20 +55,20 @@ macro_rules! short {
 macro_rules! active {
     ($db:ident) => {
         sql_for!(
-            $db "a.withdrawn_at IS NULL AND (a.expires_at IS NULL OR " moment!("a.expires_at") " > "
+            $db "a.withdrawn_at IS NULL AND (a.expires_at IS NULL OR " end!("a.expires_at") " > "
             now!() ")"
         )
     };
 }
 
 /// Whether `a`, or one that is made `now`, is of the completed run that `r` is now, and not of an earlier run of the
-/// same id.
+/// same id. One that was made at no time of the years 1 to 9999 is of this run.
 macro_rules! is_of_this_run {
-    (postgres) => {
-        is_of_this_run!(postgres at "a.acknowledged_at")
-    };
-    (sqlite) => {
-        is_of_this_run!(sqlite at "a.acknowledged_at")
+    ($db:ident) => {
+        sql_for!(
+            $db "(" is_impossible_time!("a.acknowledged_at") " AND r.completed_at IS NOT NULL OR "
+            is_of_this_run!(at "a.acknowledged_at") ")"
+        )
     };
     (postgres now) => {
         is_of_this_run!(postgres at "now()")
@@ -190,18 +190,18 @@ const CARRY: Sql = Sql {
         sqlite "INSERT INTO verifyd_carried_acknowledgements
             (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id,
              from_completed_at, lapsed_run_id, lapsed_at)
-         SELECT $1, $2, $3, $4, $5, f.id, f.completed_at, l.id, l.completed_at
-         FROM operation_runs f LEFT JOIN operation_runs l ON l.id = (
+         SELECT $1, $2, $3, $4, $5, f.id, " moment!("f.completed_at") ", l.id, " moment!("l.completed_at")
+        " FROM operation_runs f LEFT JOIN operation_runs l ON l.id = (
             SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'completed'
               AND " connection_of_context!("r.context") " = CAST($2 AS TEXT)
               AND r.tenant_id IS f.tenant_id AND r.workspace_id IS f.workspace_id
-              AND (r.completed_at, r.id) > (f.completed_at, f.id)
+              AND (" moment!("r.completed_at") ", r.id) > (" moment!("f.completed_at") ", f.id)
               AND (NOT " found_in_report!("$3", "$4", "$5")
         "       OR r.context ->> '$.verification_report.previous_report_id' IS NOT NULL
                     AND NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id =
                         r.context ->> '$.verification_report.previous_report_id'))
-            ORDER BY r.completed_at, r.id LIMIT 1)
-         WHERE f.id = $6 AND f.completed_at IS NOT NULL"
+            ORDER BY " moment!("r.completed_at") ", r.id LIMIT 1)
+         WHERE f.id = $6 AND (" moment!("f.completed_at") ") IS NOT NULL"
     ),
 };
 
@@ -292,19 +292,20 @@ macro_rules! id_of_context {
 }
 
 /// Its own; and those made on an earlier run of the same connection, tenant and workspace, that had
-/// not lapsed, been withdrawn or expired when it was completed. The connection is another one where it was created
-/// between the two runs.
+/// not lapsed, been withdrawn or expired when it was completed. (In SQLite the recorded times may be in the form
+/// that the runs had.) The connection is another one where it was created between the two runs.
 const OF_RUN: Sql = both!(
     of_runs!() "r.id = $1
      UNION ALL SELECT " columns!("a.") " FROM operation_runs r
       JOIN " own!(carried_acknowledgements) " k ON k.connection_id = "
     id_of_context!()
-    " AND (k.from_completed_at, k.from_run_id) < (" at!("r.completed_at") ", r.id)
-       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (" at!("r.completed_at") ", r.id))
+    " AND (" moment!("k.from_completed_at") ", k.from_run_id) < (" moment!("r.completed_at") ", r.id)
+       AND (k.lapsed_at IS NULL
+            OR (" moment!("k.lapsed_at") ", k.lapsed_run_id) > (" moment!("r.completed_at") ", r.id))
       JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
        AND a.operation_run_id = k.from_run_id
-       AND (a.withdrawn_at IS NULL OR " moment!("a.withdrawn_at") " > " at!("r.completed_at") ")
-       AND (a.expires_at IS NULL OR " moment!("a.expires_at") " > " at!("r.completed_at") ")
+       AND (a.withdrawn_at IS NULL OR " end!("a.withdrawn_at") " > " moment!("r.completed_at") ")
+       AND (a.expires_at IS NULL OR " end!("a.expires_at") " > " moment!("r.completed_at") ")
       JOIN operation_runs f ON f.id = k.from_run_id AND "
     is_about!("f.completed_at", "k.from_completed_at") "
        AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id

@@ -23,11 +23,25 @@ const MAX_COLUMN_LENGTH: usize = 250;
 /// members together fit into what the table admits.
 const MAX_TEXT_LENGTH: usize = 500;
 
+/// The id of an entry in SQLite, which itself chooses none once a row, or `sqlite_sequence`, has the largest number: the one
+/// behind the highest, also of those that are deleted. No trigger guards `sqlite_sequence`, so it counts only where it is
+/// near (migration 20).
+macro_rules! next_id {
+    (postgres) => {
+        ""
+    };
+    (sqlite) => {
+        "(SELECT 1 + max(h.id, coalesce((SELECT max(s.seq) FROM sqlite_sequence s
+            WHERE s.name = 'verifyd_audit_entries' AND typeof(s.seq) = 'integer' AND s.seq < h.id + (1 << 32)), 0))
+          FROM (SELECT coalesce(max(id), 0) AS id FROM verifyd_audit_entries WHERE id < 1 << 62) h), "
+    };
+}
+
 const ADD: Sql = both!(
-    "INSERT INTO " own!(audit_entries) "
-        (action, object, object_id, workspace_id, tenant_id, surface, token_id, actor, address, request_id,
+    "INSERT INTO " own!(audit_entries) " (" each!("", "id, ")
+    "    action, object, object_id, workspace_id, tenant_id, surface, token_id, actor, address, request_id,
          before, after)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, "
+     VALUES (" next_id!() "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, "
     each!("$11::text::jsonb, $12::text::jsonb", "$11, $12") ")"
 );
 

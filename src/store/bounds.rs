@@ -10,8 +10,30 @@
 //! Nothing tells the unpacked size before a value is unpacked. A claim unpacks one context at a time; a list
 //! unpacks many, so it stops in time (`is_listed!`).
 
-/// A time that can be subtracted and compared, or NULL. PostgreSQL: one of the years 1 to 9999, since it
-/// refuses to subtract `infinity`.
+/// Whether a text of SQLite is a time of the years 1 to 9999: one that `Time::of_sqlite` reads. SQLite's own functions
+/// read more: `now`, a time without a day, a number.
+macro_rules! is_read {
+    ($text:expr) => {
+        concat!(
+            "(",
+            $text,
+            " GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' AND date(substr(",
+            $text,
+            ", 1, 10), '+0 days') = substr(",
+            $text,
+            ", 1, 10) AND substr(ltrim(substr(",
+            $text,
+            ", 11), 'T ' || char(9, 10, 11, 12, 13)), 1, 2) <= '23' AND ",
+            $text,
+            " >= '0001' AND julianday(",
+            $text,
+            ") >= 1721425.5)"
+        )
+    };
+}
+
+/// A time of the years 1 to 9999, which can be subtracted and compared, or NULL. PostgreSQL refuses to subtract
+/// `infinity`.
 macro_rules! time {
     (postgres $column:literal) => {
         concat!(
@@ -23,30 +45,59 @@ macro_rules! time {
             "::timestamptz END"
         )
     };
+    (sqlite $column:expr) => {
+        concat!(
+            "CASE WHEN ",
+            $crate::store::bounds::is_read!($column),
+            " THEN strftime('%Y-%m-%dT%H:%M:%fZ', ",
+            $column,
+            ") END"
+        )
+    };
+}
+
+/// The end of a period, to be compared with a time: `Time::expiry` in SQL. What comes after the year 9999 is later than
+/// every time. In SQLite it is NULL where it is no time.
+macro_rules! end {
+    (postgres $column:literal) => {
+        concat!($column, "::timestamptz")
+    };
+    // In another year in place of one after 9999 the rest is a time, as it is behind 9999 where only its zone or its
+    // fraction leads beyond that year. Neither 9999 nor 9995 is a leap year.
     (sqlite $column:literal) => {
-        concat!("strftime('%Y-%m-%dT%H:%M:%fZ', ", $column, ")")
+        concat!(
+            "CASE WHEN ",
+            $crate::store::bounds::is_read!($column),
+            " THEN strftime('%Y-%m-%dT%H:%M:%fZ', ",
+            $column,
+            ") WHEN rtrim(",
+            $column,
+            ", ' ' || char(9, 10, 11, 12, 13)) IN ('infinity', '+infinity') OR substr(",
+            $column,
+            ", 1, 5) = '9999-' AND ",
+            $crate::store::bounds::is_read!(concat!("('9995' || substr(", $column, ", 5))")),
+            " OR ltrim(",
+            $column,
+            ", '+') GLOB '[1-9][0-9][0-9][0-9][0-9]*' AND ",
+            $crate::store::bounds::is_read!(concat!(
+                "('2000' || ltrim(ltrim(",
+                $column,
+                ", '+'), '0123456789'))"
+            )),
+            " THEN 'infinity' END"
+        )
     };
 }
 
 /// Whether a value that is not NULL is no time of the years 1 to 9999.
 macro_rules! is_impossible_time {
-    (postgres $column:literal) => {
+    ($db:ident $column:literal) => {
         concat!(
             "(",
             $column,
             " IS NOT NULL AND (",
-            $crate::store::bounds::time!(postgres $column),
+            $crate::store::bounds::time!($db $column),
             ") IS NULL)"
-        )
-    };
-    // A year before the first begins with a sign or with 0000.
-    (sqlite $column:literal) => {
-        concat!(
-            "(",
-            $column,
-            " IS NOT NULL AND (",
-            $crate::store::bounds::time!(sqlite $column),
-            " >= '0001') IS NOT TRUE)"
         )
     };
 }
@@ -310,7 +361,7 @@ macro_rules! connection_of_context {
 }
 
 pub(super) use {
-    connection_of_context, context_columns, fits, id_of_text, is_claimable, is_impossible_time,
-    is_listable, is_listed, is_shown, is_small, is_too_deep, is_valid_connection, listed_member,
-    member, numbers_exceed, short, time,
+    connection_of_context, context_columns, end, fits, id_of_text, is_claimable,
+    is_impossible_time, is_listable, is_listed, is_read, is_shown, is_small, is_too_deep,
+    is_valid_connection, listed_member, member, numbers_exceed, short, time,
 };

@@ -122,7 +122,7 @@ macro_rules! moment {
         concat!($column, "::timestamptz")
     };
     (sqlite $column:expr) => {
-        concat!("strftime('%Y-%m-%dT%H:%M:%fZ', ", $column, ")")
+        $crate::store::bounds::time!(sqlite $column)
     };
 }
 

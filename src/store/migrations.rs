@@ -5,7 +5,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// The version that this build needs.
-pub(super) const WANTED_VERSION: i64 = 19;
+pub(super) const WANTED_VERSION: i64 = 20;
 
 macro_rules! migrations {
     ($folder:literal: $($version:literal $name:literal),+ $(,)?) => {
@@ -21,6 +21,7 @@ macro_rules! migrations {
 pub(super) const SQLITE_GUARDS: &str = concat!(
     include_str!("../../migrations/sqlite/0015_old_libraries.sql"),
     include_str!("../../migrations/sqlite/0017_unclaimed_contexts.sql"),
+    include_str!("../../migrations/sqlite/0020_audit_ids.sql"),
 );
 
 pub(super) type Source = (i64, &'static str, &'static str);
@@ -33,7 +34,7 @@ pub(super) fn postgres() -> Vec<Source> {
         9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
         15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts",
-        18 "0018_sweep_lock", 19 "0019_audit_entries"
+        18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids"
     )
 }
 
@@ -45,7 +46,7 @@ pub(super) fn sqlite() -> Vec<Source> {
         9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
         15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts",
-        18 "0018_sweep_lock", 19 "0019_audit_entries"
+        18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids"
     )
 }
 

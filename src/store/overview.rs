@@ -1,7 +1,8 @@
 //! Reads over many connections and runs.
 
 use super::bounds::{
-    id_of_text, is_claimable, is_listed, is_shown, is_valid_connection, listed_member, short, time,
+    id_of_text, is_claimable, is_listed, is_read, is_shown, is_valid_connection, listed_member,
+    short, time,
 };
 use super::connections::connection_columns;
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
@@ -48,12 +49,12 @@ macro_rules! expiry_key {
         )
     };
     (sqlite) => {
-        "coalesce(CAST(round((julianday(CASE WHEN f.expiry_source IS NOT NULL THEN f.credential_expires_at
-             WHEN k.expires_at GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'
-                 AND date(substr(k.expires_at, 1, 10), '+0 days') = substr(k.expires_at, 1, 10)
-                 AND substr(ltrim(substr(k.expires_at, 11), 'T ' || char(9, 10, 11, 12, 13)), 1, 2) <= '23'
-                 AND k.expires_at >= '0001' AND julianday(k.expires_at) >= 1721425.5
-             THEN k.expires_at END) - 2440587.5) * 86400000) AS INTEGER) * 1000, 9223372036854775807)"
+        concat!(
+            "coalesce(CAST(round((julianday(CASE WHEN f.expiry_source IS NOT NULL THEN f.credential_expires_at
+                 WHEN ",
+            is_read!("k.expires_at"),
+            " THEN k.expires_at END) - 2440587.5) * 86400000) AS INTEGER) * 1000, 9223372036854775807)"
+        )
     };
 }
 

@@ -96,8 +96,9 @@ impl Time {
     fn of_sqlite(text: &str) -> Self {
         let read = match read_by_sqlite(text) {
             Some(form) => Self::of_text(&form),
+            None if is_late_in_sqlite(text) => Self::After,
             None => match Self::of_text(text) {
-                Self::At(_) => Self::Unknown,
+                Self::At(_) | Self::After => Self::Unknown,
                 other => other,
             },
         };
@@ -241,6 +242,16 @@ fn read_by_sqlite(text: &str) -> Option<String> {
         }
     };
     Some(format!("{date}T{minute}{second}{zone}"))
+}
+
+/// Whether a text of SQLite names no end, or a time of a year with more than four digits. `bounds::end!` is the same.
+fn is_late_in_sqlite(text: &str) -> bool {
+    let unsigned = text.trim_start_matches('+');
+    let rest = unsigned.trim_start_matches(|c: char| c.is_ascii_digit());
+    let digits = unsigned.len() - rest.len();
+    let is_long_year = digits > 4 && !unsigned.starts_with('0');
+    matches!(text.trim_end_matches(BLANKS), "infinity" | "+infinity")
+        || is_long_year && matches!(Time::of_sqlite(&format!("2000{rest}")), Time::At(_))
 }
 
 /// Splits off a beginning of this form, in which 0 stands for a digit.
@@ -484,7 +495,18 @@ mod tests {
         ] {
             assert_eq!(Time::of_sqlite(text), Time::Unknown, "{text}");
         }
-        assert_eq!(Time::of_sqlite("9999-12-31T23:59:59.9996Z"), Time::After);
+        for text in [
+            "infinity ",
+            "99999-01-01",
+            "+12026-01-01T00:00:00Z",
+            "9999-12-31T23:59:59.9996Z",
+            "9999-12-31T23:59:59-02:00",
+        ] {
+            assert_eq!(Time::of_sqlite(text), Time::After, "{text}");
+        }
+        for text in [" infinity", "99999-1-1", "99999-13-01"] {
+            assert_eq!(Time::of_sqlite(text), Time::Unknown, "{text}");
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub struct AuditEntryView {
     pub actor: String,
     /// Address of the peer: behind a proxy the proxy's. Null on the command line.
     pub address: Option<String>,
-    /// Id of the request to the API.
+    /// Id of the request over HTTP, as in its answer. Null on the command line.
     pub request_id: Option<String>,
     /// What was there, without secrets; its members depend on the action.
     #[schema(value_type = Option<Object>)]

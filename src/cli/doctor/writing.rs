@@ -112,14 +112,15 @@ fn repeating(ids: &RepeatedIds) -> Line {
             sequence.replace('\'', "''")
         ),
     };
-    bad(
-        PART,
-        State::Warning,
-        format!(
+    let found = match next {
+        Some(next) => format!(
             "the next id of {table} is {next}, and {largest} is there already: an INSERT is refused where its id is taken"
         ),
-        remedy,
-    )
+        None => format!(
+            "the sequence of {table} is at its end, and {largest} is there already: an INSERT is refused"
+        ),
+    };
+    bad(PART, State::Warning, found, remedy)
 }
 
 /// A line for what was refused, with this remedy where a rule of the application refuses a step with a run.
@@ -161,7 +162,7 @@ mod tests {
             let ids = RepeatedIds {
                 table: "operation_runs",
                 sequence: "public.\"it's\"".to_owned(),
-                next: 1,
+                next: Some(1),
                 largest,
                 last,
             };

@@ -1,14 +1,15 @@
 //! Who calls, and whether it may.
 
+use super::Api;
 use super::problem::{Kind, Problem};
 use super::routes::Access;
-use super::{Api, RequestId};
 use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
 use crate::domain::audit::Origin;
 use crate::domain::{TokenId, token};
 use crate::http::body::{self, Unread};
 use crate::http::connection_slots::network;
+use crate::http::request_id::RequestId;
 use crate::http::request_limits::LookUpRefused;
 use crate::http::server::Peer;
 use crate::ports::access::TokenRecord;

@@ -25,6 +25,7 @@ use crate::domain::access::Scope;
 use crate::domain::report::redact::clean;
 use crate::http::panics;
 use crate::http::rate_limit::RateLimiter;
+use crate::http::request_id::RequestId;
 use crate::http::request_limits::RequestLimits;
 use crate::ports::clock::Clock;
 use crate::ports::log_throttle::LogThrottle;
@@ -34,7 +35,7 @@ use crate::ports::store::Store;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -50,9 +51,6 @@ use utoipa_axum::routes;
 
 /// What every path begins with.
 pub const PREFIX: &str = "/v1";
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Characters of a request id that a caller gives.
-const REQUEST_ID_LENGTH: usize = 64;
 /// Characters of a path in the log.
 const LOGGED_PATH_LENGTH: usize = 200;
 
@@ -70,10 +68,6 @@ pub struct ApiSettings {
     pub anonymous_requests_per_minute: u32,
     pub max_body_bytes: usize,
 }
-
-/// The id of a request, as in its log line.
-#[derive(Clone, Debug)]
-struct RequestId(String);
 
 /// On or off, as it stands in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -180,13 +174,13 @@ async fn method_not_allowed(State(api): State<Arc<Api>>, request: Request) -> Pr
 /// Around everything: time, panics, the request's id, the line in the log, problems.
 async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
-    let id = request_id(&request);
+    let id = RequestId::of(&request);
     let method = request.method().clone();
     // Never the query: it may hold what people searched for.
     let path = request.uri().path().to_owned();
     request.extensions_mut().insert(Arc::clone(&api));
-    request.extensions_mut().insert(RequestId(id.clone()));
-    let span = tracing::info_span!("request", id, token = tracing::field::Empty);
+    request.extensions_mut().insert(id.clone());
+    let span = tracing::info_span!("request", id = id.0, token = tracing::field::Empty);
     let work = panics::caught(next.run(request), || {
         Problem::new(Kind::Defect, "The work on it panicked; the log says where.").into_response()
     });
@@ -202,10 +196,8 @@ async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -
     });
     let token = response.extensions_mut().remove::<TokenId>();
     let mut response = rendered(response, &path, &id);
+    id.add_to(&mut response);
     let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        headers.insert(REQUEST_ID, value);
-    }
     headers
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
@@ -226,28 +218,15 @@ async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -
     response
 }
 
-/// The caller's own id of the request if it may stand in a log, else a fresh one.
-fn request_id(request: &Request) -> String {
-    let given = request.headers().get(REQUEST_ID);
-    let given = given.and_then(|value| value.to_str().ok());
-    let allowed = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
-    given
-        .filter(|id| (1..=REQUEST_ID_LENGTH).contains(&id.len()) && id.bytes().all(allowed))
-        .map_or_else(
-            || uuid::Uuid::new_v4().simple().to_string(),
-            ToOwned::to_owned,
-        )
-}
-
 /// Writes the body of a problem, also of one that the router made.
-fn rendered(mut response: Response, path: &str, id: &str) -> Response {
+fn rendered(mut response: Response, path: &str, id: &RequestId) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return response;
     }
     let problem = response.extensions_mut().remove::<Problem>();
     let problem = problem.unwrap_or_else(|| Problem::of_status(status));
-    let mut answer = problem.render(path, id);
+    let mut answer = problem.render(path, &id.0);
     for name in [header::ALLOW, header::CONNECTION] {
         if let Some(value) = response.headers().get(&name) {
             answer.headers_mut().insert(name, value.clone());
@@ -259,13 +238,11 @@ fn rendered(mut response: Response, path: &str, id: &str) -> Response {
 /// What a request is answered for which there is no connection but a reserved one.
 pub fn all_in_use(path: &str) -> Response {
     let problem = Problem::new(Kind::Unavailable, "All connections are in use. Try again.");
-    let id = uuid::Uuid::new_v4().simple().to_string();
+    let id = RequestId::fresh();
     let mut response = problem
         .retry_after(Duration::from_secs(5))
-        .render(path, &id);
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
+        .render(path, &id.0);
+    id.add_to(&mut response);
     response
 }
 

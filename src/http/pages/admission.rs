@@ -2,15 +2,15 @@
 
 use super::error::PageError;
 use super::refused_logins::RefusedLogins;
-use super::session::{Visitor, cookie};
+use super::session::{Sender, Visitor, cookie};
 use super::{FORM_BYTES, Pages, PagesSettings};
 use crate::domain::TokenId;
 use crate::domain::token::sha256_hex;
 use crate::http::body::{self, Unread};
 use crate::http::connection_slots::network;
 use crate::http::rate_limit::RateLimiter;
+use crate::http::request_id::RequestId;
 use crate::http::request_limits::LookUpRefused;
-use crate::http::server::Peer;
 use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
@@ -39,19 +39,23 @@ impl Limits {
 }
 
 /// Around every page but the files that belong to all of them.
-pub async fn admit(State(pages): State<Arc<Pages>>, request: Request, next: Next) -> Response {
+pub async fn admit(State(pages): State<Arc<Pages>>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(&request);
+    request.extensions_mut().insert(id.clone());
     let limit = pages.request_limits.request_timeout;
     let answered = tokio::time::timeout(limit, admitted(&pages, request, next)).await;
-    match answered {
+    let mut answer = match answered {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => error.into_response(),
         Err(_) => PageError::TooLate.into_response(),
-    }
+    };
+    id.add_to(&mut answer);
+    answer
 }
 
 async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Response, PageError> {
-    let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    let network = address.map(network);
+    let sender = Sender::of(request.extensions());
+    let network = sender.address.map(network);
     let limits = &pages.limits;
     let is_form = request.method() == Method::POST;
     let session = cookie(request.headers()).map(sha256_hex);
@@ -63,7 +67,7 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
         limits.by_token.take(token).map_err(PageError::TooMany)?;
     }
     let visitor = match session {
-        Some(session) => visitor(pages, session, address).await?,
+        Some(session) => visitor(pages, session, sender).await?,
         None => None,
     };
     match (&visitor, known) {
@@ -95,14 +99,14 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
 async fn visitor(
     pages: &Pages,
     session: String,
-    address: Option<IpAddr>,
+    sender: Sender,
 ) -> Result<Option<Visitor>, PageError> {
     let ask = pages.store.session_by_hash(&session);
     let found = pages
         .request_limits
-        .look_up(&session, address, ask, |found| found.token.id)
+        .look_up(&session, sender.address, ask, |found| found.token.id)
         .await?;
-    Ok(found.map(|found| Visitor::of(found, session, address)))
+    Ok(found.map(|found| Visitor::of(found, session, sender)))
 }
 
 impl From<LookUpRefused> for PageError {

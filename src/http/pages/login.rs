@@ -4,15 +4,13 @@ use super::error::{PageError, render};
 use super::format::safe_link;
 use super::input::{Form, Query};
 use super::security::{forwarded_https, same_origin};
-use super::session::{COOKIE_NAME, Confirmation, Visitor, cookie, origin};
+use super::session::{COOKIE_NAME, Confirmation, Sender, Visitor, cookie};
 use super::{Pages, SecureCookie, assets};
 use crate::domain::access::Scope;
 use crate::domain::audit::{AuditAction, Change};
 use crate::domain::token;
-use crate::http::server::Peer;
 use crate::ports::access::TokenRecord;
 use askama::Template;
-use axum::Extension;
 use axum::extract::State;
 use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, StatusCode};
@@ -20,7 +18,6 @@ use axum::response::{IntoResponse, Redirect, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 #[derive(Debug, Default, Deserialize)]
@@ -73,7 +70,7 @@ pub async fn form(visitor: Result<Visitor, PageError>, Query(next): Query<Next>)
 /// `POST /login`
 pub async fn log_in(
     State(pages): State<Arc<Pages>>,
-    peer: Option<Extension<Peer>>,
+    sender: Sender,
     headers: HeaderMap,
     Form(login): Form<Login>,
 ) -> Result<Response, PageError> {
@@ -81,27 +78,26 @@ pub async fn log_in(
         return Err(PageError::Forged);
     }
     let next = path_of_ours(&login.next);
-    let address = peer.map(|peer| peer.0.0.ip());
     let Some(hash) = token::hash(login.token.expose_secret().trim()) else {
         let problem =
             "This is no token of verifyd. A token begins with vfd_ and has 51 characters.";
-        note_refusal(&pages, None, address).await;
+        note_refusal(&pages, None, &sender).await;
         return Ok(refused(next, problem));
     };
     let ask = pages.store.token_by_hash(&hash);
     let Some(record) = pages
         .request_limits
-        .look_up(&hash, address, ask, |token| token.id)
+        .look_up(&hash, sender.address, ask, |token| token.id)
         .await?
     else {
         let problem =
             "This token is not valid: it was never made here, was revoked, or has expired.";
-        note_refusal(&pages, None, address).await;
+        note_refusal(&pages, None, &sender).await;
         return Ok(refused(next, problem));
     };
     if !record.scopes.contains(&Scope::Read) {
         let problem = "This token may not read. Make one with the scope read.";
-        note_refusal(&pages, Some(&record), address).await;
+        note_refusal(&pages, Some(&record), &sender).await;
         return Ok(refused(next, problem));
     }
     // The session of an earlier login is closed.
@@ -121,7 +117,7 @@ pub async fn log_in(
             csrf.expose_secret(),
             lifetime,
             replaced.as_deref(),
-            &origin(Some((record.id, &record.name[..])), address),
+            &sender.origin(Some((record.id, &record.name[..]))),
         )
         .await?;
     let secure = pages.settings.secure_cookie == SecureCookie::Always || forwarded_https(&headers);
@@ -151,7 +147,7 @@ fn refused(next: &str, problem: &str) -> Response {
 
 /// Adds an entry about a refused sign-in to the audit trail, with the number of those before it of the same
 /// binding that have none.
-async fn note_refusal(pages: &Pages, token: Option<&TokenRecord>, address: Option<IpAddr>) {
+async fn note_refusal(pages: &Pages, token: Option<&TokenRecord>, sender: &Sender) {
     let bound = token.map(|token| token.binding);
     let Some(entry) = pages.limits.refused_logins.entry(bound) else {
         return;
@@ -161,7 +157,7 @@ async fn note_refusal(pages: &Pages, token: Option<&TokenRecord>, address: Optio
     let change = change.after(json!({ "others_without_an_entry": entry.left_out }));
     // With what is no token nobody is known.
     let known = token.map(|token| (token.id, token.name.as_str()));
-    let by = origin(known, address);
+    let by = sender.origin(known);
     match pages.store.add_audit_entry(&change, &by).await {
         Ok(()) => entry.written(),
         Err(error) => tracing::warn!(

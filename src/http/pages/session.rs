@@ -6,13 +6,16 @@ use crate::domain::TokenId;
 use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
 use crate::domain::audit::Origin;
+use crate::http::request_id::RequestId;
+use crate::http::server::Peer;
 use crate::ports::access::SessionRecord;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::FromRequestParts;
 use axum::http::header::COOKIE;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method};
+use axum::http::{Extensions, HeaderMap, Method};
 use serde::Deserialize;
+use std::convert::Infallible;
 use std::net::IpAddr;
 
 /// Name of the cookie.
@@ -30,8 +33,45 @@ pub struct Visitor {
     pub csrf: String,
     /// SHA-256 of the cookie.
     pub session: String,
-    /// Where the request comes from.
-    address: Option<IpAddr>,
+    sender: Sender,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    pub address: Option<IpAddr>,
+    request_id: Option<String>,
+}
+
+impl Sender {
+    pub fn of(extensions: &Extensions) -> Self {
+        let id = extensions.get::<RequestId>();
+        Self {
+            address: extensions.get::<Peer>().map(|peer| peer.0.ip()),
+            request_id: id.map(|id| id.0.clone()),
+        }
+    }
+
+    /// Returns the origin of what is done on a page, with this token and its name or without any.
+    pub fn origin(&self, token: Option<(TokenId, &str)>) -> Origin {
+        Origin {
+            actor: Actor {
+                surface: Surface::Pages,
+                token_id: token.map(|(id, _)| id),
+                name: token.map_or("unknown", |(_, name)| name).to_owned(),
+            },
+            address: self.address.map(|address| address.to_string()),
+            request_id: self.request_id.clone(),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Sender {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.extensions))
+    }
 }
 
 impl Visitor {
@@ -54,7 +94,7 @@ impl Visitor {
 
     /// Returns the origin of actions with the token.
     pub fn origin(&self) -> Origin {
-        origin(Some((self.token, &self.name[..])), self.address)
+        self.sender.origin(Some((self.token, &self.name[..])))
     }
 
     /// A form that changes something must come from a page of this session.
@@ -66,19 +106,6 @@ impl Visitor {
         } else {
             Err(PageError::Forged)
         }
-    }
-}
-
-/// The origin of what is done on a page, with this token and its name or without any.
-pub fn origin(token: Option<(TokenId, &str)>, address: Option<IpAddr>) -> Origin {
-    Origin {
-        actor: Actor {
-            surface: Surface::Pages,
-            token_id: token.map(|(id, _)| id),
-            name: token.map_or("unknown", |(_, name)| name).to_owned(),
-        },
-        address: address.map(|address| address.to_string()),
-        request_id: None,
     }
 }
 
@@ -103,9 +130,9 @@ pub fn cookie(headers: &HeaderMap) -> Option<&str> {
 
 impl Visitor {
     /// Whoever has the session of this hash.
-    pub fn of(found: SessionRecord, session: String, address: Option<IpAddr>) -> Self {
+    pub fn of(found: SessionRecord, session: String, sender: Sender) -> Self {
         Self {
-            address,
+            sender,
             token: found.token.id,
             name: found.token.name,
             binding: found.token.binding,

@@ -1,4 +1,4 @@
-//! The guards on `operation_runs`, for tables of another application too.
+//! The guards on `operation_runs`, for tables of another application too, and those of the audit trail.
 //!
 //! Each step is a transaction of its own that waits for its lock only for a moment, and is tried
 //! again: behind a statement that waits for a table, all others wait. Constraints are added `NOT
@@ -7,7 +7,7 @@
 use super::indexes::{self, Index};
 use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore, run_type};
 use crate::domain::RunId;
-use crate::ports::schema::{Enforced, GuardStore, Guards, RefusedGuard};
+use crate::ports::schema::{Enforced, GuardStore, Guards, LostGuard, RefusedGuard};
 use crate::ports::store_error::StoreError;
 use crate::store::error::connecting;
 use crate::store::sql::sql;
@@ -79,7 +79,7 @@ const CHECKS: [Check; 3] = [
     },
 ];
 
-/// A trigger; its function came with migration 3 or 6.
+/// A trigger; its function came with migration 3, 6 or 19.
 struct Trigger {
     name: &'static str,
     function: &'static str,
@@ -112,6 +112,29 @@ const TRIGGERS: [Trigger; 3] = [
         scope: "REFERENCING NEW TABLE AS recorded FOR EACH STATEMENT",
     },
 ];
+
+/// Of `verifyd.audit_entries`.
+const AUDIT_TRIGGERS: [Trigger; 2] = [
+    Trigger {
+        name: "verifyd_guard_audit_entries",
+        function: "verifyd.guard_audit_entries()",
+        event: "BEFORE UPDATE OR DELETE",
+        scope: "FOR EACH ROW",
+    },
+    Trigger {
+        name: "verifyd_guard_audit_trail",
+        function: "verifyd.guard_audit_entries()",
+        event: "BEFORE TRUNCATE",
+        scope: "FOR EACH STATEMENT",
+    },
+];
+
+/// Whether a trigger of this name and function on `verifyd.audit_entries` fires (`O`, `A`); NULL: there is none.
+const AUDIT_TRIGGER: &str = "
+    SELECT t.tgenabled::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN (pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid)
+        ON t.tgrelid = c.oid AND t.tgname = $1 AND p.pronamespace = n.oid AND 'verifyd.' || p.proname || '()' = $2
+    WHERE n.nspname = 'verifyd' AND c.relname = 'audit_entries'";
 
 const RUNS_TABLE: &str = "
     SELECT c.oid::bigint AS oid, n.nspname::text AS home,
@@ -183,6 +206,7 @@ impl GuardStore for PostgresStore {
                 }
                 .push(trigger.name.to_owned());
             }
+            guards.lost = self.lost_guards(tx).await?;
             Ok(guards)
         })
         .await
@@ -243,6 +267,39 @@ impl PostgresStore {
             },
         }
         Ok(())
+    }
+
+    /// Returns the guards of the audit trail that are missing or disabled. Without its table there are none.
+    async fn lost_guards(&self, tx: &mut PgConnection) -> Result<Vec<LostGuard>, StoreError> {
+        const TABLE: &str = "verifyd.audit_entries";
+        let mut lost = Vec::new();
+        for trigger in &AUDIT_TRIGGERS {
+            let found: Option<Option<String>> = self
+                .scalar(AUDIT_TRIGGER)
+                .bind(trigger.name)
+                .bind(trigger.function)
+                .fetch_optional(&mut *tx)
+                .await?;
+            let Trigger {
+                name,
+                function,
+                event,
+                scope,
+            } = trigger;
+            let statement = match found.as_ref().map(Option::as_deref) {
+                None | Some(Some("O" | "A")) => continue,
+                Some(Some(_)) => format!("ALTER TABLE {TABLE} ENABLE TRIGGER {name}"),
+                Some(None) => format!(
+                    "CREATE OR REPLACE TRIGGER {name} {event} ON {TABLE} {scope} EXECUTE FUNCTION {function}"
+                ),
+            };
+            lost.push(LostGuard {
+                name: (*name).to_owned(),
+                table: TABLE.to_owned(),
+                remedy: format!("as the table's owner: {statement};"),
+            });
+        }
+        Ok(lost)
     }
 
     async fn runs_table(&self, tx: &mut PgConnection) -> Result<Option<RunsTable>, StoreError> {

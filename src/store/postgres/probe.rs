@@ -319,28 +319,30 @@ impl PostgresStore {
         let Some((oid, sequence, increment, last, is_readable)) = sequence else {
             return Ok(None);
         };
-        // No id that is added up is larger than the last one.
+        // Behind a larger one the sequence is at its end.
         let last_but_one = last.saturating_sub(increment);
         // Rows are read as they were when the statement began, the sequence as it is.
         let state = match is_readable {
             true => format!(
-                "SELECT CASE WHEN s.is_called THEN least(s.last_value, {last_but_one}) + {increment} \
-                 ELSE s.last_value END, \
+                "SELECT CASE WHEN NOT s.is_called THEN s.last_value \
+                 WHEN s.last_value <= {last_but_one} THEN s.last_value + {increment} END, \
+                 s.is_called AND s.last_value > {last_but_one}, \
                  (SELECT CAST(max(id) AS bigint) FROM {table}) FROM {sequence} AS s"
             ),
             // Known once it has given an id.
             false => format!(
-                "SELECT CASE WHEN v.given IS NOT NULL THEN least(v.given, {last_but_one}) + {increment} END, \
-                 (SELECT CAST(max(id) AS bigint) FROM {table}) \
+                "SELECT CASE WHEN v.given <= {last_but_one} THEN v.given + {increment} END, \
+                 v.given > {last_but_one}, (SELECT CAST(max(id) AS bigint) FROM {table}) \
                  FROM (SELECT pg_sequence_last_value({oid}::oid::regclass)) AS v(given)"
             ),
         };
-        let (next, largest): (Option<i64>, Option<i64>) = sqlx::query_as(AssertSqlSafe(state))
-            .persistent(false)
-            .fetch_one(&mut *tx)
-            .await?;
-        let ids = next.zip(largest);
-        Ok(ids.map(|(next, largest)| RepeatedIds {
+        let (next, is_at_end, largest): (Option<i64>, Option<bool>, Option<i64>) =
+            sqlx::query_as(AssertSqlSafe(state))
+                .persistent(false)
+                .fetch_one(&mut *tx)
+                .await?;
+        let is_known = next.is_some() || is_at_end == Some(true);
+        Ok(largest.filter(|_| is_known).map(|largest| RepeatedIds {
             table,
             sequence,
             next,
@@ -452,7 +454,8 @@ impl ProbeStore for PostgresStore {
             let mut repeated = Vec::new();
             for table in NUMBERED {
                 let ids = self.ids(tx, table).await?;
-                repeated.extend(ids.filter(|ids| ids.next <= ids.largest));
+                let repeats = |ids: &RepeatedIds| ids.next.is_none_or(|next| next <= ids.largest);
+                repeated.extend(ids.filter(repeats));
             }
             Ok(repeated)
         })

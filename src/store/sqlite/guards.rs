@@ -1,8 +1,8 @@
-//! The guards on `operation_runs`. The file is verifyd's own: the migrations make them, and `enforce` makes
-//! removed ones again.
+//! The guards on `operation_runs` and the audit trail. The file is verifyd's own: the migrations make them, and `enforce`
+//! makes removed ones again.
 
 use super::SqliteStore;
-use crate::ports::schema::{Enforced, GuardStore, Guards};
+use crate::ports::schema::{Enforced, GuardStore, Guards, LostGuard};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations;
 use async_trait::async_trait;
@@ -19,8 +19,17 @@ const TRIGGERS: [&str; 7] = [
     "verifyd_guard_run_id",
 ];
 
-const FIND: &str = "
-    SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'operation_runs'";
+/// The triggers of migration 20.
+const AUDIT_TRIGGERS: [&str; 4] = [
+    "verifyd_guard_audit_entries_insert",
+    "verifyd_guard_audit_entries_id",
+    "verifyd_guard_audit_entries_update",
+    "verifyd_guard_audit_entries_delete",
+];
+
+const AUDIT_ENTRIES: &str = "verifyd_audit_entries";
+
+const FIND: &str = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = $1";
 
 #[async_trait]
 impl GuardStore for SqliteStore {
@@ -34,9 +43,10 @@ impl GuardStore for SqliteStore {
             sqlx::raw_sql(migrations::SQLITE_GUARDS)
                 .execute(&mut *tx)
                 .await?;
+            let lost = before.lost.into_iter().map(|guard| guard.name);
             Ok(Enforced {
                 in_place: before.in_place,
-                added: before.missing,
+                added: before.missing.into_iter().chain(lost).collect(),
                 refused: Vec::new(),
             })
         })
@@ -45,10 +55,32 @@ impl GuardStore for SqliteStore {
 }
 
 async fn find(connection: &mut SqliteConnection) -> Result<Guards, StoreError> {
-    let there: Vec<String> = sqlx::query_scalar(FIND).fetch_all(connection).await?;
+    let there = triggers(connection, "operation_runs").await?;
     let (in_place, missing) = TRIGGERS
         .iter()
         .map(|name| (*name).to_owned())
         .partition(|name| there.contains(name));
-    Ok(Guards { in_place, missing })
+    let there = triggers(connection, AUDIT_ENTRIES).await?;
+    let lost = AUDIT_TRIGGERS
+        .iter()
+        .map(|name| (*name).to_owned())
+        .filter(|name| !there.contains(name))
+        .map(|name| LostGuard {
+            name,
+            table: AUDIT_ENTRIES.to_owned(),
+            remedy: "run `verifyd migrate --enforce`".to_owned(),
+        });
+    Ok(Guards {
+        in_place,
+        missing,
+        lost: lost.collect(),
+    })
+}
+
+async fn triggers(
+    connection: &mut SqliteConnection,
+    table: &str,
+) -> Result<Vec<String>, StoreError> {
+    let found = sqlx::query_scalar(FIND).bind(table);
+    Ok(found.fetch_all(connection).await?)
 }

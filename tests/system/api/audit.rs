@@ -33,10 +33,13 @@ async fn sign_ins_name_the_token_and_the_address() {
     assert_eq!(entry["surface"], "pages");
     assert_eq!(entry["address"], "127.0.0.1");
     assert_eq!(entry["token_id"], entry["object_id"]);
+    let id_of = |entry: &Value| entry["request_id"].as_str().unwrap().to_owned();
+    let signed_in = id_of(&entry);
     let csrf = person.csrf().await;
     person.post("/logout", &[("csrf", &csrf)]).await;
     let entry = newest(&scene, &token, "session.signed_out").await;
     assert_eq!(entry["actor"], "ops");
+    assert_ne!(id_of(&entry), signed_in);
 
     // Strangers fill nothing: the first refusal has an entry, the others are counted in the next one.
     let stranger = Person::at(&scene.base);
@@ -63,11 +66,14 @@ async fn sign_ins_name_the_token_and_the_address() {
     // They neither take the place of an entry about a tenant's token nor count in it.
     let within = bound(1, Some(1));
     let without_read = scene.world.token("theirs", &[Scope::Run], within).await;
-    assert_eq!(stranger.log_in(&without_read).await.status(), 401);
+    let refused = stranger.log_in(&without_read).await;
+    assert_eq!(refused.status(), 401);
+    let id = refused.headers()["x-request-id"].to_str().unwrap();
     let theirs = scene.world.token("reader", &[Scope::Audit], within).await;
     let found = scene.get(&theirs, path).await;
     assert_eq!(found.items().len(), 1, "{found:?}");
     assert_eq!(found.items()[0]["actor"], "theirs");
+    assert_eq!(found.items()[0]["request_id"], id);
     assert_eq!(left_out(&found.items()[0]), 0);
 
     // The page shows the same, to those with the scope.

@@ -1,6 +1,6 @@
 //! `verifyd doctor` tries which runs the application's own rules refuse.
 
-use super::doctor::{answer, examined};
+use super::doctor::{answer, examined, statement};
 use test_support::bench::Bench;
 
 /// What the application's own rules refuse of `serve`, they refuse of `doctor`, which says so.
@@ -227,4 +227,25 @@ async fn what_could_not_be_tried_is_said() {
         .await;
     let said = found();
     assert!(said.contains("completing one was not tried"), "{said}");
+}
+
+/// Triggers guard what the audit trail says; the owner of its table can disable them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_of_the_audit_trail_that_is_gone_is_named_with_what_restores_it() {
+    let bench = Bench::new().await;
+    for take in [
+        "ALTER TABLE verifyd.audit_entries DISABLE TRIGGER verifyd_guard_audit_entries",
+        "DROP TRIGGER verifyd_guard_audit_entries ON verifyd.audit_entries",
+    ] {
+        bench.execute(take).await;
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (0, "guards"), "{bad:?}");
+        let named = "the trigger verifyd_guard_audit_entries on verifyd.audit_entries is missing";
+        assert!(found.contains(named), "{found}");
+        bench.execute(statement(remedy)).await;
+        assert_eq!(examined(&bench), (0, vec![]));
+    }
 }

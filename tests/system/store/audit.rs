@@ -402,6 +402,123 @@ pub async fn entries_never_change_and_only_old_ones_are_deleted(bed: &Bed) {
     }
 }
 
+/// Behind the largest id there is none.
+pub async fn no_id_ends_the_trail(bed: &Bed) {
+    let table = bed.own("audit_entries");
+    let insert = |id: &str| {
+        format!(
+            "INSERT INTO {table} (id, action, object, surface, actor) \
+             VALUES ({id}, 'token.created', 'token', 'cli', 'somebody')"
+        )
+    };
+    token(bed, "one", Binding::EVERYTHING).await;
+    for id in ["9223372036854775807", "4611686018427387903"] {
+        assert!(bed.try_exec(&insert(id)).await.is_err(), "{id}");
+    }
+    if bed.is_postgres() {
+        // Only the owner can move the sequence to its end. Then no change is made, and `doctor` names it.
+        let move_to = |id: &str| {
+            format!("SELECT setval(pg_get_serial_sequence('{table}', 'id'), {id}) FROM {table}")
+        };
+        bed.exec(&move_to("9223372036854775807")).await;
+        let failed = bed
+            .store
+            .add_connection(&new_connection(7), None, operator())
+            .await;
+        assert!(failed.is_err());
+        assert_eq!(bed.count("provider_connections").await, 0);
+        let repeated = bed.store.repeated_ids().await.unwrap();
+        let [ids] = &repeated[..] else {
+            panic!("{repeated:?}")
+        };
+        assert_eq!((ids.table, ids.next), ("verifyd.audit_entries", None));
+        bed.exec(&move_to("1")).await;
+        assert_eq!(bed.store.repeated_ids().await.unwrap(), []);
+    } else {
+        // Everybody can change the sequence: SQLite has no trigger on it.
+        for seq in [
+            "9223372036854775807",
+            "4611686018427387902",
+            "-5",
+            "1.5",
+            "'x'",
+        ] {
+            let set = format!("UPDATE sqlite_sequence SET seq = {seq} WHERE name = '{table}'");
+            bed.exec(&set).await;
+            token(bed, seq, Binding::EVERYTHING).await;
+        }
+        bed.exec("DELETE FROM sqlite_sequence").await;
+        token(bed, "none", Binding::EVERYTHING).await;
+        assert_eq!(ids(bed, |_| {}).await, [7, 6, 5, 4, 3, 2, 1]);
+        // Ids of deleted entries are not used again.
+        bed.exec("DROP TRIGGER verifyd_guard_audit_entries_delete")
+            .await;
+        bed.exec(&format!("DELETE FROM {table}")).await;
+        token(bed, "next", Binding::EVERYTHING).await;
+        assert_eq!(ids(bed, |_| {}).await, [8]);
+        // A row from before there was a guard.
+        bed.exec("DROP TRIGGER verifyd_guard_audit_entries_id")
+            .await;
+        bed.exec(&insert("9223372036854775807")).await;
+        token(bed, "beside it", Binding::EVERYTHING).await;
+        assert_eq!(ids(bed, |_| {}).await, [i64::MAX, 9, 8]);
+    }
+}
+
+/// The owner of the table can take the guards away.
+pub async fn a_lost_guard_of_the_trail_is_named_and_restored(bed: &Bed) {
+    token(bed, "one", Binding::EVERYTHING).await;
+    let table = bed.own("audit_entries");
+    let lost = async || bed.store.guards().await.unwrap().lost;
+    assert_eq!(lost().await, []);
+    let (triggers, takes): (&[&str], &[&str]) = match bed.is_postgres() {
+        true => (
+            &["verifyd_guard_audit_entries", "verifyd_guard_audit_trail"],
+            &[
+                "ALTER TABLE verifyd.audit_entries DISABLE TRIGGER NAME",
+                "ALTER TABLE verifyd.audit_entries ENABLE REPLICA TRIGGER NAME",
+                "DROP TRIGGER NAME ON verifyd.audit_entries",
+                "CREATE FUNCTION verifyd.nothing() RETURNS trigger LANGUAGE plpgsql AS \
+                 'BEGIN RETURN old; END'; \
+                 CREATE OR REPLACE TRIGGER NAME BEFORE TRUNCATE ON verifyd.audit_entries \
+                 FOR EACH STATEMENT EXECUTE FUNCTION verifyd.nothing()",
+            ],
+        ),
+        false => (
+            &[
+                "verifyd_guard_audit_entries_insert",
+                "verifyd_guard_audit_entries_id",
+                "verifyd_guard_audit_entries_update",
+                "verifyd_guard_audit_entries_delete",
+            ],
+            &["DROP TRIGGER NAME"],
+        ),
+    };
+    for trigger in triggers {
+        for take in takes {
+            bed.exec(&take.replace("NAME", trigger)).await;
+            let named = lost().await;
+            let [guard] = &named[..] else {
+                panic!("{take}: {named:?}")
+            };
+            assert_eq!((guard.name.as_str(), &guard.table), (*trigger, &table));
+            match guard.remedy.strip_prefix("as the table's owner: ") {
+                Some(statement) => bed.exec(statement).await,
+                None => {
+                    let added = bed.store.enforce().await.unwrap().added;
+                    assert_eq!(added, [*trigger]);
+                }
+            }
+            assert_eq!(lost().await, [], "{take}");
+        }
+        if bed.is_postgres() {
+            bed.exec("DROP FUNCTION verifyd.nothing()").await;
+        }
+    }
+    let change = format!("UPDATE {table} SET actor = 'somebody else'");
+    assert!(bed.try_exec(&change).await.is_err());
+}
+
 /// Whoever owns the table can write what verifyd never would.
 pub async fn entries_that_others_wrote_stop_no_list(bed: &Bed) {
     let table = bed.own("audit_entries");

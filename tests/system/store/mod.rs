@@ -275,6 +275,7 @@ conformance! {
         a_report_of_any_shape_is_survived,
         it_changes_nothing_of_the_run,
         acknowledgements_are_paged_and_filtered,
+        a_time_of_any_form_means_the_same_everywhere,
         pruning_keeps_what_still_stands,
         what_cannot_be_acknowledged_is_named;
     actors:
@@ -285,6 +286,8 @@ conformance! {
         each_change_leaves_one_entry_and_no_secret,
         what_is_rolled_back_leaves_no_entry,
         entries_never_change_and_only_old_ones_are_deleted,
+        no_id_ends_the_trail,
+        a_lost_guard_of_the_trail_is_named_and_restored,
         entries_that_others_wrote_stop_no_list,
         entries_are_read_within_reach_filtered_and_paged;
     acknowledgement_races:
