@@ -10,6 +10,12 @@ use std::io::ErrorKind;
 pub(super) const MORE_CONNECTIONS: &str = "allow more connections (max_connections of the server, CONNECTION LIMIT of role and \
      database), lower database.max_connections (each replica takes two more), or use a pooler (docs/guides/deploy.md)";
 
+/// How the error begins of a session that is not had in time.
+pub(super) const GAVE_NO: &str = "the server or pooler gave no";
+
+pub(super) const NO_SESSION: &str = "let the pooler have two connections to the server free (PgBouncer: raise \
+     default_pool_size, or pool_size of the database), or raise max_connections of the server, which others use up";
+
 const TRUST_AUTHORITY: &str = "let sslrootcert of database.url (DATABASE_URL) name a file of the authority that \
      issued the server's certificate, in PEM";
 const RENEW_CERTIFICATE: &str =
@@ -76,6 +82,7 @@ const POSTGRES: &[(&str, &str)] = &[
     ),
     ("SQLSTATE 53100", "make room on the server's disk"),
     ("SQLSTATE 53300", MORE_CONNECTIONS),
+    (GAVE_NO, NO_SESSION),
     (
         "statement pooling mode",
         "let PgBouncer pool in transaction or session mode (pool_mode): verifyd uses transactions",

@@ -114,9 +114,10 @@ pub trait ProbeStore: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Returns the lowest limit of connections, where it is too low for one process. Behind a pooler that gives each
-    /// connection a session, opens as many as a process does, and returns a limit where the pooler has fewer.
-    async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
+    /// Returns the lowest limit of connections, where it is too low for one process, whose pool has so many. Behind a pooler
+    /// that gives each connection a session, opens as many as a process does, and returns a limit where the pooler has
+    /// fewer.
+    async fn connection_limit(&self, _pool: u32) -> Result<Option<ConnectionLimit>, StoreError> {
         Ok(None)
     }
 

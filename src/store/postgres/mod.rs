@@ -28,6 +28,7 @@ mod probe;
 mod recording;
 mod relation;
 mod schema;
+mod sessions;
 mod timeouts;
 mod tls_files;
 mod wake;

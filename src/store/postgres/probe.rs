@@ -2,7 +2,7 @@
 //! Those of `serve` are tried once it is known that they get through.
 
 use super::inspect::UNNAMED;
-use super::{ADVISORY_SPACE, PostgresStore, wake};
+use super::{ADVISORY_SPACE, PostgresStore, sessions};
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
@@ -19,12 +19,8 @@ use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
-use std::time::Duration;
+use sqlx::{AssertSqlSafe, Connection as _};
 use uuid::Uuid;
-
-/// How often the sessions of two connections are compared.
-const ROUNDS: usize = 8;
 
 /// Statements of the driver that the server knows by the driver's own names. A pooler that keeps track
 /// gives them names of its own.
@@ -93,17 +89,6 @@ const CONNECTION_LIMIT: &str = "
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
 const LEAST_IN_POOL: u32 = 2;
 
-/// Time for one further session behind a pooler. One that has none free lets its client wait for minutes.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The sessions that a pooler has for the role and database, where this connection is one of them: a pooler that has none
-/// free has opened all.
-const SESSIONS_OF_POOL: &str = "
-    SELECT count(*) FROM pg_stat_activity o
-    JOIN pg_stat_activity a ON a.datid = o.datid AND a.usesysid = o.usesysid
-        AND a.client_addr IS NOT DISTINCT FROM o.client_addr AND a.backend_type = o.backend_type
-    WHERE o.pid = pg_backend_pid()";
-
 /// The tables that verifyd inserts rows into whose ids are from a sequence.
 const NUMBERED: [&str; 9] = [
     "operation_runs",
@@ -152,37 +137,6 @@ const NOT_UNIQUE: &str = "23505";
 /// not_null_violation
 const NOT_NULL: &str = "23502";
 
-/// In one message: a pooler may give each message another session.
-async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
-    let row = sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection);
-    Ok(row.await?.try_get(0)?)
-}
-
-/// Returns whether two connections, used alternately, keep a session each. Without a pooler, and with one in session mode,
-/// they do while they are open. One in transaction mode gives an idle session to both, and under load others.
-pub(super) async fn keep_their_sessions(
-    first: &mut PgConnection,
-    second: &mut PgConnection,
-) -> Result<bool, StoreError> {
-    let before = (session(first).await?, session(second).await?);
-    if before.0 == before.1 {
-        return Ok(false);
-    }
-    for round in 1..ROUNDS {
-        // The other one first each second time: a pooler that shares sessions out in turn gives each the other's.
-        let now = if round % 2 == 1 {
-            let of_second = session(second).await?;
-            (session(first).await?, of_second)
-        } else {
-            (session(first).await?, session(second).await?)
-        };
-        if now != before {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// Whether the server gets to see the driver's own names.
 async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreError> {
     let mut tx = connection.begin().await?;
@@ -205,6 +159,14 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
         .await?;
     tx.commit().await?;
     Ok(seen > 0)
+}
+
+/// Returns with how many connections `serve` works, and how many it opens: of the pool, one for the heartbeat, and
+/// those for listening.
+fn connections_with(pool: u32, listening: Option<u32>) -> (i64, i64) {
+    let others = 1 + listening.unwrap_or(0);
+    let least = pool.min(LEAST_IN_POOL) + others;
+    (i64::from(least), i64::from(pool + others))
 }
 
 /// Returns the limit of a pooler in session mode. `free`: sessions that could be opened; `all`: with those of others, which
@@ -352,15 +314,6 @@ impl PostgresStore {
         }))
     }
 
-    /// Returns with how many connections `serve` works, and how many it opens: of the pool, one for the heartbeat, and
-    /// those for listening.
-    fn connections_with(&self, listening: Option<u32>) -> (i64, i64) {
-        let pool = self.pool.options().get_max_connections();
-        let others = 1 + listening.unwrap_or(0);
-        let least = pool.min(LEAST_IN_POOL) + others;
-        (i64::from(least), i64::from(pool + others))
-    }
-
     /// Whether listening goes through the same server or pooler as everything else.
     fn listens_here(&self) -> bool {
         self.listen.as_ref().is_some_and(|listen| {
@@ -369,46 +322,14 @@ impl PostgresStore {
                 && listen.get_socket() == self.options.get_socket()
         })
     }
-
-    /// Opens connections with a session each, up to this number. Returns how many there were at the same time, and how many
-    /// the pooler had then with those of others, which only an open one can tell.
-    async fn sessions_at_once(&self, wanted: i64) -> Result<(i64, Option<i64>), StoreError> {
-        let mut opened = Vec::new();
-        let mut count = 0;
-        while count < wanted {
-            let opening = async {
-                let mut connection = self.options.connect().await?;
-                // A pooler lets a client sign in before it has a session for it.
-                session(&mut connection).await?;
-                Ok::<_, StoreError>(connection)
-            };
-            // An error is the pooler's answer to one client too many.
-            let Ok(Ok(connection)) = tokio::time::timeout(SESSION_TIMEOUT, opening).await else {
-                break;
-            };
-            opened.push(connection);
-            count += 1;
-        }
-        let mut all = None;
-        if let Some(connection) = opened.last_mut() {
-            let row = sqlx::raw_sql(SESSIONS_OF_POOL).fetch_one(connection);
-            let seen: i64 = row.await?.try_get(0)?;
-            all = Some(seen.max(count));
-        }
-        for connection in opened {
-            let _ = connection.close().await;
-        }
-        Ok((count, all))
-    }
 }
 
 #[async_trait]
 impl ProbeStore for PostgresStore {
     async fn try_pooling(&self) -> Result<Pooling, StoreError> {
         self.with_timeout(async {
-            let mut first = self.options.connect().await?;
-            let mut second = self.options.connect().await?;
-            let shared = !keep_their_sessions(&mut first, &mut second).await?;
+            let (mut first, mut second) = sessions::open_two(&self.options).await?;
+            let shared = !sessions::keep_their_sessions(&mut first, &mut second).await?;
             if shared {
                 // A pooler in statement mode refuses it.
                 first.begin().await?.rollback().await?;
@@ -482,16 +403,17 @@ impl ProbeStore for PostgresStore {
         .await
     }
 
-    async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
-        let is_direct = self.with_timeout(wake::is_direct(&self.options)).await?;
+    async fn connection_limit(&self, pool: u32) -> Result<Option<ConnectionLimit>, StoreError> {
+        let is_direct = self.with_timeout(sessions::is_direct(&self.options)).await?;
         if !is_direct {
             // Listening begins with two.
-            let least = self.connections_with(self.listens_here().then_some(1)).0;
-            let needed = self.connections_with(self.listens_here().then_some(2)).1;
-            let (free, all) = self.with_timeout(self.sessions_at_once(needed)).await?;
+            let least = connections_with(pool, self.listens_here().then_some(1)).0;
+            let needed = connections_with(pool, self.listens_here().then_some(2)).1;
+            let counted = sessions::count(&self.options, needed);
+            let (free, all) = self.with_timeout(counted).await?;
             return Ok(limit_of_pool(free, all, least, needed));
         }
-        let (least, needed) = self.connections_with(self.listen.as_ref().map(|_| 1));
+        let (least, needed) = connections_with(pool, self.listen.as_ref().map(|_| 1));
         self.transaction(async |tx| {
             let (role, database, allowed): (Option<String>, Option<String>, i64) = self
                 .rows(CONNECTION_LIMIT)
