@@ -23,6 +23,8 @@ const RENEW_CERTIFICATE: &str =
 const GIVE_CLIENT_CERTIFICATE: &str = "let sslcert and sslkey of database.url (DATABASE_URL) name a certificate that \
      the server accepts, and its key";
 
+const CORRECT_OPTIONS: &str = "correct `options` of database.url (DATABASE_URL), or PGOPTIONS";
+
 const REACH_SERVER: &str = "check database.url (DATABASE_URL), and that PostgreSQL runs there";
 
 /// What mends an error of PostgreSQL or of a pooler before it, by a part of its text. The first that fits counts.
@@ -105,14 +107,16 @@ const POSTGRES: &[(&str, &str)] = &[
         "the parameter options holds",
         "let `options` of database.url (DATABASE_URL), and PGOPTIONS, hold settings only, as options=-c%20NAME%3DVALUE",
     ),
+    // Of a connection; a statement of verifyd reads no setting that may be missing.
+    ("refused: unrecognized configuration parameter", CORRECT_OPTIONS),
+    ("available: unrecognized configuration parameter", CORRECT_OPTIONS),
     (
-        "configuration parameter",
-        "correct `options` of database.url (DATABASE_URL), or PGOPTIONS",
+        "unrecognized configuration parameter",
+        "as the owner of the table, let the policy or trigger of it that reads the setting do without it for verifyd's \
+         role: ALTER POLICY … ON the table USING (true), or TO other roles",
     ),
-    (
-        "invalid value for parameter",
-        "correct `options` of database.url (DATABASE_URL), or PGOPTIONS",
-    ),
+    ("configuration parameter", CORRECT_OPTIONS),
+    ("invalid value for parameter", CORRECT_OPTIONS),
     (
         "the TLS file",
         "let what is named lead to a file of PEM that this user can read",
@@ -396,6 +400,10 @@ mod tests {
             (
                 "unrecognized configuration parameter \"nonsense\" (SQLSTATE 42704)",
                 "`options`",
+            ),
+            (
+                "claiming a run: unrecognized configuration parameter \"app.tenant\" (SQLSTATE 42704)",
+                "ALTER POLICY",
             ),
             (
                 "database.url cannot be used: the TLS file \"/a\" of the parameter sslcert cannot be read: No such file \

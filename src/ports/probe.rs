@@ -33,13 +33,17 @@ pub enum Writing {
     NotTried(StoreError),
 }
 
-/// A table whose sequence gives an id next that is not larger than all that are there.
+/// A table whose sequence gives an id next that is not larger than all that are there, or not positive, or that counts
+/// down.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RepeatedIds {
+pub struct UnusableIds {
     pub table: &'static str,
     /// With its schema, quoted.
     pub sequence: String,
     pub next: i64,
+    /// By how much the sequence counts up; negative where it counts down.
+    pub increment: i64,
+    /// Of those that are there; 0 where none is larger.
     pub largest: i64,
     /// The sequence gives no larger one.
     pub last: i64,
@@ -109,8 +113,9 @@ pub trait ProbeStore: Send + Sync {
     /// Writes what `serve` writes, as the user of `database.url`, and rolls back.
     async fn try_writing(&self) -> Result<Writing, StoreError>;
 
-    /// Returns the tables that verifyd inserts into and whose next ids are taken, as after a restore of rows alone.
-    async fn repeated_ids(&self) -> Result<Vec<RepeatedIds>, StoreError> {
+    /// Returns the tables that verifyd inserts into and whose next ids are taken, as after a restore of rows alone, or no
+    /// ids that verifyd takes.
+    async fn unusable_ids(&self) -> Result<Vec<UnusableIds>, StoreError> {
         Ok(Vec::new())
     }
 

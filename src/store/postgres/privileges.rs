@@ -211,7 +211,7 @@ pub(super) fn is_written(table: &str) -> bool {
 }
 
 /// `$1`: the name of a table, `$2` and `$3`: privileges and the columns of each. Which of them are missing, counted from
-/// 1, the role, whether policies decide which rows it reads and writes, and the name of a policy for it. A column that is
+/// 1, the role, whether policies decide which rows it reads and writes, and a name that is free for a policy. A column that is
 /// missing is another finding. UPDATE of a table may be granted on some columns only.
 const MISSING: &str = "
     SELECT ARRAY(SELECT p.n FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS p(name, columns, n)
@@ -223,7 +223,12 @@ const MISSING: &str = "
                 WHEN p.name = 'UPDATE' THEN has_any_column_privilege(t.oid, p.name)
                 ELSE has_table_privilege(t.oid, p.name) END
             ORDER BY p.n),
-        quote_ident(current_user), coalesce(row_security_active(t.oid), false), quote_ident('admits_' || current_user)
+        quote_ident(current_user), coalesce(row_security_active(t.oid), false), (
+            SELECT quote_ident(p.name::text)
+            FROM generate_series(1, 1 + (SELECT count(*) FROM pg_policy l WHERE l.polrelid = t.oid)) AS n
+            CROSS JOIN LATERAL (SELECT (concat('admits_', nullif(n, 1) || '_', current_user))::name) AS p(name)
+            WHERE NOT EXISTS (SELECT FROM pg_policy l WHERE l.polrelid = t.oid AND l.polname = p.name)
+            ORDER BY n LIMIT 1)
     FROM (SELECT to_regclass($1)::oid) AS t(oid)";
 
 /// `$1`: the name of a table. The sequences that its defaults use, where the role may not. A value of an identity column

@@ -6,7 +6,7 @@ use super::{ADVISORY_SPACE, PostgresStore, sessions};
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
-    ConnectionLimit, LimitedBy, Pooling, ProbeStore, RepeatedIds, TableSize, Writing,
+    ConnectionLimit, LimitedBy, Pooling, ProbeStore, TableSize, UnusableIds, Writing,
 };
 use crate::ports::store_error::StoreError;
 use crate::store::End;
@@ -103,7 +103,7 @@ const NUMBERED: [&str; 9] = [
 ];
 
 /// `$1`: the name of a table whose ids the role may read. The sequence that the default of its ids names, else the one that
-/// belongs to the column; by how much it counts up, its last value, and whether the role may read it, which takes SELECT;
+/// belongs to the column; by how much it counts up, its maximum, and whether the role may read it, which takes SELECT;
 /// with USAGE alone it may read the last value. A name that the default has as a text is no dependency.
 const SEQUENCE: &str = r"
     SELECT q.seqrelid::bigint, format('%I.%I', n.nspname, r.relname), q.seqincrement, q.seqmax,
@@ -119,7 +119,7 @@ const SEQUENCE: &str = r"
     JOIN pg_sequence q ON q.seqrelid = s.oid
     JOIN pg_class r ON r.oid = q.seqrelid
     JOIN pg_namespace n ON n.oid = r.relnamespace
-    WHERE a.attrelid = to_regclass($1::text) AND a.attname = 'id' AND q.seqincrement > 0
+    WHERE a.attrelid = to_regclass($1::text) AND a.attname = 'id'
       AND has_column_privilege(a.attrelid, a.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
       AND has_sequence_privilege(q.seqrelid, 'SELECT, USAGE')";
 
@@ -269,12 +269,12 @@ impl PostgresStore {
     }
 
     /// Returns the next id of the table's sequence, the largest id that is there, and the last that the sequence gives.
-    /// `None`: it has no sequence, is empty, or the role may not read either.
+    /// `None`: it has no sequence, or the role may not read either.
     async fn ids(
         &self,
         tx: &mut PgConnection,
         table: &'static str,
-    ) -> Result<Option<RepeatedIds>, StoreError> {
+    ) -> Result<Option<UnusableIds>, StoreError> {
         let sequence: Option<(i64, String, i64, i64, bool)> = self
             .rows(SEQUENCE)
             .persistent(false)
@@ -291,24 +291,24 @@ impl PostgresStore {
             true => format!(
                 "SELECT CASE WHEN s.is_called THEN least(s.last_value, {last_but_one}) + {increment} \
                  ELSE s.last_value END, \
-                 (SELECT CAST(max(id) AS bigint) FROM {table}) FROM {sequence} AS s"
+                 (SELECT greatest(CAST(max(id) AS bigint), 0) FROM {table}) FROM {sequence} AS s"
             ),
             // Known once it has given an id.
             false => format!(
                 "SELECT CASE WHEN v.given IS NOT NULL THEN least(v.given, {last_but_one}) + {increment} END, \
-                 (SELECT CAST(max(id) AS bigint) FROM {table}) \
+                 (SELECT greatest(CAST(max(id) AS bigint), 0) FROM {table}) \
                  FROM (SELECT pg_sequence_last_value({oid}::oid::regclass)) AS v(given)"
             ),
         };
-        let (next, largest): (Option<i64>, Option<i64>) = sqlx::query_as(AssertSqlSafe(state))
+        let (next, largest): (Option<i64>, i64) = sqlx::query_as(AssertSqlSafe(state))
             .persistent(false)
             .fetch_one(&mut *tx)
             .await?;
-        let ids = next.zip(largest);
-        Ok(ids.map(|(next, largest)| RepeatedIds {
+        Ok(next.map(|next| UnusableIds {
             table,
             sequence,
             next,
+            increment,
             largest,
             last,
         }))
@@ -375,14 +375,14 @@ impl ProbeStore for PostgresStore {
         .await
     }
 
-    async fn repeated_ids(&self) -> Result<Vec<RepeatedIds>, StoreError> {
+    async fn unusable_ids(&self) -> Result<Vec<UnusableIds>, StoreError> {
         self.transaction(async |tx| {
-            let mut repeated = Vec::new();
+            let mut unusable = Vec::new();
             for table in NUMBERED {
                 let ids = self.ids(tx, table).await?;
-                repeated.extend(ids.filter(|ids| ids.next <= ids.largest));
+                unusable.extend(ids.filter(|ids| ids.increment < 0 || ids.next <= ids.largest));
             }
-            Ok(repeated)
+            Ok(unusable)
         })
         .await
     }

@@ -1,6 +1,6 @@
 //! `verifyd doctor` tries which runs the application's own rules refuse.
 
-use super::doctor::{answer, examined};
+use super::doctor::{answer, examined, statement};
 use test_support::bench::Bench;
 
 /// What the application's own rules refuse of `serve`, they refuse of `doctor`, which says so.
@@ -227,4 +227,73 @@ async fn what_could_not_be_tried_is_said() {
         .await;
     let said = found();
     assert!(said.contains("completing one was not tried"), "{said}");
+}
+
+/// Producers give their runs ids. What is printed lets them leave the id out.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_without_a_default_is_found() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    bench
+        .execute(
+            "ALTER TABLE operation_runs ALTER COLUMN id DROP IDENTITY IF EXISTS, ALTER COLUMN id DROP DEFAULT;
+             INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context, created_at)
+             VALUES (7, 1, 1, 'another', 'queued', '{}', now())",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "schema"));
+    let without = "operation_runs.id: NOT NULL and without a default";
+    assert!(found.starts_with(without), "{found}");
+    assert!(!remedy.contains("DROP NOT NULL"), "{remedy}");
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+    // That of `doctor` was rolled back, and has taken an id.
+    assert!(bench.enqueue(connection) > 7);
+}
+
+/// No worker claims a run whose id is not positive.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_are_not_positive_are_found() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    for (changed, exit, said) in [
+        (
+            "MINVALUE -10 START WITH -10 RESTART WITH -10",
+            1,
+            "the next id of operation_runs is -10, and its sequence counts by 1",
+        ),
+        (
+            "INCREMENT BY -1 MINVALUE -1000 MAXVALUE -1 START WITH -1 RESTART WITH -1",
+            1,
+            "the next id of operation_runs is -1, and its sequence counts by -1",
+        ),
+        (
+            "INCREMENT BY -1 MAXVALUE 1000 START WITH 1000 RESTART WITH 1000",
+            0,
+            "the next id of operation_runs is 1000, and its sequence counts by -1",
+        ),
+    ] {
+        let mut sql = bench.sql().await;
+        let sequence: String =
+            sqlx::query_scalar("SELECT pg_get_serial_sequence('operation_runs', 'id')")
+                .fetch_one(&mut sql)
+                .await
+                .unwrap();
+        bench
+            .execute(&format!("ALTER SEQUENCE {sequence} {changed}"))
+            .await;
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{changed}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (exit, "writing"), "{found}");
+        assert!(found.starts_with(said), "{found}");
+        bench.execute(statement(remedy)).await;
+        assert_eq!(examined(&bench), (0, vec![]));
+    }
+    assert!(bench.enqueue(connection) > 0);
 }
