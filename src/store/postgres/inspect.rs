@@ -209,7 +209,15 @@ impl PostgresStore {
                         .bind(&column.name)
                         .fetch_all(&mut *tx)
                         .await?;
-                    let remedy = relation.change_type(name, column, *family, &dependents);
+                    let holds_epochs = match column.look_for_epochs(name, *family) {
+                        Some(look) => {
+                            let found = privileges::read_briefly(tx, look).await?;
+                            matches!(found, Ok(Some(true)))
+                        }
+                        None => false,
+                    };
+                    let remedy =
+                        relation.change_type(name, column, *family, holds_epochs, &dependents);
                     findings.push(SchemaFinding {
                         fatal,
                         ..SchemaFinding::advice(subject, problem, remedy)

@@ -8,8 +8,7 @@ use crate::ports::store_error::StoreError;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::borrow::Cow;
 
-/// Longest time for reading a table whose policies may keep rows from the role, in milliseconds: they decide for each of
-/// its rows.
+/// Longest time for reading rows of a table, in milliseconds: policies may decide for each of them.
 const READING_MS: u32 = 500;
 
 /// query_canceled
@@ -415,6 +414,46 @@ fn grant(privileges: &str, on: &str, user: &str) -> String {
     format!("as the table's owner: GRANT {privileges} ON {on} TO {user};")
 }
 
+/// Reads a truth value within [`READING_MS`]. Where that fails the transaction goes on.
+pub(super) async fn read_briefly(
+    tx: &mut PgConnection,
+    statement: String,
+) -> Result<Result<Option<bool>, sqlx::Error>, StoreError> {
+    let limit = format!("SET LOCAL statement_timeout = {READING_MS}");
+    let mut inner = tx.begin().await?;
+    sqlx::raw_sql(AssertSqlSafe(limit))
+        .execute(&mut *inner)
+        .await?;
+    let read: Result<Option<bool>, sqlx::Error> = sqlx::query_scalar(AssertSqlSafe(statement))
+        .persistent(false)
+        .fetch_one(&mut *inner)
+        .await;
+    // The limit ends with it.
+    inner.rollback().await?;
+    Ok(read)
+}
+
+/// Returns what the role sees of a table, unless that takes long.
+async fn seen(tx: &mut PgConnection, table: &str) -> Result<Seen, StoreError> {
+    let sees_none = format!(
+        "SELECT pg_stat_get_live_tuples(to_regclass('{table}')) > 0 AND NOT EXISTS (SELECT FROM {table})"
+    );
+    let error = match read_briefly(tx, sees_none).await? {
+        Ok(Some(true)) => return Ok(Seen::None),
+        Ok(_) => return Ok(Seen::Any),
+        Err(error) => error,
+    };
+    let code = error.as_database_error().and_then(|said| said.code());
+    let code = code.map(Cow::into_owned);
+    if code.as_deref() == Some(QUERY_CANCELED) {
+        return Ok(Seen::Any);
+    }
+    match StoreError::from(error) {
+        error if error.is_transient() => Err(error),
+        _ => Ok(Seen::Failure(code)),
+    }
+}
+
 impl PostgresStore {
     /// Returns what the role lacks on this table.
     pub(super) async fn missing_privileges(
@@ -493,7 +532,7 @@ impl PostgresStore {
             .collect();
         // Whether a policy admits what is written is tried by `doctor`.
         let seen = match closed.is_empty() && is_readable && !is_written(table) {
-            true => self.seen(tx, table).await?,
+            true => seen(tx, table).await?,
             false => Seen::Any,
         };
         Ok(Some(Policies {
@@ -504,39 +543,6 @@ impl PostgresStore {
                 .find_map(|(.., restrictive)| restrictive),
             proposed,
         }))
-    }
-
-    /// Returns what the role sees of a table, unless that takes long.
-    async fn seen(&self, tx: &mut PgConnection, table: &str) -> Result<Seen, StoreError> {
-        let sees_none = format!(
-            "SELECT pg_stat_get_live_tuples(to_regclass('{table}')) > 0 AND NOT EXISTS (SELECT FROM {table})"
-        );
-        let limit = format!("SET LOCAL statement_timeout = {READING_MS}");
-        let mut inner = tx.begin().await?;
-        sqlx::raw_sql(AssertSqlSafe(limit))
-            .execute(&mut *inner)
-            .await?;
-        let sees_none: Result<Option<bool>, sqlx::Error> =
-            sqlx::query_scalar(AssertSqlSafe(sees_none))
-                .persistent(false)
-                .fetch_one(&mut *inner)
-                .await;
-        // The limit ends with it.
-        inner.rollback().await?;
-        let error = match sees_none {
-            Ok(Some(true)) => return Ok(Seen::None),
-            Ok(_) => return Ok(Seen::Any),
-            Err(error) => error,
-        };
-        let code = error.as_database_error().and_then(|said| said.code());
-        let code = code.map(Cow::into_owned);
-        if code.as_deref() == Some(QUERY_CANCELED) {
-            return Ok(Seen::Any);
-        }
-        match StoreError::from(error) {
-            error if error.is_transient() => Err(error),
-            _ => Ok(Seen::Failure(code)),
-        }
     }
 
     /// Names what the role lacks on this table, with the statement that grants it.
