@@ -29,6 +29,14 @@ const REACH_SERVER: &str = "check database.url (DATABASE_URL), and that PostgreS
 
 /// What mends an error of PostgreSQL or of a pooler before it, by a part of its text. The first that fits counts.
 const POSTGRES: &[(&str, &str)] = &[
+    (
+        "leaves the port to the variable PGPORT",
+        "check the variable PGPORT and database.url (DATABASE_URL), and that PostgreSQL runs there",
+    ),
+    (
+        " to the variable PG",
+        "correct the variable that is named; what it does not stand for is in database.url (DATABASE_URL)",
+    ),
     ("no server listens", REACH_SERVER),
     ("failed to lookup address information", REACH_SERVER),
     (
@@ -413,6 +421,10 @@ mod tests {
             (
                 "database.url cannot be used: the variable PGSSLMODE has another value, allowed: disable",
                 "correct or unset the variable",
+            ),
+            (
+                "password authentication failed (SQLSTATE 28P01); database.url leaves the password to the variable PGPASSWORD",
+                "correct the variable that is named",
             ),
             (
                 "the driver cannot sign in (SCRAM) with this password: SASLprep (RFC 4013) prohibits a character",

@@ -111,7 +111,8 @@ impl PostgresStore {
         settings: &DatabaseSettings,
         limits: LimitSettings,
     ) -> Result<Arc<Self>, StoreError> {
-        let (options, named) = options::read("database.url", settings.url.expose_secret())?;
+        let (options, named, variables) =
+            options::read("database.url", settings.url.expose_secret())?;
         let listen = match (settings.listen, settings.listen_url.expose_secret()) {
             (ListenMode::Off, _) => None,
             (ListenMode::Auto, "") => Some(options.clone()),
@@ -134,7 +135,7 @@ impl PostgresStore {
                     settings.acquire_timeout
                 ))
             })?
-            .map_err(opening)?;
+            .map_err(|error| variables.named_in(opening(error)))?;
         let renewal = Arc::new(timeouts::Renewal::default());
         let pool = timeouts::pool_options(settings, &renewal).connect_lazy_with(options.clone());
         Ok(Arc::new_cyclic(|me| Self {
