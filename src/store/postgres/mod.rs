@@ -78,6 +78,8 @@ pub(super) struct PostgresStore {
     options: PgConnectOptions,
     /// Options of the connection that listens; `None` when listening is off.
     listen: Option<PgConnectOptions>,
+    /// Of an address of its own.
+    listen_variables: Option<environment::ReadVariables>,
     /// `BEGIN` and the limits of every transaction.
     begin: SqlStr,
     /// The same for a batch; known once the server's features are known.
@@ -113,10 +115,14 @@ impl PostgresStore {
     ) -> Result<Arc<Self>, StoreError> {
         let (options, named, variables) =
             options::read("database.url", settings.url.expose_secret())?;
-        let listen = match (settings.listen, settings.listen_url.expose_secret()) {
-            (ListenMode::Off, _) => None,
-            (ListenMode::Auto, "") => Some(options.clone()),
-            (ListenMode::Auto, url) => Some(options::read("database.listen_url", url)?.0),
+        let listen_url = settings.listen_url.expose_secret();
+        let (listen, listen_variables) = match (settings.listen, listen_url) {
+            (ListenMode::Off, _) => (None, None),
+            (ListenMode::Auto, "") => (Some(options.clone()), None),
+            (ListenMode::Auto, url) => {
+                let (options, _, variables) = options::read("database.listen_url", url)?;
+                (Some(options), Some(variables))
+            }
         };
         let statement = settings.statement_timeout.as_millis();
         let lock = settings.lock_timeout().as_millis();
@@ -143,6 +149,7 @@ impl PostgresStore {
             heartbeat_connection: Mutex::new(None),
             options,
             listen,
+            listen_variables,
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_batch: OnceCell::new(),
             mark: Mutex::new(None),

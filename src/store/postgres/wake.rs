@@ -278,7 +278,12 @@ impl WakeStore for PostgresStore {
             return Ok(Listening::Off);
         };
         self.with_timeout(self.close_idle()).await?;
-        let Some(mut subscription) = Subscription::open(options).await? else {
+        let opened = Subscription::open(options).await;
+        let opened = opened.map_err(|error| match &self.listen_variables {
+            Some(variables) => variables.named_in(error),
+            None => error,
+        });
+        let Some(mut subscription) = opened? else {
             return Ok(Listening::NotReceived);
         };
         let there: String = sqlx::query_scalar(PLACE)
