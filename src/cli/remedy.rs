@@ -33,10 +33,6 @@ const POSTGRES: &[(&str, &str)] = &[
         "leaves the port to the variable PGPORT",
         "check the variable PGPORT and database.url (DATABASE_URL), and that PostgreSQL runs there",
     ),
-    (
-        " to the variable PG",
-        "correct the variable that is named; what it does not stand for is in database.url (DATABASE_URL)",
-    ),
     ("no server listens", REACH_SERVER),
     ("failed to lookup address information", REACH_SERVER),
     (
@@ -116,8 +112,14 @@ const POSTGRES: &[(&str, &str)] = &[
         "let `options` of database.url (DATABASE_URL), and PGOPTIONS, hold settings only, as options=-c%20NAME%3DVALUE",
     ),
     // Of a connection; a statement of verifyd reads no setting that may be missing.
-    ("refused: unrecognized configuration parameter", CORRECT_OPTIONS),
-    ("available: unrecognized configuration parameter", CORRECT_OPTIONS),
+    (
+        "refused: unrecognized configuration parameter",
+        CORRECT_OPTIONS,
+    ),
+    (
+        "available: unrecognized configuration parameter",
+        CORRECT_OPTIONS,
+    ),
     (
         "unrecognized configuration parameter",
         "as the owner of the table, let the policy or trigger of it that reads the setting do without it for verifyd's \
@@ -130,16 +132,33 @@ const POSTGRES: &[(&str, &str)] = &[
         "let what is named lead to a file of PEM that this user can read",
     ),
     (
+        "SASLprep",
+        "give the role another password or name; every printable ASCII character can be in it",
+    ),
+    (
+        "to the variable PGSSLMODE",
+        "let both sides agree on TLS: ssl = on in the server and PGSSLMODE=require or stricter, or PGSSLMODE=prefer and a \
+         pg_hba.conf that admits the user from here without TLS",
+    ),
+    (
+        "to the variable PGSSLROOTCERT",
+        "let the variable PGSSLROOTCERT name a file of the authority that issued the server's certificate, in PEM",
+    ),
+    (
+        "to the variable PGDATABASE",
+        "create the database, or correct its name in the variable PGDATABASE",
+    ),
+    (
+        "to the variable PGUSER",
+        "correct what is named, or let the server admit the user from here: LOGIN of the role, pg_hba.conf",
+    ),
+    (
         "the variable PG",
         "correct or unset the variable, or write into database.url (DATABASE_URL) what it stands for",
     ),
     (
         "must be given together",
         "give both parameters in database.url (DATABASE_URL), or neither",
-    ),
-    (
-        "SASLprep",
-        "give the role another password or name; every printable ASCII character can be in it",
     ),
     ("UnknownIssuer", TRUST_AUTHORITY),
     (
@@ -424,7 +443,23 @@ mod tests {
             ),
             (
                 "password authentication failed (SQLSTATE 28P01); database.url leaves the password to the variable PGPASSWORD",
-                "correct the variable that is named",
+                "correct or unset the variable",
+            ),
+            (
+                "no pg_hba.conf entry (SQLSTATE 28000); database.url leaves the user to the variable PGUSER",
+                "LOGIN of the role",
+            ),
+            (
+                "database \"a\" does not exist (SQLSTATE 3D000); database.url leaves the database to the variable PGDATABASE",
+                "create the database",
+            ),
+            (
+                "TLS: server does not support TLS; database.url leaves sslmode to the variable PGSSLMODE",
+                "ssl = on",
+            ),
+            (
+                "unsupported startup parameter: options (SQLSTATE 08P01); database.url leaves options to the variable PGOPTIONS",
+                "ignore_startup_parameters",
             ),
             (
                 "the driver cannot sign in (SCRAM) with this password: SASLprep (RFC 4013) prohibits a character",

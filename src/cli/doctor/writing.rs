@@ -37,7 +37,8 @@ const ONLY_CLAIMED: &str =
     "claiming a run is accepted; completing one was not tried, since no check could be recorded";
 
 /// What was found where there is no run to try.
-const NOTHING_TRIED: &str = "no run is queued, and no check could be recorded: nothing could be tried";
+const NOTHING_TRIED: &str =
+    "no run is queued, and no check could be recorded: nothing could be tried";
 
 /// Returns whether the INSERT of a check has notified the workers; `None`: it cannot be told.
 pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
@@ -108,9 +109,13 @@ fn of_ids(ids: &UnusableIds) -> Line {
             "operation_runs" if *next <= 0 => State::Failed,
             _ => State::Warning,
         };
+        let of_runs = match *table {
+            "operation_runs" => "; no worker claims a run whose id is not positive",
+            _ => "",
+        };
         let found = format!(
             "the next id of {table} is {next}, and its sequence counts by {increment}: ids must be positive, and those of \
-             later rows larger; no worker claims a run whose id is not positive"
+             later rows larger{of_runs}"
         );
         let remedy = format!(
             "as the table's owner: ALTER SEQUENCE {sequence} INCREMENT BY {} MINVALUE 1 NO MAXVALUE START WITH 1 \

@@ -155,7 +155,13 @@ impl ReadVariables {
         url: &Url,
         variable: impl Fn(&'static str) -> Option<OsString>,
     ) -> Self {
-        let variables = in_use(url, variable).map(|(known, _)| known).collect();
+        let mut names = url.query_pairs().map(|(name, _)| name);
+        let has_options = names.any(|name| name == OPTIONS || name.starts_with("options["));
+        let variables = in_use(url, variable)
+            .map(|(known, _)| known)
+            // Of both either may be the cause.
+            .filter(|known| !(has_options && known.parameters.contains(&OPTIONS)))
+            .collect();
         Self { key, variables }
     }
 
@@ -294,9 +300,10 @@ mod tests {
     #[test]
     fn the_variable_that_may_be_the_cause_of_an_error_is_named() {
         const WRONG_PASSWORD: &str = "password authentication failed (SQLSTATE 28P01)";
+        const WRONG_OPTION: &str = "unrecognized configuration parameter \"a\" (SQLSTATE 42704)";
         let named = |address: &str, said: &str| {
             let url = Url::parse(address).unwrap();
-            let set = ["PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE"];
+            let set = ["PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGOPTIONS"];
             let variables = ReadVariables::beside("database.url", &url, |name| {
                 set.contains(&name).then(|| OsString::from("5"))
             });
@@ -316,6 +323,13 @@ mod tests {
                 "; database.url leaves the user to the variable PGUSER and the password to the variable PGPASSWORD",
             ),
             ("postgres://u:p@h/db", WRONG_PASSWORD, ""),
+            (
+                "postgres://u:p@h/db",
+                WRONG_OPTION,
+                "; database.url leaves options to the variable PGOPTIONS",
+            ),
+            ("postgres://u:p@h/db?options=-c%20a=b", WRONG_OPTION, ""),
+            ("postgres://u:p@h/db?options[a]=b", WRONG_OPTION, ""),
             (
                 "postgres://u:p@h",
                 "database \"5\" does not exist (SQLSTATE 3D000)",

@@ -102,8 +102,8 @@ const NUMBERED: [&str; 9] = [
     "verifyd.audit_entries",
 ];
 
-/// `$1`: the name of a table whose ids the role may read. The sequence that the default of its ids names, else the one that
-/// belongs to the column; by how much it counts up, its maximum, and whether the role may read it, which takes SELECT;
+/// `$1`: the name of a table whose ids the role may read. The sequence that the default of its ids names, else that of the
+/// identity column, else the one that belongs to the column, as a default that was dropped leaves one behind; by how much it counts up, its maximum, and whether the role may read it, which takes SELECT;
 /// with USAGE alone it may read the last value. A name that the default has as a text is no dependency.
 const SEQUENCE: &str = r"
     SELECT q.seqrelid::bigint, format('%I.%I', n.nspname, r.relname), q.seqincrement, q.seqmax,
@@ -115,6 +115,8 @@ const SEQUENCE: &str = r"
             WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass),
         to_regclass(replace(
             substring(pg_get_expr(f.adbin, f.adrelid) FROM $re$nextval\(\(?'((?:[^']|'')+)'$re$), '''''', ''''))::oid,
+        (SELECT d.objid FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+            AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'i' AND a.attidentity <> ''),
         to_regclass(pg_get_serial_sequence($1::text, a.attname::text))::oid)) AS s(oid)
     JOIN pg_sequence q ON q.seqrelid = s.oid
     JOIN pg_class r ON r.oid = q.seqrelid
@@ -404,7 +406,9 @@ impl ProbeStore for PostgresStore {
     }
 
     async fn connection_limit(&self, pool: u32) -> Result<Option<ConnectionLimit>, StoreError> {
-        let is_direct = self.with_timeout(sessions::is_direct(&self.options)).await?;
+        let is_direct = self
+            .with_timeout(sessions::is_direct(&self.options))
+            .await?;
         if !is_direct {
             // Listening begins with two.
             let least = connections_with(pool, self.listens_here().then_some(1)).0;

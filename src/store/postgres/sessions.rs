@@ -76,19 +76,18 @@ async fn close_once_open(opening: impl Future<Output = Result<PgConnection, Stor
 pub(super) async fn open_two(
     options: &PgConnectOptions,
 ) -> Result<(PgConnection, PgConnection), StoreError> {
-    let until = Instant::now() + SESSION_TIMEOUT;
     let none = |which: &str| {
         let seconds = SESSION_TIMEOUT.as_secs();
         StoreError::Unavailable(format!(
             "the server or pooler gave no {which}session within {seconds} s"
         ))
     };
-    let Ok(first) = tokio::time::timeout_at(until, open(options)).await else {
+    let Ok(first) = tokio::time::timeout(SESSION_TIMEOUT, open(options)).await else {
         return Err(none(""));
     };
     let first = first?;
     let mut opening = Box::pin(open(options));
-    match tokio::time::timeout_at(until, &mut opening).await {
+    match tokio::time::timeout(SESSION_TIMEOUT, &mut opening).await {
         Ok(Ok(second)) => Ok((first, second)),
         Ok(Err(error)) => {
             let _ = first.close().await;

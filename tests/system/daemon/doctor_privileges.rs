@@ -302,7 +302,8 @@ async fn a_policy_that_fails_for_updates_is_no_fault_of_the_options() {
         panic!("{bad:?}")
     };
     assert_eq!((code, part.as_str()), (1, "schema"));
-    let create = "CREATE POLICY admits_2_verifyd_serve ON operation_runs TO verifyd_serve USING (true);";
+    let create =
+        "CREATE POLICY admits_2_verifyd_serve ON operation_runs TO verifyd_serve USING (true);";
     assert_eq!(statement(remedy), create);
     bench.execute(create).await;
     assert_eq!(examined(&bench), (0, vec![]));
