@@ -103,8 +103,9 @@ const NUMBERED: [&str; 9] = [
 ];
 
 /// `$1`: the name of a table whose ids the role may read. The sequence that the default of its ids names, else that of the
-/// identity column, else the one that belongs to the column, as a default that was dropped leaves one behind; by how much it counts up, its maximum, and whether the role may read it, which takes SELECT;
-/// with USAGE alone it may read the last value. A name that the default has as a text is no dependency.
+/// identity column, else the one that belongs to the column, as a default that was dropped leaves one behind; by how much
+/// it counts up, its maximum, and whether the role may read it, which takes SELECT; with USAGE alone it may read the last
+/// value. A name that the default has as a text is no dependency.
 const SEQUENCE: &str = r"
     SELECT q.seqrelid::bigint, format('%I.%I', n.nspname, r.relname), q.seqincrement, q.seqmax,
         has_sequence_privilege(q.seqrelid, 'SELECT')
