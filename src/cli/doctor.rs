@@ -128,13 +128,23 @@ fn late(part: &'static str, state: State, remedy: &str) -> Line {
     bad(part, state, found, remedy)
 }
 
-/// Within the time that a part has. The lines that it has found by then stay.
+/// Within the time that a part has. The lines that it has found by then stay. All parts use one session, which the part
+/// before may not have left in time.
 async fn in_time(
     part: &'static str,
     store: &dyn Store,
     lines: &mut Vec<Line>,
     looks: impl AsyncFnOnce(&dyn Store, &mut Vec<Line>),
 ) {
+    match tokio::time::timeout(TIMEOUT, store.ping()).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(failure)) => return lines.push(error(part, &failure)),
+        Err(_) => {
+            let seconds = TIMEOUT.as_secs();
+            let found = format!("{} session within {seconds} s", remedy::GAVE_NO);
+            return lines.push(bad(part, State::Failed, found, remedy::NO_SESSION));
+        }
+    }
     let looked = tokio::time::timeout(TIMEOUT, looks(store, lines)).await;
     if looked.is_err() {
         let remedy = "look at locks and load in the database";
@@ -213,9 +223,19 @@ fn version() -> String {
     format!("{version}, commit {commit}, rustc {rustc}")
 }
 
+/// The settings with one connection to a server: a pool that may have more opens another one while the server has not
+/// answered yet for one that was returned.
+fn with_one_session(settings: &Settings) -> Settings {
+    let mut own = settings.clone();
+    if !settings.is_embedded() {
+        own.database.max_connections = 1;
+    }
+    own
+}
+
 async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn Store>> {
     let opened = match app::missing_database(settings) {
-        Ok(None) => app::open_store(settings).await,
+        Ok(None) => app::open_store(&with_one_session(settings)).await,
         // Its owner would be who runs `doctor`, and not who runs `serve`.
         Ok(Some(file)) => {
             let found = format!("sqlite: {} is not there yet", file.display());

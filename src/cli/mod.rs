@@ -142,7 +142,6 @@ fn naming_argument(
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    #[cfg(feature = "simulator")]
     let logs_chosen = cli.log.is_some();
     let overrides = cli
         .command
@@ -160,6 +159,15 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         if needs_database {
             app::require_database(&settings)?;
         }
+        Ok(settings)
+    };
+    // It says itself what it waits for.
+    let examining = || -> anyhow::Result<Settings> {
+        let mut settings = load()?;
+        if !logs_chosen {
+            settings.log.leave_out_slow_statements();
+        }
+        logs::init(&settings.log)?;
         Ok(settings)
     };
     let services = async || Services::open(ready()?).await;
@@ -185,7 +193,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             bench::run(settings, &command).await
         }
         Command::Debug(command) => debug::run(&ready()?, &command).await,
-        Command::SupportBundle(command) => support_bundle::run(ready(), &command).await,
+        Command::SupportBundle(command) => support_bundle::run(examining(), &command).await,
         Command::Completions(command) => generated::completions(&command),
         Command::Man(command) => generated::man(&command),
         Command::Healthcheck(command) => healthcheck::run(&load()?, &command).await,
@@ -200,7 +208,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Prune(command) => prune::run(&ready()?, &command).await,
         Command::Tokens(command) => tokens::run(&ready()?, &command).await,
         Command::Audit(command) => audit::run(&ready()?, &command).await,
-        Command::Doctor(command) => doctor::run(&ready()?, &command).await,
+        Command::Doctor(command) => doctor::run(&examining()?, &command).await,
         Command::Connections(command) => connections::run(&services().await?, command).await,
         Command::Enqueue(command) => enqueue::run(&services().await?, &command).await,
         Command::Webhooks(command) => webhooks::run(&services().await?, command).await,

@@ -12,6 +12,12 @@ use std::io::ErrorKind;
 pub(super) const MORE_CONNECTIONS: &str = "allow more connections (max_connections of the server, CONNECTION LIMIT of role and \
      database), lower database.max_connections (each replica takes two more), or use a pooler (docs/guides/deploy.md)";
 
+/// How the error begins of a session that is not had in time.
+pub(super) const GAVE_NO: &str = "the server or pooler gave no";
+
+pub(super) const NO_SESSION: &str = "let the pooler have two connections to the server free (PgBouncer: raise \
+     default_pool_size, or pool_size of the database), or raise max_connections of the server, which others use up";
+
 const TRUST_AUTHORITY: &str = "let sslrootcert of database.url (DATABASE_URL) name a file of the authority that \
      issued the server's certificate, in PEM";
 const RENEW_CERTIFICATE: &str =
@@ -19,10 +25,16 @@ const RENEW_CERTIFICATE: &str =
 const GIVE_CLIENT_CERTIFICATE: &str = "let sslcert and sslkey of database.url (DATABASE_URL) name a certificate that \
      the server accepts, and its key";
 
+const CORRECT_OPTIONS: &str = "correct `options` of database.url (DATABASE_URL), or PGOPTIONS";
+
 const REACH_SERVER: &str = "check database.url (DATABASE_URL), and that PostgreSQL runs there";
 
 /// What mends an error of PostgreSQL or of a pooler before it, by a part of its text. The first that fits counts.
 const POSTGRES: &[(&str, &str)] = &[
+    (
+        "leaves the port to the variable PGPORT",
+        "check the variable PGPORT and database.url (DATABASE_URL), and that PostgreSQL runs there",
+    ),
     ("no server listens", REACH_SERVER),
     ("failed to lookup address information", REACH_SERVER),
     (
@@ -78,6 +90,7 @@ const POSTGRES: &[(&str, &str)] = &[
     ),
     ("SQLSTATE 53100", "make room on the server's disk"),
     ("SQLSTATE 53300", MORE_CONNECTIONS),
+    (GAVE_NO, NO_SESSION),
     (
         "statement pooling mode",
         "let PgBouncer pool in transaction or session mode (pool_mode): verifyd uses transactions",
@@ -100,17 +113,46 @@ const POSTGRES: &[(&str, &str)] = &[
         "the parameter options holds",
         "let `options` of database.url (DATABASE_URL), and PGOPTIONS, hold settings only, as options=-c%20NAME%3DVALUE",
     ),
+    // Of a connection; a statement of verifyd reads no setting that may be missing.
     (
-        "configuration parameter",
-        "correct `options` of database.url (DATABASE_URL), or PGOPTIONS",
+        "refused: unrecognized configuration parameter",
+        CORRECT_OPTIONS,
     ),
     (
-        "invalid value for parameter",
-        "correct `options` of database.url (DATABASE_URL), or PGOPTIONS",
+        "available: unrecognized configuration parameter",
+        CORRECT_OPTIONS,
     ),
+    (
+        "unrecognized configuration parameter",
+        "as the owner of the table, let the policy or trigger of it that reads the setting do without it for verifyd's \
+         role: ALTER POLICY … ON the table USING (true), or TO other roles",
+    ),
+    ("configuration parameter", CORRECT_OPTIONS),
+    ("invalid value for parameter", CORRECT_OPTIONS),
     (
         "the TLS file",
         "let what is named lead to a file of PEM that this user can read",
+    ),
+    (
+        "SASLprep",
+        "give the role another password or name; every printable ASCII character can be in it",
+    ),
+    (
+        "to the variable PGSSLMODE",
+        "let both sides agree on TLS: ssl = on in the server and PGSSLMODE=require or stricter, or PGSSLMODE=prefer and a \
+         pg_hba.conf that admits the user from here without TLS",
+    ),
+    (
+        "to the variable PGSSLROOTCERT",
+        "let the variable PGSSLROOTCERT name a file of the authority that issued the server's certificate, in PEM",
+    ),
+    (
+        "to the variable PGDATABASE",
+        "create the database, or correct its name in the variable PGDATABASE",
+    ),
+    (
+        "to the variable PGUSER",
+        "correct what is named, or let the server admit the user from here: LOGIN of the role, pg_hba.conf",
     ),
     (
         "the variable PG",
@@ -119,10 +161,6 @@ const POSTGRES: &[(&str, &str)] = &[
     (
         "must be given together",
         "give both parameters in database.url (DATABASE_URL), or neither",
-    ),
-    (
-        "SASLprep",
-        "give the role another password or name; every printable ASCII character can be in it",
     ),
     ("UnknownIssuer", TRUST_AUTHORITY),
     (
@@ -396,6 +434,10 @@ mod tests {
                 "`options`",
             ),
             (
+                "claiming a run: unrecognized configuration parameter \"app.tenant\" (SQLSTATE 42704)",
+                "ALTER POLICY",
+            ),
+            (
                 "database.url cannot be used: the TLS file \"/a\" of the parameter sslcert cannot be read: No such file \
                  or directory (os error 2)",
                 "a file of PEM",
@@ -403,6 +445,26 @@ mod tests {
             (
                 "database.url cannot be used: the variable PGSSLMODE has another value, allowed: disable",
                 "correct or unset the variable",
+            ),
+            (
+                "password authentication failed (SQLSTATE 28P01); database.url leaves the password to the variable PGPASSWORD",
+                "correct or unset the variable",
+            ),
+            (
+                "no pg_hba.conf entry (SQLSTATE 28000); database.url leaves the user to the variable PGUSER",
+                "LOGIN of the role",
+            ),
+            (
+                "database \"a\" does not exist (SQLSTATE 3D000); database.url leaves the database to the variable PGDATABASE",
+                "create the database",
+            ),
+            (
+                "TLS: server does not support TLS; database.url leaves sslmode to the variable PGSSLMODE",
+                "ssl = on",
+            ),
+            (
+                "unsupported startup parameter: options (SQLSTATE 08P01); database.url leaves options to the variable PGOPTIONS",
+                "ignore_startup_parameters",
             ),
             (
                 "the driver cannot sign in (SCRAM) with this password: SASLprep (RFC 4013) prohibits a character",

@@ -33,14 +33,18 @@ pub enum Writing {
     NotTried(StoreError),
 }
 
-/// A table whose sequence is at its end, or gives an id next that is not larger than all that are there.
+/// A table whose sequence is at its end, or gives an id next that is not larger than all that are there, or not positive,
+/// or that counts down.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RepeatedIds {
+pub struct UnusableIds {
     pub table: &'static str,
     /// With its schema, quoted.
     pub sequence: String,
     /// `None`: the sequence is at its end.
     pub next: Option<i64>,
+    /// By how much the sequence counts up; negative where it counts down.
+    pub increment: i64,
+    /// Of those that are there; 0 where none is larger.
     pub largest: i64,
     /// The sequence gives no larger one.
     pub last: i64,
@@ -110,14 +114,16 @@ pub trait ProbeStore: Send + Sync {
     /// Writes what `serve` writes, as the user of `database.url`, and rolls back.
     async fn try_writing(&self) -> Result<Writing, StoreError>;
 
-    /// Returns the tables that verifyd inserts into and whose next ids are taken, as after a restore of rows alone.
-    async fn repeated_ids(&self) -> Result<Vec<RepeatedIds>, StoreError> {
+    /// Returns the tables that verifyd inserts into and whose next ids are taken, as after a restore of rows alone, or no
+    /// ids that verifyd takes.
+    async fn unusable_ids(&self) -> Result<Vec<UnusableIds>, StoreError> {
         Ok(Vec::new())
     }
 
-    /// Returns the lowest limit of connections, where it is too low for one process. Behind a pooler that gives each
-    /// connection a session, opens as many as a process does, and returns a limit where the pooler has fewer.
-    async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
+    /// Returns the lowest limit of connections, where it is too low for one process, whose pool has so many. Behind a pooler
+    /// that gives each connection a session, opens as many as a process does, and returns a limit where the pooler has
+    /// fewer.
+    async fn connection_limit(&self, _pool: u32) -> Result<Option<ConnectionLimit>, StoreError> {
         Ok(None)
     }
 

@@ -260,7 +260,9 @@ async fn record(steps: &mut dyn RunSteps) -> Result<Recorded, StoreError> {
         recorded = steps.insert(RECORD_EMPTY).await;
     }
     let error = match recorded {
-        Ok(Some((run, _))) => return Ok(Recorded::Run(RunId(run))),
+        Ok(Some((run, _))) if run > 0 => return Ok(Recorded::Run(RunId(run))),
+        // No worker claims it, as the test of the next ids says.
+        Ok(Some(_)) => return Ok(Recorded::Nothing),
         Ok(None) => {
             let checkable = CHECKABLE.fetch_one(&mut *steps.connection()).await;
             let (checkable,): (i64,) = checkable?;

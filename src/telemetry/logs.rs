@@ -28,6 +28,15 @@ pub struct LogSettings {
     pub filter: String,
 }
 
+impl LogSettings {
+    /// Leaves out what the driver of the database says of slow statements and connections, unless the filter names it.
+    pub fn leave_out_slow_statements(&mut self) {
+        if !self.filter.is_empty() && !self.filter.contains("sqlx") {
+            self.filter += ",sqlx=error";
+        }
+    }
+}
+
 /// Why logs cannot be set up: an invalid `log.filter`, or a second call.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {

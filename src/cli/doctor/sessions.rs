@@ -11,7 +11,8 @@ use secrecy::ExposeSecret as _;
 
 /// A line where `serve` may not open all its connections. It failed where a limit allows fewer than `serve` works with.
 pub async fn limit(store: &dyn Store, settings: &Settings) -> Option<Line> {
-    match store.connection_limit().await {
+    let pool = settings.database.max_connections;
+    match store.connection_limit(pool).await {
         Ok(limit) => limit.as_ref().map(line),
         Err(failure) => Some(refused(&failure, settings)),
     }

@@ -2,27 +2,27 @@
 
 use super::{Line, State, bad, error, ok};
 use crate::ports::probe::{
-    CLAIMING, COMPLETING, RECORDING, RELEASING, RepeatedIds, WRITING_INVENTORY, Writing,
+    CLAIMING, COMPLETING, RECORDING, RELEASING, UnusableIds, WRITING_INVENTORY, Writing,
 };
 use crate::ports::store::{Store, StoreError};
 
 const PART: &str = "writing";
 
 /// The remedy where a rule of the application refuses what `serve` writes to a run.
-const REFUSING_RULE: &str = "let the trigger or constraint that refuses it accept what verifyd \
+const REFUSING_RULE: &str = "let the policy, trigger or constraint that refuses it accept what verifyd \
      writes: status, outcome, context, failure_summary, started_at and completed_at of its runs";
 
 /// The remedy where such a rule refuses the permissions that a check has read.
-const REFUSING_PERMISSIONS: &str = "let the column, trigger or constraint of tenant_permissions that refuses it accept \
+const REFUSING_PERMISSIONS: &str = "let the column, policy, trigger or constraint of tenant_permissions that refuses it accept \
      what verifyd writes: tenant_id, permission_key, status (granted, missing), details and last_checked_at; until then no \
      check that reads permissions can be completed";
 
 /// The remedy where such a rule refuses a run that verifyd records.
-const REFUSING_INSERT: &str = "let the trigger or constraint that refuses it accept a queued run with workspace_id, \
+const REFUSING_INSERT: &str = "let the policy, trigger or constraint that refuses it accept a queued run with workspace_id, \
      tenant_id, type, status, context and created_at; until then no check is started by command line, API or page";
 
 /// The remedy where it is not known whether such a rule refuses more than the run that verifyd records.
-const REFUSING_ALL: &str = "let the trigger or constraint that refuses it accept a queued run with workspace_id, \
+const REFUSING_ALL: &str = "let the policy, trigger or constraint that refuses it accept a queued run with workspace_id, \
      tenant_id, type, status, context and created_at; or try again while a run is queued";
 
 /// What was found where a queued run was claimed, released and completed.
@@ -37,19 +37,20 @@ const ONLY_CLAIMED: &str =
     "claiming a run is accepted; completing one was not tried, since no check could be recorded";
 
 /// What was found where there is no run to try.
-const NOTHING_TRIED: &str = "no run is queued and no connection is there of which a check could be recorded: nothing could be tried";
+const NOTHING_TRIED: &str =
+    "no run is queued, and no check could be recorded: nothing could be tried";
 
 /// Returns whether the INSERT of a check has notified the workers; `None`: it cannot be told.
 pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
     // Before a check is recorded, which takes an id.
-    let repeated = store.repeated_ids().await.unwrap_or_else(|failure| {
+    let unusable = store.unusable_ids().await.unwrap_or_else(|failure| {
         lines.push(Line {
             state: State::Warning,
             ..error(PART, &failure)
         });
         Vec::new()
     });
-    lines.extend(repeated.iter().map(repeating));
+    lines.extend(unusable.iter().map(of_ids));
     let tried = store.try_writing().await;
     let notifies = match &tried {
         Ok(Writing::Accepted { notifies }) => *notifies,
@@ -61,7 +62,7 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
         Ok(Writing::NothingTried) => ok(PART, NOTHING_TRIED),
         Ok(Writing::NotRecording(failure) | Writing::NotTried(failure))
             if is_repeated_key(&failure)
-                && repeated.iter().any(|ids| ids.table == "operation_runs") =>
+                && unusable.iter().any(|ids| ids.table == "operation_runs") =>
         {
             return None;
         }
@@ -93,15 +94,39 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
     notifies
 }
 
-/// A line for the ids of a table that begin again.
-fn repeating(ids: &RepeatedIds) -> Line {
-    let RepeatedIds {
+/// A line for the next ids of a table.
+fn of_ids(ids: &UnusableIds) -> Line {
+    let UnusableIds {
         table,
         sequence,
         next,
+        increment,
         largest,
         last,
     } = ids;
+    let is_positive = next.is_none_or(|next| next > 0);
+    if *increment < 0 || !is_positive {
+        let state = match *table {
+            "operation_runs" if !is_positive => State::Failed,
+            _ => State::Warning,
+        };
+        let of_runs = match *table {
+            "operation_runs" => "; no worker claims a run whose id is not positive",
+            _ => "",
+        };
+        let found = format!(
+            "the next id of {table} is {}, and its sequence counts by {increment}: ids must be positive, and those of \
+             later rows larger{of_runs}",
+            next.map_or_else(|| "none".to_owned(), |next| next.to_string())
+        );
+        let remedy = format!(
+            "as the table's owner: ALTER SEQUENCE {sequence} INCREMENT BY {} MINVALUE 1 NO MAXVALUE START WITH 1 \
+             RESTART WITH {};",
+            (*increment).max(1),
+            largest.saturating_add(1)
+        );
+        return bad(PART, state, found, remedy);
+    }
     let remedy = match largest >= last {
         true => format!(
             "as the table's owner delete the row of {table} whose id is {largest}, or give it a smaller id, and run \
@@ -117,7 +142,7 @@ fn repeating(ids: &RepeatedIds) -> Line {
             "the next id of {table} is {next}, and {largest} is there already: an INSERT is refused where its id is taken"
         ),
         None => format!(
-            "the sequence of {table} is at its end, and {largest} is there already: an INSERT is refused"
+            "the sequence of {table} is at its end: an INSERT is refused"
         ),
     };
     bad(PART, State::Warning, found, remedy)
@@ -144,7 +169,12 @@ fn is_refused_by_a_rule(why: &str) -> bool {
         COMPLETING,
         WRITING_INVENTORY,
     ];
-    let others = ["SQLSTATE 42501", "row-level security", "_pkey\""];
+    let others = [
+        "SQLSTATE 42501",
+        "row-level security",
+        "configuration parameter",
+        "_pkey\"",
+    ];
     steps.iter().any(|step| why.starts_with(step)) && !others.iter().any(|o| why.contains(o))
 }
 
@@ -159,14 +189,15 @@ mod tests {
     #[test]
     fn ids_do_not_go_on_behind_the_last_one() {
         let remedy = |largest, last| {
-            let ids = RepeatedIds {
+            let ids = UnusableIds {
                 table: "operation_runs",
                 sequence: "public.\"it's\"".to_owned(),
                 next: Some(1),
+                increment: 1,
                 largest,
                 last,
             };
-            repeating(&ids).remedy.unwrap_or_default()
+            of_ids(&ids).remedy.unwrap_or_default()
         };
         assert!(remedy(5, i64::MAX).contains("setval('public.\"it''s\"', "));
         for (largest, last) in [(i64::MAX, i64::MAX), (i64::from(i32::MAX), 2_147_483_647)] {

@@ -1,50 +1,91 @@
 //! Checks the variables of the environment that the driver reads where the address leaves something out. It drops a
 //! value that it cannot use, and connects without: of `PGSSLMODE`, without TLS.
 
+use crate::ports::store_error::StoreError;
 use crate::store::address;
 use std::ffi::OsString;
 use url::Url;
 
 /// A variable that the driver reads.
+#[derive(Debug)]
 struct Variable {
     name: &'static str,
+    /// What it stands for, in words.
+    what: &'static str,
     /// What stands for it in an address, and the rule for its values.
     parameters: &'static [&'static str],
     is_in_address: fn(&Url) -> bool,
+    /// Parts of the errors of a connection that it may be the cause of.
+    errors: &'static [&'static str],
 }
 
-const fn of_parameter(name: &'static str, parameters: &'static [&'static str]) -> Variable {
+const fn of_parameter(
+    name: &'static str,
+    parameters: &'static [&'static str],
+    errors: &'static [&'static str],
+) -> Variable {
     Variable {
         name,
+        what: parameters[0],
         parameters,
         is_in_address: |_| false,
+        errors,
     }
 }
 
 /// `PGHOST` and `PGHOSTADDR` are not read, as every address has a host; `PGAPPNAME` neither, nor files of passwords.
 const VARIABLES: &[Variable] = &[
     Variable {
+        what: "the port",
         is_in_address: |url| url.port().is_some(),
-        ..of_parameter(PORT, &["port"])
+        ..of_parameter(PORT, &["port"], &["no server listens"])
     },
     Variable {
+        what: "the user",
         is_in_address: |url| !url.username().is_empty(),
-        ..of_parameter("PGUSER", &["user"])
+        ..of_parameter(
+            "PGUSER",
+            &["user"],
+            &["SQLSTATE 28P01", "SQLSTATE 28000", "name of this user"],
+        )
     },
     Variable {
+        what: "the password",
         is_in_address: |url| url.password().is_some(),
-        ..of_parameter(PASSWORD, &["password"])
+        ..of_parameter(
+            PASSWORD,
+            &["password"],
+            &["SQLSTATE 28P01", "with this password"],
+        )
     },
     Variable {
+        what: "the database",
         is_in_address: |url| !url.path().trim_start_matches('/').is_empty(),
-        ..of_parameter("PGDATABASE", &["dbname"])
+        ..of_parameter("PGDATABASE", &["dbname"], &["SQLSTATE 3D000"])
     },
-    of_parameter("PGSSLMODE", &["sslmode", "ssl-mode"]),
-    of_parameter("PGSSLROOTCERT", &["sslrootcert", "ssl-root-cert", "ssl-ca"]),
-    of_parameter("PGSSLCERT", &["sslcert", "ssl-cert"]),
-    of_parameter("PGSSLKEY", &["sslkey", "ssl-key"]),
+    of_parameter(
+        "PGSSLMODE",
+        &["sslmode", "ssl-mode"],
+        &["does not support TLS", "no encryption"],
+    ),
+    of_parameter(
+        "PGSSLROOTCERT",
+        &["sslrootcert", "ssl-root-cert", "ssl-ca"],
+        &["UnknownIssuer"],
+    ),
+    of_parameter("PGSSLCERT", &["sslcert", "ssl-cert"], OF_CLIENT_CERTIFICATE),
+    of_parameter("PGSSLKEY", &["sslkey", "ssl-key"], OF_CLIENT_CERTIFICATE),
     // The driver puts those of the address behind these.
-    of_parameter("PGOPTIONS", &[OPTIONS]),
+    of_parameter(
+        "PGOPTIONS",
+        &[OPTIONS],
+        &[
+            "configuration parameter",
+            "invalid value for parameter",
+            "the parameter options holds",
+            "startup parameter",
+        ],
+    ),
 ];
 
 const PORT: &str = "PGPORT";
@@ -53,29 +94,43 @@ const PASSWORD: &str = "PGPASSWORD";
 
 const OPTIONS: &str = "options";
 
+const OF_CLIENT_CERTIFICATE: &[&str] = &[
+    "valid client certificate",
+    "alert: UnknownCA",
+    "KeyMismatch",
+    "must be given together",
+];
+
+/// Returns the variables that the driver reads beside this address, with their values.
+fn in_use(
+    url: &Url,
+    variable: impl Fn(&'static str) -> Option<OsString>,
+) -> impl Iterator<Item = (&'static Variable, OsString)> {
+    let read = VARIABLES.iter().filter(move |known| !known.is_given(url));
+    read.filter_map(move |known| Some((known, variable(known.name)?)))
+        // Without a port the driver takes the usual one, as psql does.
+        .filter(|(known, value)| known.name != PORT || !value.is_empty())
+}
+
 /// Returns which variable the driver would drop, or send as no server takes it; `None` if it can use all that it reads
 /// beside this address. Never quotes a value.
 pub(super) fn problem(
     url: &Url,
     variable: impl Fn(&'static str) -> Option<OsString>,
 ) -> Option<String> {
-    let read = VARIABLES.iter().filter(|known| !known.is_given(url));
-    read.filter_map(|known| Some((known, variable(known.name)?)))
-        // Without a port the driver takes the usual one, as psql does.
-        .filter(|(known, value)| known.name != PORT || !value.is_empty())
-        .find_map(|(known, value)| {
-            let shown = format!("the variable {}", known.name);
-            let Ok(value) = value.into_string() else {
-                return Some(format!("{shown} is not UTF-8"));
-            };
-            let parameter = known.parameters.first()?;
-            // It may hold the certificate or key itself.
-            let lines = match value.contains("-----BEGIN") {
-                true => value.replace(['\r', '\n'], ""),
-                false => value,
-            };
-            address::wrong_value(parameter, &shown, &lines)
-        })
+    in_use(url, variable).find_map(|(known, value)| {
+        let shown = format!("the variable {}", known.name);
+        let Ok(value) = value.into_string() else {
+            return Some(format!("{shown} is not UTF-8"));
+        };
+        let parameter = known.parameters.first()?;
+        // It may hold the certificate or key itself.
+        let lines = match value.contains("-----BEGIN") {
+            true => value.replace(['\r', '\n'], ""),
+            false => value,
+        };
+        address::wrong_value(parameter, &shown, &lines)
+    })
 }
 
 /// Whether the driver finds a password in the address or in its variable. Else it would look into `~/.pgpass`, and log
@@ -83,6 +138,54 @@ pub(super) fn problem(
 pub(super) fn has_password(url: &Url, variable: impl Fn(&'static str) -> Option<OsString>) -> bool {
     let mut known = VARIABLES.iter().filter(|known| known.name == PASSWORD);
     known.any(|known| known.is_given(url)) || variable(PASSWORD).is_some()
+}
+
+/// The variables that the driver has read beside an address.
+#[derive(Debug)]
+pub(super) struct ReadVariables {
+    /// The key of the address.
+    key: &'static str,
+    variables: Vec<&'static Variable>,
+}
+
+impl ReadVariables {
+    /// Those that are set, and that the address leaves something to.
+    pub fn beside(
+        key: &'static str,
+        url: &Url,
+        variable: impl Fn(&'static str) -> Option<OsString>,
+    ) -> Self {
+        let mut names = url.query_pairs().map(|(name, _)| name);
+        let has_options = names.any(|name| name == OPTIONS || name.starts_with("options["));
+        let variables = in_use(url, variable)
+            .map(|(known, _)| known)
+            // Of both either may be the cause.
+            .filter(|known| !(has_options && known.parameters.contains(&OPTIONS)))
+            .collect();
+        Self { key, variables }
+    }
+
+    /// Adds to the error of a connection the variables that may be its cause.
+    pub fn named_in(&self, error: StoreError) -> StoreError {
+        let with_names = |why: String| {
+            let causes = self.variables.iter().filter(|known| {
+                let mut errors = known.errors.iter();
+                errors.any(|part| why.contains(part))
+            });
+            let causes: Vec<String> = causes
+                .map(|known| format!("{} to the variable {}", known.what, known.name))
+                .collect();
+            match &causes[..] {
+                [] => why,
+                causes => format!("{why}; {} leaves {}", self.key, causes.join(" and ")),
+            }
+        };
+        match error {
+            StoreError::Unavailable(why) => StoreError::Unavailable(with_names(why)),
+            StoreError::Refused(why) => StoreError::Refused(with_names(why)),
+            other => other,
+        }
+    }
 }
 
 impl Variable {
@@ -192,6 +295,55 @@ mod tests {
         }
         // The driver sends both.
         assert!(found("postgres://h?options=-c%20a=b", "PGOPTIONS", b"\n").is_some());
+    }
+
+    #[test]
+    fn the_variable_that_may_be_the_cause_of_an_error_is_named() {
+        const WRONG_PASSWORD: &str = "password authentication failed (SQLSTATE 28P01)";
+        const WRONG_OPTION: &str = "unrecognized configuration parameter \"a\" (SQLSTATE 42704)";
+        let named = |address: &str, said: &str| {
+            let url = Url::parse(address).unwrap();
+            let set = ["PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGOPTIONS"];
+            let variables = ReadVariables::beside("database.url", &url, |name| {
+                set.contains(&name).then(|| OsString::from("5"))
+            });
+            variables
+                .named_in(StoreError::Refused(said.to_owned()))
+                .to_string()
+        };
+        for (address, said, names) in [
+            (
+                "postgres://u@h/db",
+                WRONG_PASSWORD,
+                "; database.url leaves the password to the variable PGPASSWORD",
+            ),
+            (
+                "postgres://h/db",
+                WRONG_PASSWORD,
+                "; database.url leaves the user to the variable PGUSER and the password to the variable PGPASSWORD",
+            ),
+            ("postgres://u:p@h/db", WRONG_PASSWORD, ""),
+            (
+                "postgres://u:p@h/db",
+                WRONG_OPTION,
+                "; database.url leaves options to the variable PGOPTIONS",
+            ),
+            ("postgres://u:p@h/db?options=-c%20a=b", WRONG_OPTION, ""),
+            ("postgres://u:p@h/db?options[a]=b", WRONG_OPTION, ""),
+            (
+                "postgres://u:p@h",
+                "database \"5\" does not exist (SQLSTATE 3D000)",
+                "; database.url leaves the database to the variable PGDATABASE",
+            ),
+            (
+                "postgres://h",
+                "too many clients already (SQLSTATE 53300)",
+                "",
+            ),
+        ] {
+            let wanted = format!("the database refused: {said}{names}");
+            assert_eq!(named(address, said), wanted, "{address}");
+        }
     }
 
     #[test]

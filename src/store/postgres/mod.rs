@@ -28,6 +28,7 @@ mod probe;
 mod recording;
 mod relation;
 mod schema;
+mod sessions;
 mod timeouts;
 mod tls_files;
 mod wake;
@@ -77,6 +78,8 @@ pub(super) struct PostgresStore {
     options: PgConnectOptions,
     /// Options of the connection that listens; `None` when listening is off.
     listen: Option<PgConnectOptions>,
+    /// Of an address of its own.
+    listen_variables: Option<environment::ReadVariables>,
     /// `BEGIN` and the limits of every transaction.
     begin: SqlStr,
     /// The same for a batch; known once the server's features are known.
@@ -112,11 +115,16 @@ impl PostgresStore {
         settings: &DatabaseSettings,
         limits: LimitSettings,
     ) -> Result<Arc<Self>, StoreError> {
-        let (options, named) = options::read("database.url", settings.url.expose_secret())?;
-        let listen = match (settings.listen, settings.listen_url.expose_secret()) {
-            (ListenMode::Off, _) => None,
-            (ListenMode::Auto, "") => Some(options.clone()),
-            (ListenMode::Auto, url) => Some(options::read("database.listen_url", url)?.0),
+        let (options, named, variables) =
+            options::read("database.url", settings.url.expose_secret())?;
+        let listen_url = settings.listen_url.expose_secret();
+        let (listen, listen_variables) = match (settings.listen, listen_url) {
+            (ListenMode::Off, _) => (None, None),
+            (ListenMode::Auto, "") => (Some(options.clone()), None),
+            (ListenMode::Auto, url) => {
+                let (options, _, variables) = options::read("database.listen_url", url)?;
+                (Some(options), Some(variables))
+            }
         };
         let statement = settings.statement_timeout.as_millis();
         let lock = settings.lock_timeout().as_millis();
@@ -136,7 +144,7 @@ impl PostgresStore {
                     settings.acquire_timeout
                 ))
             })?
-            .map_err(opening)?;
+            .map_err(|error| variables.named_in(opening(error)))?;
         let renewal = Arc::new(timeouts::Renewal::default());
         let pool = timeouts::pool_options(settings, &renewal).connect_lazy_with(options.clone());
         Ok(Arc::new_cyclic(|me| Self {
@@ -144,6 +152,7 @@ impl PostgresStore {
             heartbeat_connection: Mutex::new(None),
             options,
             listen,
+            listen_variables,
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_batch: OnceCell::new(),
             batch_timeout: settings.batch_timeout(),

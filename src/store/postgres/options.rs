@@ -1,12 +1,16 @@
 //! Turns the address of a server into the driver's options.
 
-use super::{environment, tls_files};
+use super::environment::{self, ReadVariables};
+use super::tls_files;
 use crate::ports::store_error::StoreError;
 use crate::store::address;
 use sqlx::postgres::PgConnectOptions;
 
-/// Returns the driver's options, and whether prepared statements have names.
-pub(super) fn read(key: &str, url: &str) -> Result<(PgConnectOptions, bool), StoreError> {
+/// Returns the driver's options, whether prepared statements have names, and which variables the driver has read.
+pub(super) fn read(
+    key: &'static str,
+    url: &str,
+) -> Result<(PgConnectOptions, bool, ReadVariables), StoreError> {
     let refused = |problem: &str| StoreError::Refused(format!("{key} cannot be used: {problem}"));
     // The driver's own errors may quote parts of the URL.
     if let Some(problem) = address::problem(url) {
@@ -48,7 +52,8 @@ pub(super) fn read(key: &str, url: &str) -> Result<(PgConnectOptions, bool), Sto
     } else {
         options.application_name("verifyd")
     };
-    Ok((options, named))
+    let variables = ReadVariables::beside(key, &parsed, std::env::var_os);
+    Ok((options, named, variables))
 }
 
 #[cfg(test)]
@@ -76,7 +81,7 @@ mod tests {
             "postgres://u@%2Fvar%2Frun%2Fpostgresql/db",
             "postgres://u@localhost/db?host=/var/run/postgresql",
         ] {
-            let (options, _) = read("database.url", url).unwrap();
+            let (options, ..) = read("database.url", url).unwrap();
             let socket = options
                 .get_socket()
                 .map(|path| path.to_string_lossy().into_owned());

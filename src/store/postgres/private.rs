@@ -84,7 +84,7 @@ impl Private {
     /// A connection to the database of the settings: to which other ones the user may connect is
     /// not known.
     async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let (options, _) = options::read("database.url", self.server.url.expose_secret())?;
+        let (options, ..) = options::read("database.url", self.server.url.expose_secret())?;
         Ok(
             tokio::time::timeout(self.server.acquire_timeout, options.connect())
                 .await

@@ -8,8 +8,7 @@ use crate::ports::store_error::StoreError;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::borrow::Cow;
 
-/// Longest time for reading a table whose policies may keep rows from the role, in milliseconds: they decide for each of
-/// its rows.
+/// Longest time for reading rows of a table, in milliseconds: policies may decide for each of them.
 const READING_MS: u32 = 500;
 
 /// query_canceled
@@ -211,7 +210,7 @@ pub(super) fn is_written(table: &str) -> bool {
 }
 
 /// `$1`: the name of a table, `$2` and `$3`: privileges and the columns of each. Which of them are missing, counted from
-/// 1, the role, whether policies decide which rows it reads and writes, and the name of a policy for it. A column that is
+/// 1, the role, whether policies decide which rows it reads and writes, and a name that is free for a policy. A column that is
 /// missing is another finding. UPDATE of a table may be granted on some columns only.
 const MISSING: &str = "
     SELECT ARRAY(SELECT p.n FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS p(name, columns, n)
@@ -223,7 +222,12 @@ const MISSING: &str = "
                 WHEN p.name = 'UPDATE' THEN has_any_column_privilege(t.oid, p.name)
                 ELSE has_table_privilege(t.oid, p.name) END
             ORDER BY p.n),
-        quote_ident(current_user), coalesce(row_security_active(t.oid), false), quote_ident('admits_' || current_user)
+        quote_ident(current_user), coalesce(row_security_active(t.oid), false), (
+            SELECT quote_ident(p.name::text)
+            FROM generate_series(1, 1 + (SELECT count(*) FROM pg_policy l WHERE l.polrelid = t.oid)) AS n
+            CROSS JOIN LATERAL (SELECT (concat('admits_', nullif(n, 1) || '_', current_user))::name) AS p(name)
+            WHERE NOT EXISTS (SELECT FROM pg_policy l WHERE l.polrelid = t.oid AND l.polname = p.name)
+            ORDER BY n LIMIT 1)
     FROM (SELECT to_regclass($1)::oid) AS t(oid)";
 
 /// `$1`: the name of a table. The sequences that its defaults use, where the role may not. A value of an identity column
@@ -410,6 +414,46 @@ fn grant(privileges: &str, on: &str, user: &str) -> String {
     format!("as the table's owner: GRANT {privileges} ON {on} TO {user};")
 }
 
+/// Reads a truth value within [`READING_MS`]. Where that fails the transaction goes on.
+pub(super) async fn read_briefly(
+    tx: &mut PgConnection,
+    statement: String,
+) -> Result<Result<Option<bool>, sqlx::Error>, StoreError> {
+    let limit = format!("SET LOCAL statement_timeout = {READING_MS}");
+    let mut inner = tx.begin().await?;
+    sqlx::raw_sql(AssertSqlSafe(limit))
+        .execute(&mut *inner)
+        .await?;
+    let read: Result<Option<bool>, sqlx::Error> = sqlx::query_scalar(AssertSqlSafe(statement))
+        .persistent(false)
+        .fetch_one(&mut *inner)
+        .await;
+    // The limit ends with it.
+    inner.rollback().await?;
+    Ok(read)
+}
+
+/// Returns what the role sees of a table, unless that takes long.
+async fn seen(tx: &mut PgConnection, table: &str) -> Result<Seen, StoreError> {
+    let sees_none = format!(
+        "SELECT pg_stat_get_live_tuples(to_regclass('{table}')) > 0 AND NOT EXISTS (SELECT FROM {table})"
+    );
+    let error = match read_briefly(tx, sees_none).await? {
+        Ok(Some(true)) => return Ok(Seen::None),
+        Ok(_) => return Ok(Seen::Any),
+        Err(error) => error,
+    };
+    let code = error.as_database_error().and_then(|said| said.code());
+    let code = code.map(Cow::into_owned);
+    if code.as_deref() == Some(QUERY_CANCELED) {
+        return Ok(Seen::Any);
+    }
+    match StoreError::from(error) {
+        error if error.is_transient() => Err(error),
+        _ => Ok(Seen::Failure(code)),
+    }
+}
+
 impl PostgresStore {
     /// Returns what the role lacks on this table.
     pub(super) async fn missing_privileges(
@@ -488,7 +532,7 @@ impl PostgresStore {
             .collect();
         // Whether a policy admits what is written is tried by `doctor`.
         let seen = match closed.is_empty() && is_readable && !is_written(table) {
-            true => self.seen(tx, table).await?,
+            true => seen(tx, table).await?,
             false => Seen::Any,
         };
         Ok(Some(Policies {
@@ -499,39 +543,6 @@ impl PostgresStore {
                 .find_map(|(.., restrictive)| restrictive),
             proposed,
         }))
-    }
-
-    /// Returns what the role sees of a table, unless that takes long.
-    async fn seen(&self, tx: &mut PgConnection, table: &str) -> Result<Seen, StoreError> {
-        let sees_none = format!(
-            "SELECT pg_stat_get_live_tuples(to_regclass('{table}')) > 0 AND NOT EXISTS (SELECT FROM {table})"
-        );
-        let limit = format!("SET LOCAL statement_timeout = {READING_MS}");
-        let mut inner = tx.begin().await?;
-        sqlx::raw_sql(AssertSqlSafe(limit))
-            .execute(&mut *inner)
-            .await?;
-        let sees_none: Result<Option<bool>, sqlx::Error> =
-            sqlx::query_scalar(AssertSqlSafe(sees_none))
-                .persistent(false)
-                .fetch_one(&mut *inner)
-                .await;
-        // The limit ends with it.
-        inner.rollback().await?;
-        let error = match sees_none {
-            Ok(Some(true)) => return Ok(Seen::None),
-            Ok(_) => return Ok(Seen::Any),
-            Err(error) => error,
-        };
-        let code = error.as_database_error().and_then(|said| said.code());
-        let code = code.map(Cow::into_owned);
-        if code.as_deref() == Some(QUERY_CANCELED) {
-            return Ok(Seen::Any);
-        }
-        match StoreError::from(error) {
-            error if error.is_transient() => Err(error),
-            _ => Ok(Seen::Failure(code)),
-        }
     }
 
     /// Names what the role lacks on this table, with the statement that grants it.

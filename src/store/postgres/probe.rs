@@ -2,11 +2,11 @@
 //! Those of `serve` are tried once it is known that they get through.
 
 use super::inspect::UNNAMED;
-use super::{ADVISORY_SPACE, PostgresStore, wake};
+use super::{ADVISORY_SPACE, PostgresStore, sessions};
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
-    ConnectionLimit, LimitedBy, Pooling, ProbeStore, RepeatedIds, TableSize, Writing,
+    ConnectionLimit, LimitedBy, Pooling, ProbeStore, TableSize, UnusableIds, Writing,
 };
 use crate::ports::store_error::StoreError;
 use crate::store::End;
@@ -19,12 +19,8 @@ use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
-use std::time::Duration;
+use sqlx::{AssertSqlSafe, Connection as _};
 use uuid::Uuid;
-
-/// How often the sessions of two connections are compared.
-const ROUNDS: usize = 8;
 
 /// Statements of the driver that the server knows by the driver's own names. A pooler that keeps track
 /// gives them names of its own.
@@ -90,17 +86,6 @@ const CONNECTION_LIMIT: &str = "
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
 const LEAST_IN_POOL: u32 = 2;
 
-/// Time for one further session behind a pooler. One that has none free lets its client wait for minutes.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The sessions that a pooler has for the role and database, where this connection is one of them: a pooler that has none
-/// free has opened all.
-const SESSIONS_OF_POOL: &str = "
-    SELECT count(*) FROM pg_stat_activity o
-    JOIN pg_stat_activity a ON a.datid = o.datid AND a.usesysid = o.usesysid
-        AND a.client_addr IS NOT DISTINCT FROM o.client_addr AND a.backend_type = o.backend_type
-    WHERE o.pid = pg_backend_pid()";
-
 /// The tables that verifyd inserts rows into whose ids are from a sequence.
 const NUMBERED: [&str; 9] = [
     "operation_runs",
@@ -114,9 +99,10 @@ const NUMBERED: [&str; 9] = [
     "verifyd.audit_entries",
 ];
 
-/// `$1`: the name of a table whose ids the role may read. The sequence that the default of its ids names, else the one that
-/// belongs to the column; by how much it counts up, its last value, and whether the role may read it, which takes SELECT;
-/// with USAGE alone it may read the last value. A name that the default has as a text is no dependency.
+/// `$1`: the name of a table whose ids the role may read. The sequence that the default of its ids names, else that of the
+/// identity column, else the one that belongs to the column, as a default that was dropped leaves one behind; by how much
+/// it counts up, its maximum, and whether the role may read it, which takes SELECT; with USAGE alone it may read the last
+/// value. A name that the default has as a text is no dependency.
 const SEQUENCE: &str = r"
     SELECT q.seqrelid::bigint, format('%I.%I', n.nspname, r.relname), q.seqincrement, q.seqmax,
         has_sequence_privilege(q.seqrelid, 'SELECT')
@@ -127,11 +113,13 @@ const SEQUENCE: &str = r"
             WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass),
         to_regclass(replace(
             substring(pg_get_expr(f.adbin, f.adrelid) FROM $re$nextval\(\(?'((?:[^']|'')+)'$re$), '''''', ''''))::oid,
+        (SELECT d.objid FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+            AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'i' AND a.attidentity <> ''),
         to_regclass(pg_get_serial_sequence($1::text, a.attname::text))::oid)) AS s(oid)
     JOIN pg_sequence q ON q.seqrelid = s.oid
     JOIN pg_class r ON r.oid = q.seqrelid
     JOIN pg_namespace n ON n.oid = r.relnamespace
-    WHERE a.attrelid = to_regclass($1::text) AND a.attname = 'id' AND q.seqincrement > 0
+    WHERE a.attrelid = to_regclass($1::text) AND a.attname = 'id'
       AND has_column_privilege(a.attrelid, a.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
       AND has_sequence_privilege(q.seqrelid, 'SELECT, USAGE')";
 
@@ -148,37 +136,6 @@ const MAY_NOT: &str = "42501";
 const NOT_UNIQUE: &str = "23505";
 /// not_null_violation
 const NOT_NULL: &str = "23502";
-
-/// In one message: a pooler may give each message another session.
-async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
-    let row = sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection);
-    Ok(row.await?.try_get(0)?)
-}
-
-/// Returns whether two connections, used alternately, keep a session each. Without a pooler, and with one in session mode,
-/// they do while they are open. One in transaction mode gives an idle session to both, and under load others.
-pub(super) async fn keep_their_sessions(
-    first: &mut PgConnection,
-    second: &mut PgConnection,
-) -> Result<bool, StoreError> {
-    let before = (session(first).await?, session(second).await?);
-    if before.0 == before.1 {
-        return Ok(false);
-    }
-    for round in 1..ROUNDS {
-        // The other one first each second time: a pooler that shares sessions out in turn gives each the other's.
-        let now = if round % 2 == 1 {
-            let of_second = session(second).await?;
-            (session(first).await?, of_second)
-        } else {
-            (session(first).await?, session(second).await?)
-        };
-        if now != before {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
 
 /// Whether the server gets to see the driver's own names.
 async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreError> {
@@ -202,6 +159,14 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
         .await?;
     tx.commit().await?;
     Ok(seen > 0)
+}
+
+/// Returns with how many connections `serve` works, and how many it opens: of the pool, one for the heartbeat, and
+/// those for listening.
+fn connections_with(pool: u32, listening: Option<u32>) -> (i64, i64) {
+    let others = 1 + listening.unwrap_or(0);
+    let least = pool.min(LEAST_IN_POOL) + others;
+    (i64::from(least), i64::from(pool + others))
 }
 
 /// Returns the limit of a pooler in session mode. `free`: sessions that could be opened; `all`: with those of others, which
@@ -304,12 +269,12 @@ impl PostgresStore {
     }
 
     /// Returns the next id of the table's sequence, the largest id that is there, and the last that the sequence gives.
-    /// `None`: it has no sequence, is empty, or the role may not read either.
+    /// `None`: it has no sequence, or the role may not read either.
     async fn ids(
         &self,
         tx: &mut PgConnection,
         table: &'static str,
-    ) -> Result<Option<RepeatedIds>, StoreError> {
+    ) -> Result<Option<UnusableIds>, StoreError> {
         let sequence: Option<(i64, String, i64, i64, bool)> = self
             .rows(SEQUENCE)
             .persistent(false)
@@ -327,37 +292,29 @@ impl PostgresStore {
                 "SELECT CASE WHEN NOT s.is_called THEN s.last_value \
                  WHEN s.last_value <= {last_but_one} THEN s.last_value + {increment} END, \
                  s.is_called AND s.last_value > {last_but_one}, \
-                 (SELECT CAST(max(id) AS bigint) FROM {table}) FROM {sequence} AS s"
+                 (SELECT greatest(CAST(max(id) AS bigint), 0) FROM {table}) FROM {sequence} AS s"
             ),
             // Known once it has given an id.
             false => format!(
                 "SELECT CASE WHEN v.given <= {last_but_one} THEN v.given + {increment} END, \
-                 v.given > {last_but_one}, (SELECT CAST(max(id) AS bigint) FROM {table}) \
+                 v.given > {last_but_one}, (SELECT greatest(CAST(max(id) AS bigint), 0) FROM {table}) \
                  FROM (SELECT pg_sequence_last_value({oid}::oid::regclass)) AS v(given)"
             ),
         };
-        let (next, is_at_end, largest): (Option<i64>, Option<bool>, Option<i64>) =
+        let (next, is_at_end, largest): (Option<i64>, Option<bool>, i64) =
             sqlx::query_as(AssertSqlSafe(state))
                 .persistent(false)
                 .fetch_one(&mut *tx)
                 .await?;
         let is_known = next.is_some() || is_at_end == Some(true);
-        Ok(largest.filter(|_| is_known).map(|largest| RepeatedIds {
+        Ok(is_known.then_some(UnusableIds {
             table,
             sequence,
             next,
+            increment,
             largest,
             last,
         }))
-    }
-
-    /// Returns with how many connections `serve` works, and how many it opens: of the pool, one for the heartbeat, and
-    /// those for listening.
-    fn connections_with(&self, listening: Option<u32>) -> (i64, i64) {
-        let pool = self.pool.options().get_max_connections();
-        let others = 1 + listening.unwrap_or(0);
-        let least = pool.min(LEAST_IN_POOL) + others;
-        (i64::from(least), i64::from(pool + others))
     }
 
     /// Whether listening goes through the same server or pooler as everything else.
@@ -368,46 +325,14 @@ impl PostgresStore {
                 && listen.get_socket() == self.options.get_socket()
         })
     }
-
-    /// Opens connections with a session each, up to this number. Returns how many there were at the same time, and how many
-    /// the pooler had then with those of others, which only an open one can tell.
-    async fn sessions_at_once(&self, wanted: i64) -> Result<(i64, Option<i64>), StoreError> {
-        let mut opened = Vec::new();
-        let mut count = 0;
-        while count < wanted {
-            let opening = async {
-                let mut connection = self.options.connect().await?;
-                // A pooler lets a client sign in before it has a session for it.
-                session(&mut connection).await?;
-                Ok::<_, StoreError>(connection)
-            };
-            // An error is the pooler's answer to one client too many.
-            let Ok(Ok(connection)) = tokio::time::timeout(SESSION_TIMEOUT, opening).await else {
-                break;
-            };
-            opened.push(connection);
-            count += 1;
-        }
-        let mut all = None;
-        if let Some(connection) = opened.last_mut() {
-            let row = sqlx::raw_sql(SESSIONS_OF_POOL).fetch_one(connection);
-            let seen: i64 = row.await?.try_get(0)?;
-            all = Some(seen.max(count));
-        }
-        for connection in opened {
-            let _ = connection.close().await;
-        }
-        Ok((count, all))
-    }
 }
 
 #[async_trait]
 impl ProbeStore for PostgresStore {
     async fn try_pooling(&self) -> Result<Pooling, StoreError> {
         self.with_timeout(async {
-            let mut first = self.options.connect().await?;
-            let mut second = self.options.connect().await?;
-            let shared = !keep_their_sessions(&mut first, &mut second).await?;
+            let (mut first, mut second) = sessions::open_two(&self.options).await?;
+            let shared = !sessions::keep_their_sessions(&mut first, &mut second).await?;
             if shared {
                 // A pooler in statement mode refuses it.
                 first.begin().await?.rollback().await?;
@@ -449,15 +374,15 @@ impl ProbeStore for PostgresStore {
         .await
     }
 
-    async fn repeated_ids(&self) -> Result<Vec<RepeatedIds>, StoreError> {
+    async fn unusable_ids(&self) -> Result<Vec<UnusableIds>, StoreError> {
         self.transaction(async |tx| {
-            let mut repeated = Vec::new();
+            let mut unusable = Vec::new();
             for table in NUMBERED {
                 let ids = self.ids(tx, table).await?;
-                let repeats = |ids: &RepeatedIds| ids.next.is_none_or(|next| next <= ids.largest);
-                repeated.extend(ids.filter(repeats));
+                let repeats = |ids: &UnusableIds| ids.next.is_none_or(|next| next <= ids.largest);
+                unusable.extend(ids.filter(|ids| ids.increment < 0 || repeats(ids)));
             }
-            Ok(repeated)
+            Ok(unusable)
         })
         .await
     }
@@ -478,16 +403,19 @@ impl ProbeStore for PostgresStore {
         .await
     }
 
-    async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
-        let is_direct = self.with_timeout(wake::is_direct(&self.options)).await?;
+    async fn connection_limit(&self, pool: u32) -> Result<Option<ConnectionLimit>, StoreError> {
+        let is_direct = self
+            .with_timeout(sessions::is_direct(&self.options))
+            .await?;
         if !is_direct {
             // Listening begins with two.
-            let least = self.connections_with(self.listens_here().then_some(1)).0;
-            let needed = self.connections_with(self.listens_here().then_some(2)).1;
-            let (free, all) = self.with_timeout(self.sessions_at_once(needed)).await?;
+            let least = connections_with(pool, self.listens_here().then_some(1)).0;
+            let needed = connections_with(pool, self.listens_here().then_some(2)).1;
+            let counted = sessions::count(&self.options, needed);
+            let (free, all) = self.with_timeout(counted).await?;
             return Ok(limit_of_pool(free, all, least, needed));
         }
-        let (least, needed) = self.connections_with(self.listen.as_ref().map(|_| 1));
+        let (least, needed) = connections_with(pool, self.listen.as_ref().map(|_| 1));
         self.transaction(async |tx| {
             let (role, database, allowed): (Option<String>, Option<String>, i64) = self
                 .rows(CONNECTION_LIMIT)

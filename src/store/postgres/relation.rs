@@ -149,6 +149,17 @@ impl Column {
         }
     }
 
+    /// Returns the statement that tells whether texts are numbers of seconds, where the column is to hold times.
+    pub fn look_for_epochs(&self, name: &str, family: Family) -> Option<String> {
+        let of = &self.name;
+        (self.is_text && family == Family::Time).then(|| {
+            format!(
+                "SELECT bool_or(btrim(s.value) ~ '{EPOCH}') \
+                 FROM (SELECT {of}::text AS value FROM {name} LIMIT {LOOKED_THROUGH}) AS s"
+            )
+        })
+    }
+
     /// Returns the table where its type is changed: what is inherited is changed where it comes from. `name` is the
     /// table's own name.
     pub fn place<'a>(&'a self, name: &'a str) -> &'a str {
@@ -171,6 +182,20 @@ fn time_of_text(value: &str) -> String {
         "CASE WHEN {value} ~* '[ t][0-9:.]+ *(z|[+-][0-9:]+|[a-z_/]{{3,}}) *$' THEN {value}::timestamptz \
          ELSE {value}::timestamp AT TIME ZONE 'UTC' END"
     )
+}
+
+/// Texts that are numbers of seconds, milliseconds or microseconds since 1970: with as many digits as a recent time has, and
+/// none that may be a date without separators.
+const EPOCH: &str = "^([0-9]{9,11}|[0-9]{13}|[0-9]{16})([.][0-9]+)?$";
+
+/// Rows in which texts of that kind are looked for.
+const LOOKED_THROUGH: u32 = 1_000;
+
+/// A time from a text that may be such a number.
+fn time_of_text_or_number(value: &str) -> String {
+    let of_number = time_of_number(&format!("{value}::double precision"));
+    let of_text = time_of_text(value);
+    format!("CASE WHEN {value} ~ '{EPOCH}' THEN {of_number} ELSE {of_text} END")
 }
 
 impl Relation {
@@ -265,13 +290,14 @@ impl Relation {
         }
     }
 
-    /// Returns how to give a column its type, and its default that type's. `dependents` are those of the column at its
-    /// [`Column::place`].
+    /// Returns how to give a column its type, and its default that type's. `holds_epochs`: what
+    /// [`Column::look_for_epochs`] has found. `dependents` are those of the column at its [`Column::place`].
     pub fn change_type(
         &self,
         name: &str,
         column: &Column,
         family: Family,
+        holds_epochs: bool,
         dependents: &[Dependent],
     ) -> String {
         let (wanted, noun) = (wanted_type(family), self.noun());
@@ -291,7 +317,13 @@ impl Relation {
         }
         let cast = |value: &str| match family {
             Family::Time if is_epoch => time_of_number(value),
-            Family::Time if column.is_text => time_of_text(&format!("nullif(btrim({value}), '')")),
+            Family::Time if column.is_text => {
+                let value = format!("nullif(btrim({value}), '')");
+                match holds_epochs {
+                    true => time_of_text_or_number(&value),
+                    false => time_of_text(&value),
+                }
+            }
             Family::Time if column.base == "date" => {
                 format!("{value}::timestamp AT TIME ZONE 'UTC'")
             }
@@ -316,7 +348,7 @@ impl Relation {
                      column cannot be converted"
                 );
             }
-            Kind::Table | Kind::Partitioned if is_epoch => (
+            Kind::Table | Kind::Partitioned if is_epoch || holds_epochs => (
                 "numbers count as seconds, from 1e11 as milliseconds, from 1e14 as microseconds: ",
                 "ALTER TABLE",
                 format!("{alter} USING {value}"),

@@ -139,6 +139,15 @@ impl PostgresStore {
         within(self.in_process.call_timeout, call).await
     }
 
+    /// Closes the connections of the pool, which nobody uses, so that their sessions are free.
+    pub(super) async fn close_idle(&self) -> Result<(), StoreError> {
+        // One that was just returned is waited for.
+        while self.pool.size() > 0 {
+            self.pool.acquire().await?.close().await?;
+        }
+        Ok(())
+    }
+
     /// Closes all connections. One that is stuck ends with the process.
     pub(super) async fn close_connections(&self) {
         // No more heartbeats are sent: dropping it closes it.

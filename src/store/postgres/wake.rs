@@ -6,14 +6,12 @@
 //! subscription stays with a connection that the pooler shares, where its notifications break the answers of
 //! others. So a test for a session of one's own comes first.
 
-use super::{PostgresStore, probe};
+use super::{PostgresStore, sessions};
 use crate::ports::store_error::StoreError;
 use crate::ports::wake::{Listening, TriggerFault, WakeSignal, WakeStore};
-use crate::store::error::opening;
 use async_trait::async_trait;
 use rand::Rng as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -53,12 +51,6 @@ const TRIGGER: &str = "
     WHERE t.tgrelid = to_regclass('operation_runs') AND n.nspname = 'verifyd' AND p.proname = 'notify_queued'
     ORDER BY t.tgenabled = 'A' DESC, t.tgenabled = 'O' DESC LIMIT 1";
 
-/// A setting of the session that only a direct connection can be opened with: a pooler in any mode refuses it, or
-/// passes its own connection on, without it.
-const DIRECT: &str = "verifyd.direct";
-/// How PgBouncer refuses it.
-const REFUSED_AT_STARTUP: &str = "08P01";
-
 /// Timeout of a probe, and of connecting and subscribing.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two probes of a connection that works.
@@ -89,7 +81,7 @@ impl Subscription {
     /// None: the connection would have no session of its own.
     async fn open(options: &PgConnectOptions) -> Result<Option<Self>, StoreError> {
         let opening = async {
-            if !is_direct(options).await? && !keeps_its_session(options).await? {
+            if !sessions::is_direct(options).await? && !sessions::are_kept(options).await? {
                 return Ok(None);
             }
             let pool = PgPoolOptions::new()
@@ -120,33 +112,6 @@ impl Subscription {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-/// Whether no pooler is on the way. Connects itself: a pool would try again where nothing listens, and not say so.
-pub(super) async fn is_direct(options: &PgConnectOptions) -> Result<bool, StoreError> {
-    let mut connection = match options.clone().options([(DIRECT, "on")]).connect().await {
-        Err(sqlx::Error::Database(error))
-            if error.code().as_deref() == Some(REFUSED_AT_STARTUP) =>
-        {
-            return Ok(false);
-        }
-        connected => connected.map_err(opening)?,
-    };
-    let setting = format!("SELECT current_setting('{DIRECT}', true)");
-    let row = sqlx::raw_sql(AssertSqlSafe(setting)).fetch_one(&mut connection);
-    let direct: Option<String> = row.await?.try_get(0)?;
-    connection.close().await?;
-    Ok(direct.as_deref() == Some("on"))
-}
-
-/// Whether a pooler leaves each connection its session, as in session mode.
-async fn keeps_its_session(options: &PgConnectOptions) -> Result<bool, StoreError> {
-    let mut first = options.connect().await?;
-    let mut second = options.connect().await?;
-    let keeps = probe::keep_their_sessions(&mut first, &mut second).await?;
-    first.close().await?;
-    second.close().await?;
-    Ok(keeps)
 }
 
 impl PostgresStore {
@@ -312,7 +277,13 @@ impl WakeStore for PostgresStore {
         let Some(options) = &self.listen else {
             return Ok(Listening::Off);
         };
-        let Some(mut subscription) = Subscription::open(options).await? else {
+        self.with_timeout(self.close_idle()).await?;
+        let opened = Subscription::open(options).await;
+        let opened = opened.map_err(|error| match &self.listen_variables {
+            Some(variables) => variables.named_in(error),
+            None => error,
+        });
+        let Some(mut subscription) = opened? else {
             return Ok(Listening::NotReceived);
         };
         let there: String = sqlx::query_scalar(PLACE)

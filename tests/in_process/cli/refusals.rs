@@ -237,6 +237,20 @@ async fn a_variable_that_the_driver_of_postgresql_would_drop_is_named() {
     assert_holds(&said, "→ correct or unset the variable");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_may_be_the_cause_of_an_error_is_named() {
+    let desk = Desk::new().await;
+    let mut command = desk.command("doctor");
+    command
+        .env("DATABASE_URL", "postgres://u@127.0.0.1/app")
+        .env("PGPORT", "1");
+    let output = super::finish(command, "");
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_holds(&said, "database.url leaves the port to the variable PGPORT");
+    assert_holds(&said, "check the variable PGPORT and");
+}
+
 /// The driver logs a line of it that it cannot read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_passwords_is_not_read() {

@@ -283,3 +283,47 @@ async fn row_level_security_that_hides_rows_is_mended_by_what_is_printed() {
         assert!(remedy.contains(advice), "{remedy}");
     }
 }
+
+/// A policy that reads a setting which the sessions of verifyd do not have, and one whose name is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_fails_for_updates_is_no_fault_of_the_options() {
+    let mut bench = Bench::new().await;
+    bench.healthy(1);
+    bench.grant().await;
+    bench.become_role("verifyd_serve");
+    bench
+        .execute(
+            "ALTER TABLE operation_runs ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY admits_verifyd_serve ON operation_runs TO verifyd_producer USING (true)",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, _, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (1, "schema"));
+    let create =
+        "CREATE POLICY admits_2_verifyd_serve ON operation_runs TO verifyd_serve USING (true);";
+    assert_eq!(statement(remedy), create);
+    bench.execute(create).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+
+    bench
+        .execute(
+            "CREATE POLICY of_setting ON operation_runs AS RESTRICTIVE FOR UPDATE
+             USING (workspace_id = current_setting('app.workspace')::bigint)",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let writing = bad.iter().find(|(part, ..)| part == "writing");
+    let (_, found, remedy) = writing.unwrap_or_else(|| panic!("{bad:?}"));
+    assert_eq!(code, 1, "{bad:?}");
+    let unknown = "unrecognized configuration parameter \"app.workspace\"";
+    assert!(found.contains(unknown), "{found}");
+    assert!(remedy.contains("ALTER POLICY"), "{remedy}");
+    assert!(!remedy.contains("options"), "{remedy}");
+    bench
+        .execute("ALTER POLICY of_setting ON operation_runs USING (true)")
+        .await;
+    assert_eq!(examined(&bench), (0, vec![]));
+}

@@ -1,8 +1,9 @@
 //! `verifyd doctor` counts the connections that `serve` opens.
 
 use super::doctor::{answer, examined, statement};
+use serde_json::Value;
 use sqlx::ConnectOptions as _;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use test_support::bench::Bench;
 use test_support::pgbouncer::PgBouncer;
 
@@ -47,10 +48,7 @@ async fn a_pooler_in_session_mode_with_few_connections_is_named_with_their_numbe
         // As a worker under load has them.
         let mut others = Vec::new();
         for _ in 0..in_use {
-            let options: PgConnectOptions = pooled.parse().unwrap();
-            let mut other = options.extra_float_digits(None).connect().await.unwrap();
-            sqlx::raw_sql("SELECT 1").execute(&mut other).await.unwrap();
-            others.push(other);
+            others.push(other(&pooled).await);
         }
         bench.set("DATABASE_URL", pooled);
         let (code, bad) = examined(&bench);
@@ -58,19 +56,62 @@ async fn a_pooler_in_session_mode_with_few_connections_is_named_with_their_numbe
             assert_eq!((code, bad), (0, vec![]));
             continue;
         }
-        // Further parts may find none free; where others have nearly all, also those without which `serve` does not work.
-        let [(part, found, remedy), ..] = &bad[..] else {
+        let [(part, found, remedy)] = &bad[..] else {
             panic!("{connections}: {bad:?}")
         };
         assert_eq!(part, "pooler", "{bad:?}");
         // Four are the pool's two, the heartbeat's and the one that listens.
-        let is_enough = connections >= 4;
-        assert!(in_use > 0 || (code == 0) == is_enough, "{bad:?}");
+        assert_eq!(code == 0, connections >= 4, "{bad:?}");
         assert!(found.contains(said), "{found}");
         // Ten, one for the heartbeat, and two with which listening begins.
         assert!(found.contains("up to 13 connections"), "{found}");
         assert!(remedy.contains("have 13 connections"), "{remedy}");
         assert!(remedy.contains("default_pool_size"), "{remedy}");
+    }
+}
+
+/// A client of the pooler that keeps its session.
+async fn other(pooled: &str) -> PgConnection {
+    let options: PgConnectOptions = pooled.parse().unwrap();
+    let mut other = options.extra_float_digits(None).connect().await.unwrap();
+    sqlx::raw_sql("SELECT 1").execute(&mut other).await.unwrap();
+    other
+}
+
+/// Each time: no session that `doctor` leaves is one that it waits for later.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_two_sessions_everything_is_examined_and_with_fewer_nothing() {
+    const SESSIONS: u32 = 14;
+    let mut bench = Bench::new().await;
+    let direct = bench.database.url();
+    let pooler = PgBouncer::in_session_mode(&direct, SESSIONS);
+    let pooled = pooler.url_of(&direct);
+    bench.set("DATABASE_URL", pooled.clone());
+    let mut others = Vec::new();
+    for (in_use, code, part, said) in [
+        (12, 0, "pooler", "2 connections are free now"),
+        (13, 1, "database", "gave no second session within 3 s"),
+        (14, 1, "database", "gave no session within 3 s"),
+    ] {
+        while others.len() < in_use {
+            others.push(other(&pooled).await);
+        }
+        for _ in 0..3 {
+            let output = bench.run(&["doctor", "--json"]);
+            let logged = String::from_utf8_lossy(&output.stderr);
+            assert!(!logged.contains("slow"), "{logged}");
+            assert_eq!(output.status.code(), Some(code), "{logged}");
+            let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let parts = answer["parts"].as_array().unwrap();
+            let bad: Vec<&Value> = parts.iter().filter(|p| p["state"] != "ok").collect();
+            let [line] = &bad[..] else { panic!("{bad:?}") };
+            assert_eq!(line["part"], part, "{line}");
+            assert!(line["found"].as_str().unwrap().contains(said), "{line}");
+            let remedy = line["remedy"].as_str().unwrap();
+            assert!(remedy.contains("default_pool_size"), "{remedy}");
+            let examined = parts.iter().any(|found| found["part"] == "listening");
+            assert_eq!(examined, code == 0, "{parts:?}");
+        }
     }
 }
 

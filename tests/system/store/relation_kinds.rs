@@ -354,6 +354,43 @@ async fn texts_and_dates_become_times_of_utc_in_any_session() {
     }
 }
 
+/// Beside texts of dates, also those without separators.
+#[tokio::test]
+async fn texts_that_are_seconds_become_times() {
+    let by = RUNS.replace(
+        "created_at timestamptz NOT NULL DEFAULT now()",
+        "created_at text",
+    );
+    let bed = replaced(&["operation_runs"], &by).await;
+    let texts = [
+        "1704067200",
+        " 1704067200.0",
+        "1704067200000",
+        "1704067200000000",
+        "2024-01-01",
+        "20240101",
+    ];
+    for text in texts {
+        bed.exec(&format!(
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, created_at) \
+             VALUES (1, 7, 'x', 'x', '{text}')"
+        ))
+        .await;
+    }
+    let findings = bed.store.inspect().await.unwrap();
+    let mut findings = findings.iter();
+    let finding = findings.find(|f| f.subject == "operation_runs.created_at");
+    let remedy = &finding.unwrap().remedy;
+    let of_seconds = "to_timestamp(nullif(btrim(created_at), '')::double precision /";
+    assert!(remedy.contains(of_seconds), "{remedy}");
+    let change = statement(remedy).unwrap();
+    bed.exec(&format!("SET TimeZone = 'Asia/Tokyo'; {change}"))
+        .await;
+    let same = "SELECT count(*) FROM operation_runs WHERE created_at = '2024-01-01 00:00:00+00'";
+    let expected = i64::try_from(texts.len()).unwrap();
+    assert_eq!(bed.number(same).await, expected);
+}
+
 #[tokio::test]
 async fn a_generated_column_that_is_written_loses_its_expression() {
     let bed = Bed::postgres().await;
