@@ -63,7 +63,8 @@ impl Batching for PostgresStore {
     }
 
     async fn acquire(&self) -> Result<Self::Connection, StoreError> {
-        self.pool.acquire().await.map_err(connecting)
+        let acquired = self.pool.acquire().await;
+        acquired.map_err(|error| self.refused(error))
     }
 
     /// The pool tests a connection that is returned. Not where there are few connections, and not for ever,

@@ -6,7 +6,8 @@ use super::{ADVISORY_SPACE, PostgresStore, wake};
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
-    ConnectionLimit, LimitedBy, Pooling, ProbeStore, RepeatedIds, TableSize, Writing,
+    ConnectionLimit, Host, LimitedBy, PasswordRead, Pooling, ProbeStore, RepeatedIds, TableSize,
+    Writing,
 };
 use crate::ports::store_error::StoreError;
 use crate::store::End;
@@ -19,7 +20,7 @@ use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -352,11 +353,12 @@ impl PostgresStore {
         }))
     }
 
-    /// Returns with how many connections `serve` works, and how many it opens: of the pool, one for the heartbeat, and
-    /// those for listening.
+    /// Returns with how many connections `serve` works, and how many it opens: of the pool, one for the heartbeat, one to
+    /// look for the primary among several hosts, and those for listening.
     fn connections_with(&self, listening: Option<u32>) -> (i64, i64) {
         let pool = self.pool.options().get_max_connections();
-        let others = 1 + listening.unwrap_or(0);
+        let looking = u32::from(self.connector.has_several_hosts());
+        let others = 1 + looking + listening.unwrap_or(0);
         let least = pool.min(LEAST_IN_POOL) + others;
         (i64::from(least), i64::from(pool + others))
     }
@@ -364,9 +366,10 @@ impl PostgresStore {
     /// Whether listening goes through the same server or pooler as everything else.
     fn listens_here(&self) -> bool {
         self.listen.as_ref().is_some_and(|listen| {
-            listen.get_host() == self.options.get_host()
-                && listen.get_port() == self.options.get_port()
-                && listen.get_socket() == self.options.get_socket()
+            let (listen, options) = (listen.options(), self.connector.options());
+            listen.get_host() == options.get_host()
+                && listen.get_port() == options.get_port()
+                && listen.get_socket() == options.get_socket()
         })
     }
 
@@ -377,7 +380,7 @@ impl PostgresStore {
         let mut count = 0;
         while count < wanted {
             let opening = async {
-                let mut connection = self.options.connect().await?;
+                let mut connection = self.connector.connect().await?;
                 // A pooler lets a client sign in before it has a session for it.
                 session(&mut connection).await?;
                 Ok::<_, StoreError>(connection)
@@ -406,8 +409,8 @@ impl PostgresStore {
 impl ProbeStore for PostgresStore {
     async fn try_pooling(&self) -> Result<Pooling, StoreError> {
         self.with_timeout(async {
-            let mut first = self.options.connect().await?;
-            let mut second = self.options.connect().await?;
+            let mut first = self.connector.connect().await?;
+            let mut second = self.connector.connect().await?;
             let shared = !keep_their_sessions(&mut first, &mut second).await?;
             if shared {
                 // A pooler in statement mode refuses it.
@@ -483,7 +486,8 @@ impl ProbeStore for PostgresStore {
     }
 
     async fn connection_limit(&self) -> Result<Option<ConnectionLimit>, StoreError> {
-        let is_direct = self.with_timeout(wake::is_direct(&self.options)).await?;
+        let options = self.connector.options();
+        let is_direct = self.with_timeout(wake::is_direct(&options)).await?;
         if !is_direct {
             // Listening begins with two.
             let least = self.connections_with(self.listens_here().then_some(1)).0;
@@ -512,6 +516,18 @@ impl ProbeStore for PostgresStore {
             Ok((allowed < needed).then_some(limit))
         })
         .await
+    }
+
+    async fn hosts(&self) -> Vec<Host> {
+        self.connector.roles().await
+    }
+
+    fn password_read(&self) -> Option<PasswordRead> {
+        let file = self.connector.password.as_ref()?;
+        Some(PasswordRead {
+            path: file.path().to_owned(),
+            at: file.read_at(),
+        })
     }
 
     async fn clock_ahead(&self) -> Result<f64, StoreError> {

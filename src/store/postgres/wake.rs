@@ -6,6 +6,7 @@
 //! subscription stays with a connection that the pooler shares, where its notifications break the answers of
 //! others. So a test for a session of one's own comes first.
 
+use super::connector::Connector;
 use super::{PostgresStore, probe};
 use crate::ports::store_error::StoreError;
 use crate::ports::wake::{Listening, TriggerFault, WakeSignal, WakeStore};
@@ -87,9 +88,10 @@ enum Ended {
 
 impl Subscription {
     /// None: the connection would have no session of its own.
-    async fn open(options: &PgConnectOptions) -> Result<Option<Self>, StoreError> {
+    async fn open(connector: &Connector) -> Result<Option<Self>, StoreError> {
+        let options = connector.options();
         let opening = async {
-            if !is_direct(options).await? && !keeps_its_session(options).await? {
+            if !is_direct(&options).await? && !keeps_its_session(&options).await? {
                 return Ok(None);
             }
             let pool = PgPoolOptions::new()
@@ -161,14 +163,14 @@ impl PostgresStore {
 
     async fn listen_once(
         &self,
-        options: &PgConnectOptions,
+        connector: &Connector,
         signal: &WakeSignal,
         stop: &CancellationToken,
         first: impl FnOnce() + Send,
     ) -> Ended {
         let opened = tokio::select! {
             () = stop.cancelled() => return Ended::Stopped,
-            opened = Subscription::open(options) => opened,
+            opened = Subscription::open(connector) => opened,
         };
         let mut subscription = match opened {
             Ok(Some(subscription)) => subscription,
@@ -227,7 +229,7 @@ impl PostgresStore {
 #[async_trait]
 impl WakeStore for PostgresStore {
     async fn listen(&self, signal: &WakeSignal, stop: CancellationToken) {
-        let Some(options) = &self.listen else {
+        let Some(connector) = &self.listen else {
             stop.cancelled().await;
             return;
         };
@@ -238,7 +240,7 @@ impl WakeStore for PostgresStore {
         loop {
             heard.store(false, Ordering::Relaxed);
             let ended = self
-                .listen_once(options, signal, &stop, || {
+                .listen_once(connector, signal, &stop, || {
                     heard.store(true, Ordering::Relaxed);
                     metrics::gauge!("verifyd_listening").set(1.0);
                     tracing::info!("listening: a bare INSERT wakes this worker");
@@ -265,6 +267,7 @@ impl WakeStore for PostgresStore {
                     PAUSE_WHILE_NOTHING_ARRIVES
                 }
                 Ended::Broken(why) => {
+                    connector.suspect();
                     broken += 1;
                     if broken == WARN_AFTER {
                         tracing::warn!(
@@ -309,10 +312,11 @@ impl WakeStore for PostgresStore {
     }
 
     async fn try_listening(&self) -> Result<Listening, StoreError> {
-        let Some(options) = &self.listen else {
+        let Some(connector) = &self.listen else {
             return Ok(Listening::Off);
         };
-        let Some(mut subscription) = Subscription::open(options).await? else {
+        connector.choose().await?;
+        let Some(mut subscription) = Subscription::open(connector).await? else {
             return Ok(Listening::NotReceived);
         };
         let there: String = sqlx::query_scalar(PLACE)
