@@ -3,7 +3,6 @@
 use super::PostgresStore;
 use crate::ports::store_error::StoreError;
 use crate::store::batching::Batching;
-use crate::store::error::connecting;
 use sqlx::pool::PoolConnection;
 use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection, Postgres, SqlSafeStr as _, SqlStr, Transaction,

@@ -60,7 +60,10 @@ impl Connector {
     }
 
     /// Reads `database.listen_url`, for which the same password counts.
-    pub(super) fn of_listening(&self, settings: &DatabaseSettings) -> Result<Arc<Self>, StoreError> {
+    pub(super) fn of_listening(
+        &self,
+        settings: &DatabaseSettings,
+    ) -> Result<Arc<Self>, StoreError> {
         let password = self.password.clone();
         let timeout = settings.acquire_timeout;
         Self::read("database.listen_url", &settings.listen_url, timeout, password).map(Arc::new)

@@ -2,7 +2,6 @@
 
 use super::PostgresStore;
 use crate::ports::store_error::StoreError;
-use crate::store::error::connecting;
 use crate::store::statement::Statement;
 use crate::store::workers::Beat;
 use async_trait::async_trait;
@@ -23,12 +22,11 @@ impl Beat for PostgresStore {
                     None => {
                         let opened = Instant::now();
                         let connected = self.connector.connect().await;
-                        let connected = connected.inspect_err(|_| self.connector.suspect());
-                        (connected.map_err(connecting)?, opened)
+                        (connected.map_err(|error| self.refused(error))?, opened)
                     }
                 };
             let begun = connection.begin_with(self.begin.clone()).await;
-            let mut tx = begun.map_err(connecting)?;
+            let mut tx = begun.map_err(|error| self.refused(error))?;
             beat.execute(&mut self.shared(&mut *tx)).await?;
             tx.commit().await?;
             *kept = Some((connection, opened));
