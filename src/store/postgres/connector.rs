@@ -18,6 +18,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Longest time for a host to say what it is. Shorter where the first connection has less time for all hosts.
@@ -42,6 +43,8 @@ pub(super) struct Connector {
     looks: Mutex<Looks>,
     /// Held during a look.
     looking: tokio::sync::Mutex<()>,
+    /// Sent when another host is used.
+    switched: watch::Sender<()>,
 }
 
 /// When the last look was, and how many in a row have found no host.
@@ -97,6 +100,7 @@ impl Connector {
             is_suspect: AtomicBool::new(false),
             looks: Mutex::default(),
             looking: tokio::sync::Mutex::new(()),
+            switched: watch::Sender::new(()),
         })
     }
 
@@ -132,6 +136,11 @@ impl Connector {
     /// Says that a connection has failed, or may not write: the next look is due soon.
     pub(super) fn suspect(&self) {
         self.is_suspect.store(true, Ordering::Relaxed);
+    }
+
+    /// Sees when another host is used from now on.
+    pub(super) fn switches(&self) -> watch::Receiver<()> {
+        self.switched.subscribe()
     }
 
     /// Looks at the hosts when that is due, and returns whether another one is used from now on.
@@ -186,9 +195,11 @@ impl Connector {
         for index in in_order(used, self.hosts.len()) {
             let host = &self.hosts[index];
             match self.role(host).await {
+                HostRole::Primary if index == used => return Ok(false),
                 HostRole::Primary => {
                     self.used.store(index, Ordering::Relaxed);
-                    return Ok(index != used);
+                    self.switched.send_replace(());
+                    return Ok(true);
                 }
                 role => found.push(format!("{} {role}", name(host))),
             }

@@ -168,6 +168,7 @@ impl PostgresStore {
         stop: &CancellationToken,
         first: impl FnOnce() + Send,
     ) -> Ended {
+        let mut switches = connector.switches();
         let opened = tokio::select! {
             () = stop.cancelled() => return Ended::Stopped,
             opened = Subscription::open(connector) => opened,
@@ -187,6 +188,9 @@ impl PostgresStore {
             let alarm = awaited.unwrap_or(probe_at);
             tokio::select! {
                 () = stop.cancelled() => return Ended::Stopped,
+                _ = switches.changed() => {
+                    return Ended::Broken("another host accepts writes".into());
+                }
                 heard = subscription.next_channel() => match heard {
                     Ok(channel) if channel == subscription.own => {
                         awaited = None;
