@@ -29,12 +29,22 @@ async fn configure(scene: &Scene, setting: &str) {
     }
 }
 
-/// The address of the scene's database with the standby as its first host.
-fn both(scene: &Scene, primary: &PrivatePostgres, standby: &PrivatePostgres) -> String {
-    let first = format!("127.0.0.1:{}", primary.port());
-    let both = format!("127.0.0.1:{},{first}", standby.port());
-    let url = scene.bench.database.url().replace(&first, &both);
-    format!("{url}?target_session_attrs=read-write")
+/// The same address with these two ports of loopback in place of its own.
+fn with_ports(url: &str, ports: [u16; 2]) -> String {
+    let port = url::Url::parse(url).unwrap().port().unwrap();
+    let hosts = ports.map(|port| format!("127.0.0.1:{port}")).join(",");
+    url.replace(&format!("127.0.0.1:{port}"), &hosts)
+}
+
+/// Waits until verifyd has no session with this server.
+async fn is_left(server: &PrivatePostgres) {
+    let mut sql = PgConnection::connect(&server.url()).await.unwrap();
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'verifyd'";
+    until("no session with the former primary is left", async || {
+        let left = sqlx::query_scalar::<_, i64>(sessions);
+        left.fetch_one(&mut sql).await.unwrap() == 0
+    })
+    .await;
 }
 
 /// For a while the workers see a standby, which only reads. Then it is promoted. What a client was
@@ -87,7 +97,8 @@ async fn a_worker_with_both_hosts_in_its_url_follows_the_primary() {
     let mut primary = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
     let standby = synchronous_standby(&scene, &primary).await;
-    let url = both(&scene, &primary, &standby);
+    let direct = scene.bench.database.url();
+    let url = with_ports(&direct, [standby.port(), primary.port()]);
     let worker = scene.serve_by("DATABASE_URL", &url);
     let producer = scene.producer();
     scene.completed_at_least(20).await;
@@ -129,7 +140,10 @@ async fn a_worker_leaves_a_primary_that_only_reads() {
     let primary = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
     let standby = synchronous_standby(&scene, &primary).await;
-    let worker = scene.serve_by("DATABASE_URL", &both(&scene, &primary, &standby));
+    let direct = scene.bench.database.url();
+    let url = with_ports(&direct, [standby.port(), primary.port()]);
+    let url = format!("{url}?target_session_attrs=read-write");
+    let worker = scene.serve_by("DATABASE_URL", &url);
     scene.completes(5).await;
 
     // Nothing but heartbeats and sweeps is under way, which may be lost. Their commits wait for no standby any more.
@@ -142,17 +156,30 @@ async fn a_worker_leaves_a_primary_that_only_reads() {
     scene.record(5).await;
     scene.ends_soundly().await;
     worker.ready().await;
-    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'verifyd'
-        AND datname = current_database()";
-    // Its heartbeat's, at least.
-    assert!(scene.number(sessions).await > 0);
-    let mut former = PgConnection::connect(&primary.url()).await.unwrap();
-    let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'verifyd'";
-    until("no session with the former primary is left", async || {
-        let left: i64 = sqlx::query_scalar(left).fetch_one(&mut former).await.unwrap();
-        left == 0
-    })
-    .await;
+    is_left(&primary).await;
+    drop(scene);
+}
+
+/// The former primary keeps the sessions of the worker, and goes on writing in them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_loses_sight_of_a_primary_leaves_it() {
+    let primary = PrivatePostgres::start();
+    let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
+    let standby = synchronous_standby(&scene, &primary).await;
+    let (way, url) = Proxy::before(&scene.bench.database.url()).await;
+    let through = url::Url::parse(&url).unwrap().port().unwrap();
+    let worker = scene.serve_by("DATABASE_URL", &with_ports(&url, [through, standby.port()]));
+    scene.completes(5).await;
+
+    // Heartbeats and sweeps may be lost, which wait for no standby any more.
+    configure(&scene, "synchronous_standby_names = ''").await;
+    way.refuse();
+    scene.bench.database.has_moved_to(&standby.url());
+    scene.number("SELECT pg_promote()::int::bigint").await;
+    is_left(&primary).await;
+    scene.record(5).await;
+    scene.ends_soundly().await;
+    worker.ready().await;
     drop(scene);
 }
 
