@@ -143,29 +143,26 @@ impl Connector {
         self.switched.subscribe()
     }
 
-    /// Looks at the hosts when that is due, and returns whether another one is used from now on.
-    pub(super) async fn follow(&self) -> bool {
+    /// Names the host that is used.
+    pub(super) fn host(&self) -> String {
+        name(&self.hosts[self.used()])
+    }
+
+    /// Looks at the hosts when that is due. A look that finds none changes nothing.
+    pub(super) async fn follow(&self) {
         if !self.has_several_hosts() || !self.is_look_due() {
-            return false;
+            return;
         }
         let chosen = self.choose().await;
         let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         looks.last = Some(Instant::now());
         match chosen {
-            Ok(is_other) => {
-                if is_other {
-                    let host = name(&self.hosts[self.used()]);
-                    tracing::warn!(host, "{}: another host accepts writes, and is used", self.key);
-                }
-                looks.in_vain = 0;
-                is_other
-            }
+            Ok(()) => looks.in_vain = 0,
             Err(error) => {
                 if looks.in_vain == 0 {
                     tracing::warn!(%error, "{}: the host that was used stays in use", self.key);
                 }
                 looks.in_vain = looks.in_vain.saturating_add(1);
-                false
             }
         }
     }
@@ -182,11 +179,10 @@ impl Connector {
         last.elapsed() >= with_jitter(pause, 0.2, LOOK_EVERY)
     }
 
-    /// Chooses the host that accepts writes, the one in use before the others, and returns whether it is another one. Does
-    /// nothing where there is one host only.
-    pub(super) async fn choose(&self) -> Result<bool, StoreError> {
+    /// Chooses the host that accepts writes, the one in use before the others. Does nothing where there is one host only.
+    pub(super) async fn choose(&self) -> Result<(), StoreError> {
         if !self.has_several_hosts() {
-            return Ok(false);
+            return Ok(());
         }
         let _one_look = self.looking.lock().await;
         self.is_suspect.store(false, Ordering::Relaxed);
@@ -195,11 +191,12 @@ impl Connector {
         for index in in_order(used, self.hosts.len()) {
             let host = &self.hosts[index];
             match self.role(host).await {
-                HostRole::Primary if index == used => return Ok(false),
                 HostRole::Primary => {
-                    self.used.store(index, Ordering::Relaxed);
-                    self.switched.send_replace(());
-                    return Ok(true);
+                    if index != used {
+                        self.used.store(index, Ordering::Relaxed);
+                        self.switched.send_replace(());
+                    }
+                    return Ok(());
                 }
                 role => found.push(format!("{} {role}", name(host))),
             }

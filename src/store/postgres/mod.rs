@@ -141,6 +141,7 @@ impl PostgresStore {
                     settings.acquire_timeout
                 ))
             })??;
+        let switches = connector.switches();
         let renewal = Arc::new(timeouts::Renewal::default());
         let pool = timeouts::pool_options(settings, &renewal, &connector)
             .connect_lazy_with(connector.options());
@@ -161,7 +162,7 @@ impl PostgresStore {
             named,
         });
         if store.may_change() {
-            tokio::spawn(following::follow(Arc::downgrade(&store)));
+            tokio::spawn(following::follow(Arc::downgrade(&store), switches));
         }
         Ok(store)
     }

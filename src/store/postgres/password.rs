@@ -95,7 +95,10 @@ impl PasswordFile {
 }
 
 fn unusable(path: &Path, why: &str) -> String {
-    format!("database.password_file: {} cannot be used: {why}", path.display())
+    format!(
+        "database.password_file: {} cannot be used: {why}",
+        path.display()
+    )
 }
 
 /// The content without the line end at its end. An error quotes nothing of it.
@@ -143,7 +146,7 @@ mod tests {
         for (path, words) in [
             (folder.path(), "no regular file"),
             (Path::new("/dev/zero"), "no regular file"),
-            (&folder.path().join("nope"), "No such file"),
+            (folder.path().join("nope").as_path(), "No such file"),
         ] {
             let error = PasswordFile::open(path).err().unwrap().to_string();
             assert!(error.contains(words), "{words}: {error}");
