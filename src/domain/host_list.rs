@@ -1,6 +1,9 @@
-//! Takes the hosts of a server's address apart: `SCHEME://USER:PASSWORD@HOST:PORT,HOST:PORT/…`, which is no URL.
+//! Takes the hosts of PostgreSQL's address apart: `postgres://USER:PASSWORD@HOST:PORT,HOST:PORT/…`, which is no URL.
 
 use url::Url;
+
+/// How an address begins that may have several hosts. In any other one a comma is a part of a name.
+const BEGINNINGS: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// An address with one host or several.
 pub struct HostList<'a> {
@@ -12,7 +15,10 @@ pub struct HostList<'a> {
 impl<'a> HostList<'a> {
     /// Splits the address at the commas between its hosts. No host has one; user and password may.
     pub fn of(address: &'a str) -> Self {
-        let start = address.find("://").map_or(address.len(), |at| at + 3);
+        let mut beginnings = BEGINNINGS.iter();
+        let start = beginnings
+            .find(|beginning| address.starts_with(**beginning))
+            .map_or(address.len(), |beginning| beginning.len());
         let rest = &address[start..];
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let from = rest[..end].rfind('@').map_or(0, |at| at + 1);
@@ -61,6 +67,9 @@ mod tests {
             ("postgres://u:a,b@h", &["postgres://u:a,b@h"]),
             ("postgres://h/a,b?host=c,d", &["postgres://h/a,b?host=c,d"]),
             ("sqlite:a,b.db", &["sqlite:a,b.db"]),
+            ("sqlite://a,b.db", &["sqlite://a,b.db"]),
+            ("redis://a:1,b:2", &["redis://a:1,b:2"]),
+            ("postgresql://a,b", &["postgresql://a", "postgresql://b"]),
             (
                 "postgres://u:p@h1:5432,[::1]:5433/db?sslmode=require",
                 &[
@@ -68,7 +77,7 @@ mod tests {
                     "postgres://u:p@[::1]:5433/db?sslmode=require",
                 ],
             ),
-            ("postgres://a,b,", &["postgres://a", "postgres://b", "postgres://"]),
+            ("postgres://a,", &["postgres://a", "postgres://"]),
         ] {
             let found: Vec<String> = HostList::of(address).addresses().collect();
             assert_eq!(found, each, "{address}");

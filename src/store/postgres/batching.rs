@@ -86,9 +86,10 @@ impl PostgresStore {
             .begin_batch
             .get_or_try_init(|| self.batch_beginning(connection))
             .await
-            .map_err(connecting)?
+            .map_err(|error| self.refused(error))?
             .clone();
-        connection.begin_with(begin).await.map_err(connecting)
+        let begun = connection.begin_with(begin).await;
+        begun.map_err(|error| self.refused(error))
     }
 
     async fn batch_beginning(&self, connection: &mut PgConnection) -> Result<SqlStr, sqlx::Error> {

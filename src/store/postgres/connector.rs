@@ -68,8 +68,8 @@ impl Connector {
         settings: &DatabaseSettings,
     ) -> Result<Arc<Self>, StoreError> {
         let password = self.password.clone();
-        let timeout = settings.acquire_timeout;
-        Self::read("database.listen_url", &settings.listen_url, timeout, password).map(Arc::new)
+        let (url, timeout) = (&settings.listen_url, settings.acquire_timeout);
+        Self::read("database.listen_url", url, timeout, password).map(Arc::new)
     }
 
     fn read(

@@ -9,14 +9,23 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// Far more than any token needs.
 const MAX_FILE_BYTES: usize = 64 * 1024;
+
+/// Longest time that a reading is waited for: its folder may be one of another machine.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
+
+type Reading = JoinHandle<Result<SecretString, String>>;
 
 /// The file of `database.password_file`.
 pub(super) struct PasswordFile {
     path: PathBuf,
     latest: Mutex<Latest>,
+    /// One that has not ended in time.
+    reading: tokio::sync::Mutex<Option<Reading>>,
 }
 
 struct Latest {
@@ -41,6 +50,7 @@ impl PasswordFile {
         Ok(Some(Arc::new(Self {
             path: path.to_owned(),
             latest: Mutex::new(latest),
+            reading: tokio::sync::Mutex::default(),
         })))
     }
 
@@ -65,9 +75,24 @@ impl PasswordFile {
     /// the former password stays.
     pub(super) async fn reread(&self) -> bool {
         let path = self.path.clone();
-        // The folder may be one of another machine.
-        let read = tokio::task::spawn_blocking(move || read(&path)).await;
-        let read = read.unwrap_or_else(|_| Err("reading it was interrupted".to_owned()));
+        self.reread_by(move || read(&path)).await
+    }
+
+    /// The same by this function, unless an earlier one has not ended yet: then that one is waited for again.
+    async fn reread_by(
+        &self,
+        read: impl FnOnce() -> Result<SecretString, String> + Send + 'static,
+    ) -> bool {
+        let mut reading = self.reading.lock().await;
+        let current = reading.get_or_insert_with(|| tokio::task::spawn_blocking(read));
+        let waited = tokio::time::timeout(READ_TIMEOUT, current).await;
+        let read = match waited {
+            Ok(read) => {
+                *reading = None;
+                read.unwrap_or_else(|_| Err("reading it was interrupted".to_owned()))
+            }
+            Err(_) => Err(format!("it was not read within {READ_TIMEOUT:?}")),
+        };
         let mut latest = self.latest();
         match read {
             Ok(password) => {
@@ -173,6 +198,23 @@ mod tests {
         assert_eq!(file.password().expose_secret(), "first");
         std::fs::write(&path, "second").unwrap();
         assert!(file.reread().await);
+        assert_eq!(file.password().expose_secret(), "second");
+    }
+
+    #[tokio::test]
+    async fn a_reading_that_hangs_holds_nothing_up_and_counts_once_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        std::fs::write(&path, "first").unwrap();
+        let file = PasswordFile::open(&path).unwrap().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let hanging = move || receiver.recv().map_err(|_| "nothing came".to_owned());
+        assert!(!file.reread_by(hanging).await);
+        assert!(!file.reread().await);
+        assert_eq!(file.password().expose_secret(), "first");
+        sender.send(SecretString::from("second")).unwrap();
+        // On a busy machine not within the time of one call.
+        while !file.reread().await {}
         assert_eq!(file.password().expose_secret(), "second");
     }
 }
