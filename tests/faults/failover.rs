@@ -143,8 +143,15 @@ async fn a_worker_leaves_a_primary_that_only_reads() {
     let direct = scene.bench.database.url();
     let url = with_ports(&direct, [standby.port(), primary.port()]);
     let url = format!("{url}?target_session_attrs=read-write");
-    let worker = scene.serve_by("DATABASE_URL", &url);
+    let worker = scene.bench.serve(&[
+        ("DATABASE_URL", &url),
+        ("VERIFYD__LOG__FILTER", "info,verifyd=debug"),
+    ]);
     scene.completes(5).await;
+    until("it listens", async || {
+        worker.metric("verifyd_listening").await > 0.0
+    })
+    .await;
 
     // Nothing but heartbeats and sweeps is under way, which may be lost. Their commits wait for no standby any more.
     configure(&scene, "synchronous_standby_names = ''").await;
@@ -157,6 +164,12 @@ async fn a_worker_leaves_a_primary_that_only_reads() {
     scene.ends_soundly().await;
     worker.ready().await;
     is_left(&primary).await;
+    // A probe would find it later, too.
+    until("listening moves with the switch", async || {
+        let printed = scene.bench.printed.lock().unwrap();
+        printed.contains("another host accepts writes")
+    })
+    .await;
     drop(scene);
 }
 
