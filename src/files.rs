@@ -42,6 +42,14 @@ fn read_within(path: &Path, most: usize, timeout: Duration) -> io::Result<Zeroiz
     })
 }
 
+/// Opens a file that is no pipe: opening one would wait for a writer.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    File::open(path)
+}
+
 /// Reads up to the limit, into a buffer that is overwritten when it is dropped. It is allocated at full size:
 /// a buffer that grows leaves copies in memory.
 pub fn limited(source: impl Read, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {

@@ -296,6 +296,7 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
         Ok(version) => {
             lines.push(ok("database", format!("{} {version}", store.kind())));
             lines.extend(limit);
+            sessions::hosts(store.as_ref(), lines).await;
             Some(store)
         }
         Err(failure) => {

@@ -190,7 +190,7 @@ const POSTGRES: &[(&str, &str)] = &[
     ("alert: UnknownCA", GIVE_CLIENT_CERTIFICATE),
     (
         "SQLSTATE 28P01",
-        "correct user and password of database.url (DATABASE_URL)",
+        "correct user and password of database.url (DATABASE_URL), or database.password_file",
     ),
     (
         "SQLSTATE 28000",
@@ -199,6 +199,18 @@ const POSTGRES: &[(&str, &str)] = &[
     (
         "SQLSTATE 3D000",
         "create the database, or correct its name in database.url (DATABASE_URL)",
+    ),
+    (
+        "accepts writes",
+        "promote a standby, or add the primary to database.url (DATABASE_URL)",
+    ),
+    (
+        "database.password_file:",
+        "let database.password_file name a file with nothing but the password",
+    ),
+    (
+        "database.password_file is set",
+        "leave the password out of the address, or database.password_file empty",
     ),
 ];
 

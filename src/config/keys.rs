@@ -16,6 +16,7 @@ pub(super) const CLOUD_KEYS: [&str; 3] = ["login", "graph", "portal"];
 /// The fixed keys; those of the clouds come on top.
 pub(super) const FIXED: &[(&str, Rule)] = &[
     ("database.url", DatabaseUrl),
+    ("database.password_file", Path),
     ("database.max_connections", Integer(1, 1000)),
     ("database.acquire_timeout", Duration("100ms", "5m")),
     ("database.statement_timeout", Duration("100ms", "1h")),

@@ -2,10 +2,10 @@
 
 use super::rule::Rule;
 use super::settings::Settings;
+use crate::domain::host_list::HostList;
 use config::{Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt::Write;
-use url::Url;
 
 const MASK: &str = "***";
 
@@ -112,9 +112,14 @@ fn mask(text: &str) -> String {
     if text.is_empty() {
         return String::new();
     }
-    let Ok(mut url) = Url::parse(text) else {
+    let hosts = HostList::of(text);
+    let Some(mut url) = hosts.first() else {
         return MASK.to_owned();
     };
+    // Without a user, what stands between the commas may be a password that was meant to end with an @.
+    if hosts.is_several() && url.username().is_empty() {
+        return format!("{}://{MASK}", url.scheme());
+    }
     // A password with an unescaped '/', '?' or '#' ends up behind the host: show nothing then.
     let behind = format!(
         "{}{}{}",
@@ -142,7 +147,7 @@ fn mask(text: &str) -> String {
             .collect();
         url.query_pairs_mut().clear().extend_pairs(pairs);
     }
-    url.into()
+    hosts.with_all(url)
 }
 
 /// A basic string of TOML: JSON's escapes, and DEL, which JSON leaves as it is.
@@ -168,6 +173,11 @@ mod tests {
                 "postgres://u@h/db?password=canary&sslmode=require",
                 "postgres://u@h/db?password=***&sslmode=require",
             ),
+            (
+                "postgres://u:canary@h1:1,h2:2/db",
+                "postgres://u:***@h1:1,h2:2/db",
+            ),
+            ("postgres://u:12,canary", "postgres://***"),
             ("redis://:canary@h/0", "redis://:***@h/0"),
             (
                 "redis+unix:///run/redis.sock?pass=canary",

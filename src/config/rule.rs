@@ -1,5 +1,6 @@
 //! What is allowed as the value of a key, in one place: checked, and worded for messages and docs.
 
+use crate::domain::host_list::HostList;
 use crate::domain::server_address;
 use crate::domain::text_decoding::{self, Named};
 use crate::domain::web_address;
@@ -402,7 +403,8 @@ fn is_collector_url(text: &str) -> bool {
 }
 
 fn is_server_url(text: &str, schemes: &[&str]) -> bool {
-    Url::parse(text).is_ok_and(|url| schemes.contains(&url.scheme()) && text.contains("://"))
+    let first = HostList::of(text).first();
+    first.is_some_and(|url| schemes.contains(&url.scheme()) && text.contains("://"))
 }
 
 /// The type of a value in words.

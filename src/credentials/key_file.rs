@@ -37,11 +37,7 @@ impl KeyRing {
 }
 
 fn read_private(path: &Path) -> io::Result<Zeroizing<String>> {
-    // Opening a pipe would wait for a writer.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let file = File::open(path)?;
+    let file = files::open_regular(path)?;
     refuse_if_shared(&file)?;
     let bytes = files::limited(file, MAX_FILE_BYTES)?;
     text_decoding::decode(&bytes).map_err(io::Error::other)

@@ -14,6 +14,7 @@ pub mod credential;
 pub mod credential_cause;
 pub(crate) mod excess;
 pub mod hint;
+pub(crate) mod host_list;
 mod ids;
 pub mod link;
 pub(crate) mod module;

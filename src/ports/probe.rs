@@ -3,7 +3,10 @@
 
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use serde::Serialize;
+use std::fmt;
+use std::path::PathBuf;
 
 /// The steps of [`ProbeStore::try_writing`] with a run, as its errors begin.
 pub(crate) const RECORDING: &str = "recording a check";
@@ -88,6 +91,46 @@ pub struct ConnectionLimit {
     pub needed: i64,
 }
 
+/// A host of `database.url`, where it names several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// With its port; of a socket the path.
+    pub name: String,
+    pub role: HostRole,
+    /// Whether connections go there.
+    pub is_used: bool,
+}
+
+/// What a host is to this role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostRole {
+    Primary,
+    /// No standby, and yet the settings of the role or database refuse writes.
+    ReadOnly,
+    Standby,
+    /// Or it refuses the connection, for this reason.
+    Unreachable(String),
+}
+
+impl fmt::Display for HostRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Primary => f.write_str("primary"),
+            Self::ReadOnly => f.write_str("primary that only reads"),
+            Self::Standby => f.write_str("standby"),
+            Self::Unreachable(why) => write!(f, "unreachable ({why})"),
+        }
+    }
+}
+
+/// The file of `database.password_file`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PasswordRead {
+    pub path: PathBuf,
+    /// When it was last read.
+    pub at: DateTime<Utc>,
+}
+
 /// Room on the disk of an embedded database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
@@ -125,6 +168,16 @@ pub trait ProbeStore: Send + Sync {
     /// fewer.
     async fn connection_limit(&self, _pool: u32) -> Result<Option<ConnectionLimit>, StoreError> {
         Ok(None)
+    }
+
+    /// Returns what each host of `database.url` is, where it names several.
+    async fn hosts(&self) -> Vec<Host> {
+        Vec::new()
+    }
+
+    /// None: the password is in no file.
+    fn password_read(&self) -> Option<PasswordRead> {
+        None
     }
 
     /// Returns by how many seconds the database's clock is ahead of this machine's.

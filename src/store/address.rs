@@ -1,5 +1,6 @@
 //! Explains what is wrong with the address of a database.
 
+use crate::domain::host_list::HostList;
 use crate::domain::server_address;
 use crate::domain::text_decoding::{Named, is_left_by_copying};
 use percent_encoding::percent_decode_str;
@@ -35,7 +36,17 @@ const PARAMETERS: &[&str] = &[
     "password",
     "application_name",
     "options",
+    SESSION_ATTRIBUTES,
 ];
+
+/// libpq's parameter for an address with several hosts. The driver does not know it.
+pub(super) const SESSION_ATTRIBUTES: &str = "target_session_attrs";
+
+/// Its allowed values, which mean the same here: verifyd writes.
+const WRITABLE: &[&str] = &["read-write", "primary"];
+
+/// Parameters that would count for each host alike.
+const OF_ONE_HOST: &[&str] = &["host", "hostaddr", "port"];
 
 /// The allowed parameters of a database in a file, each with its values, and why there is no other one.
 const EMBEDDED_PARAMETERS: &[(&str, &[&str], &str)] = &[
@@ -63,6 +74,36 @@ pub fn problem(text: &str) -> Option<String> {
     if text.starts_with("sqlite:") {
         return embedded_problem(text);
     }
+    let hosts = HostList::of(text);
+    if let Some(problem) = hosts.addresses().find_map(|text| problem_of_host(&text)) {
+        return Some(problem);
+    }
+    match hosts.is_several() {
+        true => problem_of_several(&hosts),
+        false => None,
+    }
+}
+
+fn problem_of_several(hosts: &HostList<'_>) -> Option<String> {
+    let first = hosts.first()?;
+    let mut names = first.query_pairs().map(|(name, _)| name);
+    if let Some(name) = names.find(|name| OF_ONE_HOST.contains(&&**name)) {
+        return Some(format!(
+            "the parameter {name} stands beside several hosts; write hosts and ports before the database, as \
+             h1:5432,h2:5432, and leave it out"
+        ));
+    }
+    let ports = hosts.addresses().map(|address| {
+        let url = Url::parse(&address);
+        url.is_ok_and(|url| url.port().is_some())
+    });
+    let ports: Vec<bool> = ports.collect();
+    (ports.contains(&true) && ports.contains(&false)).then(|| {
+        "some of its hosts have a port and others none; give each its own, as h1:5432,h2:5432, or none".to_owned()
+    })
+}
+
+fn problem_of_host(text: &str) -> Option<String> {
     if let Some(problem) = server_address::problem(text) {
         return Some(problem);
     }
@@ -166,6 +207,12 @@ pub(super) fn wrong_value(parameter: &str, shown: &str, value: &str) -> Option<S
         "hostaddr" if value.parse::<IpAddr>().is_err() => wrong("an IP address"),
         "statement-cache-capacity" if value.parse::<usize>().is_err() => wrong("a whole number"),
         "host" if value.is_empty() => wrong("a host, or the path of a socket's folder"),
+        "host" if value.contains(',') && !value.starts_with('/') => {
+            wrong("one host; write several before the database, as h1:5432,h2:5432")
+        }
+        SESSION_ATTRIBUTES if !WRITABLE.contains(&value) => {
+            wrong(&format!("{}; verifyd writes", WRITABLE.join(", ")))
+        }
         _ => None,
     }
 }
@@ -224,6 +271,11 @@ mod tests {
                 "the parameter statement-cache-capacity",
             ),
             ("host=", "the parameter host"),
+            ("host=a,b", "allowed: one host; write several before"),
+            (
+                "target_session_attrs=any",
+                "the parameter target_session_attrs has another value, allowed: read-write, primary; verifyd writes",
+            ),
             (
                 "connect_timeout=5",
                 "the parameter \"connect_timeout\" is not known, allowed: sslmode",
@@ -276,12 +328,48 @@ mod tests {
             "hostaddr=::1",
             "options[search_path]=app",
             "statement-cache-capacity=0",
+            "target_session_attrs=primary",
         ] {
             assert_eq!(
                 problem(&format!("postgres://u:p@h/db?{query}")),
                 None,
                 "{query}"
             );
+        }
+    }
+
+    #[test]
+    fn a_list_of_hosts_is_checked_host_by_host() {
+        for address in [
+            "postgres://u:p@h1:5432,h2:5433/db?target_session_attrs=read-write",
+            "postgres://u@h1,h2/db",
+            "postgres://h1,h2",
+            "postgres://u:p@[::1]:5432,10.0.0.1:5432/db",
+            "postgres://u:a,b@h/db",
+        ] {
+            assert_eq!(problem(address), None, "{address}");
+        }
+        for (address, words) in [
+            ("postgres://u:S3cret@h1:5432,h2/db", "or none"),
+            ("postgres://u:S3cret@h1,h2:5432/db", "give each its own"),
+            ("postgres://u:S3cret@h1:1,h2:x/db", "the port is not"),
+            ("postgres://u:S3cret@h1:1,h2:0/db", "the port is not"),
+            ("postgres://u:S3cret@h1,,h2/db", "the host is missing"),
+            ("postgres://u:S3cret@h1,::1/db", "must be in brackets"),
+            (
+                "postgres://u:S3cret@h1,h2/db?hostaddr=::1",
+                "the parameter hostaddr stands beside several hosts",
+            ),
+            (
+                "postgres://u:S3cret@h1,h2/db?port=5432",
+                "the parameter port stands beside several hosts",
+            ),
+            ("postgres://u:S3cret,1/2@h/db", "percent-encode / as %2F"),
+            ("postgres://u:S3cret@h1,h2/db#x", "percent-encode #"),
+        ] {
+            let problem = problem(address).unwrap_or_default();
+            assert!(problem.contains(words), "{address}: {problem}");
+            assert!(!problem.contains("S3cret"), "{address}: {problem}");
         }
     }
 

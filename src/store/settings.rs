@@ -1,7 +1,9 @@
 //! The sections `[database]` and `[limits]`.
 
-use secrecy::SecretString;
+use crate::domain::host_list::HostList;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Shortest `batch_timeout`, where `statement_timeout` is no shorter.
@@ -13,6 +15,9 @@ const MIN_BATCH_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct DatabaseSettings {
     /// `postgres://…`, `postgresql://…` or `sqlite:FILE`.
     pub url: SecretString,
+    /// The file whose content is the password of `url` and `listen_url`, followed while the process runs; empty: none.
+    /// Not used with SQLite.
+    pub password_file: PathBuf,
     /// Largest number of connections of this process. SQLite: readers; there is one writer besides.
     pub max_connections: u32,
     /// Timeout for a free connection, including the time to open one, and of the first connection when the process
@@ -41,6 +46,11 @@ impl DatabaseSettings {
     pub fn batch_timeout(&self) -> Duration {
         let least = self.statement_timeout.min(MIN_BATCH_TIMEOUT);
         (self.statement_timeout / 6).max(least)
+    }
+
+    /// Whether `url` names several hosts, of which one is chosen: that takes a connection of its own now and then.
+    pub fn has_several_hosts(&self) -> bool {
+        HostList::of(self.url.expose_secret()).is_several()
     }
 }
 
@@ -74,6 +84,7 @@ mod tests {
 
     const COMPLETE: &str = r#"
         url = "postgres://verifyd:p4ss@localhost/verifyd"
+        password_file = ""
         max_connections = 16
         acquire_timeout = "5s"
         statement_timeout = "30s"

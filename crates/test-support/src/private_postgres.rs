@@ -73,6 +73,13 @@ impl PrivatePostgres {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 
+    /// Has it ask every role but `postgres` for a password, from when its configuration is read again.
+    pub fn require_passwords(&self) {
+        let rules =
+            "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        std::fs::write(self.inside().join("data/pg_hba.conf"), rules).expect("the file is ours");
+    }
+
     fn inside(&self) -> PathBuf {
         self.folder.path().join("postgres")
     }

@@ -1,9 +1,9 @@
 //! Tests the connections that `serve` opens: whether it may have so many, and whether notifications arrive.
 
 use super::{Line, State, bad, error, ok};
-use crate::cli::remedy;
+use crate::cli::{output, remedy};
 use crate::config::Settings;
-use crate::ports::probe::{ConnectionLimit, LimitedBy};
+use crate::ports::probe::{ConnectionLimit, Host, HostRole, LimitedBy};
 use crate::ports::store::{Store, StoreError};
 use crate::ports::wake::{Listening, TriggerFault};
 use crate::store::ListenMode;
@@ -109,13 +109,40 @@ pub fn of_limit(said: &str, settings: &Settings) -> Option<String> {
         _ => return None,
     };
     let name = format!("\"{}\"", name.replace('"', "\"\""));
-    // Besides those of the pool one for the heartbeat, and one for listening.
+    // Besides those of the pool one for the heartbeat, one for listening, and one to look for the primary.
     let listening = i64::from(settings.database.listen == ListenMode::Auto);
-    let needed = i64::from(settings.database.max_connections) + 1 + listening;
+    let looking = i64::from(settings.database.has_several_hosts());
+    let needed = i64::from(settings.database.max_connections) + 1 + listening + looking;
     Some(format!(
         "allow {needed} connections for each replica, and those of whatever else connects, or lift the limit, as a \
          superuser: ALTER {kind} {name} CONNECTION LIMIT -1;"
     ))
+}
+
+/// Adds a line for the file of the password, and one for the hosts of the address where there are several.
+pub async fn hosts(store: &dyn Store, lines: &mut Vec<Line>) {
+    if let Some(read) = store.password_read() {
+        let at = output::second(read.at);
+        let found = format!("file {} read at {at}", read.path.display());
+        lines.push(ok("password", found));
+    }
+    let hosts = store.hosts().await;
+    let Some(used) = hosts.iter().find(|host| host.is_used) else {
+        return;
+    };
+    let is = |host: &Host| format!("{} {}", host.name, host.role);
+    let all: Vec<String> = hosts.iter().map(is).collect();
+    let found = format!("{}; in use is {}", all.join(", "), used.name);
+    let is_away = |host: &Host| matches!(host.role, HostRole::Unreachable(_));
+    lines.push(match hosts.iter().any(is_away) {
+        true => bad(
+            "hosts",
+            State::Warning,
+            found,
+            "start the host that is unreachable, or correct it in database.url (DATABASE_URL): it cannot take over",
+        ),
+        false => ok("hosts", found),
+    });
 }
 
 const LISTENING: &str = "listening";

@@ -3,7 +3,6 @@
 use super::PostgresStore;
 use crate::ports::store_error::StoreError;
 use crate::store::batching::Batching;
-use crate::store::error::connecting;
 use sqlx::pool::PoolConnection;
 use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection, Postgres, SqlSafeStr as _, SqlStr, Transaction,
@@ -63,7 +62,8 @@ impl Batching for PostgresStore {
     }
 
     async fn acquire(&self) -> Result<Self::Connection, StoreError> {
-        self.pool.acquire().await.map_err(connecting)
+        let acquired = self.pool.acquire().await;
+        acquired.map_err(|error| self.refused(error))
     }
 
     /// The pool tests a connection that is returned. Not where there are few connections, and not for ever,
@@ -86,9 +86,10 @@ impl PostgresStore {
             .begin_batch
             .get_or_try_init(|| self.batch_beginning(connection))
             .await
-            .map_err(connecting)?
+            .map_err(|error| self.refused(error))?
             .clone();
-        connection.begin_with(begin).await.map_err(connecting)
+        let begun = connection.begin_with(begin).await;
+        begun.map_err(|error| self.refused(error))
     }
 
     async fn batch_beginning(&self, connection: &mut PgConnection) -> Result<SqlStr, sqlx::Error> {

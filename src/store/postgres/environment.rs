@@ -165,6 +165,12 @@ impl ReadVariables {
         Self { key, variables }
     }
 
+    /// The same where the password is in a file, which counts before the variable.
+    pub fn without_password(mut self) -> Self {
+        self.variables.retain(|known| known.name != PASSWORD);
+        self
+    }
+
     /// Adds to the error of a connection the variables that may be its cause.
     pub fn named_in(&self, error: StoreError) -> StoreError {
         let with_names = |why: String| {
@@ -301,12 +307,14 @@ mod tests {
     fn the_variable_that_may_be_the_cause_of_an_error_is_named() {
         const WRONG_PASSWORD: &str = "password authentication failed (SQLSTATE 28P01)";
         const WRONG_OPTION: &str = "unrecognized configuration parameter \"a\" (SQLSTATE 42704)";
-        let named = |address: &str, said: &str| {
+        let read = |address: &str| {
             let url = Url::parse(address).unwrap();
             let set = ["PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGOPTIONS"];
-            let variables = ReadVariables::beside("database.url", &url, |name| {
+            ReadVariables::beside("database.url", &url, |name| {
                 set.contains(&name).then(|| OsString::from("5"))
-            });
+            })
+        };
+        let named = |variables: ReadVariables, said: &str| {
             variables
                 .named_in(StoreError::Refused(said.to_owned()))
                 .to_string()
@@ -342,8 +350,11 @@ mod tests {
             ),
         ] {
             let wanted = format!("the database refused: {said}{names}");
-            assert_eq!(named(address, said), wanted, "{address}");
+            assert_eq!(named(read(address), said), wanted, "{address}");
         }
+        let beside_a_file = read("postgres://h/db").without_password();
+        let wanted = "; database.url leaves the user to the variable PGUSER";
+        assert!(named(beside_a_file, WRONG_PASSWORD).ends_with(wanted));
     }
 
     #[test]

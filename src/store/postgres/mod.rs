@@ -15,13 +15,16 @@ mod claim;
 mod complete;
 mod completion_events;
 mod connection;
+mod connector;
 mod dependents;
 mod environment;
+mod following;
 mod guards;
 mod indexes;
 mod inspect;
 mod inventory;
 mod options;
+mod password;
 mod private;
 mod privileges;
 mod probe;
@@ -38,20 +41,21 @@ mod workers;
 pub(super) use batching::LOCK_TIMEOUT;
 pub use private::Private;
 
+use self::connector::Connector;
 use super::End;
 use super::dialect::{is_failed_completion, run_type};
-use super::error::{connecting, opening};
+use super::error::connecting;
 use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
 use super::shares::Share;
 use super::sql_store::InProcess;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow};
 use sqlx::query::{Query, QueryAs, QueryScalar};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
+use sqlx::{AssertSqlSafe, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, OnceCell};
 
 /// Keys of the advisory locks, each with "verifyd" in front (the first of two integers).
@@ -72,14 +76,12 @@ type Tx = Transaction<'static, Postgres>;
 /// A PostgreSQL database.
 pub(super) struct PostgresStore {
     pool: PgPool,
-    /// The connection reserved for heartbeats, and how to open another one. Behind busy connections of
-    /// the pool a heartbeat would come late, and cost the process all its runs.
-    heartbeat_connection: Mutex<Option<PgConnection>>,
-    options: PgConnectOptions,
-    /// Options of the connection that listens; `None` when listening is off.
-    listen: Option<PgConnectOptions>,
-    /// Of an address of its own.
-    listen_variables: Option<environment::ReadVariables>,
+    /// The connection reserved for heartbeats, and when it was opened. Behind busy connections of the pool a heartbeat
+    /// would come late, and cost the process all its runs.
+    heartbeat_connection: Mutex<Option<(PgConnection, Instant)>>,
+    connector: Arc<Connector>,
+    /// Opens the connection that listens, the same one without an address of its own; `None` when listening is off.
+    listen: Option<Arc<Connector>>,
     /// `BEGIN` and the limits of every transaction.
     begin: SqlStr,
     /// The same for a batch; known once the server's features are known.
@@ -115,16 +117,11 @@ impl PostgresStore {
         settings: &DatabaseSettings,
         limits: LimitSettings,
     ) -> Result<Arc<Self>, StoreError> {
-        let (options, named, variables) =
-            options::read("database.url", settings.url.expose_secret())?;
-        let listen_url = settings.listen_url.expose_secret();
-        let (listen, listen_variables) = match (settings.listen, listen_url) {
-            (ListenMode::Off, _) => (None, None),
-            (ListenMode::Auto, "") => (Some(options.clone()), None),
-            (ListenMode::Auto, url) => {
-                let (options, _, variables) = options::read("database.listen_url", url)?;
-                (Some(options), Some(variables))
-            }
+        let connector = Connector::of(settings)?;
+        let listen = match (settings.listen, settings.listen_url.expose_secret()) {
+            (ListenMode::Off, _) => None,
+            (ListenMode::Auto, "") => Some(Arc::clone(&connector)),
+            (ListenMode::Auto, _) => Some(connector.of_listening(settings)?),
         };
         let statement = settings.statement_timeout.as_millis();
         let lock = settings.lock_timeout().as_millis();
@@ -135,7 +132,10 @@ impl PostgresStore {
              SET LOCAL idle_in_transaction_session_timeout = {idle}; SET CONSTRAINTS ALL IMMEDIATE"
         );
         // Not through the pool, which would try again until acquire_timeout and then not return the reason.
-        let first = async { options.connect().await?.close().await };
+        let first = async {
+            connector.open().await?.close().await?;
+            Ok::<_, StoreError>(())
+        };
         tokio::time::timeout(settings.acquire_timeout, first)
             .await
             .map_err(|_| {
@@ -143,16 +143,17 @@ impl PostgresStore {
                     "no connection within database.acquire_timeout ({:?})",
                     settings.acquire_timeout
                 ))
-            })?
-            .map_err(|error| variables.named_in(opening(error)))?;
+            })??;
+        let switches = connector.switches();
         let renewal = Arc::new(timeouts::Renewal::default());
-        let pool = timeouts::pool_options(settings, &renewal).connect_lazy_with(options.clone());
-        Ok(Arc::new_cyclic(|me| Self {
+        let pool = timeouts::pool_options(settings, &renewal, &connector)
+            .connect_lazy_with(connector.options());
+        let named = connector.named;
+        let store = Arc::new_cyclic(|me| Self {
             pool,
             heartbeat_connection: Mutex::new(None),
-            options,
+            connector,
             listen,
-            listen_variables,
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_batch: OnceCell::new(),
             batch_timeout: settings.batch_timeout(),
@@ -163,13 +164,23 @@ impl PostgresStore {
             completions: Share::new(settings.max_connections / 3, settings.acquire_timeout),
             me: me.clone(),
             named,
-        }))
+        });
+        if store.may_change() {
+            tokio::spawn(following::follow(Arc::downgrade(&store), switches));
+        }
+        Ok(store)
     }
 
     /// A transaction with its limits set. Dropped without a commit, it is rolled back.
     async fn begin(&self) -> Result<Tx, StoreError> {
         let begun = self.pool.begin_with(self.begin.clone()).await;
-        begun.map_err(connecting)
+        begun.map_err(|error| self.refused(error))
+    }
+
+    /// The error of a connection that could not be had.
+    fn refused(&self, error: sqlx::Error) -> StoreError {
+        self.connector.suspect();
+        connecting(error)
     }
 
     /// Runs `work` in one transaction within the timeout of a call, and commits it. An error rolls back.

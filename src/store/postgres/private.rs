@@ -2,11 +2,12 @@
 //!
 //! A temporary schema would not suffice: verifyd's own state is in the schema `verifyd` of its database.
 
-use super::options;
+use super::connector::Connector;
+use crate::domain::host_list::HostList;
 use crate::ports::store_error::StoreError;
 use crate::store::settings::DatabaseSettings;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::time::Duration;
 
 /// Prefix of all names; only hexadecimal digits follow.
@@ -84,14 +85,12 @@ impl Private {
     /// A connection to the database of the settings: to which other ones the user may connect is
     /// not known.
     async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let (options, ..) = options::read("database.url", self.server.url.expose_secret())?;
-        Ok(
-            tokio::time::timeout(self.server.acquire_timeout, options.connect())
-                .await
-                .map_err(|_| {
-                    StoreError::Unavailable("no connection within database.acquire_timeout".into())
-                })??,
-        )
+        let connector = Connector::of(&self.server)?;
+        tokio::time::timeout(self.server.acquire_timeout, connector.open())
+            .await
+            .map_err(|_| {
+                StoreError::Unavailable("no connection within database.acquire_timeout".into())
+            })?
     }
 
     /// Outside of a transaction, as the server demands for these statements.
@@ -119,7 +118,8 @@ impl Private {
 
 /// Returns the same address with another database; an empty one stays empty.
 fn leading_to(name: &str, url: &SecretString) -> SecretString {
-    let Ok(mut parsed) = url::Url::parse(url.expose_secret()) else {
+    let hosts = HostList::of(url.expose_secret());
+    let Some(mut parsed) = hosts.first() else {
         return url.clone();
     };
     let others: Vec<(String, String)> = parsed
@@ -132,7 +132,7 @@ fn leading_to(name: &str, url: &SecretString) -> SecretString {
     if !others.is_empty() {
         parsed.query_pairs_mut().extend_pairs(others);
     }
-    SecretString::from(String::from(parsed))
+    SecretString::from(hosts.with_all(parsed))
 }
 
 #[cfg(test)]
@@ -150,6 +150,10 @@ mod tests {
         assert_eq!(led(""), "");
         assert_eq!(led("postgres://h/app"), "postgres://h/mine");
         assert_eq!(led("postgres://h"), "postgres://h/mine");
+        assert_eq!(
+            led("postgres://u@h1:1,h2:2/app?target_session_attrs=primary"),
+            "postgres://u@h1:1,h2:2/mine?target_session_attrs=primary"
+        );
         assert_eq!(
             led("postgres://u:p%40ss@h:6432/app?dbname=other&sslmode=require"),
             "postgres://u:p%40ss@h:6432/mine?sslmode=require"

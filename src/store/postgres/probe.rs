@@ -6,7 +6,8 @@ use super::{ADVISORY_SPACE, PostgresStore, sessions};
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
-    ConnectionLimit, LimitedBy, Pooling, ProbeStore, TableSize, UnusableIds, Writing,
+    ConnectionLimit, Host, LimitedBy, PasswordRead, Pooling, ProbeStore, TableSize, UnusableIds,
+    Writing,
 };
 use crate::ports::store_error::StoreError;
 use crate::store::End;
@@ -161,10 +162,10 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
     Ok(seen > 0)
 }
 
-/// Returns with how many connections `serve` works, and how many it opens: of the pool, one for the heartbeat, and
-/// those for listening.
-fn connections_with(pool: u32, listening: Option<u32>) -> (i64, i64) {
-    let others = 1 + listening.unwrap_or(0);
+/// Returns with how many connections `serve` works, and how many it opens: of the pool, one for the heartbeat, one to
+/// look for the primary among several hosts, and those for listening.
+fn connections_with(pool: u32, has_several_hosts: bool, listening: Option<u32>) -> (i64, i64) {
+    let others = 1 + u32::from(has_several_hosts) + listening.unwrap_or(0);
     let least = pool.min(LEAST_IN_POOL) + others;
     (i64::from(least), i64::from(pool + others))
 }
@@ -320,9 +321,10 @@ impl PostgresStore {
     /// Whether listening goes through the same server or pooler as everything else.
     fn listens_here(&self) -> bool {
         self.listen.as_ref().is_some_and(|listen| {
-            listen.get_host() == self.options.get_host()
-                && listen.get_port() == self.options.get_port()
-                && listen.get_socket() == self.options.get_socket()
+            let (listen, options) = (listen.options(), self.connector.options());
+            listen.get_host() == options.get_host()
+                && listen.get_port() == options.get_port()
+                && listen.get_socket() == options.get_socket()
         })
     }
 }
@@ -331,7 +333,8 @@ impl PostgresStore {
 impl ProbeStore for PostgresStore {
     async fn try_pooling(&self) -> Result<Pooling, StoreError> {
         self.with_timeout(async {
-            let (mut first, mut second) = sessions::open_two(&self.options).await?;
+            let options = self.connector.options();
+            let (mut first, mut second) = sessions::open_two(&options).await?;
             let shared = !sessions::keep_their_sessions(&mut first, &mut second).await?;
             if shared {
                 // A pooler in statement mode refuses it.
@@ -404,18 +407,19 @@ impl ProbeStore for PostgresStore {
     }
 
     async fn connection_limit(&self, pool: u32) -> Result<Option<ConnectionLimit>, StoreError> {
-        let is_direct = self
-            .with_timeout(sessions::is_direct(&self.options))
-            .await?;
+        let options = self.connector.options();
+        let has_several_hosts = self.connector.has_several_hosts();
+        let with = |listening| connections_with(pool, has_several_hosts, listening);
+        let is_direct = self.with_timeout(sessions::is_direct(&options)).await?;
         if !is_direct {
             // Listening begins with two.
-            let least = connections_with(pool, self.listens_here().then_some(1)).0;
-            let needed = connections_with(pool, self.listens_here().then_some(2)).1;
-            let counted = sessions::count(&self.options, needed);
+            let least = with(self.listens_here().then_some(1)).0;
+            let needed = with(self.listens_here().then_some(2)).1;
+            let counted = sessions::count(&options, needed);
             let (free, all) = self.with_timeout(counted).await?;
             return Ok(limit_of_pool(free, all, least, needed));
         }
-        let (least, needed) = connections_with(pool, self.listen.as_ref().map(|_| 1));
+        let (least, needed) = with(self.listen.as_ref().map(|_| 1));
         self.transaction(async |tx| {
             let (role, database, allowed): (Option<String>, Option<String>, i64) = self
                 .rows(CONNECTION_LIMIT)
@@ -436,6 +440,18 @@ impl ProbeStore for PostgresStore {
             Ok((allowed < needed).then_some(limit))
         })
         .await
+    }
+
+    async fn hosts(&self) -> Vec<Host> {
+        self.connector.roles().await
+    }
+
+    fn password_read(&self) -> Option<PasswordRead> {
+        let file = self.connector.password.as_ref()?;
+        Some(PasswordRead {
+            path: file.path().to_owned(),
+            at: file.read_at(),
+        })
     }
 
     async fn clock_ahead(&self) -> Result<f64, StoreError> {

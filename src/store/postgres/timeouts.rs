@@ -5,6 +5,7 @@
 //! replaced.
 
 use super::PostgresStore;
+use super::connector::Connector;
 use crate::ports::store_error::StoreError;
 use crate::store::settings::DatabaseSettings;
 use crate::store::sql::sql;
@@ -47,8 +48,12 @@ macro_rules! may_write {
 /// See `may_write`.
 pub(super) const MAY_WRITE: &str = sql!("SELECT " may_write!());
 
+/// Whether the server is a standby, and whether a transaction may write.
+pub(super) const ROLE: &str = sql!("SELECT pg_is_in_recovery(), " may_write!());
+
 /// When connections were last due to be reopened: statements that were prepared before the schema changed may
-/// fail for ever, and a session keeps the settings of its database and role with which it was opened.
+/// fail for ever, a session keeps the settings of its database and role with which it was opened, and one with a former
+/// primary must not go on.
 #[derive(Debug, Default)]
 pub(super) struct Renewal(Mutex<Option<Instant>>);
 
@@ -64,7 +69,7 @@ impl Renewal {
     }
 
     /// Whether a connection of this age was opened before that.
-    fn is_before(&self, age: Duration) -> bool {
+    pub fn is_before(&self, age: Duration) -> bool {
         let begun = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         begun.is_some_and(|at| age >= at.elapsed())
     }
@@ -79,8 +84,13 @@ pub(super) fn call_timeout(settings: &DatabaseSettings) -> Duration {
 }
 
 /// A pool that closes what does not answer.
-pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) -> PgPoolOptions {
+pub(super) fn pool_options(
+    settings: &DatabaseSettings,
+    renewal: &Arc<Renewal>,
+    connector: &Arc<Connector>,
+) -> PgPoolOptions {
     let renewal = Arc::clone(renewal);
+    let (acquiring, releasing) = (Arc::clone(connector), Arc::clone(connector));
     // Leaves time to open another one.
     let before = (settings.acquire_timeout / 2).min(RELEASE_TIMEOUT);
     PgPoolOptions::new()
@@ -92,17 +102,28 @@ pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) 
         .test_before_acquire(false)
         .before_acquire(move |connection, meta| {
             let old = renewal.is_before(meta.age);
+            let connector = Arc::clone(&acquiring);
             Box::pin(async move {
-                Ok(!old
-                    && (meta.idle_for < RECENTLY_RETURNED || answers(connection, before).await?))
+                if old {
+                    return Ok(false);
+                }
+                if meta.idle_for < RECENTLY_RETURNED {
+                    return Ok(true);
+                }
+                let answers = answers(connection, before).await;
+                answers.inspect_err(|_| connector.suspect())
             })
         })
-        .after_release(|connection, _| {
+        .after_release(move |connection, _| {
+            let connector = Arc::clone(&releasing);
             Box::pin(async move {
-                match tokio::time::timeout(RELEASE_TIMEOUT, settle(connection)).await {
-                    Ok(may_write) => may_write,
-                    Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+                let settled = tokio::time::timeout(RELEASE_TIMEOUT, settle(connection)).await;
+                let may_write = settled
+                    .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())));
+                if !matches!(may_write, Ok(true)) {
+                    connector.suspect();
                 }
+                may_write
             })
         })
 }

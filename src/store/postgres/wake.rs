@@ -6,12 +6,13 @@
 //! subscription stays with a connection that the pooler shares, where its notifications break the answers of
 //! others. So a test for a session of one's own comes first.
 
+use super::connector::Connector;
 use super::{PostgresStore, sessions};
 use crate::ports::store_error::StoreError;
 use crate::ports::wake::{Listening, TriggerFault, WakeSignal, WakeStore};
 use async_trait::async_trait;
 use rand::Rng as _;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -79,16 +80,17 @@ enum Ended {
 
 impl Subscription {
     /// None: the connection would have no session of its own.
-    async fn open(options: &PgConnectOptions) -> Result<Option<Self>, StoreError> {
+    async fn open(connector: &Connector) -> Result<Option<Self>, StoreError> {
+        let options = connector.options();
         let opening = async {
-            if !sessions::is_direct(options).await? && !sessions::are_kept(options).await? {
+            if !sessions::is_direct(&options).await? && !sessions::are_kept(&options).await? {
                 return Ok(None);
             }
             let pool = PgPoolOptions::new()
                 .max_connections(1)
                 .max_lifetime(None)
                 .idle_timeout(None)
-                .connect_lazy_with(options.clone());
+                .connect_lazy_with(options);
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.eager_reconnect(false);
             let own = format!("verifyd_probe_{}", Uuid::new_v4().simple());
@@ -102,6 +104,7 @@ impl Subscription {
                     "the connection to listen on timed out".into(),
                 ))
             })
+            .map_err(|error| connector.named_in(error))
     }
 
     /// The channel of the next notification.
@@ -126,14 +129,15 @@ impl PostgresStore {
 
     async fn listen_once(
         &self,
-        options: &PgConnectOptions,
+        connector: &Connector,
         signal: &WakeSignal,
         stop: &CancellationToken,
         first: impl FnOnce() + Send,
     ) -> Ended {
+        let mut switches = connector.switches();
         let opened = tokio::select! {
             () = stop.cancelled() => return Ended::Stopped,
-            opened = Subscription::open(options) => opened,
+            opened = Subscription::open(connector) => opened,
         };
         let mut subscription = match opened {
             Ok(Some(subscription)) => subscription,
@@ -150,6 +154,9 @@ impl PostgresStore {
             let alarm = awaited.unwrap_or(probe_at);
             tokio::select! {
                 () = stop.cancelled() => return Ended::Stopped,
+                _ = switches.changed() => {
+                    return Ended::Broken("another host accepts writes".into());
+                }
                 heard = subscription.next_channel() => match heard {
                     Ok(channel) if channel == subscription.own => {
                         awaited = None;
@@ -192,7 +199,7 @@ impl PostgresStore {
 #[async_trait]
 impl WakeStore for PostgresStore {
     async fn listen(&self, signal: &WakeSignal, stop: CancellationToken) {
-        let Some(options) = &self.listen else {
+        let Some(connector) = &self.listen else {
             stop.cancelled().await;
             return;
         };
@@ -203,7 +210,7 @@ impl WakeStore for PostgresStore {
         loop {
             heard.store(false, Ordering::Relaxed);
             let ended = self
-                .listen_once(options, signal, &stop, || {
+                .listen_once(connector, signal, &stop, || {
                     heard.store(true, Ordering::Relaxed);
                     metrics::gauge!("verifyd_listening").set(1.0);
                     tracing::info!("listening: a bare INSERT wakes this worker");
@@ -230,6 +237,7 @@ impl WakeStore for PostgresStore {
                     PAUSE_WHILE_NOTHING_ARRIVES
                 }
                 Ended::Broken(why) => {
+                    connector.suspect();
                     broken += 1;
                     if broken == WARN_AFTER {
                         tracing::warn!(
@@ -274,16 +282,12 @@ impl WakeStore for PostgresStore {
     }
 
     async fn try_listening(&self) -> Result<Listening, StoreError> {
-        let Some(options) = &self.listen else {
+        let Some(connector) = &self.listen else {
             return Ok(Listening::Off);
         };
         self.with_timeout(self.close_idle()).await?;
-        let opened = Subscription::open(options).await;
-        let opened = opened.map_err(|error| match &self.listen_variables {
-            Some(variables) => variables.named_in(error),
-            None => error,
-        });
-        let Some(mut subscription) = opened? else {
+        connector.choose().await?;
+        let Some(mut subscription) = Subscription::open(connector).await? else {
             return Ok(Listening::NotReceived);
         };
         let there: String = sqlx::query_scalar(PLACE)

@@ -327,6 +327,7 @@ mod tests {
         SqliteStore::connect(
             &DatabaseSettings {
                 url: format!("sqlite:{}", file.display()).into(),
+                password_file: PathBuf::new(),
                 max_connections: 2,
                 acquire_timeout: limit,
                 statement_timeout: limit,

@@ -427,13 +427,13 @@ pub async fn no_id_ends_the_trail(bed: &Bed) {
             .await;
         assert!(failed.is_err());
         assert_eq!(bed.count("provider_connections").await, 0);
-        let repeated = bed.store.repeated_ids().await.unwrap();
-        let [ids] = &repeated[..] else {
-            panic!("{repeated:?}")
+        let unusable = bed.store.unusable_ids().await.unwrap();
+        let [ids] = &unusable[..] else {
+            panic!("{unusable:?}")
         };
         assert_eq!((ids.table, ids.next), ("verifyd.audit_entries", None));
         bed.exec(&move_to("1")).await;
-        assert_eq!(bed.store.repeated_ids().await.unwrap(), []);
+        assert_eq!(bed.store.unusable_ids().await.unwrap(), []);
     } else {
         // Everybody can change the sequence: SQLite has no trigger on it.
         for seq in [

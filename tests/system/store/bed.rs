@@ -4,6 +4,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use sqlx::{AssertSqlSafe, Executor as _, PgPool, Postgres, Sqlite, Transaction};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::pgbouncer::PgBouncer;
@@ -36,6 +37,7 @@ enum Place {
 pub fn settings(url: &str) -> DatabaseSettings {
     DatabaseSettings {
         url: SecretString::from(url.to_owned()),
+        password_file: PathBuf::new(),
         max_connections: 8,
         acquire_timeout: Duration::from_secs(300),
         statement_timeout: Duration::from_secs(1800),
