@@ -2,6 +2,7 @@
 
 use crate::scene::Scene;
 use std::collections::HashMap;
+use tempfile::TempDir;
 use test_support::bench::Daemon;
 use test_support::redis_server::{PrivateRedis, command, connection};
 use test_support::waiting::until;
@@ -12,22 +13,28 @@ const NAME: &str = "mymaster";
 struct Watched {
     servers: [PrivateRedis; 2],
     sentinel: PrivateRedis,
+    /// A replica keeps the copy that it was sent.
+    _copies: TempDir,
 }
 
 impl Watched {
     fn start() -> Self {
-        // A replica is sent its copy at once.
-        let first = PrivateRedis::start_with(&["--repl-diskless-sync-delay", "0"]);
-        let second = PrivateRedis::start_with(&[
-            "--repl-diskless-sync-delay",
-            "0",
-            "--replicaof",
-            &format!("127.0.0.1 {}", first.port()),
-        ]);
+        let copies = tempfile::tempdir().unwrap();
+        let folder = copies.path().to_str().unwrap();
+        let with = |copy, more: &[&str]| {
+            let usual = ["--dir", folder, "--dbfilename", copy];
+            // A replica is sent its copy at once.
+            let at_once = ["--repl-diskless-sync-delay", "0"];
+            PrivateRedis::start_with(&[&usual[..], &at_once, more].concat())
+        };
+        let first = with("first.rdb", &[]);
+        let follows = format!("127.0.0.1 {}", first.port());
+        let second = with("second.rdb", &["--replicaof", &follows]);
         let sentinel = PrivateRedis::sentinel(NAME, first.port(), "", &[]);
         Self {
             servers: [first, second],
             sentinel,
+            _copies: copies,
         }
     }
 
