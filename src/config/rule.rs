@@ -67,7 +67,7 @@ impl fmt::Display for Rule {
             Self::Portal => "an https address without a path",
             Self::DatabaseUrl => "a postgres://, postgresql:// or sqlite: address, or empty",
             Self::PostgresUrl => "a postgres:// or postgresql:// address, or empty",
-            Self::RedisUrl => "a redis:// or rediss:// address, or empty",
+            Self::RedisUrl => "a redis://, rediss://, redis+sentinel:// or rediss+sentinel:// address, or empty",
             Self::ProxyUrl => "an http:// or https:// address, none, or empty",
             Self::NoProxy => {
                 "names, addresses and networks, each with a port or without, separated by commas, or empty"
@@ -167,7 +167,7 @@ impl Rule {
         match self {
             Self::DatabaseUrl => &["postgres", "postgresql", "sqlite"],
             Self::PostgresUrl => &["postgres", "postgresql"],
-            Self::RedisUrl => &["redis", "rediss"],
+            Self::RedisUrl => &crate::queue::redis::SCHEMES,
             Self::ProxyUrl | Self::RedirectUri | Self::CloudBase | Self::Portal => {
                 &["http", "https"]
             }
@@ -298,8 +298,11 @@ impl Rule {
                     || text.strip_prefix("sqlite:").is_some_and(|p| !p.is_empty())
                     || Self::PostgresUrl.allows_text(text)
             }
-            Self::PostgresUrl | Self::RedisUrl => {
-                text.is_empty() || is_server_url(text, self.schemes())
+            Self::PostgresUrl => text.is_empty() || is_server_url(text, self.schemes()),
+            // One of several Sentinels is no URL; `address_problem` has read it.
+            Self::RedisUrl => {
+                let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
+                text.is_empty() || self.schemes().contains(&scheme)
             }
             // See `address_problem`.
             Self::ProxyUrl => true,

@@ -135,7 +135,8 @@ fn stray_sign(rest: &str) -> Option<String> {
 /// Whether the parameter is a password, or the beginning of one that holds an `&`.
 fn is_password(parameter: &str) -> bool {
     let name = parameter.split('=').next().unwrap_or_default();
-    percent_decode_str(name).eq("password".bytes())
+    let name: Vec<u8> = percent_decode_str(name).collect();
+    name.ends_with(b"password")
 }
 
 /// What to do about a sign in a part of an address that may be percent-encoded.
@@ -164,7 +165,7 @@ fn encodings(text: &str) -> Option<String> {
 }
 
 /// Says which parameter of an address that can be parsed is not known. Its name is quoted only where it cannot be
-/// a part of a password: no `@` follows, which may be meant to end one, and `password` does not come before it.
+/// a part of a password: no `@` follows, which may be meant to end one, and no password comes before it.
 pub fn unknown_parameter(
     url: &Url,
     is_known: impl Fn(&str) -> bool,
@@ -174,7 +175,8 @@ pub fn unknown_parameter(
     let names: Vec<_> = url.query_pairs().map(|(name, _)| name).collect();
     let unknown = names.iter().position(|name| !is_known(name))?;
     let name = &names[unknown];
-    Some(if names[..unknown].iter().any(|name| name == "password") {
+    let mut before = names[..unknown].iter();
+    Some(if before.any(|name| name.ends_with("password")) {
         format!(
             "there is no known parameter after the parameter password; percent-encode & as %26 in the password, \
              allowed as parameters: {allowed}"

@@ -13,5 +13,6 @@ mod processes;
 mod recovery_time;
 mod redis_faults;
 mod scene;
+mod sentinel;
 mod tenant_isolation;
 mod upgrade;

@@ -4,6 +4,7 @@
 use crate::ends_with_test::ends_with_test;
 use crate::port::free_port;
 use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -131,9 +132,11 @@ pub async fn remove_queue(url: &str, queue: &str) {
 pub struct PrivateRedis {
     port: u16,
     child: Option<Child>,
+    /// A Sentinel's own, which it writes.
+    configuration: Option<PathBuf>,
     /// Arguments besides those that every server gets.
     arguments: Vec<String>,
-    /// Of its file of users, which it reads at each start, after it has begun to listen.
+    /// Of its configuration, or of its file of users, which it reads at each start, after it has begun to listen.
     folder: Option<TempDir>,
 }
 
@@ -167,6 +170,26 @@ impl PrivateRedis {
         server
     }
 
+    /// Starts a Sentinel that alone decides about a failover of the primary of this name on this port, with further
+    /// lines of its configuration and further arguments. It takes no server for dead while the test only waits.
+    pub fn sentinel(name: &str, primary: u16, lines: &str, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("sentinel.conf");
+        let configuration = format!(
+            "sentinel monitor {name} 127.0.0.1 {primary} 1\n\
+             sentinel down-after-milliseconds {name} 600000\n\
+             sentinel failover-timeout {name} 5000\n{lines}"
+        );
+        std::fs::write(&file, configuration).expect("the folder is ours");
+        let mut server = Self::stopped();
+        let arguments = ["--sentinel"].iter().chain(arguments);
+        server.arguments = arguments.map(|&a| a.to_owned()).collect();
+        server.configuration = Some(file);
+        server.folder = Some(folder);
+        server.restart();
+        server
+    }
+
     /// The URL of one of these users.
     pub fn url_of(&self, user: &str) -> String {
         format!("redis://{user}:secret@127.0.0.1:{}", self.port)
@@ -177,6 +200,7 @@ impl PrivateRedis {
         Self {
             port: free_port(),
             child: None,
+            configuration: None,
             arguments: Vec::new(),
             folder: None,
         }
@@ -203,6 +227,7 @@ impl PrivateRedis {
         self.stop();
         let child = ends_with_test("KILL")
             .arg("redis-server")
+            .args(&self.configuration)
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--port", &self.port.to_string()])
             .args(["--dir", &std::env::temp_dir().to_string_lossy()])

@@ -114,7 +114,9 @@ fn the_plain_names_lose_against_the_full_ones() {
         url(with_file("[database]\nurl = \"sqlite:x\"", &[empty]).unwrap()),
         "sqlite:x"
     );
-    assert!(load(&[("REDIS_URL", "redis://h")]).unwrap().has_redis());
+    for url in ["redis://h", "redis+sentinel://h:1,[::1]:2/mymaster/0"] {
+        assert!(load(&[("REDIS_URL", url)]).unwrap().has_redis(), "{url}");
+    }
 }
 
 #[test]

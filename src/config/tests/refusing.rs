@@ -281,6 +281,11 @@ fn an_address_that_cannot_be_read_says_what_to_change_and_never_the_password() {
         ("REDIS_URL", "redis://h/first", "the number of a database"),
         (
             "REDIS_URL",
+            "redis+sentinel://:canaryS3cr3t@h,i",
+            "the name of a primary that Sentinel monitors",
+        ),
+        (
+            "REDIS_URL",
             "rediss://h?db=1",
             "the parameter \"db\" is not known",
         ),

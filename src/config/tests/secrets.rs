@@ -45,7 +45,10 @@ fn no_secret_is_printed_or_debugged() {
             "DATABASE_URL",
             &format!("postgres://u:{CANARY}@h/db?password={CANARY}"),
         ),
-        ("REDIS_URL", &format!("rediss://:{CANARY}@h/0")),
+        (
+            "REDIS_URL",
+            &format!("rediss+sentinel://:{CANARY}@h/m?sentinel_password={CANARY}"),
+        ),
         (
             "VERIFYD__CREDENTIALS__KEYS",
             &format!("k1:{CANARY},{CANARY}"),
@@ -62,6 +65,10 @@ fn no_secret_is_printed_or_debugged() {
         assert!(!shown.contains(CANARY), "{shown}");
     }
     assert_holds(&printed, "url = \"postgres://u:***@h/db?password=***\"");
+    assert_holds(
+        &printed,
+        "url = \"rediss+sentinel://:***@h/m?sentinel_password=***\"",
+    );
     assert_holds(&printed, "keys = [\"***\", \"***\"]");
     let flags = Overrides::default().with("--database-url", "database.url", CANARY);
     assert!(!format!("{flags:?}").contains(CANARY));

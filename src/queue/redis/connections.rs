@@ -1,13 +1,13 @@
 //! The connections to the Redis server.
 
 use super::error;
+use super::primary::Primary;
 use super::settings::{RedisSettings, RedisSettingsError};
 use crate::ports::queue::QueueError;
 use crate::queue::consumer_health::ConsumerHealth;
 use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub};
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, ServerErrorKind};
-use secrecy::ExposeSecret;
+use redis::{AsyncConnectionConfig, RedisError, RedisResult, ServerErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,20 +17,19 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 
 /// Opens connections, and keeps the one over which hints are sent.
 pub(super) struct Connections {
-    client: Client,
+    primary: Primary,
     config: ConnectionManagerConfig,
     shared: Mutex<Option<ConnectionManager>>,
     /// Whether the server has been reached since this process started.
     reached: AtomicBool,
     connect_timeout: Duration,
-    response_timeout: Duration,
     call_timeout: Duration,
     health: Arc<ConsumerHealth>,
 }
 
 impl std::fmt::Debug for Connections {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The client knows the password.
+        // The clients know the password.
         f.debug_struct("Connections").finish_non_exhaustive()
     }
 }
@@ -41,34 +40,42 @@ impl Connections {
         settings: &RedisSettings,
         health: Arc<ConsumerHealth>,
     ) -> Result<Self, RedisSettingsError> {
-        let client = Client::open(settings.url.expose_secret())
-            .map_err(|_| RedisSettingsError::Url("the client does not accept it".to_owned()))?;
+        let primary = Primary::new(settings)?;
+        // Not where another server may be the primary meanwhile: whoever needs a connection asks for it again.
+        let retries = match primary.may_move() {
+            true => 0,
+            false => settings.consumer.retries,
+        };
         // apalis_redis::connect waits 500 ms for an answer, and one slow answer ends a worker.
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(settings.connect_timeout))
             .set_response_timeout(Some(settings.response_timeout))
-            .set_number_of_retries(settings.consumer.retries)
+            .set_number_of_retries(retries)
             .set_max_delay(MAX_RETRY_DELAY);
         Ok(Self {
-            client,
+            primary,
             config,
             shared: Mutex::new(None),
             reached: AtomicBool::new(false),
             connect_timeout: settings.connect_timeout,
-            response_timeout: settings.response_timeout,
             call_timeout: settings.call_timeout(),
             health,
         })
     }
 
-    /// Returns a connection of its own, which its first command establishes.
-    pub fn fresh(&self) -> RedisResult<ConnectionManager> {
-        ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
+    /// Returns a connection of its own to the present primary, which its first command establishes. The error
+    /// describes why there is none.
+    pub async fn fresh(&self) -> Result<ConnectionManager, String> {
+        let client = self.primary.client().await?;
+        ConnectionManager::new_lazy_with_config(client, self.config.clone())
+            .map_err(|error| error::describe(&error))
     }
 
     /// Opens a connection for pub/sub.
     pub async fn pubsub(&self) -> Result<PubSub, QueueError> {
-        match tokio::time::timeout(self.connect_timeout, self.client.get_async_pubsub()).await {
+        let client = self.primary.client().await;
+        let client = client.map_err(QueueError::Unavailable)?;
+        match tokio::time::timeout(self.connect_timeout, client.get_async_pubsub()).await {
             Ok(Ok(pubsub)) => Ok(pubsub),
             Ok(Err(error)) => Err(unavailable(&error)),
             Err(_) => Err(QueueError::Unavailable("connecting took too long".into())),
@@ -81,8 +88,7 @@ impl Connections {
         if self.reached.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let tried =
-            error::try_to_connect(&self.client, self.connect_timeout, self.response_timeout);
+        let tried = self.primary.try_to_reach();
         let result = match tokio::time::timeout(self.call_timeout, tried).await {
             Ok(result) => result,
             Err(_) => Err(format!("no answer within {:?}", self.call_timeout)),
@@ -100,7 +106,7 @@ impl Connections {
         F: AsyncFnOnce(&mut ConnectionManager) -> RedisResult<T>,
     {
         self.first_contact().await?;
-        let mut connection = self.shared()?;
+        let mut connection = self.shared().await?;
         let answer = tokio::time::timeout(self.call_timeout, exchange(&mut connection)).await;
         let (result, renew) = match answer {
             Ok(Ok(value)) => (Ok(value), false),
@@ -113,8 +119,8 @@ impl Connections {
             ),
         };
         if renew {
-            // The manager connects again only after the connection has closed; a half-open one,
-            // and one to a former primary, never does.
+            // The manager connects again only after the connection has closed, which a half-open one never is, and
+            // to the same server, which may be a former primary.
             *self.shared.lock() = None;
         }
         self.health
@@ -132,9 +138,10 @@ impl Connections {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.call_timeout));
+        let client = self.primary.client().await;
+        let client = client.map_err(QueueError::Unavailable)?;
         let exchange = async {
-            let connection = self
-                .client
+            let connection = client
                 .get_multiplexed_async_connection_with_config(&config)
                 .await?;
             exchange(connection).await
@@ -147,18 +154,22 @@ impl Connections {
         }
     }
 
-    fn shared(&self) -> Result<ConnectionManager, QueueError> {
-        let mut shared = self.shared.lock();
-        if let Some(connection) = shared.as_ref() {
+    async fn shared(&self) -> Result<ConnectionManager, QueueError> {
+        if let Some(connection) = self.shared.lock().as_ref() {
             return Ok(connection.clone());
         }
-        let connection = self.fresh().map_err(|error| unavailable(&error))?;
-        Ok(shared.insert(connection).clone())
+        let fresh = self.fresh().await;
+        if fresh.is_err() {
+            self.health.connected.store(false, Ordering::Relaxed);
+        }
+        let fresh = fresh.map_err(QueueError::Unavailable)?;
+        // Another call may have opened one meanwhile.
+        Ok(self.shared.lock().get_or_insert(fresh).clone())
     }
 }
 
 fn needs_new_connection(error: &RedisError) -> bool {
-    error.is_timeout() || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
+    error.is_io_error() || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
 /// Describes what went wrong. The client's messages name commands and the server's answer, never the

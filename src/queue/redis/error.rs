@@ -84,7 +84,7 @@ pub(super) async fn try_to_connect(
     client: &Client,
     connect_timeout: Duration,
     response_timeout: Duration,
-) -> Result<(), String> {
+) -> Result<MultiplexedConnection, String> {
     let tls = matches!(
         client.get_connection_info().addr(),
         ConnectionAddr::TcpTls { .. }
@@ -99,7 +99,7 @@ pub(super) async fn try_to_connect(
         .get_multiplexed_async_connection_with_config(&limits)
         .await;
     match result {
-        Ok(_) => Ok(()),
+        Ok(connection) => Ok(connection),
         // A server without TLS waits for the rest of a command.
         Err(error) if tls && error.is_timeout() => Err(format!(
             "no answer within the timeout; the server may speak no TLS there (rediss://): {error}"

@@ -119,9 +119,8 @@ impl Fetcher {
             let name = WorkerId::fresh(&self.queue.host).0;
             let end = self.start(&name, &mut ended).await;
             let failure = match end {
-                Ok(End::Stopped) => break,
-                Ok(End::Failed(failure)) => failure,
-                Err(error) => (&error).into(),
+                End::Stopped => break,
+                End::Failed(failure) => failure,
             };
             let reason = failure.reason();
             if started.elapsed() > longest {
@@ -157,7 +156,7 @@ impl Fetcher {
         }
         if !ended.is_empty()
             && self.connected()
-            && let Ok(mut connection) = self.connections().fresh()
+            && let Ok(mut connection) = self.connections().fresh().await
         {
             // Within a timeout: other consumers return them, too, later.
             let timeout = settings.call_timeout();
@@ -185,16 +184,26 @@ impl Fetcher {
     }
 
     /// Recovers the orphans of the workers before, then runs one.
-    async fn start(&self, name: &str, ended: &mut Vec<String>) -> RedisResult<End> {
-        let mut connection = self.connections().fresh()?;
+    async fn start(&self, name: &str, ended: &mut Vec<String>) -> End {
+        let unusable = |reason: String| {
+            self.queue.health.connected.store(false, Ordering::Relaxed);
+            End::Failed(Failure::Redis(reason))
+        };
+        let fresh = tokio::select! {
+            () = self.stop.cancelled() => return End::Stopped,
+            fresh = self.connections().fresh() => fresh,
+        };
+        let mut connection = match fresh {
+            Ok(connection) => connection,
+            Err(reason) => return unusable(reason),
+        };
         if !ended.is_empty() {
             let recovered = tokio::select! {
-                () = self.stop.cancelled() => return Ok(End::Stopped),
+                () = self.stop.cancelled() => return End::Stopped,
                 recovered = self.recover_orphans(&mut connection, ended) => recovered,
             };
             if let Err(error) = recovered {
-                self.queue.health.connected.store(false, Ordering::Relaxed);
-                return Err(error);
+                return unusable(error::describe(&error));
             }
         }
         ended.push(name.to_owned());
@@ -215,7 +224,7 @@ impl Fetcher {
         if ended.len() > MAX_ENDED {
             ended.remove(0);
         }
-        Ok(end)
+        end
     }
 
     async fn recover_orphans(

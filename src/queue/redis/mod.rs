@@ -32,7 +32,7 @@
 //! | 8,000 entries that are due in the sorted set wedge the queue | `fetch` moves 500 at a time |
 //! | the bound on concurrency counts only jobs whose worker lives | the permit is held by the handler's own task |
 //! | the text of a panic is stored as the job's result | a fixed text |
-//! | a Redis Cluster is not served | one primary for each queue |
+//! | a Redis Cluster is not served | one primary for each queue, which Sentinel may name (`primary`) |
 
 mod address;
 mod cleaner;
@@ -48,12 +48,13 @@ mod keys;
 mod observed;
 mod orphan_recovery;
 mod prefetch;
+mod primary;
 mod probe;
 mod remedy;
 mod removal;
 mod settings;
 
-pub use address::problem as address_problem;
+pub use address::{SCHEMES, problem as address_problem};
 pub use remedy::remedy;
 pub use removal::{RemovalError, remove_queue, try_queue};
 pub use settings::{ConsumerSettings, RedisSettings, RedisSettingsError};

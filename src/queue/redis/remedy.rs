@@ -9,6 +9,14 @@ const QUEUE: &[(&[&str], &str)] = &[
         &["of the variable SSL_CERT_", "of the authorities that this"],
         trusted_authorities::REMEDY,
     ),
+    (
+        &["it monitors no primary named"],
+        "let redis.url (REDIS_URL) end in the name that Sentinel has for the primary",
+    ),
+    (
+        &["'SENTINEL'", "`SENTINEL`"],
+        "let redis.url (REDIS_URL) name the hosts and ports of Sentinels, or begin with redis:// or rediss://",
+    ),
     // Its text speaks of much that other remedies are found by.
     (
         &["DENIED"],
@@ -69,7 +77,7 @@ const QUEUE: &[(&[&str], &str)] = &[
     ),
     (
         &["WRONGPASS", "NOAUTH", "uthentication"],
-        "correct user and password of redis.url (REDIS_URL)",
+        "correct user and password of redis.url (REDIS_URL), for Sentinels sentinel_username and sentinel_password",
     ),
     (
         &["MISCONF"],
@@ -201,6 +209,7 @@ mod tests {
                 "LOADING Redis is loading the dataset in memory",
                 "wait until",
             ),
+            ("ERR unknown command 'SENTINEL', with args", "of Sentinels"),
             ("FROBNICATED by a later version", "documentation"),
         ] {
             let remedy = remedy(&format!("the server answers {said}"));
@@ -222,6 +231,10 @@ mod tests {
             (
                 "certificate is not accepted: certificate not valid for name \"a\"",
                 "as its certificate",
+            ),
+            (
+                "Sentinel h:26379: it monitors no primary named \"m\"",
+                "the name that Sentinel has",
             ),
             ("the server may speak no TLS there (rediss://)", "redis://"),
             (

@@ -9,7 +9,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisSettings {
-    /// `redis://` or `rediss://` (TLS): one primary, not a Redis Cluster.
+    /// `redis://` or `rediss://` (TLS): one primary, not a Redis Cluster. `redis+sentinel://` or
+    /// `rediss+sentinel://`: Sentinels that name the primary.
     pub url: SecretString,
     /// Name of the queue and prefix of all its keys: letters, digits, `_`, `-` and `.`.
     pub queue: String,
@@ -80,7 +81,9 @@ impl Default for ConsumerSettings {
 /// Why the section `[redis]` is invalid. Never quotes the URL, which contains the password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisSettingsError {
-    #[error("redis.url cannot be used: {0}; allowed is redis://… or rediss://…")]
+    #[error(
+        "redis.url cannot be used: {0}; allowed is redis://…, rediss://…, redis+sentinel://… or rediss+sentinel://…"
+    )]
     Url(String),
     #[error(
         "redis.queue is {0:?}, allowed: 1 to 64 letters, digits, `_`, `-` and `.` (Redis keys and channels are made from it)"
@@ -93,7 +96,8 @@ impl RedisSettings {
     /// values are in `config`.
     pub fn validate(&self) -> Result<(), RedisSettingsError> {
         let url = self.url.expose_secret();
-        if !matches!(url.split_once(':'), Some(("redis" | "rediss", _))) {
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        if !address::SCHEMES.contains(&scheme) {
             return Err(RedisSettingsError::Url(
                 "its scheme is not known".to_owned(),
             ));

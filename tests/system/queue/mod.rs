@@ -12,3 +12,4 @@ mod in_process;
 mod redis;
 mod redis_error_causes;
 mod redis_faults;
+mod sentinel;

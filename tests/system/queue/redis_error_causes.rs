@@ -16,7 +16,7 @@ use verifyd::queue::redis::{RedisQueue, RedisSettings};
 /// Guards against hanging only.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-fn patient(url: &str) -> RedisSettings {
+pub fn patient(url: &str) -> RedisSettings {
     let mut settings = settings(url, "q");
     settings.connect_timeout = Duration::from_secs(60);
     settings.response_timeout = Duration::from_secs(60);
@@ -24,7 +24,7 @@ fn patient(url: &str) -> RedisSettings {
     settings
 }
 
-async fn ping(url: &str) -> String {
+pub async fn ping(url: &str) -> String {
     let queue = RedisQueue::connect(&patient(url), "host").unwrap();
     let answer = tokio::time::timeout(PATIENCE, queue.ping()).await;
     answer.expect("an answer").unwrap_err().to_string()
@@ -43,7 +43,7 @@ async fn try_sending(url: &str) -> String {
     answer.expect("an answer").unwrap_err().to_string()
 }
 
-fn assert_says(error: &str, words: &[&str]) {
+pub fn assert_says(error: &str, words: &[&str]) {
     for word in words {
         assert!(error.contains(word), "{word}: {error}");
     }
