@@ -6,8 +6,7 @@
 use url::{Position, Url};
 
 /// How an address is written so that nothing of it is mended.
-pub const FORM: &str =
-    "HOST in ASCII (xn--…), IP addresses in their short form, no backslash and no /../, \
+pub const FORM: &str = "HOST in ASCII (xn--…), IP addresses in their short form, no backslash and no /../, \
      other characters percent-encoded";
 
 /// Parses an address that is written as it is called: `scheme://HOST`, with path and query or without. Letters of scheme
