@@ -111,7 +111,7 @@ async fn healthy_runs_are_completed_and_released_before_those_that_wait() {
                 calls.push(async move {
                     match is_completed {
                         true => store.complete(&claim, &succeeded()).await,
-                        false => store.release(&claim, AttemptEnd::Error, None).await,
+                        false => store.release(&claim, AttemptEnd::Error, None, false).await,
                     }
                 });
             }
