@@ -1,12 +1,14 @@
 //! What is allowed as the value of a key, in one place: checked, and worded for messages and docs.
 
+use super::grants;
 use crate::domain::server_address;
 use crate::domain::text_decoding::{self, Named};
+use crate::outbound::guard::is_https_or_loopback;
 use crate::outbound::proxy::{self, ProxyAddressError};
 use crate::telemetry::traces;
 use config::{Value, ValueKind};
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tracing_subscriber::filter::LevelFilter;
 use url::{Host, Url};
@@ -41,6 +43,13 @@ pub(super) enum Rule {
     Headers,
     Keys,
     LaravelKeys,
+    Issuer,
+    PublicUrl,
+    ClientId,
+    ClaimName,
+    /// Scopes of OpenID Connect.
+    OidcScopes,
+    Grants,
 }
 
 impl fmt::Display for Rule {
@@ -78,6 +87,14 @@ impl fmt::Display for Rule {
                 "a list of keys, each \"id:base64 of 32 bytes\" or { id = \"…\", key = \"…\" }"
             }
             Self::LaravelKeys => "a list of keys, each \"base64:\" and 32 bytes in base64",
+            Self::Issuer => {
+                "an https address without query and fragment (http only for loopback), or empty"
+            }
+            Self::PublicUrl => "an https address without a path (http only for loopback), or empty",
+            Self::ClientId => "at most 255 printable ASCII characters without spaces, or empty",
+            Self::ClaimName => "1 to 255 printable ASCII characters without spaces",
+            Self::OidcScopes => "words separated by spaces, openid among them",
+            Self::Grants => grants::ALLOWED,
         })
     }
 }
@@ -118,6 +135,7 @@ impl Rule {
                     .map(|item| Value::new(Some(&origin), item))
                     .collect(),
             ),
+            Self::Grants => grants::read(&origin, text),
             _ => ValueKind::String(text.trim().to_owned()),
         };
         Value::new(Some(&origin), kind)
@@ -145,6 +163,7 @@ impl Rule {
                     .enumerate()
                     .try_for_each(|(index, item)| self.check_item(index, item));
             }
+            (Self::Grants, ValueKind::Array(items)) => return grants::check(items),
             (rule, ValueKind::String(text)) => {
                 if let Some(problem) = rule.address_problem(text) {
                     return Err(format!("one that cannot be read: {problem}"));
@@ -162,9 +181,12 @@ impl Rule {
             Self::DatabaseUrl => &["postgres", "postgresql", "sqlite"],
             Self::PostgresUrl => &["postgres", "postgresql"],
             Self::RedisUrl => &["redis", "rediss"],
-            Self::ProxyUrl | Self::RedirectUri | Self::CloudBase | Self::Portal => {
-                &["http", "https"]
-            }
+            Self::ProxyUrl
+            | Self::RedirectUri
+            | Self::CloudBase
+            | Self::Portal
+            | Self::Issuer
+            | Self::PublicUrl => &["http", "https"],
             _ => &[],
         }
     }
@@ -289,7 +311,17 @@ impl Rule {
             Self::NoProxy => !text.chars().any(char::is_control),
             Self::CollectorUrl => text.is_empty() || is_collector_url(text),
             Self::Headers => traces::headers(text).is_some(),
-            Self::Integer(..) | Self::Ratio | Self::Keys | Self::LaravelKeys => false,
+            Self::Issuer => text.is_empty() || is_issuer(text),
+            Self::PublicUrl => text.is_empty() || is_cloud_base(text),
+            Self::ClientId => text.is_empty() || is_word(text),
+            Self::ClaimName => is_word(text),
+            Self::OidcScopes => {
+                let mut scopes = text.split(' ');
+                scopes.clone().all(is_word) && scopes.any(|scope| scope == "openid")
+            }
+            Self::Integer(..) | Self::Ratio | Self::Keys | Self::LaravelKeys | Self::Grants => {
+                false
+            }
         }
     }
 }
@@ -361,17 +393,18 @@ fn is_redirect_uri(text: &str) -> bool {
         && is_https_or_loopback(&url)
 }
 
-fn is_https_or_loopback(url: &Url) -> bool {
-    match url.scheme() {
-        "https" => url.has_host(),
-        "http" => match url.host() {
-            Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
-            Some(Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
-            Some(Host::Domain(name)) => name == "localhost",
-            None => false,
-        },
-        _ => false,
-    }
+fn is_issuer(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && is_https_or_loopback(&url)
+    })
+}
+
+fn is_word(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn is_collector_url(text: &str) -> bool {
