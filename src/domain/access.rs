@@ -42,6 +42,9 @@ impl Binding {
     }
 }
 
+/// What the name of a person who signs in with OpenID Connect begins with, and that of no other token.
+pub const PERSON_PREFIX: &str = "oidc: ";
+
 /// What the value of a claim gives to a person who signs in with OpenID Connect: what a token may have.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,7 +2,7 @@
 
 use crate::outbound::jwt::install_crypto;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
@@ -78,11 +78,9 @@ fn fits(key: &Jwk, algorithm: Algorithm) -> bool {
         _ => false,
     };
     let common = &key.common;
-    let signs = matches!(
-        common.public_key_use,
-        None | Some(PublicKeyUse::Signature)
-    );
-    is_of_kind && signs && common.key_algorithm.is_none_or(|named| named == algorithm.into())
+    let signs = matches!(common.public_key_use, None | Some(PublicKeyUse::Signature));
+    let algorithm = KeyAlgorithm::from(algorithm);
+    is_of_kind && signs && common.key_algorithm.is_none_or(|named| named == algorithm)
 }
 
 fn check(claims: &Claims, expected: &Expected<'_>) -> Result<(), &'static str> {
