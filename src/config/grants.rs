@@ -20,7 +20,8 @@ pub(super) fn read(origin: &str, text: &str) -> ValueKind {
         return ValueKind::Array(Vec::new());
     }
     let table: Result<toml::Table, _> = format!("list = {}", text.trim()).parse();
-    let list = table.ok().and_then(|mut table| table.remove("list"));
+    let table = table.ok().filter(|table| table.len() == 1);
+    let list = table.and_then(|mut table| table.remove("list"));
     let list = list.and_then(|list| convert(list, origin));
     list.map_or_else(|| ValueKind::String(text.to_owned()), |list| list.kind)
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use verifyd::ports::clock::{Clock as _, SystemClock};
 
 /// What the token endpoint was asked.
 #[derive(Clone, Debug, Default)]
@@ -93,7 +94,7 @@ impl Fake {
 
     /// The claims of a token that is right, of somebody in these groups.
     pub fn claims(&self, nonce: &str, groups: &[&str]) -> Value {
-        let now = chrono::Utc::now().timestamp();
+        let now = SystemClock.now().timestamp();
         json!({
             "iss": self.issuer(), "aud": "verifyd", "sub": "4711", "name": "Kim Doe", "nonce": nonce,
             "iat": now, "exp": now + 300, "groups": groups,

@@ -97,7 +97,6 @@ async fn people_sign_in_at_their_organization_and_out() {
     browser.until("document.querySelector('[role=alert]')").await;
     let said = browser.text("[role=alert]").await;
     assert!(said.contains("strangers"), "{said}");
-    browser.go(&format!("{issuer}/session/end")).await;
     browser.forget_cookies().await;
 
     // Whoever has access is where they wanted to be, and is named in what they do.

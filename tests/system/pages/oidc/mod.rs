@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use verifyd::http::oidc::OidcSettings;
 
 /// The client's secret, in which characters have to be encoded.
-const SECRET: &str = "s3cr3t: +/ä";
+const SECRET: &str = "s3cr3t: +/%";
 
 /// Readers and runners of tenant 1, readers of workspace 2, and whoever may only run.
 fn settings(issuer: &str, public_url: &str, secret_file: PathBuf) -> OidcSettings {

@@ -10,7 +10,7 @@ use reqwest::Response;
 use reqwest::header::SET_COOKIE;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use test_support::waiting::until;
 use url::Url;
 use verifyd::config::Settings;
@@ -188,9 +188,8 @@ async fn a_person_signs_in_by_the_code_flow_with_pkce_and_is_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_replica_ends_a_sign_in_that_one_has_begun() {
     let place = place().await;
-    let mut services = place.scene.world.services.clone();
-    services.settings.pages.requests_per_minute = 1_000_000;
-    let other = scene::serve(&services, place.scene.stop.clone()).await;
+    let services = &place.scene.world.services;
+    let other = scene::serve(services, place.scene.stop.clone()).await;
     let away = place.begin("/").await;
     let claims = place.fake.claims(away.nonce(), &["readers"]);
     place.fake.issues(&place.fake.signed(&claims));
@@ -206,9 +205,12 @@ async fn whoever_is_in_no_group_or_in_two_places_learns_which() {
     let place = place().await;
     for (groups, said) in [
         (&["strangers", "<b>"][..], &["strangers", "&#60;b&#62;"][..]),
-        (&[], &["no claim", "groups"]),
-        (&["readers", "others"], &["readers", "others", "different workspaces"]),
-        (&["runners"], &["may not read"]),
+        (&[][..], &["no claim", "groups"][..]),
+        (
+            &["readers", "others"][..],
+            &["readers", "others", "different workspaces"][..],
+        ),
+        (&["runners"][..], &["may not read"][..]),
     ] {
         let away = place.begin("/").await;
         let answer = place.answer_to(&away, groups).await;
@@ -333,7 +335,7 @@ async fn a_new_key_is_looked_up_once_and_strange_ones_not_each_time() {
     let away = place.begin("/").await;
     signed_in(&away, &place.answer_to(&away, &["readers"]).await);
     assert_eq!(place.fake.keys_read(), 2);
-    // Half a minute would have to pass for another look.
+    let looked = Instant::now();
     let stranger = Fake::start().await;
     stranger.rotate("third");
     for _ in 0..3 {
@@ -342,7 +344,9 @@ async fn a_new_key_is_looked_up_once_and_strange_ones_not_each_time() {
         let answer = place.answer(&away, &stranger.signed(&claims)).await;
         assert_eq!(answer.status(), 401);
     }
-    assert_eq!(place.fake.keys_read(), 2);
+    // On a machine that takes half a minute for each, each may look.
+    let more = place.fake.keys_read() as u64 - 2;
+    assert!(more <= looked.elapsed().as_secs() / 30, "{more}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -373,13 +377,17 @@ async fn while_the_provider_is_down_tokens_sign_in_and_readiness_stays() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn starts_and_returns_count_as_attempts_to_log_in() {
-    let place = place_with(|settings| settings.pages.logins_per_minute = 4).await;
-    let away = place.begin("/").await;
-    for wanted in [401, 401, 401, 429] {
+    for path in ["/login/oidc", "/login/callback?code=a&state=b"] {
+        let place = place_with(|settings| settings.pages.logins_per_minute = 3).await;
         let nobody = Person::at(&place.scene.base);
-        assert_eq!(nobody.get(&away.callback()).await.status(), wanted);
+        let mut tried = 0;
+        while nobody.get(path).await.status() != 429 {
+            tried += 1;
+            assert!(tried < 1_000, "{path}: nothing is refused");
+        }
+        // The page with the form is not held up.
+        assert_eq!(nobody.get("/login").await.status(), 200);
     }
-    assert_eq!(away.person.get("/login/oidc").await.status(), 429);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
