@@ -6,8 +6,8 @@ use config::{Map, Value, ValueKind};
 use std::fmt::Write as _;
 
 /// What is allowed.
-pub(super) const ALLOWED: &str = "a list of { value = \"…\", scopes = [\"read\"], workspace = 1, tenant = 2 }, \
-    without workspace for every workspace and without tenant for all of the workspace";
+pub(super) const ALLOWED: &str =
+    "a list of { value = \"…\", scopes = [\"…\"], workspace = 1, tenant = 2 }, or without the last two";
 
 const MEMBERS: [&str; 4] = ["value", "scopes", "workspace", "tenant"];
 

@@ -87,13 +87,11 @@ impl fmt::Display for Rule {
                 "a list of keys, each \"id:base64 of 32 bytes\" or { id = \"…\", key = \"…\" }"
             }
             Self::LaravelKeys => "a list of keys, each \"base64:\" and 32 bytes in base64",
-            Self::Issuer => {
-                "an https address without query and fragment (http only for loopback), or empty"
-            }
+            Self::Issuer => "an https address without a query (http only for loopback), or empty",
             Self::PublicUrl => "an https address without a path (http only for loopback), or empty",
-            Self::ClientId => "at most 255 printable ASCII characters without spaces, or empty",
-            Self::ClaimName => "1 to 255 printable ASCII characters without spaces",
-            Self::OidcScopes => "words separated by spaces, openid among them",
+            Self::ClientId => "a word of ASCII, or empty",
+            Self::ClaimName => "a word of ASCII",
+            Self::OidcScopes => "words of ASCII, openid among them",
             Self::Grants => grants::ALLOWED,
         })
     }

@@ -1,6 +1,6 @@
 //! Sign-in with OpenID Connect: by a provider that sends what a test wants, and by a certified one in a browser.
 
-mod fake;
+pub mod fake;
 mod in_a_browser;
 mod over_http;
 
