@@ -77,10 +77,18 @@ struct Refusal {
     error: String,
 }
 
+/// Reads an address that a document names: https, or http on this machine where the issuer is there, too.
+fn address(name: &str, text: &str, issuer: &str) -> Result<Url, String> {
+    let is_local = issuer.starts_with("http://");
+    let is_allowed =
+        |url: &Url| url.scheme() == "https" || is_local && is_https_or_loopback(url);
+    let url = Url::parse(text).ok().filter(is_allowed);
+    url.ok_or_else(|| format!("its {name} is no https address"))
+}
+
 impl Endpoint {
-    fn new(name: &str, address: &str, outbound: &Outbound) -> Result<Self, String> {
-        let url = Url::parse(address).ok().filter(is_https_or_loopback);
-        let url = url.ok_or_else(|| format!("its {name} is no https address"))?;
+    fn new(name: &str, text: &str, issuer: &str, outbound: &Outbound) -> Result<Self, String> {
+        let url = address(name, text, issuer)?;
         let uri: Result<Uri, _> = url.as_str().parse();
         let uri = uri.map_err(|_| format!("its {name} is no address"))?;
         let host = uri.host().unwrap_or_default();
@@ -149,24 +157,26 @@ impl Endpoint {
 impl Provider {
     /// Reads the discovery document and the keys.
     pub(super) async fn discover(issuer: &str, outbound: &Outbound) -> Result<Self, String> {
-        let address = format!("{}/{DISCOVERY}", issuer.trim_end_matches('/'));
-        let found: Document = Endpoint::new("issuer", &address, outbound)?
-            .get("discovery document")
-            .await?;
+        let document = format!("{}/{DISCOVERY}", issuer.trim_end_matches('/'));
+        let document = Endpoint::new("issuer", &document, issuer, outbound)?;
+        let found: Document = document.get("discovery document").await?;
         if found.issuer != issuer {
             return Err(format!(
                 "its discovery document is of the issuer {:?}, and http.oidc.issuer is {issuer:?}: both must be the same",
                 found.issuer.chars().take(255).collect::<String>()
             ));
         }
-        let authorization = Url::parse(&found.authorization_endpoint).ok();
-        let authorization = authorization.filter(is_https_or_loopback);
+        let endpoint =
+            |name: &str, text: &str| Endpoint::new(name, text, issuer, outbound);
         let methods = found.token_endpoint_auth_methods_supported;
         let provider = Self {
-            authorization: authorization
-                .ok_or("its authorization_endpoint is no https address".to_owned())?,
-            token: Endpoint::new("token_endpoint", &found.token_endpoint, outbound)?,
-            keys_at: Endpoint::new("jwks_uri", &found.jwks_uri, outbound)?,
+            authorization: address(
+                "authorization_endpoint",
+                &found.authorization_endpoint,
+                issuer,
+            )?,
+            token: endpoint("token_endpoint", &found.token_endpoint)?,
+            keys_at: endpoint("jwks_uri", &found.jwks_uri)?,
             keys: Vec::new(),
             wants_secret_in_body: methods
                 .is_some_and(|known| !known.iter().any(|one| one == "client_secret_basic")),
@@ -270,16 +280,20 @@ mod tests {
     #[test]
     fn nothing_is_sent_in_the_clear_but_to_this_machine() {
         let outbound = Outbound::direct().unwrap();
-        for (address, allowed) in [
-            ("https://login.example/token", true),
-            ("http://127.0.0.1:9/token", true),
-            ("http://localhost:9/token", true),
-            ("http://login.example/token", false),
-            ("ftp://login.example/", false),
-            ("token", false),
+        let (here, elsewhere) = ("http://127.0.0.1:9", "https://login.example");
+        for (issuer, text, allowed) in [
+            (elsewhere, "https://login.example/token", true),
+            (elsewhere, "http://127.0.0.1:9/token", false),
+            (elsewhere, "http://login.example/token", false),
+            (here, "https://login.example/token", true),
+            (here, "http://127.0.0.1:9/token", true),
+            (here, "http://localhost:9/token", true),
+            (here, "http://login.example/token", false),
+            (here, "ftp://login.example/", false),
+            (here, "token", false),
         ] {
-            let endpoint = Endpoint::new("token_endpoint", address, &outbound);
-            assert_eq!(endpoint.is_ok(), allowed, "{address}");
+            let endpoint = Endpoint::new("token_endpoint", text, issuer, &outbound);
+            assert_eq!(endpoint.is_ok(), allowed, "{issuer}: {text}");
         }
     }
 }
