@@ -98,6 +98,10 @@ pub trait AccessStore: Send + Sync {
         by: &Origin,
     ) -> Result<Option<TokenRecord>, StoreError>;
 
+    /// Ends what earlier sign-ins gave to the person of this hash: the token expires, and its sessions end. False:
+    /// there was nothing.
+    async fn dismiss_person(&self, hash: &str, by: &Origin) -> Result<bool, StoreError>;
+
     /// Whether the role may do what [`AccessStore::admit_person`] does.
     async fn may_admit_people(&self) -> Result<bool, StoreError>;
 

@@ -49,6 +49,12 @@ macro_rules! token_columns {
     };
 }
 
+macro_rules! valid {
+    ($db:ident) => {
+        sql_for!($db "t.revoked_at IS NULL AND (t.expires_at IS NULL OR " now!() " < t.expires_at)")
+    };
+}
+
 const ADD: Sql = both!(
     "INSERT INTO " own!(api_tokens) "
         (name, token_hash, scopes, workspace_id, tenant_id, expires_at)
@@ -69,6 +75,11 @@ const ADMIT: Sql = both!(
          tenant_id = excluded.tenant_id, expires_at = excluded.expires_at
      WHERE t.revoked_at IS NULL
      RETURNING " token_columns!("")
+);
+
+const DISMISS: Sql = both!(
+    "UPDATE " own!(api_tokens) " AS t SET expires_at = " now!()
+    " WHERE t.token_hash = $1 AND " valid!() " RETURNING " token_columns!("")
 );
 
 /// What deploy/postgres-grants-oidc.sql grants.
@@ -92,12 +103,6 @@ const REVOKE: Sql = both!(
 );
 
 const END_SESSIONS: Sql = both!("DELETE FROM " own!(page_sessions) " WHERE token_id = $1");
-
-macro_rules! valid {
-    ($db:ident) => {
-        sql_for!($db "t.revoked_at IS NULL AND (t.expires_at IS NULL OR " now!() " < t.expires_at)")
-    };
-}
 
 macro_rules! use_is_old {
     ($db:ident) => {
@@ -286,6 +291,24 @@ impl<S: SqlStore> AccessStore for S {
                 record(tx, &Change { before, ..change }, by).await?;
             }
             Ok(Some(admitted))
+        })
+        .await
+    }
+
+    async fn dismiss_person(&self, hash: &str, by: &Origin) -> Result<bool, StoreError> {
+        let dismiss = DISMISS.bind(hash);
+        transaction(self, async |tx| {
+            let row: Option<TokenRow> = dismiss.fetch_optional(tx).await?;
+            let Some(row) = row else {
+                return Ok(false);
+            };
+            let dismissed = TokenRecord::try_from(row)?;
+            END_SESSIONS.bind(dismissed.id.0).execute(tx).await?;
+            let (id, bound) = (dismissed.id.0, dismissed.binding);
+            let change = Change::new(AuditAction::TokenChanged, id, bound);
+            let ended = json!({ "expires_at": dismissed.expires_at.map(second) });
+            record(tx, &change.after(ended), by).await?;
+            Ok(true)
         })
         .await
     }

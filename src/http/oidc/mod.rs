@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
+use url::Url;
 use zeroize::Zeroizing;
 
 /// Age after which discovery document and keys are read again.
@@ -52,6 +53,9 @@ const SUBJECT_CHARS: usize = 100;
 
 /// Values of a claim that are shown.
 const SHOWN_VALUES: usize = 10;
+
+/// What somebody can do who has no access.
+const ASK: &str = "Ask your administrator, or log in with an API token.";
 
 /// Section `[http.oidc]`. The meaning of each key stands in `config/default.toml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -111,9 +115,13 @@ pub enum SignInError {
     Refused(String),
     #[error("the provider's answer cannot be trusted: its ID token {0}")]
     Untrusted(&'static str),
-    /// The person is known, and may do nothing.
+    /// The person is known, and may do nothing. `hash` is that of [`Person`].
     #[error("{person}: {why}")]
-    NoAccess { person: String, why: String },
+    NoAccess {
+        person: String,
+        hash: String,
+        why: String,
+    },
 }
 
 impl SignInError {
@@ -193,6 +201,11 @@ impl SignIn {
         })
     }
 
+    /// Whether the browser returns over https: then no cookie of a sign-in goes without.
+    pub fn is_over_https(&self) -> bool {
+        Url::parse(&self.settings.public_url).is_ok_and(|url| url.scheme() == "https")
+    }
+
     /// Begins a sign-in that goes on at `next`, a path of this host.
     pub async fn begin(&self, next: &str) -> Result<Begun, SignInError> {
         let provider = self.provider().await?;
@@ -225,12 +238,13 @@ impl SignIn {
         let now = self.clock.now();
         let attempt = cookie.and_then(|cookie| Attempt::resume(cookie, &callback.state, now));
         let attempt = attempt.ok_or(SignInError::NotBegun)?;
-        if !callback.error.is_empty() {
-            return Err(SignInError::Refused(code_of(&callback.error)));
-        }
+        // RFC 9207: it comes first, since an answer of another issuer is no answer, whatever it says.
         let issuer = callback.iss.as_deref();
         if issuer.is_some_and(|issuer| issuer != self.settings.issuer) {
             return Err(SignInError::Untrusted("would be of another issuer"));
+        }
+        if !callback.error.is_empty() {
+            return Err(SignInError::Refused(code_of(&callback.error)));
         }
         let code = callback.code.expose_secret();
         if code.is_empty() || code.len() > CODE_BYTES {
@@ -337,17 +351,23 @@ impl SignIn {
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         let subject = text("sub").unwrap_or_default();
         let name = person_name(&text, subject);
-        let values = values(claims, &self.settings.claim);
+        let hash = sha256_hex(&format!("oidc\n{}\n{subject}", self.settings.issuer));
+        let claim = &self.settings.claim;
+        let values = values(claims, claim);
         match granted(&self.settings.grants, &values) {
             Ok((scopes, binding)) => Ok(Person {
                 name,
-                hash: sha256_hex(&format!("oidc\n{}\n{subject}", self.settings.issuer)),
+                hash,
                 scopes,
                 binding,
             }),
             Err(refusal) => Err(SignInError::NoAccess {
-                why: no_access(&self.settings.claim, &values, &refusal),
+                why: match is_left_out(claims, claim) {
+                    true => left_out(claim),
+                    false => no_access(claim, &values, &refusal),
+                },
                 person: name,
+                hash,
             }),
         }
     }
@@ -365,11 +385,18 @@ fn values(claims: &Claims, claim: &str) -> Vec<String> {
     }
 }
 
+/// Whether the provider says of the claim that it is elsewhere, as Microsoft Entra does of many groups: OpenID Connect
+/// Core 1.0, 5.6.2. It is not fetched from there.
+fn is_left_out(claims: &Claims, claim: &str) -> bool {
+    let elsewhere = claims.get("_claim_names");
+    elsewhere.is_some_and(|names| names.get(claim).is_some())
+}
+
 /// `oidc: Kim Doe (24400320)`. People may choose their names, so the subject always ends it.
 fn person_name<'a>(text: &impl Fn(&str) -> Option<&'a str>, subject: &str) -> String {
     let names = ["name", "preferred_username", "email"];
-    let name = names.iter().filter_map(|name| text(name)).map(str::trim);
-    let name = name.into_iter().find(|name| !name.is_empty());
+    let mut names = names.iter().filter_map(|name| text(name)).map(str::trim);
+    let name = names.find(|name| !name.is_empty());
     let subject = redact::clean(subject, SUBJECT_CHARS);
     match name {
         Some(name) => format!("{PERSON_PREFIX}{} ({subject})", redact::clean(name, NAME_CHARS)),
@@ -377,12 +404,23 @@ fn person_name<'a>(text: &impl Fn(&str) -> Option<&'a str>, subject: &str) -> St
     }
 }
 
+fn shown(text: &str) -> String {
+    format!("\u{201c}{}\u{201d}", redact::clean(text, NAME_CHARS))
+}
+
+fn left_out(claim: &str) -> String {
+    format!(
+        "Your organization's provider left the claim {} out: it has too many values of you for an ID token. {ASK} \
+         The provider could send roles, or only groups that are assigned to the application.",
+        shown(claim)
+    )
+}
+
 fn no_access(claim: &str, values: &[String], refusal: &NoGrant) -> String {
-    let shown = |text: &str| format!("\u{201c}{}\u{201d}", redact::clean(text, NAME_CHARS));
-    let ask = "Ask your administrator, or log in with an API token.";
     match refusal {
         NoGrant::Unknown if values.is_empty() => {
-            format!("Your organization's provider sent no claim {}. {ask}", shown(claim))
+            let claim = shown(claim);
+            format!("Your organization's provider sent no claim {claim} with a text in it. {ASK}")
         }
         NoGrant::Unknown => {
             let first = values.iter().take(SHOWN_VALUES).map(|value| shown(value));
@@ -391,18 +429,18 @@ fn no_access(claim: &str, values: &[String], refusal: &NoGrant) -> String {
                 first.push(format!("{} others", values.len() - SHOWN_VALUES));
             }
             format!(
-                "Nothing that the claim {} names of you has access: {}. {ask}",
+                "Nothing that the claim {} names of you has access: {}. {ASK}",
                 shown(claim),
                 first.join(", ")
             )
         }
         NoGrant::Ambiguous(one, other) => format!(
-            "{} and {} give access to different workspaces or tenants, and you have both. {ask}",
+            "{} and {} give access to different workspaces or tenants, and you have both. {ASK}",
             shown(one),
             shown(other)
         ),
         NoGrant::Blind => format!(
-            "What the claim {} names of you may not read. {ask}",
+            "What the claim {} names of you may not read. {ASK}",
             shown(claim)
         ),
     }
@@ -455,6 +493,11 @@ mod tests {
         let said = no_access("groups", &values, &NoGrant::Unknown);
         assert!(said.contains("\u{201c}g0\u{201d}, ") && said.contains("2 others"), "{said}");
         assert!(no_access("roles", &[], &NoGrant::Unknown).contains("no claim \u{201c}roles\u{201d}"));
+        let claims = json!({ "_claim_names": { "groups": "src1" }, "_claim_sources": {} });
+        let claims = claims.as_object().unwrap();
+        assert!(is_left_out(claims, "groups") && !is_left_out(claims, "roles"));
+        let odd = json!({ "_claim_names": "groups" });
+        assert!(!is_left_out(odd.as_object().unwrap(), "groups"));
         assert_eq!(code_of("access_denied"), "access_denied");
         assert_eq!(code_of("<b>\u{202e}"), "b");
         assert_eq!(code_of("\n"), "unknown");

@@ -116,7 +116,8 @@ pub async fn log_in(
         note_refusal(&pages, Some(&record), Refusal::of_token(), address).await;
         return Ok(refused(&pages, next, problem));
     }
-    let cookie = open_session(&pages, &headers, &record, address).await?;
+    let secure = is_secure(&pages, &headers);
+    let cookie = open_session(&pages, &headers, secure, &record, address).await?;
     Ok(([(SET_COOKIE, cookie)], Redirect::to(next)).into_response())
 }
 
@@ -124,6 +125,7 @@ pub async fn log_in(
 pub async fn open_session(
     pages: &Pages,
     headers: &HeaderMap,
+    secure: bool,
     token: &TokenRecord,
     address: Option<IpAddr>,
 ) -> Result<String, PageError> {
@@ -144,7 +146,6 @@ pub async fn open_session(
             &origin(Some((token.id, &token.name[..])), address),
         )
         .await?;
-    let secure = is_secure(pages, headers);
     Ok(set_cookie(secret.expose_secret(), lifetime.as_secs(), secure))
 }
 

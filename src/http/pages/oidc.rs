@@ -17,8 +17,37 @@ use secrecy::ExposeSecret as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Name of the cookie that a browser keeps while a person is at the provider.
-const COOKIE_NAME: &str = "verifyd_login";
+/// The cookie that a browser keeps while a person is at the provider. Whoever could plant one could sign the browser in
+/// as somebody else. `__Host-` keeps neighbouring hosts and plain http from that, where the browser returns over https.
+#[derive(Clone, Copy, Debug)]
+struct Cookie {
+    over_https: bool,
+    secure: bool,
+}
+
+impl Cookie {
+    fn of(pages: &Pages, sign_in: &SignIn, headers: &HeaderMap) -> Self {
+        let over_https = sign_in.is_over_https();
+        Self {
+            over_https,
+            secure: over_https || is_secure(pages, headers),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self.over_https {
+            true => "__Host-verifyd_login",
+            false => "verifyd_login",
+        }
+    }
+
+    /// Sent with a navigation that begins at the provider, hence `Lax`.
+    fn set(self, value: &str, max_age: u64) -> String {
+        let name = self.name();
+        let secure = if self.secure { "; Secure" } else { "" };
+        format!("{name}={value}; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Lax{secure}")
+    }
+}
 
 fn sign_in(pages: &Pages) -> Result<&SignIn, PageError> {
     pages.sign_in.as_ref().ok_or(PageError::NotFound)
@@ -31,14 +60,15 @@ pub async fn begin(
     Query(next): Query<Next>,
 ) -> Result<Response, PageError> {
     let next = path_of_ours(&next.next);
-    match sign_in(&pages)?.begin(next).await {
+    let sign_in = sign_in(&pages)?;
+    match sign_in.begin(next).await {
         Ok(Begun {
             location,
             cookie,
             max_age,
         }) => {
-            let secure = is_secure(&pages, &headers);
-            let cookie = set_cookie(cookie.expose_secret(), max_age, secure);
+            let kept = Cookie::of(&pages, sign_in, &headers);
+            let cookie = kept.set(cookie.expose_secret(), max_age);
             let headers = [(LOCATION, location), (SET_COOKIE, cookie)];
             Ok((StatusCode::SEE_OTHER, headers).into_response())
         }
@@ -54,20 +84,24 @@ pub async fn finish(
     Query(callback): Query<Callback>,
 ) -> Result<Response, PageError> {
     let address = peer.map(|peer| peer.0.0.ip());
-    let cookie = cookie_named(&headers, COOKIE_NAME, COOKIE_BYTES);
-    let finished = sign_in(&pages)?.finish(cookie, &callback).await;
+    let sign_in = sign_in(&pages)?;
+    let kept = Cookie::of(&pages, sign_in, &headers);
+    let cookie = cookie_named(&headers, kept.name(), COOKIE_BYTES);
+    let finished = sign_in.finish(cookie, &callback).await;
+    let is_another = matches!(finished, Err(SignInError::NotBegun));
     let slot = pages.request_limits.enter(None).await;
     let answered = match finished {
-        Ok((person, next)) => admit(&pages, &headers, &person, &next, address).await,
-        Err(error) => {
-            note(&pages, &error, address).await;
-            Ok(failed(&pages, "/", &error))
-        }
+        Ok((person, next)) => admit(&pages, &headers, kept.secure, &person, &next, address).await,
+        Err(error) => refuse(&pages, &error, address).await,
     };
     drop(slot);
-    // Used once, however it ended.
-    let cookie = set_cookie("", 0, is_secure(&pages, &headers));
     let answer = answered.unwrap_or_else(IntoResponse::into_response);
+    // The cookie, if there is one, is that of another sign-in: of a later tab, for example.
+    if is_another {
+        return Ok(answer);
+    }
+    // Used once, however it ended.
+    let cookie = kept.set("", 0);
     Ok((AppendHeaders([(SET_COOKIE, cookie)]), answer).into_response())
 }
 
@@ -76,6 +110,7 @@ pub async fn finish(
 async fn admit(
     pages: &Pages,
     headers: &HeaderMap,
+    secure: bool,
     person: &Person,
     next: &str,
     address: Option<IpAddr>,
@@ -85,14 +120,29 @@ async fn admit(
     let Some(token) = pages.store.admit_person(person, lifetime, &by).await? else {
         let error = SignInError::NoAccess {
             person: person.name.clone(),
+            hash: person.hash.clone(),
             why: "Your access to verifyd was revoked. Ask your administrator.".to_owned(),
         };
         note(pages, &error, address).await;
-        return Ok(failed(pages, next, &error));
+        return Ok(failed(pages, "/", &error));
     };
-    let cookie = open_session(pages, headers, &token, address).await?;
+    let cookie = open_session(pages, headers, secure, &token, address).await?;
     let answer = onward(path_of_ours(next));
     Ok((AppendHeaders([(SET_COOKIE, cookie)]), answer).into_response())
+}
+
+/// Says why nobody was signed in. Whoever has no access any more loses that of earlier sign-ins.
+async fn refuse(
+    pages: &Pages,
+    error: &SignInError,
+    address: Option<IpAddr>,
+) -> Result<Response, PageError> {
+    note(pages, error, address).await;
+    if let SignInError::NoAccess { person, hash, .. } = error {
+        let by = origin_of(None, person, address);
+        pages.store.dismiss_person(hash, &by).await?;
+    }
+    Ok(failed(pages, "/", error))
 }
 
 /// Adds an entry about a refused sign-in, unless it is the provider that failed.
@@ -123,10 +173,4 @@ fn failed(pages: &Pages, next: &str, error: &SignInError) -> Response {
         }
     };
     refused_as(status, pages, next, &error.words())
-}
-
-/// Sent with a navigation that begins at the provider, hence `Lax`.
-fn set_cookie(value: &str, max_age: u64, secure: bool) -> String {
-    let secure = if secure { "; Secure" } else { "" };
-    format!("{COOKIE_NAME}={value}; Path=/login; Max-Age={max_age}; HttpOnly; SameSite=Lax{secure}")
 }

@@ -345,6 +345,8 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
             None,
         ),
         ("SELECT id FROM verifyd.api_tokens FOR UPDATE", None),
+        ("UPDATE verifyd.api_tokens AS t SET expires_at = now() WHERE t.revoked_at IS NULL", None),
+        ("DELETE FROM verifyd.page_sessions WHERE token_id = 1", None),
         ("UPDATE verifyd.api_tokens SET token_hash = repeat('b', 64)", FORBIDDEN),
         ("UPDATE verifyd.api_tokens SET revoked_at = NULL", FORBIDDEN),
         ("DELETE FROM verifyd.api_tokens", FORBIDDEN),

@@ -155,6 +155,18 @@ pub async fn a_person_is_one_token_that_changes_with_each_sign_in_and_ends(bed: 
     assert_eq!(store.session_by_hash(&session).await.unwrap(), None);
     admit(&kim, DAY).await.expect("it may sign in again");
 
+    // Without access any more, and with it again: a session of before stays at its end.
+    let session = hash("another session");
+    let opened = store.open_session(first.id, &session, "csrf", DAY, None, operator());
+    opened.await.unwrap();
+    assert!(!store.dismiss_person(&hash("a stranger"), operator()).await.unwrap());
+    assert!(store.session_by_hash(&session).await.unwrap().is_some());
+    assert!(store.dismiss_person(&kim.hash, operator()).await.unwrap());
+    assert!(!store.dismiss_person(&kim.hash, operator()).await.unwrap());
+    assert_eq!(store.session_by_hash(&session).await.unwrap(), None);
+    admit(&kim, DAY).await.expect("it may sign in again");
+    assert_eq!(store.session_by_hash(&session).await.unwrap(), None);
+
     assert!(store.revoke_token(first.id, operator()).await.unwrap());
     assert_eq!(admit(&kim, DAY).await, None);
     assert_eq!(store.session_by_hash(&session).await.unwrap(), None);

@@ -276,6 +276,8 @@ async fn a_return_belongs_to_its_browser_and_counts_once() {
         let answer = person.get(path).await;
         assert_eq!(answer.status(), 401, "{path}");
         assert_eq!(value_of(&answer, "verifyd_session"), None);
+        // The sign-in of another tab goes on.
+        assert_eq!(value_of(&answer, "verifyd_login"), None);
         assert!(place.fake.asked().form.is_empty(), "{path}: the code was sent");
     };
     // Without the cookie, or with that of another sign-in.
@@ -296,6 +298,15 @@ async fn a_return_belongs_to_its_browser_and_counts_once() {
     // The code is bounded.
     let long = away.callback().replace("c0de", &"c".repeat(9000));
     refused(&away.person, &long).await;
+    // The answer of another provider, whatever it says.
+    for answer in ["code=c0de", "error=access_denied"] {
+        let mixed_up = away.callback().replace("code=c0de", answer);
+        let mixed_up = format!("{mixed_up}&iss=https%3A%2F%2Fevil.example");
+        let answer = away.person.get(&mixed_up).await;
+        assert_eq!(answer.status(), 401);
+        assert!(answer.text().await.unwrap().contains("another issuer"));
+        assert!(place.fake.asked().form.is_empty(), "the code was sent");
+    }
     let denied = away.callback().replace("code=c0de", "error=access_denied");
     let answer = away.person.get(&denied).await;
     assert_eq!(answer.status(), 401);
@@ -405,6 +416,63 @@ async fn a_person_whose_token_was_revoked_stays_out() {
     let answer = place.answer_to(&away, &["readers"]).await;
     assert_eq!(answer.status(), 403);
     assert!(answer.text().await.unwrap().contains("revoked"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_in_no_group_any_more_loses_earlier_sessions() {
+    let place = place().await;
+    let away = place.begin("/").await;
+    let person = signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    assert_eq!(person.get("/").await.status(), 200);
+    let away = place.begin("/").await;
+    let answer = place.answer_to(&away, &["strangers"]).await;
+    assert_eq!(answer.status(), 403);
+    assert_eq!(person.get("/").await.status(), 303);
+    let changed = place.entries(AuditAction::TokenChanged).await;
+    assert_eq!((changed.len(), changed[0].actor.as_str()), (1, "oidc: Kim Doe (4711)"));
+    // It is no revocation.
+    let away = place.begin("/").await;
+    let person = signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    assert_eq!(person.get("/").await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_that_the_provider_leaves_out_are_not_taken_for_none() {
+    let place = place().await;
+    let away = place.begin("/").await;
+    let mut claims = place.fake.claims(away.nonce(), &[]);
+    claims.as_object_mut().unwrap().remove("groups");
+    claims["_claim_names"] = json!({ "groups": "src1" });
+    claims["_claim_sources"] = json!({ "src1": { "endpoint": "https://graph.example" } });
+    let answer = place.answer(&away, &place.fake.signed(&claims)).await;
+    assert_eq!(answer.status(), 403);
+    let page = answer.text().await.unwrap();
+    assert!(page.contains("too many values"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_https_only_this_host_sets_the_cookies_of_a_sign_in() {
+    let https = |settings: &mut Settings| {
+        settings.http.oidc.public_url = "https://verifyd.example".to_owned();
+    };
+    let place = place_with(https).await;
+    let away = place.begin("/").await;
+    let redirect_uri = "https://verifyd.example/login/callback";
+    assert_eq!(away.asked["redirect_uri"], redirect_uri);
+    let name = "__Host-verifyd_login";
+    assert!(away.person.cookie.starts_with(&format!("{name}=")));
+    // One that a neighbour has planted, or that came over http, has another name.
+    let mut planted = Person::at(&place.scene.base);
+    planted.cookie = away.person.cookie.replace(name, "verifyd_login");
+    assert_eq!(planted.get(&away.callback()).await.status(), 401);
+    assert!(place.fake.asked().form.is_empty(), "the code was sent");
+    let answer = place.answer_to(&away, &["readers"]).await;
+    assert_eq!(value_of(&answer, name).as_deref(), Some(""));
+    for line in answer.headers().get_all(SET_COOKIE) {
+        let line = line.to_str().unwrap();
+        assert!(line.contains("; Path=/; ") && line.ends_with("; Secure"), "{line}");
+        assert!(line.contains("; HttpOnly; ") && !line.contains("Domain"), "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
