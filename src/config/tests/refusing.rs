@@ -64,6 +64,9 @@ fn a_sign_in_that_nobody_could_use_is_refused() {
     for (key, wrong) in [
         ("ISSUER", "http://login.example"),
         ("ISSUER", "https://login.example?a=b"),
+        // Each is read as another address than it says.
+        ("ISSUER", "https:///login.example"),
+        ("ISSUER", "https://login.example/a/../b"),
         ("PUBLIC_URL", "https://verifyd.example/"),
         ("PUBLIC_URL", "http://verifyd.example"),
         ("CLIENT_ID", "a b"),

@@ -68,6 +68,11 @@ fn value_of(answer: &Response, name: &str) -> Option<String> {
     cookies.rev().find(|(found, _)| found == name).map(|(_, value)| value)
 }
 
+fn request_id(answer: &Response) -> Option<String> {
+    let id = answer.headers().get("x-request-id")?;
+    Some(id.to_str().unwrap().to_owned())
+}
+
 impl Place {
     /// Begins a sign-in.
     async fn begin(&self, next: &str) -> Away {
@@ -145,6 +150,7 @@ async fn a_person_signs_in_by_the_code_flow_with_pkce_and_is_named() {
     }
     let answer = place.answer_to(&away, &["readers", "unknown", "runners"]).await;
     let person = signed_in(&away, &answer);
+    let request = request_id(&answer);
     assert!(answer.text().await.unwrap().contains("0;url=/runs"));
 
     let asked = place.fake.asked();
@@ -165,7 +171,9 @@ async fn a_person_signs_in_by_the_code_flow_with_pkce_and_is_named() {
     let after = created[0].after.as_ref().unwrap();
     assert_eq!(after["scopes"], json!(["read", "run"]));
     assert_eq!(created[0].owner, tenant(1));
+    assert_eq!(created[0].request_id, request);
     let signed = place.entries(AuditAction::SignedIn).await;
+    assert_eq!(signed[0].request_id, request);
     assert_eq!((signed.len(), signed[0].actor.as_str()), (1, name));
     assert_eq!(signed[0].token_id.map(|id| id.0), created[0].object_id);
 
@@ -428,7 +436,10 @@ async fn whoever_is_in_no_group_any_more_loses_earlier_sessions() {
     let answer = place.answer_to(&away, &["strangers"]).await;
     assert_eq!(answer.status(), 403);
     assert_eq!(person.get("/").await.status(), 303);
+    let refused = place.entries(AuditAction::SignInRefused).await;
+    assert_eq!(refused[0].request_id, request_id(&answer));
     let changed = place.entries(AuditAction::TokenChanged).await;
+    assert_eq!(changed[0].request_id, request_id(&answer));
     assert_eq!((changed.len(), changed[0].actor.as_str()), (1, "oidc: Kim Doe (4711)"));
     // It is no revocation.
     let away = place.begin("/").await;
