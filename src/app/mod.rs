@@ -11,6 +11,7 @@ use crate::engine::scheduling::isolation::PoisonRunIsolation;
 use crate::engine::worker::{Worker, WorkerState};
 use crate::http::api::{Api, Switch};
 use crate::http::health::{CHECK_TIMEOUT, Health};
+use crate::http::oidc::SignIn;
 use crate::http::pages::Pages;
 use crate::http::request_limits::RequestLimits;
 use crate::notify::Sender;
@@ -193,6 +194,11 @@ impl Services {
             Arc::clone(&self.clock),
             Arc::clone(&self.request_limits),
             self.settings.pages.clone(),
+            SignIn::new(
+                self.settings.http.oidc.clone(),
+                self.outbound.clone(),
+                Arc::clone(&self.clock),
+            ),
             self.settings.links.clone(),
             self.settings.worker.dead_after,
             stopping,

@@ -7,6 +7,7 @@ mod connections;
 mod http;
 mod invalid_runs;
 mod modules;
+mod oidc;
 mod outbound;
 mod print;
 mod sessions;
@@ -177,6 +178,10 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
                     connections::check(store, settings, lines).await;
                 })
                 .await;
+                in_time("oidc", store, &mut lines, async |store, lines| {
+                    oidc::privileges(store, settings, lines).await;
+                })
+                .await;
                 let dead_after = settings.worker.dead_after;
                 in_time("runs", store, &mut lines, async |store, lines| {
                     runs(store, dead_after, lines).await;
@@ -199,6 +204,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
     lines.push(modules::check(settings));
     lines.push(http::check(settings).await);
     outbound::check(settings, &mut lines).await;
+    lines.extend(oidc::check(settings).await);
     lines
 }
 

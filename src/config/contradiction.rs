@@ -3,6 +3,7 @@
 use super::error::Problem;
 use super::print::Shown;
 use super::settings::Settings;
+use crate::http::oidc::OidcSettings;
 
 /// All contradictions.
 pub(super) fn find(settings: &Settings) -> Vec<Problem> {
@@ -68,5 +69,29 @@ pub(super) fn find(settings: &Settings) -> Vec<Problem> {
             ),
         });
     }
+    problems.extend(incomplete_sign_in(&settings.http.oidc, &said));
     problems
+}
+
+/// What is missing for sign-in with OpenID Connect.
+fn incomplete_sign_in(oidc: &OidcSettings, said: impl Fn(&str) -> String) -> Vec<Problem> {
+    if !oidc.is_configured() {
+        return Vec::new();
+    }
+    let needed = [
+        ("http.oidc.public_url", oidc.public_url.is_empty()),
+        ("http.oidc.client_id", oidc.client_id.is_empty()),
+        ("http.oidc.grants", oidc.grants.is_empty()),
+    ];
+    let missing = needed.into_iter().filter(|(_, is_empty)| *is_empty);
+    missing
+        .map(|(key, _)| Problem {
+            source: None,
+            message: format!(
+                "{} must not be empty where {} is set: nobody could sign in",
+                said(key),
+                said("http.oidc.issuer")
+            ),
+        })
+        .collect()
 }

@@ -3,9 +3,10 @@
 use super::former;
 use super::rule::{Rule, is_cloud_name};
 use Rule::{
-    CloudBase, CloudName, CollectorUrl, DatabaseUrl, Duration, Filter, Headers, Hosts, Integer,
-    Keys, LaravelKeys, Link, LinkWithId, Listen, NoProxy, OneOf, Path, Portal, PostgresUrl,
-    ProxyUrl, QueueName, Ratio, RedirectUri, RedisUrl,
+    ClaimName, ClientId, CloudBase, CloudName, CollectorUrl, DatabaseUrl, Duration, Filter, Grants,
+    Headers, Hosts, Integer, Issuer, Keys, LaravelKeys, Link, LinkWithId, Listen, NoProxy,
+    OidcScopes, OneOf, Path, Portal, PostgresUrl, ProxyUrl, PublicUrl, QueueName, Ratio,
+    RedirectUri, RedisUrl,
 };
 
 /// Where a cloud's keys stand.
@@ -47,6 +48,13 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
         Integer(1, 1_000_000),
     ),
     ("http.api.max_body_bytes", Integer(1024, 16_777_216)),
+    ("http.oidc.issuer", Issuer),
+    ("http.oidc.public_url", PublicUrl),
+    ("http.oidc.client_id", ClientId),
+    ("http.oidc.client_secret_file", Path),
+    ("http.oidc.scopes", OidcScopes),
+    ("http.oidc.claim", ClaimName),
+    ("http.oidc.grants", Grants),
     ("pages.session_lifetime", Duration("1m", "30d")),
     ("pages.secure_cookie", OneOf(&["auto", "always"])),
     ("pages.requests_per_minute", Integer(1, 1_000_000)),

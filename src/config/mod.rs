@@ -7,6 +7,7 @@
 mod contradiction;
 mod error;
 mod former;
+mod grants;
 mod keys;
 mod print;
 mod reference;

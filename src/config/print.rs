@@ -94,6 +94,7 @@ fn shown(rule: Rule, value: &Value) -> String {
             let masks = vec![quoted(MASK); items.len()];
             format!("[{}]", masks.join(", "))
         }
+        (ValueKind::Array(_), Rule::Grants) => super::grants::text(value),
         _ if rule.is_secret() => quoted(MASK),
         (ValueKind::String(text), _) => quoted(text),
         (ValueKind::I64(number), _) => number.to_string(),
@@ -151,7 +152,7 @@ fn mask(text: &str) -> String {
 }
 
 /// A basic string of TOML: JSON's escapes, and DEL, which JSON leaves as it is.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text)
         .to_string()
         .replace('\u{7f}', "\\u007f")

@@ -1,17 +1,19 @@
 //! What is allowed as the value of a key, in one place: checked, and worded for messages and docs.
 
+use super::grants;
 use crate::domain::host_list::HostList;
 use crate::domain::server_address;
 use crate::domain::text_decoding::{self, Named};
 use crate::domain::web_address;
+use crate::outbound::guard::is_https_or_loopback;
 use crate::outbound::proxy::{self, ProxyAddressError};
 use crate::telemetry::traces::{self, HeadersError};
 use config::{Value, ValueKind};
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tracing_subscriber::filter::LevelFilter;
-use url::{Host, Url};
+use url::Host;
 
 /// What is allowed as the value of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,13 @@ pub(super) enum Rule {
     Headers,
     Keys,
     LaravelKeys,
+    Issuer,
+    PublicUrl,
+    ClientId,
+    ClaimName,
+    /// Scopes of OpenID Connect.
+    OidcScopes,
+    Grants,
 }
 
 impl fmt::Display for Rule {
@@ -80,6 +89,12 @@ impl fmt::Display for Rule {
                 "a list of keys, each \"id:base64 of 32 bytes\" or { id = \"…\", key = \"…\" }"
             }
             Self::LaravelKeys => "a list of keys, each \"base64:\" and 32 bytes in base64",
+            Self::Issuer => "an https address without a query (http only for loopback), or empty",
+            Self::PublicUrl => "an https address without a path (http only for loopback), or empty",
+            Self::ClientId => "a word of ASCII, or empty",
+            Self::ClaimName => "a word of ASCII",
+            Self::OidcScopes => "words of ASCII, openid among them",
+            Self::Grants => grants::ALLOWED,
         })
     }
 }
@@ -120,6 +135,7 @@ impl Rule {
                     .map(|item| Value::new(Some(&origin), item))
                     .collect(),
             ),
+            Self::Grants => grants::read(&origin, text),
             _ => ValueKind::String(text.trim().to_owned()),
         };
         Value::new(Some(&origin), kind)
@@ -151,6 +167,7 @@ impl Rule {
                 Err(error @ HeadersError::Reserved(_)) => return Err(error.to_string()),
                 read => read.is_ok(),
             },
+            (Self::Grants, ValueKind::Array(items)) => return grants::check(items),
             (rule, ValueKind::String(text)) => {
                 if let Some(problem) = rule.address_problem(text) {
                     return Err(format!("one that cannot be read: {problem}"));
@@ -168,9 +185,12 @@ impl Rule {
             Self::DatabaseUrl => &["postgres", "postgresql", "sqlite"],
             Self::PostgresUrl => &["postgres", "postgresql"],
             Self::RedisUrl => &crate::queue::redis::SCHEMES,
-            Self::ProxyUrl | Self::RedirectUri | Self::CloudBase | Self::Portal => {
-                &["http", "https"]
-            }
+            Self::ProxyUrl
+            | Self::RedirectUri
+            | Self::CloudBase
+            | Self::Portal
+            | Self::Issuer
+            | Self::PublicUrl => &["http", "https"],
             _ => &[],
         }
     }
@@ -205,6 +225,8 @@ impl Rule {
             | Self::RedirectUri
             | Self::CloudBase
             | Self::Portal
+            | Self::Issuer
+            | Self::PublicUrl
             | Self::CollectorUrl
                 if web_address::is_mended(&text.replace("{id}", "1")) =>
             {
@@ -308,10 +330,21 @@ impl Rule {
             Self::ProxyUrl => true,
             Self::NoProxy => !text.chars().any(char::is_control),
             Self::CollectorUrl => text.is_empty() || is_collector_url(text),
-            // See `check`.
-            Self::Integer(..) | Self::Ratio | Self::Headers | Self::Keys | Self::LaravelKeys => {
-                false
+            Self::Issuer => text.is_empty() || is_issuer(text),
+            Self::PublicUrl => text.is_empty() || is_cloud_base(text),
+            Self::ClientId => text.is_empty() || is_word(text),
+            Self::ClaimName => is_word(text),
+            Self::OidcScopes => {
+                let mut scopes = text.split(' ');
+                scopes.clone().all(is_word) && scopes.any(|scope| scope == "openid")
             }
+            // See `check`.
+            Self::Integer(..)
+            | Self::Ratio
+            | Self::Headers
+            | Self::Keys
+            | Self::LaravelKeys
+            | Self::Grants => false,
         }
     }
 }
@@ -382,17 +415,18 @@ fn is_redirect_uri(text: &str) -> bool {
         && is_https_or_loopback(&url)
 }
 
-fn is_https_or_loopback(url: &Url) -> bool {
-    match url.scheme() {
-        "https" => url.has_host(),
-        "http" => match url.host() {
-            Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
-            Some(Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
-            Some(Host::Domain(name)) => name == "localhost",
-            None => false,
-        },
-        _ => false,
-    }
+fn is_issuer(text: &str) -> bool {
+    web_address::parse(text).is_some_and(|url| {
+        url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && is_https_or_loopback(&url)
+    })
+}
+
+fn is_word(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn is_collector_url(text: &str) -> bool {

@@ -333,7 +333,7 @@ fn wrong_type(key: &str, rule: Rule, found: &str, origin: &str) -> Problem {
 }
 
 /// Null if there is a date in it, which no key allows.
-fn convert(value: toml::Value, origin: &str) -> Option<Value> {
+pub(super) fn convert(value: toml::Value, origin: &str) -> Option<Value> {
     let name = origin.to_owned();
     let kind = match value {
         toml::Value::String(text) => ValueKind::String(text),

@@ -3,6 +3,7 @@
 //! An acknowledgement never changes a status, an outcome or a fingerprint. It applies to later runs of the
 //! same connection as long as the status and the reason code of the check stay the same.
 
+use super::access::PERSON_PREFIX;
 use super::ids::{AcknowledgementId, RunId, TokenId};
 use super::names::text_enum;
 use super::reason::Reason;
@@ -40,6 +41,7 @@ impl Actor {
     /// Returns the identity in words, to follow the name of a person.
     pub fn words(&self) -> String {
         match self.surface {
+            Surface::Pages if self.name.starts_with(PERSON_PREFIX) => self.name.clone(),
             Surface::Api | Surface::Pages => format!("token {}", self.name),
             Surface::Cli => format!("command line, {}", self.name),
         }

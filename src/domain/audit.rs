@@ -13,6 +13,7 @@ text_enum! {
     /// `audit_entries.action`
     pub enum AuditAction: "action" {
         TokenCreated => "token.created",
+        TokenChanged => "token.changed",
         TokenRevoked => "token.revoked",
         SignedIn => "session.signed_in",
         SignInRefused => "session.sign_in_refused",
@@ -49,6 +50,7 @@ impl AuditAction {
     pub const fn object(self) -> AuditObject {
         match self {
             Self::TokenCreated
+            | Self::TokenChanged
             | Self::TokenRevoked
             | Self::SignedIn
             | Self::SignInRefused

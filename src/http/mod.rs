@@ -6,6 +6,7 @@ mod connection_slots;
 pub mod health;
 mod lingering_close;
 mod list;
+pub mod oidc;
 pub mod pages;
 mod panics;
 mod query;
@@ -21,6 +22,7 @@ use api::{Api, ApiSettings};
 use axum::Router;
 use axum::routing::get;
 use health::Health;
+use oidc::OidcSettings;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +43,7 @@ pub struct HttpSettings {
     /// Of one address. Behind a proxy, all connections have the proxy's.
     pub max_connections_per_peer: usize,
     pub api: ApiSettings,
+    pub oidc: OidcSettings,
     /// No key sets them.
     #[serde(skip)]
     pub timeouts: HttpTimeouts,

@@ -4,7 +4,7 @@ use super::OperationError;
 use super::acknowledge::future;
 use super::text::text;
 use crate::domain::TokenId;
-use crate::domain::access::{Binding, Scope};
+use crate::domain::access::{Binding, PERSON_PREFIX, Scope};
 use crate::domain::audit::Origin;
 use crate::domain::overview::NAME_CHARS;
 use crate::domain::token;
@@ -31,6 +31,10 @@ pub async fn create_token(
     now: DateTime<Utc>,
 ) -> Result<(TokenRecord, SecretString), OperationError> {
     let name = text("name", &request.name, NAME_CHARS, false)?;
+    if name.starts_with(PERSON_PREFIX.trim_end()) {
+        let problem = "names of people who sign in with OpenID Connect begin with oidc:";
+        return Err(OperationError::not_allowed("name", problem, "another name"));
+    }
     if request.scopes.contains(&Scope::Admin) && request.binding != Binding::EVERYTHING {
         let problem = "admin belongs to no workspace, and the token is bound to one";
         return Err(OperationError::not_allowed(

@@ -41,6 +41,20 @@ pub fn is_qualified(host: &str) -> bool {
     name.contains('.') && !names_loopback(name)
 }
 
+/// Returns whether the address keeps what is sent to it from the network: https, or http to this machine.
+pub fn is_https_or_loopback(url: &Url) -> bool {
+    match url.scheme() {
+        "https" => url.has_host(),
+        "http" => match url.host() {
+            Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
+            Some(Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
+            Some(Host::Domain(name)) => name == "localhost",
+            None => false,
+        },
+        _ => false,
+    }
+}
+
 /// Whether the text of this host says that it is on this machine.
 fn leads_to_loopback(host: &str) -> bool {
     let literal = host.trim_start_matches('[').trim_end_matches(']');

@@ -8,6 +8,7 @@ mod client;
 mod connect;
 pub(crate) mod failure;
 pub(crate) mod guard;
+pub(crate) mod jwt;
 mod pool;
 mod pooled;
 pub(crate) mod proxy;

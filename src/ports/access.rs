@@ -22,6 +22,17 @@ pub struct NewToken {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
+/// A person whom a provider of OpenID Connect has signed in. In everything but the sign-in a person is a token, whose
+/// text nobody has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Person {
+    pub name: String,
+    /// Lowercase hex of a SHA-256, of which no text of a token is the input: the same for each sign-in of the person.
+    pub hash: String,
+    pub scopes: Vec<Scope>,
+    pub binding: Binding,
+}
+
 /// A token, without anything of its text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TokenRecord {
@@ -77,6 +88,22 @@ pub trait AccessStore: Send + Sync {
 
     /// Revokes it, and ends its sessions. False: no such token, or revoked before.
     async fn revoke_token(&self, id: TokenId, by: &Origin) -> Result<bool, StoreError>;
+
+    /// Records a person, or what has changed since the last sign-in, as a token that expires after `lifetime` by the
+    /// database's clock. `None`: it was revoked.
+    async fn admit_person(
+        &self,
+        person: &Person,
+        lifetime: Duration,
+        by: &Origin,
+    ) -> Result<Option<TokenRecord>, StoreError>;
+
+    /// Ends what earlier sign-ins gave to the person of this hash: the token expires, and its sessions end. False:
+    /// there was nothing.
+    async fn dismiss_person(&self, hash: &str, by: &Origin) -> Result<bool, StoreError>;
+
+    /// Whether the role may do what [`AccessStore::admit_person`] does.
+    async fn may_admit_people(&self) -> Result<bool, StoreError>;
 
     /// Returns the token of this hash that is neither revoked nor expired by the database's clock. Records
     /// its use, at most once a minute.

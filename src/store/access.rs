@@ -15,12 +15,12 @@ use crate::domain::access::{Binding, Scope, join_scopes};
 use crate::domain::audit::{AuditAction, Change, Origin, second};
 use crate::domain::{TenantId, TokenId, WorkspaceId};
 use crate::ports::access::{
-    AccessStore, AnswerSubject, NewToken, Reserved, SessionRecord, TokenRecord,
+    AccessStore, AnswerSubject, NewToken, Person, Reserved, SessionRecord, TokenRecord,
 };
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The columns of a [`TokenRow`], of `api_tokens`.
@@ -49,10 +49,49 @@ macro_rules! token_columns {
     };
 }
 
+macro_rules! valid {
+    ($db:ident) => {
+        sql_for!($db "t.revoked_at IS NULL AND (t.expires_at IS NULL OR " now!() " < t.expires_at)")
+    };
+}
+
 const ADD: Sql = both!(
     "INSERT INTO " own!(api_tokens) "
         (name, token_hash, scopes, workspace_id, tenant_id, expires_at)
      VALUES ($1, $2, $3, $4, $5, $6) RETURNING " token_columns!("")
+);
+
+const PERSON: Sql = both!(
+    "SELECT " token_columns!("t.") " FROM " own!(api_tokens) " t WHERE t.token_hash = $1"
+    postgres_only!(" FOR UPDATE")
+);
+
+const ADMIT: Sql = both!(
+    "INSERT INTO " own!(api_tokens) " AS t
+        (name, token_hash, scopes, workspace_id, tenant_id, expires_at)
+     VALUES ($1, $2, $3, $4, $5, " after!("$6") ")
+     ON CONFLICT (token_hash) DO UPDATE
+     SET name = excluded.name, scopes = excluded.scopes, workspace_id = excluded.workspace_id,
+         tenant_id = excluded.tenant_id, expires_at = excluded.expires_at
+     WHERE t.revoked_at IS NULL
+     RETURNING " token_columns!("")
+);
+
+const DISMISS: Sql = both!(
+    "UPDATE " own!(api_tokens) " AS t SET expires_at = " now!()
+    " WHERE t.token_hash = $1 AND " valid!() " RETURNING " token_columns!("")
+);
+
+/// What deploy/postgres-grants-oidc.sql grants.
+const MAY_ADMIT: Sql = both!(
+    "SELECT CAST(CASE WHEN "
+    each!(
+        "has_column_privilege('verifyd.api_tokens', 'token_hash', 'INSERT')
+            AND has_column_privilege('verifyd.api_tokens', 'scopes', 'INSERT')
+            AND has_column_privilege('verifyd.api_tokens', 'scopes', 'UPDATE')",
+        "true"
+    )
+    " THEN 1 ELSE 0 END AS bigint)"
 );
 
 const TOKENS: Sql =
@@ -64,12 +103,6 @@ const REVOKE: Sql = both!(
 );
 
 const END_SESSIONS: Sql = both!("DELETE FROM " own!(page_sessions) " WHERE token_id = $1");
-
-macro_rules! valid {
-    ($db:ident) => {
-        sql_for!($db "t.revoked_at IS NULL AND (t.expires_at IS NULL OR " now!() " < t.expires_at)")
-    };
-}
 
 macro_rules! use_is_old {
     ($db:ident) => {
@@ -225,6 +258,66 @@ impl<S: SqlStore> AccessStore for S {
         .await
     }
 
+    async fn admit_person(
+        &self,
+        person: &Person,
+        lifetime: Duration,
+        by: &Origin,
+    ) -> Result<Option<TokenRecord>, StoreError> {
+        let admit = ADMIT
+            .bind(&person.name)
+            .bind(&person.hash)
+            .bind(join_scopes(&person.scopes))
+            .bind(person.binding.workspace_id.map(|id| id.0))
+            .bind(person.binding.tenant_id.map(|id| id.0))
+            .bind(later(lifetime));
+        transaction(self, async |tx| {
+            let before: Option<TokenRow> = PERSON.bind(&person.hash).fetch_optional(tx).await?;
+            let before = before.map(TokenRecord::try_from).transpose()?;
+            let row: Option<TokenRow> = admit.fetch_optional(tx).await?;
+            let Some(row) = row else {
+                return Ok(None);
+            };
+            let admitted = TokenRecord::try_from(row)?;
+            NOTE_USE.bind(admitted.id.0).execute(tx).await?;
+            let after = facts(&admitted);
+            let change = match before.as_ref().map(facts) {
+                None => Some((AuditAction::TokenCreated, None)),
+                Some(before) if before != after => Some((AuditAction::TokenChanged, Some(before))),
+                Some(_) => None,
+            };
+            if let Some((action, before)) = change {
+                let change = Change::new(action, admitted.id.0, admitted.binding).after(after);
+                record(tx, &Change { before, ..change }, by).await?;
+            }
+            Ok(Some(admitted))
+        })
+        .await
+    }
+
+    async fn dismiss_person(&self, hash: &str, by: &Origin) -> Result<bool, StoreError> {
+        let dismiss = DISMISS.bind(hash);
+        transaction(self, async |tx| {
+            let row: Option<TokenRow> = dismiss.fetch_optional(tx).await?;
+            let Some(row) = row else {
+                return Ok(false);
+            };
+            let dismissed = TokenRecord::try_from(row)?;
+            END_SESSIONS.bind(dismissed.id.0).execute(tx).await?;
+            let (id, bound) = (dismissed.id.0, dismissed.binding);
+            let change = Change::new(AuditAction::TokenChanged, id, bound);
+            let ended = json!({ "expires_at": dismissed.expires_at.map(second) });
+            record(tx, &change.after(ended), by).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn may_admit_people(&self) -> Result<bool, StoreError> {
+        let may: Option<(i64,)> = fetch_optional(self, MAY_ADMIT).await?;
+        Ok(may == Some((1,)))
+    }
+
     async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError> {
         let found: Option<UsedTokenRow> = fetch_optional(self, BY_HASH.bind(hash)).await?;
         if let Some(found) = found.as_ref().filter(|found| found.to_be_noted) {
@@ -336,6 +429,16 @@ impl<S: SqlStore> AccessStore for S {
         execute(self, RELEASE.bind(token.0).bind(key)).await?;
         Ok(())
     }
+}
+
+/// What an entry keeps of a person's token. It ends with the sessions, so its end is left out.
+fn facts(token: &TokenRecord) -> Value {
+    json!({
+        "name": token.name,
+        "scopes": token.scopes,
+        "workspace_id": token.binding.workspace_id,
+        "tenant_id": token.binding.tenant_id,
+    })
 }
 
 async fn record_session(

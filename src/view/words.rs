@@ -51,6 +51,7 @@ impl RunBadge {
 pub const fn audit_action(action: AuditAction) -> &'static str {
     match action {
         AuditAction::TokenCreated => "Token created",
+        AuditAction::TokenChanged => "Token changed",
         AuditAction::TokenRevoked => "Token revoked",
         AuditAction::SignedIn => "Signed in",
         AuditAction::SignInRefused => "Sign-in refused",

@@ -1,4 +1,6 @@
 use super::*;
+use crate::domain::access::Scope;
+use crate::domain::{TenantId, WorkspaceId};
 use crate::telemetry::logs::LogFormat;
 use crate::telemetry::sampling::TraceSampler;
 
@@ -198,6 +200,27 @@ fn lists_are_separated_by_commas() {
     let settings = with_file(toml, &[]).unwrap();
     assert_eq!(settings.credentials.keys[1].id, "k1");
     assert_eq!(settings.credentials.keys[1].key.expose_secret(), "BB==");
+}
+
+/// The keys without which nobody could sign in with OpenID Connect.
+const SIGN_IN: &str = "[http.oidc]\nissuer = \"https://login.example\"\n\
+    public_url = \"https://verifyd.example\"\nclient_id = \"verifyd\"\n";
+
+#[test]
+fn grants_are_tables_of_a_file_or_a_list_in_a_variable() {
+    let one = "value = \"ops\"\nscopes = [\"read\", \"run\"]\nworkspace = 1\ntenant = 2\n";
+    let settings = with_file(&format!("{SIGN_IN}[[http.oidc.grants]]\n{one}"), &[]).unwrap();
+    let grants = &settings.http.oidc.grants;
+    assert_eq!(grants.len(), 1);
+    assert_eq!(grants[0].value, "ops");
+    assert_eq!(grants[0].scopes, [Scope::Read, Scope::Run]);
+    let ids = (grants[0].workspace, grants[0].tenant);
+    assert_eq!(ids, (Some(WorkspaceId(1)), Some(TenantId(2))));
+    let printed = with_file(&settings.print(), &[]).unwrap();
+    assert_eq!(&printed.http.oidc.grants, grants);
+    let list = r#"[{ value = "ops", scopes = ["read", "run"], workspace = 1, tenant = 2 }]"#;
+    let by_variable = with_file(SIGN_IN, &[("VERIFYD__HTTP__OIDC__GRANTS", list)]).unwrap();
+    assert_eq!(&by_variable.http.oidc.grants, grants);
 }
 
 #[test]

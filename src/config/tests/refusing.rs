@@ -54,6 +54,35 @@ fn an_unknown_key_names_its_source_and_the_nearest_known_one() {
 }
 
 #[test]
+fn a_sign_in_that_nobody_could_use_is_refused() {
+    let issuer = ("VERIFYD__HTTP__OIDC__ISSUER", "https://login.example");
+    let error = errors(&[issuer]);
+    for key in ["public_url", "client_id", "grants"] {
+        assert_holds(&error, &format!("http.oidc.{key} ("));
+    }
+    assert_holds(&error, "must not be empty where http.oidc.issuer (");
+    for (key, wrong) in [
+        ("ISSUER", "http://login.example"),
+        ("ISSUER", "https://login.example?a=b"),
+        // Each is read as another address than it says.
+        ("ISSUER", "https:///login.example"),
+        ("ISSUER", "https://login.example/a/../b"),
+        ("PUBLIC_URL", "https://verifyd.example/"),
+        ("PUBLIC_URL", "http://verifyd.example"),
+        ("CLIENT_ID", "a b"),
+        ("CLAIM", ""),
+        ("SCOPES", "profile"),
+        ("SCOPES", "openid  profile"),
+        ("GRANTS", "ops"),
+        ("GRANTS", "[{ value = \"ops\" }]"),
+    ] {
+        let error = errors(&[(&format!("VERIFYD__HTTP__OIDC__{key}"), wrong)]);
+        let key = key.to_lowercase();
+        assert_holds(&error, &format!("http.oidc.{key} must be "));
+    }
+}
+
+#[test]
 fn wrong_types_and_ranges_name_key_source_found_and_allowed() {
     let source = "environment variable VERIFYD__WORKER__CONCURRENCY: worker.concurrency must be a \
                   whole number from 1 to 4096, found ";

@@ -76,7 +76,8 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
         (None, _) => limits.by_address.take(network),
     }
     .map_err(PageError::TooMany)?;
-    if is_form && request.uri().path() == "/login" {
+    let path = request.uri().path();
+    if is_form && path == "/login" || path.starts_with("/login/") {
         limits.logins.take(network).map_err(PageError::TooMany)?;
     }
     let mut request = body::whole(request, FORM_BYTES).await?;

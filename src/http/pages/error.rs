@@ -91,7 +91,7 @@ impl IntoResponse for PageError {
                     .with("next", next.as_deref().filter(|n| *n != "/"));
                 return Redirect::to(&format!("/login{query}")).into_response();
             }
-            Self::CookieHeldBack(here) => return render(&Onward { to: here }),
+            Self::CookieHeldBack(here) => return onward(here),
             Self::NotFound => (
                 StatusCode::NOT_FOUND,
                 "There is nothing here",
@@ -193,6 +193,11 @@ impl IntoResponse for PageError {
         }
         response
     }
+}
+
+/// A page that leads on at once. The browser regards that as a step within this host, and sends the session cookie.
+pub fn onward(to: &str) -> Response {
+    render(&Onward { to })
 }
 
 /// A template as an answer.

@@ -9,6 +9,7 @@ use super::{Pages, SecureCookie, assets};
 use crate::domain::access::Scope;
 use crate::domain::audit::{AuditAction, Change};
 use crate::domain::token;
+use crate::http::query::QueryText;
 use crate::ports::access::TokenRecord;
 use askama::Template;
 use axum::extract::State;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 #[derive(Debug, Default, Deserialize)]
 pub struct Next {
     #[serde(default)]
-    next: String,
+    pub next: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -37,14 +38,21 @@ pub struct Login {
 #[template(path = "login.html")]
 struct LoginPage<'a> {
     next: &'a str,
+    /// Where a sign-in with OpenID Connect begins, if there is one.
+    organization: Option<String>,
     problem: Option<&'a str>,
     style: &'static str,
     script: &'static str,
 }
 
-fn page(next: &str, problem: Option<&str>) -> Response {
+fn page(pages: &Pages, next: &str, problem: Option<&str>) -> Response {
+    let begin = || {
+        let next = Some(next).filter(|next| *next != "/");
+        format!("/login/oidc{}", QueryText::default().with("next", next))
+    };
     render(&LoginPage {
         next,
+        organization: pages.sign_in.is_some().then(begin),
         problem,
         style: assets::style(),
         script: assets::script(),
@@ -52,7 +60,7 @@ fn page(next: &str, problem: Option<&str>) -> Response {
 }
 
 /// Returns a path of this host, so that a login never leads to another one.
-fn path_of_ours(next: &str) -> &str {
+pub fn path_of_ours(next: &str) -> &str {
     match safe_link(next) {
         Some(path) if path.starts_with('/') => path,
         _ => "/",
@@ -60,10 +68,14 @@ fn path_of_ours(next: &str) -> &str {
 }
 
 /// `GET /login`
-pub async fn form(visitor: Result<Visitor, PageError>, Query(next): Query<Next>) -> Response {
+pub async fn form(
+    State(pages): State<Arc<Pages>>,
+    visitor: Result<Visitor, PageError>,
+    Query(next): Query<Next>,
+) -> Response {
     match visitor {
         Ok(_) => Redirect::to(path_of_ours(&next.next)).into_response(),
-        Err(_) => page(path_of_ours(&next.next), None),
+        Err(_) => page(&pages, path_of_ours(&next.next), None),
     }
 }
 
@@ -81,8 +93,8 @@ pub async fn log_in(
     let Some(hash) = token::hash(login.token.expose_secret().trim()) else {
         let problem =
             "This is no token of verifyd. A token begins with vfd_ and has 51 characters.";
-        note_refusal(&pages, None, &sender).await;
-        return Ok(refused(next, problem));
+        note_refusal(&pages, None, Refusal::of_token(), &sender).await;
+        return Ok(refused(&pages, next, problem));
     };
     let ask = pages.store.token_by_hash(&hash);
     let Some(record) = pages
@@ -92,37 +104,54 @@ pub async fn log_in(
     else {
         let problem =
             "This token is not valid: it was never made here, was revoked, or has expired.";
-        note_refusal(&pages, None, &sender).await;
-        return Ok(refused(next, problem));
+        note_refusal(&pages, None, Refusal::of_token(), &sender).await;
+        return Ok(refused(&pages, next, problem));
     };
     if !record.scopes.contains(&Scope::Read) {
         let problem = "This token may not read. Make one with the scope read.";
-        note_refusal(&pages, Some(&record), &sender).await;
-        return Ok(refused(next, problem));
+        note_refusal(&pages, Some(&record), Refusal::of_token(), &sender).await;
+        return Ok(refused(&pages, next, problem));
     }
-    // The session of an earlier login is closed.
-    let replaced = cookie(&headers).map(token::sha256_hex);
-    let secret = token::random_text();
-    let csrf = token::random_text();
-    let (Ok(secret), Ok(csrf)) = (secret, csrf) else {
+    let secure = is_secure(&pages, &headers);
+    let cookie = open_session(&pages, &headers, secure, &record, &sender).await?;
+    Ok(([(SET_COOKIE, cookie)], Redirect::to(next)).into_response())
+}
+
+/// Opens a session with this token, in place of the browser's earlier one. Returns its cookie.
+pub async fn open_session(
+    pages: &Pages,
+    headers: &HeaderMap,
+    secure: bool,
+    token: &TokenRecord,
+    sender: &Sender,
+) -> Result<String, PageError> {
+    let replaced = cookie(headers).map(token::sha256_hex);
+    let (Ok(secret), Ok(csrf)) = (token::random_text(), token::random_text()) else {
         tracing::error!("the system provides no random bytes");
-        return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response());
+        return Err(PageError::Defect);
     };
     let lifetime = pages.settings.session_lifetime;
     pages
         .store
         .open_session(
-            record.id,
+            token.id,
             &token::sha256_hex(secret.expose_secret()),
             csrf.expose_secret(),
             lifetime,
             replaced.as_deref(),
-            &sender.origin(Some((record.id, &record.name[..]))),
+            &sender.origin(Some((token.id, &token.name[..]))),
         )
         .await?;
-    let secure = pages.settings.secure_cookie == SecureCookie::Always || forwarded_https(&headers);
-    let cookie = set_cookie(secret.expose_secret(), lifetime.as_secs(), secure);
-    Ok(([(SET_COOKIE, cookie)], Redirect::to(next)).into_response())
+    Ok(set_cookie(
+        secret.expose_secret(),
+        lifetime.as_secs(),
+        secure,
+    ))
+}
+
+/// Whether cookies are marked as `Secure`.
+pub fn is_secure(pages: &Pages, headers: &HeaderMap) -> bool {
+    pages.settings.secure_cookie == SecureCookie::Always || forwarded_https(headers)
 }
 
 /// `POST /logout`
@@ -135,29 +164,63 @@ pub async fn log_out(
     visitor.form(&headers, &form.csrf)?;
     let (store, by) = (&pages.store, visitor.origin());
     store.close_session(&visitor.session, &by).await?;
-    let secure = pages.settings.secure_cookie == SecureCookie::Always || forwarded_https(&headers);
-    let cookie = set_cookie("", 0, secure);
+    let cookie = set_cookie("", 0, is_secure(&pages, &headers));
     Ok(([(SET_COOKIE, cookie)], Redirect::to("/login")).into_response())
 }
 
 /// The form again, with what is wrong.
-fn refused(next: &str, problem: &str) -> Response {
-    (StatusCode::UNAUTHORIZED, page(next, Some(problem))).into_response()
+fn refused(pages: &Pages, next: &str, problem: &str) -> Response {
+    refused_as(StatusCode::UNAUTHORIZED, pages, next, problem)
+}
+
+/// The same with another status.
+pub fn refused_as(status: StatusCode, pages: &Pages, next: &str, problem: &str) -> Response {
+    (status, page(pages, next, Some(problem))).into_response()
+}
+
+/// What an entry says of a refused sign-in whose token is not known.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'a> {
+    pub who: &'a str,
+    /// Why, where it was with OpenID Connect.
+    pub cause: Option<&'a str>,
+}
+
+impl Refusal<'_> {
+    /// With what is no token nobody is known.
+    fn of_token() -> Self {
+        Self {
+            who: "unknown",
+            cause: None,
+        }
+    }
 }
 
 /// Adds an entry about a refused sign-in to the audit trail, with the number of those before it of the same
 /// binding that have none.
-async fn note_refusal(pages: &Pages, token: Option<&TokenRecord>, sender: &Sender) {
+pub async fn note_refusal(
+    pages: &Pages,
+    token: Option<&TokenRecord>,
+    refusal: Refusal<'_>,
+    sender: &Sender,
+) {
     let bound = token.map(|token| token.binding);
     let Some(entry) = pages.limits.refused_logins.entry(bound) else {
         return;
     };
-    let id = token.map(|token| token.id.0);
-    let change = Change::new(AuditAction::SignInRefused, id, bound.unwrap_or_default());
-    let change = change.after(json!({ "others_without_an_entry": entry.left_out }));
-    // With what is no token nobody is known.
-    let known = token.map(|token| (token.id, token.name.as_str()));
-    let by = sender.origin(known);
+    let id = token.map(|token| token.id);
+    let change = Change::new(
+        AuditAction::SignInRefused,
+        id.map(|id| id.0),
+        bound.unwrap_or_default(),
+    );
+    let mut after = json!({ "others_without_an_entry": entry.left_out });
+    if let Some(cause) = refusal.cause {
+        after["cause"] = cause.into();
+    }
+    let change = change.after(after);
+    let name = token.map_or(refusal.who, |token| token.name.as_str());
+    let by = sender.origin_of(id, name);
     match pages.store.add_audit_entry(&change, &by).await {
         Ok(()) => entry.written(),
         Err(error) => tracing::warn!(

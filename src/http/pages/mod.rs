@@ -12,6 +12,7 @@ mod layout;
 mod live;
 mod login;
 mod modules;
+mod oidc;
 mod overview;
 mod refused_logins;
 mod run;
@@ -25,6 +26,7 @@ mod workers;
 pub use settings::{PagesSettings, SecureCookie};
 
 use crate::engine::settings::LinkSettings;
+use crate::http::oidc::SignIn;
 use crate::http::request_limits::RequestLimits;
 use crate::ports::clock::Clock;
 use crate::ports::provider::Providers;
@@ -57,6 +59,8 @@ pub struct Pages {
     pub links: LinkSettings,
     /// Time without a heartbeat after which a worker is dead.
     pub dead_after: Duration,
+    /// `None`: people sign in with API tokens only.
+    pub sign_in: Option<SignIn>,
     /// Set when the process begins to stop: live pages end.
     pub stopping: CancellationToken,
     request_limits: Arc<RequestLimits>,
@@ -85,6 +89,7 @@ impl Pages {
         clock: Arc<dyn Clock>,
         request_limits: Arc<RequestLimits>,
         settings: PagesSettings,
+        sign_in: Option<SignIn>,
         links: LinkSettings,
         dead_after: Duration,
         stopping: CancellationToken,
@@ -98,6 +103,7 @@ impl Pages {
             providers,
             clock,
             settings,
+            sign_in,
             links,
             dead_after,
             stopping,
@@ -127,6 +133,8 @@ pub fn router(pages: Arc<Pages>) -> Router {
         .route("/live", get(live::lists))
         .route("/live/runs/{id}", get(live::run))
         .route("/login", get(login::form).post(login::log_in))
+        .route("/login/oidc", get(oidc::begin))
+        .route("/login/callback", get(oidc::finish))
         .route("/logout", post(login::log_out))
         .route_layer(middleware::from_fn_with_state(
             Arc::clone(&pages),

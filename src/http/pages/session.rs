@@ -54,11 +54,17 @@ impl Sender {
 
     /// Returns the origin of what is done on a page, with this token and its name or without any.
     pub fn origin(&self, token: Option<(TokenId, &str)>) -> Origin {
+        let name = token.map_or("unknown", |(_, name)| name);
+        self.origin_of(token.map(|(id, _)| id), name)
+    }
+
+    /// Returns the same with a name that may have no token.
+    pub fn origin_of(&self, token: Option<TokenId>, name: &str) -> Origin {
         Origin {
             actor: Actor {
                 surface: Surface::Pages,
-                token_id: token.map(|(id, _)| id),
-                name: token.map_or("unknown", |(_, name)| name).to_owned(),
+                token_id: token,
+                name: name.to_owned(),
             },
             address: self.address.map(|address| address.to_string()),
             request_id: self.request_id.clone(),
@@ -118,13 +124,18 @@ pub struct Confirmation {
 
 /// The session cookie, if the browser sent one that could be ours.
 pub fn cookie(headers: &HeaderMap) -> Option<&str> {
+    cookie_named(headers, COOKIE_NAME, 128)
+}
+
+/// The cookie of this name, if the browser sent one of at most so many bytes.
+pub fn cookie_named<'a>(headers: &'a HeaderMap, wanted: &str, longest: usize) -> Option<&'a str> {
     headers
         .get_all(COOKIE)
         .iter()
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, value)| *name == COOKIE_NAME && !value.is_empty() && value.len() <= 128)
+        .find(|(name, value)| *name == wanted && !value.is_empty() && value.len() <= longest)
         .map(|(_, value)| value)
 }
 

@@ -1,6 +1,7 @@
 //! Signs client assertions with a certificate's key (RFC 7523).
 
 use super::certificate::SigningCertificate;
+use crate::outbound::jwt::install_crypto;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
@@ -48,11 +49,4 @@ pub(super) fn sign(
     jsonwebtoken::encode(&header, &claims, &certificate.key)
         .ok()
         .map(SecretString::from)
-}
-
-/// `jsonwebtoken` takes its cryptography from a process-wide default and panics when the crate
-/// features of the whole build leave it undecided. Naming it here makes that impossible; when
-/// another part of the process has named one already, that one stays.
-fn install_crypto() {
-    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
 }

@@ -5,6 +5,7 @@ use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
@@ -335,10 +336,15 @@ impl Scene {
 }
 
 pub async fn serve(services: &Services, stop: CancellationToken) -> String {
+    serve_at(services, "127.0.0.1:0".parse().unwrap(), stop).await
+}
+
+/// The same on an address that is known before.
+pub async fn serve_at(services: &Services, listen: SocketAddr, stop: CancellationToken) -> String {
     let worker = services.worker();
     let health = services.health(&worker, Metrics::detached(), stop.clone());
     let mut settings = services.settings.http.clone();
-    settings.listen = "127.0.0.1:0".parse().unwrap();
+    settings.listen = listen;
     let listener = verifyd::http::bind(&settings).await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let pages = verifyd::http::pages::router(services.pages(stop.clone()));

@@ -6,6 +6,7 @@ mod hostile_text;
 mod in_a_browser;
 mod limits;
 mod modules;
+pub mod oidc;
 mod over_http;
 pub mod person;
 mod screenshots;

@@ -108,6 +108,10 @@ impl Person {
         person
     }
 
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     pub fn keep_cookie(&mut self, answer: &Response) {
         let set = answer.headers()[SET_COOKIE].to_str().unwrap();
         self.cookie = set.split(';').next().unwrap().to_owned();

@@ -258,6 +258,12 @@ impl Browser {
             .collect()
     }
 
+    /// As if it had been to no site.
+    pub async fn forget_cookies(&self) {
+        self.devtools("Network.clearBrowserCookies", json!({}))
+            .await;
+    }
+
     /// Whether a dialog is open.
     pub async fn dialog(&self) -> bool {
         let url = format!("{}/alert/text", self.session);

@@ -248,6 +248,7 @@ conformance! {
         a_token_is_found_by_its_hash_alone,
         a_revoked_token_is_worthless_and_its_sessions_end,
         a_token_expires_by_the_databases_clock,
+        a_person_is_one_token_that_changes_with_each_sign_in_and_ends,
         the_use_of_a_token_is_noted_once_a_minute,
         a_session_lives_as_long_as_it_and_its_token,
         a_key_is_answered_once,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use test_support::world::operator;
 use verifyd::domain::access::Scope;
 use verifyd::domain::{TokenId, token};
-use verifyd::ports::access::{AnswerSubject, NewToken, Reserved, TokenRecord};
+use verifyd::ports::access::{AnswerSubject, NewToken, Person, Reserved, TokenRecord};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -111,6 +111,73 @@ pub async fn the_use_of_a_token_is_noted_once_a_minute(bed: &Bed) {
     bed.age(&tokens, "last_used_at", "1 = 1", 61).await;
     use_it().await;
     assert!(last_used().await.expect("noted again") >= first);
+}
+
+/// Somebody whom a provider has signed in.
+fn person(name: &str, scopes: &[Scope], tenant: i64) -> Person {
+    Person {
+        name: name.into(),
+        hash: hash("oidc\nhttps://login.example\n4711"),
+        scopes: scopes.to_vec(),
+        binding: bound(3, Some(tenant)),
+    }
+}
+
+pub async fn a_person_is_one_token_that_changes_with_each_sign_in_and_ends(bed: &Bed) {
+    let store = &bed.store;
+    assert!(store.may_admit_people().await.unwrap());
+    let admit = async |person: &Person, lifetime| {
+        let admitted = store.admit_person(person, lifetime, operator());
+        admitted.await.unwrap()
+    };
+    let kim = person("oidc: Kim (4711)", &[Scope::Run, Scope::Read], 4);
+    let first = admit(&kim, DAY).await.expect("it is new");
+    assert_eq!(first.name, kim.name);
+    assert_eq!(first.scopes, [Scope::Read, Scope::Run]);
+    assert_eq!(first.binding, kim.binding);
+    let session = hash("session");
+    let opened = store.open_session(first.id, &session, "csrf", DAY, None, operator());
+    opened.await.unwrap();
+
+    let changed = person("oidc: Kim Doe (4711)", &[Scope::Read], 5);
+    let second = admit(&changed, MINUTE).await.expect("it is valid");
+    assert_eq!((second.id, second.created_at), (first.id, first.created_at));
+    assert!(second.expires_at < first.expires_at);
+    let found = store.session_by_hash(&session).await.unwrap().unwrap();
+    assert_eq!(found.token.name, changed.name);
+    assert_eq!(found.token.scopes, changed.scopes);
+    assert_eq!(found.token.binding, changed.binding);
+    assert!(found.token.last_used_at.is_some());
+    assert_eq!(store.tokens().await.unwrap().len(), 1);
+
+    // Whatever is left of a session ends with it.
+    bed.age(&bed.own("api_tokens"), "expires_at", "1 = 1", 61)
+        .await;
+    assert_eq!(store.session_by_hash(&session).await.unwrap(), None);
+    admit(&kim, DAY).await.expect("it may sign in again");
+
+    // Without access any more, and with it again: a session of before stays at its end.
+    let session = hash("another session");
+    let opened = store.open_session(first.id, &session, "csrf", DAY, None, operator());
+    opened.await.unwrap();
+    assert!(
+        !store
+            .dismiss_person(&hash("a stranger"), operator())
+            .await
+            .unwrap()
+    );
+    assert!(store.session_by_hash(&session).await.unwrap().is_some());
+    assert!(store.dismiss_person(&kim.hash, operator()).await.unwrap());
+    assert!(!store.dismiss_person(&kim.hash, operator()).await.unwrap());
+    assert_eq!(store.session_by_hash(&session).await.unwrap(), None);
+    admit(&kim, DAY).await.expect("it may sign in again");
+    assert_eq!(store.session_by_hash(&session).await.unwrap(), None);
+
+    assert!(store.revoke_token(first.id, operator()).await.unwrap());
+    assert_eq!(admit(&kim, DAY).await, None);
+    assert_eq!(store.session_by_hash(&session).await.unwrap(), None);
+    let kept = &store.tokens().await.unwrap()[0];
+    assert!(kept.revoked_at.is_some());
 }
 
 /// Two sign-ins, or one and a revocation, would otherwise wait for each other.
