@@ -18,7 +18,7 @@
 --                     GRANT owner TO verifyd_migrate; and then REVOKE owner FROM verifyd_migrate;
 --   verifyd_serve     `verifyd serve`, `doctor` and `support-bundle`: reads connections and credentials, moves
 --                     runs, writes what is granted; for the API adds runs and acknowledgements; can add
---                     no connection and no token, and drop nothing
+--                     no connection, and drop nothing; no token either, unless postgres-grants-oidc.sql is applied
 --   verifyd_operator  the other commands: connections, enqueue, runs, acknowledgements, tokens
 --   verifyd_prune     `verifyd prune`: the only one that deletes runs; sees no connection and no
 --                     credential
@@ -128,7 +128,8 @@ BEGIN
     IF to_regclass('verifyd.run_deliveries') IS NOT NULL THEN
         GRANT INSERT, UPDATE ON verifyd.run_deliveries TO verifyd_operator;
     END IF;
-    -- `tokens` makes and revokes them; the daemon notes when one was last used, and can make none.
+    -- `tokens` makes and revokes them; the daemon notes when one was last used. It makes those of people
+    -- who sign in with OpenID Connect, where postgres-grants-oidc.sql is applied, too.
     IF to_regclass('verifyd.api_tokens') IS NOT NULL THEN
         GRANT UPDATE (last_used_at) ON verifyd.api_tokens TO verifyd_serve;
         GRANT INSERT, UPDATE ON verifyd.api_tokens TO verifyd_operator;
