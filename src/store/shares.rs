@@ -131,7 +131,13 @@ impl Share {
                     self.remember_as_long(run);
                     length = Length::Long;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // What got no answer may not have reached the server: nothing is known of the run.
+                    if !error.is_of_postgres() {
+                        self.by_itself.lock().remove(&run);
+                    }
+                    return Err(error);
+                }
                 Ok(answer) => {
                     self.by_itself.lock().remove(&run);
                     return Ok(answer);

@@ -15,7 +15,7 @@ async fn another_application_deadlocks_with_a_completion() {
     // verifyd's sessions look once: late enough that both wait by then.
     sql.execute(
         "DO $$ BEGIN
-             EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = 4000', current_database());
+             EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = 8000', current_database());
          END $$",
     )
     .await
@@ -37,10 +37,10 @@ async fn another_application_deadlocks_with_a_completion() {
         .await
         .unwrap();
     let run = scene.record(1).await[0];
-    // Not as part of a batch, which gives up sooner than the server looks for a deadlock.
+    // Neither as part of a batch nor as a short try, which give up sooner than the server looks for a deadlock.
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                  AND application_name = 'verifyd' AND wait_event_type = 'Lock'
-                 AND query_start < clock_timestamp() - interval '400 ms'";
+                 AND query_start < clock_timestamp() - interval '1 s'";
     scene.until(waits, |n| n > 0).await;
     sqlx::query("UPDATE operation_runs SET context = context WHERE id = $1")
         .bind(run)
