@@ -379,10 +379,10 @@ async fn a_new_key_is_looked_up_once_and_strange_ones_not_each_time() {
     signed_in(&away, &place.answer_to(&away, &["readers"]).await);
     assert_eq!(place.fake.keys_read(), 1);
     place.fake.rotate("second");
+    let looked = Instant::now();
     let away = place.begin("/").await;
     signed_in(&away, &place.answer_to(&away, &["readers"]).await);
     assert_eq!(place.fake.keys_read(), 2);
-    let looked = Instant::now();
     let stranger = Fake::start().await;
     stranger.rotate("third");
     for _ in 0..3 {
