@@ -218,6 +218,20 @@ async fn another_replica_ends_a_sign_in_that_one_has_begun() {
     assert_eq!(person.get("/").await.status(), 200);
 }
 
+/// A provider of the same site returns the browser with its session. Here one request is admitted at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_signed_in_may_sign_in_again() {
+    let place = place_with(|settings| settings.database.max_connections = 1).await;
+    let away = place.begin("/").await;
+    let first = signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    let mut away = place.begin("/").await;
+    away.person.cookie = format!("{}; {}", away.person.cookie, first.cookie);
+    let again = signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    assert_eq!(again.get("/").await.status(), 200);
+    // It takes the place of the first.
+    assert_eq!(first.get("/").await.status(), 303);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_in_no_group_or_in_two_places_learns_which() {
     let place = place().await;
