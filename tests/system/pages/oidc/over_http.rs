@@ -227,9 +227,9 @@ async fn whoever_is_signed_in_may_sign_in_again() {
     let mut away = place.begin("/").await;
     away.person.cookie = format!("{}; {}", away.person.cookie, first.cookie);
     let again = signed_in(&away, &place.answer_to(&away, &["readers"]).await);
-    assert_eq!(again.get("/").await.status(), 200);
-    // It takes the place of the first.
-    assert_eq!(first.get("/").await.status(), 303);
+    // The form leads on whoever is signed in. The second session takes the place of the first.
+    assert_eq!(again.get("/login").await.status(), 303);
+    assert_eq!(first.get("/login").await.status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
