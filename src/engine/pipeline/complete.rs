@@ -208,14 +208,15 @@ impl Pipeline {
     ) -> Processed {
         attempt.in_flight.enter(Phase::Completion);
         let _phase = TraceSpan::phase("release");
-        let at_stop = self.worker.release_now.is_cancelled();
-        let mut retries = Retries::until(match at_stop {
+        // Asked again before each try: one may wait for a connection when the process begins to end.
+        let at_stop = || self.worker.release_now.is_cancelled();
+        let mut retries = Retries::until(match at_stop() {
             true => Instant::now(),
             false => attempt.deadline,
         });
         let claim: &Claim = &attempt.claim;
         let released = until_sent(&mut retries, || {
-            self.store.release(claim, end, not_before, at_stop)
+            self.store.release(claim, end, not_before, at_stop())
         });
         match released.await {
             Ok(true) => {

@@ -77,12 +77,14 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
     }
     .map_err(PageError::TooMany)?;
     let path = request.uri().path();
-    if is_form && path == "/login" || path.starts_with("/login/") {
+    let is_sign_in = path.starts_with("/login/");
+    if is_form && path == "/login" || is_sign_in {
         limits.logins.take(network).map_err(PageError::TooMany)?;
     }
     let mut request = body::whole(request, FORM_BYTES).await?;
-    // A form to log in needs the database, too; the page with that form does not.
-    let slot = if is_form || visitor.is_some() {
+    // A form to log in needs the database, too; the page with that form does not. A sign-in takes a slot by itself, once
+    // the provider has answered: whoever is signed in already must not wait for a second one with the first.
+    let slot = if !is_sign_in && (is_form || visitor.is_some()) {
         let owner = visitor.as_ref().map(|visitor| visitor.token);
         pages.request_limits.enter(owner).await
     } else {

@@ -43,7 +43,10 @@ impl PostgresStore {
         };
         self.connector.follow().await;
         let has_switched = switches.has_changed().unwrap_or(false);
-        switches.mark_unchanged();
+        if has_switched {
+            // Before the options are read: a later switch is seen the next time.
+            switches.mark_unchanged();
+        }
         if has_password_changed || has_switched {
             self.pool.set_connect_options(self.connector.options());
         }

@@ -207,23 +207,28 @@ async fn a_server_of_another_protocol_is_no_redis() {
     assert_eq!(error.lines().count(), 1, "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_failures_are_told_apart() {
-    let folder = tempfile::tempdir().unwrap();
+/// Writes a key, and its certificate for this host, into the folder. Returns their paths.
+pub fn self_signed(folder: &Path, host: &str) -> (String, String) {
     let write = |name: &str, text: String| {
-        let path = folder.path().join(name);
+        let path = folder.join(name);
         std::fs::write(&path, text).unwrap();
-        Path::to_string_lossy(&path).into_owned()
+        path.to_string_lossy().into_owned()
     };
     let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(["localhost".to_owned()])
+    let certificate = rcgen::CertificateParams::new([host.to_owned()])
         .unwrap()
         .self_signed(&key)
         .unwrap();
-    let (key, certificate) = (
+    (
         write("key.pem", key.serialize_pem()),
         write("cert.pem", certificate.pem()),
-    );
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_failures_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (key, certificate) = self_signed(folder.path(), "localhost");
     let tls_port = PrivateRedis::stopped().port();
     let server = PrivateRedis::start_with(&[
         "--tls-port",

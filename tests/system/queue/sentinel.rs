@@ -1,7 +1,6 @@
 //! Redis behind Sentinel: credentials, TLS, and what is wrong with an address. `tests/faults` has failovers.
 
-use crate::queue::redis_error_causes::{assert_says, patient, ping};
-use std::path::Path;
+use crate::queue::redis_error_causes::{assert_says, patient, ping, self_signed};
 use test_support::bench::Bench;
 use test_support::redis_server::{PrivateRedis, command, connection};
 use verifyd::queue::redis::RedisQueue;
@@ -75,20 +74,7 @@ async fn every_sentinel_that_does_not_help_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sentinel_and_primary_are_reached_over_tls() {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: String| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        Path::to_string_lossy(&path).into_owned()
-    };
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(["127.0.0.1".to_owned()])
-        .unwrap()
-        .self_signed(&key)
-        .unwrap();
-    let (key, certificate) = (
-        write("key.pem", key.serialize_pem()),
-        write("cert.pem", certificate.pem()),
-    );
+    let (key, certificate) = self_signed(folder.path(), "127.0.0.1");
     let ports = [
         PrivateRedis::stopped().port(),
         PrivateRedis::stopped().port(),

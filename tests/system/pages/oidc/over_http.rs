@@ -218,6 +218,20 @@ async fn another_replica_ends_a_sign_in_that_one_has_begun() {
     assert_eq!(person.get("/").await.status(), 200);
 }
 
+/// A provider of the same site returns the browser with its session. Here one request is admitted at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_signed_in_may_sign_in_again() {
+    let place = place_with(|settings| settings.database.max_connections = 1).await;
+    let away = place.begin("/").await;
+    let first = signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    let mut away = place.begin("/").await;
+    away.person.cookie = format!("{}; {}", away.person.cookie, first.cookie);
+    let again = signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    // The form leads on whoever is signed in. The second session takes the place of the first.
+    assert_eq!(again.get("/login").await.status(), 303);
+    assert_eq!(first.get("/login").await.status(), 200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_in_no_group_or_in_two_places_learns_which() {
     let place = place().await;
@@ -379,10 +393,10 @@ async fn a_new_key_is_looked_up_once_and_strange_ones_not_each_time() {
     signed_in(&away, &place.answer_to(&away, &["readers"]).await);
     assert_eq!(place.fake.keys_read(), 1);
     place.fake.rotate("second");
+    let looked = Instant::now();
     let away = place.begin("/").await;
     signed_in(&away, &place.answer_to(&away, &["readers"]).await);
     assert_eq!(place.fake.keys_read(), 2);
-    let looked = Instant::now();
     let stranger = Fake::start().await;
     stranger.rotate("third");
     for _ in 0..3 {
