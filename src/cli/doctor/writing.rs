@@ -141,7 +141,9 @@ fn of_ids(ids: &UnusableIds) -> Line {
         Some(next) => format!(
             "the next id of {table} is {next}, and {largest} is there already: an INSERT is refused where its id is taken"
         ),
-        None => format!("the sequence of {table} is at its end: an INSERT is refused"),
+        None => format!(
+            "the sequence of {table} is at its end, and {largest} is there already: an INSERT is refused"
+        ),
     };
     bad(PART, State::Warning, found, remedy)
 }
