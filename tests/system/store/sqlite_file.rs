@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use verifyd::ports::store::StoreError;
 
 /// What the schema may call: all of it is in SQLite 3.37, and STRICT tables are in no older version.
-const FUNCTIONS: [&str; 8] = [
+const FUNCTIONS: [&str; 10] = [
     "cast",
+    "coalesce",
     "json_extract",
     "json_set",
     "json_type",
     "json_valid",
     "length",
+    "max",
     "raise",
     "strftime",
 ];
