@@ -69,7 +69,7 @@ pub(super) fn find(settings: &Settings) -> Vec<Problem> {
             ),
         });
     }
-    problems.extend(incomplete_sign_in(&settings.http.oidc, &said));
+    problems.extend(incomplete_sign_in(&settings.http.oidc, said));
     problems
 }
 
