@@ -125,7 +125,10 @@ fn check(claims: &Claims, expected: &Expected<'_>) -> Result<(), &'static str> {
     }
     match text("sub") {
         Some(subject) if (1..=SUBJECT_BYTES).contains(&subject.len()) => Ok(()),
-        _ => Err("has no subject"),
+        Some(subject) if subject.len() > SUBJECT_BYTES => {
+            Err("has a subject (sub) of more than 255 bytes, and 1 to 255 are allowed")
+        }
+        _ => Err("has no subject (sub): a text of 1 to 255 bytes is needed"),
     }
 }
 
@@ -183,7 +186,7 @@ mod tests {
             (json!({ "nonce": null }), "another sign-in"),
             (json!({ "sub": "" }), "no subject"),
             (json!({ "sub": 1 }), "no subject"),
-            (json!({ "sub": "s".repeat(256) }), "no subject"),
+            (json!({ "sub": "s".repeat(256) }), "more than 255 bytes"),
         ] {
             let error = check(&with(&wrong), &EXPECTED).unwrap_err();
             assert!(error.contains(said), "{wrong}: {error}");

@@ -41,6 +41,10 @@ const KEYS_PAUSE: Duration = Duration::from_secs(30);
 /// Codes that are exchanged at the same time.
 const EXCHANGES: usize = 16;
 
+/// Codes of a token endpoint that does not accept the client, whoever signs in: RFC 6749, 5.2. A wrong secret is
+/// `unauthorized_client` at some providers.
+const CLIENT_REFUSED: [&str; 2] = ["invalid_client", "unauthorized_client"];
+
 /// Longest code, in bytes.
 const CODE_BYTES: usize = 8192;
 
@@ -113,6 +117,12 @@ pub enum SignInError {
     /// The provider says so, with this code.
     #[error("the provider refuses: {0}")]
     Refused(String),
+    /// The provider does not accept verifyd itself, with this code.
+    #[error(
+        "the provider does not accept verifyd as its client ({0}): correct http.oidc.client_id or the secret in \
+        http.oidc.client_secret_file"
+    )]
+    WrongClient(String),
     #[error("the provider's answer cannot be trusted: its ID token {0}")]
     Untrusted(&'static str),
     /// The person is known, and may do nothing. `hash` is that of [`Person`].
@@ -137,6 +147,10 @@ impl SignInError {
             Self::Refused(code) => {
                 format!("Your organization's provider refused the sign-in ({code}). Start again.")
             }
+            Self::WrongClient(code) => format!(
+                "Your organization's provider does not accept verifyd's client_id or secret ({code}). Tell your \
+                operator, or log in with an API token."
+            ),
             Self::Untrusted(why) => format!(
                 "The answer of your organization's provider cannot be trusted: its ID token {why}. Start again."
             ),
@@ -243,6 +257,12 @@ impl SignIn {
         if issuer.is_some_and(|issuer| issuer != self.settings.issuer) {
             return Err(SignInError::Untrusted("would be of another issuer"));
         }
+        let provider = self.provider().await?;
+        if issuer.is_none() && provider.names_itself {
+            return Err(SignInError::Untrusted(
+                "may be of another issuer: this answer has no iss, and the provider promises one",
+            ));
+        }
         if !callback.error.is_empty() {
             return Err(SignInError::Refused(code_of(&callback.error)));
         }
@@ -253,7 +273,6 @@ impl SignIn {
         let slot = self.exchanges.try_acquire();
         let _slot =
             slot.map_err(|_| SignInError::Unavailable("too many sign-ins at a time".to_owned()))?;
-        let provider = self.provider().await?;
         let settings = self.settings.clone();
         let secret = tokio::task::spawn_blocking(move || settings.client_secret()).await;
         let secret = secret.unwrap_or_else(|error| Err(error.to_string()));
@@ -263,6 +282,9 @@ impl SignIn {
             .redeem(&self.settings, secret, code, &attempt.verifier())
             .await;
         let token = redeemed.map_err(|error| match error {
+            NoToken::Refused(code) if CLIENT_REFUSED.contains(&code.as_str()) => {
+                SignInError::WrongClient(code)
+            }
             NoToken::Refused(code) => SignInError::Refused(code_of(&code)),
             NoToken::Unavailable(cause) => SignInError::Unavailable(cause),
         })?;

@@ -33,6 +33,8 @@ pub(super) struct Provider {
     token: Endpoint,
     keys_at: Endpoint,
     pub keys: Vec<Jwk>,
+    /// Each return of a browser has its `iss`: RFC 9207.
+    pub names_itself: bool,
     /// The provider takes no secret in the header `Authorization`.
     wants_secret_in_body: bool,
 }
@@ -60,6 +62,7 @@ struct Document {
     token_endpoint: String,
     jwks_uri: String,
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
+    authorization_response_iss_parameter_supported: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -176,6 +179,7 @@ impl Provider {
             token: endpoint("token_endpoint", &found.token_endpoint)?,
             keys_at: endpoint("jwks_uri", &found.jwks_uri)?,
             keys: Vec::new(),
+            names_itself: found.authorization_response_iss_parameter_supported == Some(true),
             wants_secret_in_body: methods
                 .is_some_and(|known| !known.iter().any(|one| one == "client_secret_basic")),
         };

@@ -3,6 +3,7 @@
 use super::error::{PageError, render};
 use super::format::safe_link;
 use super::input::{Form, Query};
+use super::refused_logins::Whose;
 use super::security::{forwarded_https, same_origin};
 use super::session::{COOKIE_NAME, Confirmation, Sender, Visitor, cookie};
 use super::{Pages, SecureCookie, assets};
@@ -182,6 +183,7 @@ pub fn refused_as(status: StatusCode, pages: &Pages, next: &str, problem: &str) 
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal<'a> {
     pub who: &'a str,
+    pub whose: Whose,
     /// Why, where it was with OpenID Connect.
     pub cause: Option<&'a str>,
 }
@@ -191,13 +193,14 @@ impl Refusal<'_> {
     fn of_token() -> Self {
         Self {
             who: "unknown",
+            whose: Whose::Stranger,
             cause: None,
         }
     }
 }
 
 /// Adds an entry about a refused sign-in to the audit trail, with the number of those before it of the same
-/// binding that have none.
+/// [`Whose`] that have none.
 pub async fn note_refusal(
     pages: &Pages,
     token: Option<&TokenRecord>,
@@ -205,7 +208,8 @@ pub async fn note_refusal(
     sender: &Sender,
 ) {
     let bound = token.map(|token| token.binding);
-    let Some(entry) = pages.limits.refused_logins.entry(bound) else {
+    let whose = bound.map_or(refusal.whose, Whose::Token);
+    let Some(entry) = pages.limits.refused_logins.entry(whose) else {
         return;
     };
     let id = token.map(|token| token.id);

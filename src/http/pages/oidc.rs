@@ -6,6 +6,7 @@ use super::input::Query;
 use super::login::{
     Next, Refusal, is_secure, note_refusal, open_session, path_of_ours, refused_as,
 };
+use super::refused_logins::Whose;
 use super::session::{Sender, cookie_named};
 use crate::http::oidc::{Begun, COOKIE_BYTES, Callback, SignIn, SignInError};
 use crate::ports::access::Person;
@@ -149,11 +150,16 @@ async fn note(pages: &Pages, error: &SignInError, sender: &Sender) {
         SignInError::Unavailable(_) => return,
         SignInError::NoAccess { person, .. } => (person.as_str(), "no_access"),
         SignInError::NotBegun => ("unknown", "not_begun"),
-        SignInError::Refused(_) => ("unknown", "refused_by_provider"),
+        SignInError::Refused(_) | SignInError::WrongClient(_) => ("unknown", "refused_by_provider"),
         SignInError::Untrusted(_) => ("unknown", "untrusted_token"),
     };
+    // Strangers, who can cause the others at will, do not hide it.
+    let whose = match error {
+        SignInError::NoAccess { .. } => Whose::Person,
+        _ => Whose::Stranger,
+    };
     let cause = Some(cause);
-    note_refusal(pages, None, Refusal { who, cause }, sender).await;
+    note_refusal(pages, None, Refusal { who, whose, cause }, sender).await;
 }
 
 /// The login page with what is wrong: tokens remain.
@@ -161,6 +167,10 @@ fn failed(pages: &Pages, next: &str, error: &SignInError) -> Response {
     let status = match error {
         SignInError::Unavailable(cause) => {
             tracing::warn!(cause, "the provider of http.oidc cannot be used");
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        SignInError::WrongClient(_) => {
+            tracing::warn!(cause = %error, "the provider of http.oidc cannot be used");
             StatusCode::SERVICE_UNAVAILABLE
         }
         SignInError::NoAccess { .. } => StatusCode::FORBIDDEN,

@@ -28,6 +28,7 @@ struct Inner {
     asked: Mutex<Asked>,
     keys_read: AtomicUsize,
     is_down: AtomicBool,
+    names_itself: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -48,6 +49,7 @@ impl Fake {
                 asked: Mutex::default(),
                 keys_read: AtomicUsize::new(0),
                 is_down: AtomicBool::new(false),
+                names_itself: AtomicBool::new(false),
             }),
         };
         let app = axum::Router::new()
@@ -65,6 +67,11 @@ impl Fake {
 
     pub fn set_down(&self, is_down: bool) {
         self.inner.is_down.store(is_down, Ordering::SeqCst);
+    }
+
+    /// Says that it names itself in each return: RFC 9207.
+    pub fn promises_iss(&self) {
+        self.inner.names_itself.store(true, Ordering::SeqCst);
     }
 
     /// Signs with another key from now on.
@@ -131,11 +138,13 @@ async fn discovery(State(fake): State<Fake>) -> Response {
     if fake.inner.is_down.load(Ordering::SeqCst) {
         return StatusCode::BAD_GATEWAY.into_response();
     }
+    let names_itself = fake.inner.names_itself.load(Ordering::SeqCst);
     Json(json!({
         "issuer": issuer,
         "authorization_endpoint": format!("{issuer}/authorize?tenant=1"),
         "token_endpoint": format!("{issuer}/token"),
         "jwks_uri": format!("{issuer}/keys"),
+        "authorization_response_iss_parameter_supported": names_itself,
     }))
     .into_response()
 }

@@ -16,6 +16,7 @@ use url::Url;
 use verifyd::config::Settings;
 use verifyd::domain::audit::{AuditAction, AuditEntry};
 use verifyd::domain::token::sha256_hex;
+use verifyd::http::oidc::SignInError;
 use verifyd::ports::audit::AuditFilter;
 
 const PUBLIC_URL: &str = "http://127.0.0.1:9";
@@ -370,6 +371,61 @@ async fn a_return_belongs_to_its_browser_and_counts_once() {
     let answer = away.person.get(&away.callback()).await;
     assert_eq!(answer.status(), 401);
     assert!(answer.text().await.unwrap().contains("invalid_grant"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_return_without_the_issuer_that_the_provider_promises_is_refused() {
+    let place = place().await;
+    place.fake.promises_iss();
+    let away = place.begin("/").await;
+    let claims = place.fake.claims(away.nonce(), &["readers"]);
+    place.fake.issues(&place.fake.signed(&claims));
+    for answer in ["code=c0de", "error=access_denied"] {
+        let unnamed = away.callback().replace("code=c0de", answer);
+        let answer = away.person.get(&unnamed).await;
+        assert_eq!(answer.status(), 401, "{unnamed}");
+        assert_eq!(value_of(&answer, "verifyd_session"), None);
+        let page = answer.text().await.unwrap();
+        assert!(page.contains("this answer has no iss"), "{page}");
+        assert!(place.fake.asked().form.is_empty(), "the code was sent");
+    }
+    let named = format!("{}&iss={}", away.callback(), place.fake.issuer());
+    signed_in(&away, &away.person.get(&named).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_do_not_hide_the_refusal_of_a_person() {
+    let place = place().await;
+    let nobody = Person::at(&place.scene.base);
+    let away = place.begin("/").await;
+    let answer = nobody.get("/login/callback?code=a&state=b").await;
+    assert_eq!(answer.status(), 401);
+    let answer = place.answer_to(&away, &["strangers"]).await;
+    assert_eq!(answer.status(), 403);
+    let refused = place.entries(AuditAction::SignInRefused).await;
+    let actors: Vec<&str> = refused.iter().map(|entry| entry.actor.as_str()).collect();
+    assert_eq!(actors, ["oidc: Kim Doe (4711)", "unknown"]);
+    for entry in &refused {
+        assert_eq!(entry.after.as_ref().unwrap()["others_without_an_entry"], 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_the_provider_does_not_accept_is_for_the_operator() {
+    let place = place().await;
+    for code in ["invalid_client", "unauthorized_client"] {
+        let away = place.begin("/").await;
+        place.fake.answers(401, json!({ "error": code }));
+        let answer = away.person.get(&away.callback()).await;
+        assert_eq!(answer.status(), 503, "{code}");
+        let page = answer.text().await.unwrap();
+        let said = format!("client_id or secret ({code}). Tell your operator");
+        assert!(page.contains(&said), "{page}");
+    }
+    let logged = SignInError::WrongClient("invalid_client".to_owned()).to_string();
+    for key in ["http.oidc.client_id", "http.oidc.client_secret_file"] {
+        assert!(logged.contains(key), "{logged}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
