@@ -133,7 +133,7 @@ fn of_ids(ids: &UnusableIds) -> Line {
              `verifyd doctor` again: the sequence gives no id after {last}"
         ),
         false => format!(
-            "as the table's owner: SELECT setval('{}', max(id)) FROM {table};",
+            "as the table's owner: SELECT setval('{}', coalesce(max(id), 1), max(id) IS NOT NULL) FROM {table};",
             sequence.replace('\'', "''")
         ),
     };
@@ -142,7 +142,7 @@ fn of_ids(ids: &UnusableIds) -> Line {
             "the next id of {table} is {next}, and {largest} is there already: an INSERT is refused where its id is taken"
         ),
         None => format!(
-            "the sequence of {table} is at its end, and {largest} is there already: an INSERT is refused"
+            "the sequence of {table} is at its end, and the largest id is {largest}: an INSERT is refused"
         ),
     };
     bad(PART, State::Warning, found, remedy)

@@ -450,8 +450,7 @@ async fn ids_that_begin_again_are_found() {
         let (_, bad) = examined(&bench);
         let (part, found, remedy) = &bad[0];
         assert_eq!(part, "writing", "{bad:?}");
-        let is_last = "and 9223372036854775807 is there already";
-        assert!(found.contains(is_last), "{found}");
+        assert!(found.contains("9223372036854775807"), "{found}");
         let row = "delete the row of operation_runs whose id is 9223372036854775807";
         assert!(remedy.contains(row), "{remedy}");
         assert!(!remedy.contains("setval"), "{remedy}");
