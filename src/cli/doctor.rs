@@ -20,7 +20,7 @@ use crate::app;
 use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::Pooling;
-use crate::ports::queue::{DeadLetter, QueueError};
+use crate::ports::queue::{DeadLetter, Queue, QueueError};
 use crate::ports::store::{SchemaFinding, Store, StoreError};
 use crate::telemetry::build_info::{BUILD, BuildInfo};
 use serde::Serialize;
@@ -524,6 +524,7 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
                 format!("{}, takes hints, {depth} waiting", queue.kind()),
             ));
             lines.extend(rejected(count, &sample));
+            lines.extend(sentinels(&*queue).await);
         }
         Ok(Err(failure)) => {
             let said = QueueError::to_string(&failure);
@@ -531,6 +532,22 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
             lines.push(bad("queue", State::Warning, said, remedy));
         }
         Err(_) => lines.push(late("queue", State::Warning, &remedy::of_queue(""))),
+    }
+}
+
+/// Sentinels that cannot help at the next failover, while another leads to the primary.
+async fn sentinels(queue: &dyn Queue) -> Vec<Line> {
+    let part = "sentinel";
+    let line = |failure: String| {
+        let remedy = remedy::of_sentinel(&failure);
+        bad(part, State::Warning, failure, remedy)
+    };
+    match tokio::time::timeout(TIMEOUT, queue.unusable_sentinels()).await {
+        Ok(failures) => failures.into_iter().map(line).collect(),
+        Err(_) => {
+            let remedy = remedy::of_sentinel("no Sentinel answers");
+            vec![late(part, State::Warning, &remedy)]
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 mod postgres;
 
 pub(super) use self::postgres::{GAVE_NO, MORE_CONNECTIONS, NO_SESSION};
-pub(super) use crate::queue::redis::remedy as of_queue;
+pub(super) use crate::queue::redis::{remedy as of_queue, sentinel_remedy as of_sentinel};
 
 use self::postgres::POSTGRES;
 use crate::files::trusted_authorities;

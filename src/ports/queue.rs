@@ -90,6 +90,11 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// Returns why Sentinels do not lead to the primary, for each that does not. Empty where none are used.
+    async fn unusable_sentinels(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Makes one round trip to the server.
     async fn ping(&self) -> Result<(), QueueError>;
 

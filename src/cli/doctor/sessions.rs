@@ -126,23 +126,26 @@ pub async fn hosts(store: &dyn Store, lines: &mut Vec<Line>) {
         let found = format!("file {} read at {at}", read.path.display());
         lines.push(ok("password", found));
     }
-    let hosts = store.hosts().await;
-    let Some(used) = hosts.iter().find(|host| host.is_used) else {
-        return;
-    };
+    lines.extend(line_of_hosts(&store.hosts().await));
+}
+
+fn line_of_hosts(hosts: &[Host]) -> Option<Line> {
+    let used = hosts.iter().find(|host| host.is_used)?;
     let is = |host: &Host| format!("{} {}", host.name, host.role);
     let all: Vec<String> = hosts.iter().map(is).collect();
     let found = format!("{}; in use is {}", all.join(", "), used.name);
+    let primaries = hosts.iter().filter(|host| host.role == HostRole::Primary);
     let is_away = |host: &Host| matches!(host.role, HostRole::Unreachable(_));
-    lines.push(match hosts.iter().any(is_away) {
-        true => bad(
-            "hosts",
-            State::Warning,
-            found,
-            "start the host that is unreachable, or correct it in database.url (DATABASE_URL): it cannot take over",
-        ),
-        false => ok("hosts", found),
-    });
+    // Poolers may be several ways to one server.
+    let remedy = if primaries.count() > 1 {
+        "unless they lead to the same server, stop (fence) the former primary, then restart the replicas of verifyd \
+         that use it: replicas may use different ones, and what is written to the former one is lost"
+    } else if hosts.iter().any(is_away) {
+        "start the host that is unreachable, or correct it in database.url (DATABASE_URL): it cannot take over"
+    } else {
+        return Some(ok("hosts", found));
+    };
+    Some(bad("hosts", State::Warning, found, remedy))
 }
 
 const LISTENING: &str = "listening";
@@ -224,6 +227,31 @@ pub async fn listening(store: &dyn Store, settings: &Settings, notifies: Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_primaries_are_a_warning() {
+        let line = |roles: [HostRole; 2]| {
+            let hosts = roles.map(|role| Host {
+                name: "h:5432".to_owned(),
+                is_used: role == HostRole::Primary,
+                role,
+            });
+            line_of_hosts(&hosts).unwrap()
+        };
+        let away = HostRole::Unreachable("no answer".to_owned());
+        for (other, state, advice) in [
+            (HostRole::Standby, State::Ok, ""),
+            (HostRole::ReadOnly, State::Ok, ""),
+            (away, State::Warning, "start the host"),
+            (HostRole::Primary, State::Warning, "fence"),
+        ] {
+            let line = line([HostRole::Primary, other]);
+            let remedy = line.remedy.unwrap_or_default();
+            assert_eq!(line.state, state, "{}", line.found);
+            assert!(remedy.contains(advice), "{advice}: {remedy}");
+        }
+        assert!(line_of_hosts(&[]).is_none());
+    }
 
     #[test]
     fn a_limit_below_which_serve_does_not_work_has_failed() {

@@ -100,6 +100,11 @@ impl Connections {
         result.map_err(QueueError::Unavailable)
     }
 
+    /// Returns why Sentinels do not lead to the primary, for each that does not.
+    pub async fn unusable_sentinels(&self) -> Vec<String> {
+        self.primary.unusable_sentinels().await
+    }
+
     /// Runs one short exchange over the shared connection, within connect and response timeout.
     pub async fn call<T, F>(&self, exchange: F) -> Result<T, QueueError>
     where

@@ -55,7 +55,7 @@ mod removal;
 mod settings;
 
 pub use address::{SCHEMES, problem as address_problem};
-pub use remedy::remedy;
+pub use remedy::{remedy, sentinel_remedy};
 pub use removal::{RemovalError, remove_queue, try_queue};
 pub use settings::{ConsumerSettings, RedisSettings, RedisSettingsError};
 
@@ -243,6 +243,10 @@ impl Queue for RedisQueue {
 
     fn remedy(&self, error: &QueueError) -> Option<String> {
         Some(remedy(&error.to_string()))
+    }
+
+    async fn unusable_sentinels(&self) -> Vec<String> {
+        self.connections.unusable_sentinels().await
     }
 
     async fn ping(&self) -> Result<(), QueueError> {

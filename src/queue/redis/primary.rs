@@ -93,6 +93,25 @@ impl Primary {
         Ok(())
     }
 
+    /// Asks each Sentinel. Returns why it does not lead to the primary, without passwords, for each that does not.
+    pub async fn unusable_sentinels(&self) -> Vec<String> {
+        let Place::Monitored(monitored) = &self.place else {
+            return Vec::new();
+        };
+        let sentinels = monitored.sentinels.iter();
+        let mut asked: FuturesUnordered<_> = sentinels
+            .map(|sentinel| self.ask(sentinel, &monitored.target))
+            .collect();
+        let mut failures = Vec::new();
+        while let Some(answer) = asked.next().await {
+            if let Err(failure) = answer {
+                failures.push(clean(&failure, LENGTH));
+            }
+        }
+        failures.sort();
+        failures
+    }
+
     /// Asks all Sentinels at once, as some may be gone. The first that leads to a server that can be used counts.
     async fn search(&self, monitored: &Monitored) -> Result<Client, String> {
         let sentinels = monitored.sentinels.iter();

@@ -2,8 +2,30 @@
 
 use crate::files::trusted_authorities;
 
-/// What mends an error of Redis or of the way to it, by parts of its text. The first that fits counts.
-const QUEUE: &[(&[&str], &str)] = &[
+/// Steps by parts of an error's text. The first that fits counts.
+type Remedies = &'static [(&'static [&'static str], &'static str)];
+
+/// What mends an error that names a Sentinel, before [`QUEUE`]: its address is written in another way.
+const SENTINELS: Remedies = &[
+    (
+        &["speaks no TLS", "may speak no TLS"],
+        "let redis.url (REDIS_URL) begin with redis+sentinel:// if neither Sentinels nor Redis speak TLS; else name \
+         the ports where they do",
+    ),
+    (
+        &["may want TLS"],
+        "let redis.url (REDIS_URL) begin with rediss+sentinel:// if Sentinels and Redis speak TLS; else look at the \
+         server's log",
+    ),
+    (
+        &["without any password"],
+        "leave sentinel_password (or, where the primary answers so, the password of Redis) out of redis.url \
+         (REDIS_URL): that server has none",
+    ),
+];
+
+/// What mends an error of Redis or of the way to it.
+const QUEUE: Remedies = &[
     // It may name any path.
     (
         &["of the variable SSL_CERT_", "of the authorities that this"],
@@ -16,6 +38,12 @@ const QUEUE: &[(&[&str], &str)] = &[
     (
         &["'SENTINEL'", "`SENTINEL`"],
         "let redis.url (REDIS_URL) name the hosts and ports of Sentinels, or begin with redis:// or rediss://",
+    ),
+    // Its text quotes the command's arguments.
+    (
+        &["unknown command"],
+        "if this is a Sentinel, write redis.url (REDIS_URL) as redis+sentinel://HOST:PORT/NAME, with TLS \
+         rediss+sentinel://, where NAME is the one that Sentinel has for the primary; else let Redis have that command",
     ),
     // Its text speaks of much that other remedies are found by.
     (
@@ -134,14 +162,25 @@ const QUEUE: &[(&[&str], &str)] = &[
 
 /// Returns the remedy by the error of Redis or of the network. No run is lost meanwhile.
 pub fn remedy(said: &str) -> String {
-    let known = QUEUE
-        .iter()
-        .find(|(parts, _)| parts.iter().any(|part| said.contains(part)));
-    let step = known.map_or(
-        "check redis.url (REDIS_URL) and that Redis runs",
-        |(_, remedy)| *remedy,
-    );
-    format!("{step}; until then workers poll the database")
+    format!("{}; until then workers poll the database", step(said))
+}
+
+/// Returns the remedy by the error of one Sentinel, while another leads to the primary.
+pub fn sentinel_remedy(said: &str) -> String {
+    format!("{}; until then verifyd depends on the others", step(said))
+}
+
+fn step(said: &str) -> &'static str {
+    let (of_sentinels, otherwise): (Remedies, &'static str) = match said.contains("Sentinel ") {
+        true => (
+            SENTINELS,
+            "check redis.url (REDIS_URL), and that its Sentinels and the primary that they name run",
+        ),
+        false => (&[], "check redis.url (REDIS_URL) and that Redis runs"),
+    };
+    let mut all = of_sentinels.iter().chain(QUEUE);
+    let known = all.find(|(parts, _)| parts.iter().any(|part| said.contains(part)));
+    known.map_or(otherwise, |(_, remedy)| *remedy)
 }
 
 #[cfg(test)]
@@ -210,6 +249,10 @@ mod tests {
                 "wait until",
             ),
             ("ERR unknown command 'SENTINEL', with args", "of Sentinels"),
+            (
+                "ERR unknown command 'LREM', with args beginning with: 'q:active' '-1'",
+                "redis+sentinel://HOST:PORT/NAME",
+            ),
             ("FROBNICATED by a later version", "documentation"),
         ] {
             let remedy = remedy(&format!("the server answers {said}"));
@@ -235,6 +278,26 @@ mod tests {
             (
                 "Sentinel h:26379: it monitors no primary named \"m\"",
                 "the name that Sentinel has",
+            ),
+            (
+                "Sentinel h:26379: no answer within the timeout; the server may speak no TLS there (rediss://)",
+                "begin with redis+sentinel://",
+            ),
+            (
+                "Sentinel h:26379: the server speaks no TLS there (rediss://): corrupt message",
+                "begin with redis+sentinel://",
+            ),
+            (
+                "Sentinel h:26379: the server closed the connection; it may want TLS (rediss://): broken pipe",
+                "begin with rediss+sentinel://",
+            ),
+            (
+                "Sentinel h:26379: the server answers ERR AUTH <password> called without any password configured",
+                "leave sentinel_password",
+            ),
+            (
+                "Sentinel h:26379: no server listens there: Connection refused (os error 111)",
+                "that its Sentinels",
             ),
             ("the server may speak no TLS there (rediss://)", "redis://"),
             (

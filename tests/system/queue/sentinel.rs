@@ -68,6 +68,24 @@ async fn every_sentinel_that_does_not_help_is_named() {
             "no server listens there",
         ],
     );
+    // Redis can be used, and yet one of the Sentinels is gone.
+    let sentinel = PrivateRedis::sentinel("m", server.port(), "", &[]);
+    let url = format!(
+        "redis+sentinel://127.0.0.1:{},127.0.0.1:{}/m",
+        sentinel.port(),
+        nobody.port()
+    );
+    let queue = RedisQueue::connect(&patient(&url), "host").unwrap();
+    queue.ping().await.unwrap();
+    let failures = queue.unusable_sentinels().await;
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    assert_says(
+        &failures[0],
+        &[&format!(
+            "Sentinel 127.0.0.1:{}: no server listens there",
+            nobody.port()
+        )],
+    );
 }
 
 /// Its processes trust the servers' certificate.
