@@ -1,6 +1,6 @@
 //! Sentinel makes another Redis the primary. Hints are taken from it and sent to it, and no run is lost.
 
-use crate::scene::Scene;
+use crate::scene::{Load, Producer, Scene};
 use serde_json::Value;
 use std::collections::HashMap;
 use tempfile::TempDir;
@@ -9,6 +9,14 @@ use test_support::redis_server::{PrivateRedis, command, connection};
 use test_support::waiting::until;
 
 const NAME: &str = "mymaster";
+
+/// Fewer at a time than two workers take, so that hints do not pile up on a busy machine.
+const LOAD: Load = Load {
+    of_each: 1,
+    most_open: 50,
+    most: usize::MAX,
+    sends_hints: false,
+};
 
 /// Two servers, one of which follows the other, and a Sentinel.
 struct Watched {
@@ -119,7 +127,7 @@ async fn another_redis_becomes_the_primary() {
     let named = format!("Sentinel 127.0.0.1:{gone}: ");
     assert!(found.contains(&named), "{answer}");
     let workers = [scene.bench.serve(&[]), scene.bench.serve(&[])];
-    let producer = scene.producer();
+    let producer = Producer::start(&scene, LOAD);
     scene.completed_at_least(20).await;
     hints_pass(&mut scene, &watched, &workers).await;
 
