@@ -42,7 +42,20 @@ const RULES: [&str; 8] = [
 /// What is said of a call that was not sent, because others that got no answer have all connections for its kind.
 const TOO_MANY_CALLS: &str = "too many calls of this kind wait for an answer";
 
+/// What is said of a claim whose run another transaction locks.
+const LOCKED_RUN: &str = "another transaction locks the run";
+
 impl StoreError {
+    /// Returns the error of a claim whose run another transaction locks.
+    pub fn locked_run() -> Self {
+        Self::Contended(LOCKED_RUN.into())
+    }
+
+    /// Whether the run was locked: perhaps by an earlier claim that has got no answer.
+    pub fn is_of_locked_run(&self) -> bool {
+        matches!(self, Self::Contended(why) if why == LOCKED_RUN)
+    }
+
     /// Returns the error of a call that was not sent.
     pub fn too_many_calls() -> Self {
         Self::Contended(TOO_MANY_CALLS.into())

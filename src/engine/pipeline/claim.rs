@@ -59,7 +59,9 @@ impl Pipeline {
                 Ok(answer) => answer,
                 Err(error) => return Err(self.after_failed_claim(run, began, &error).await),
             };
-            self.worker.claim_failures.answered();
+            if !matches!(answer, ClaimAnswer::Locked) {
+                self.worker.claim_failures.answered();
+            }
             match answer {
                 ClaimAnswer::Claimed(claim) => {
                     self.refused_claims.granted();
@@ -91,7 +93,7 @@ impl Pipeline {
                     continue;
                 }
                 ClaimAnswer::Locked => {
-                    let error = StoreError::Contended("another transaction locks the run".into());
+                    let error = StoreError::locked_run();
                     return Err(self.after_failed_claim(run, began, &error).await);
                 }
                 ClaimAnswer::RequiresIsolation => {}
@@ -129,7 +131,7 @@ impl Pipeline {
         // An answer of the server to this claim, while it answers others, is the run's: a restart would not change it.
         match is_unavailable || is_lost && !error.is_of_postgres() {
             true => self.worker.claim_failures.failed(run),
-            false if error.is_of_too_many_calls() => {}
+            false if error.is_of_too_many_calls() || error.is_of_locked_run() => {}
             false => self.worker.claim_failures.answered(),
         }
         if is_unavailable {
