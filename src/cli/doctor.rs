@@ -10,6 +10,7 @@ mod modules;
 mod oidc;
 mod outbound;
 mod print;
+mod queue;
 mod sessions;
 mod webhooks;
 mod writing;
@@ -20,7 +21,6 @@ use crate::app;
 use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::Pooling;
-use crate::ports::queue::{DeadLetter, Queue, QueueError};
 use crate::ports::store::{SchemaFinding, Store, StoreError};
 use crate::telemetry::build_info::{BUILD, BuildInfo};
 use serde::Serialize;
@@ -199,7 +199,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
             remedy::of_opening(settings.is_embedded()),
         )),
     }
-    queue(settings, &mut lines).await;
+    queue::check(settings, &mut lines).await;
     keys(settings, &mut lines);
     lines.push(modules::check(settings));
     lines.push(http::check(settings).await);
@@ -483,87 +483,6 @@ async fn activity(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>
     } else {
         ok("runs", found)
     });
-}
-
-/// Tests the queue. While it is unavailable `serve` takes runs from the database.
-async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
-    let queue = match app::open_queue(settings) {
-        Ok(queue) => queue,
-        Err(error) => {
-            lines.push(bad(
-                "queue",
-                State::Failed,
-                format!("{error:#}"),
-                "check redis.url (REDIS_URL)",
-            ));
-            return;
-        }
-    };
-    if queue.kind() == "in_process" {
-        lines.push(if !settings.is_embedded() {
-            bad(
-                "queue",
-                State::Warning,
-                "in process: other applications' hints cannot reach a worker",
-                "set REDIS_URL when replicas are running or others enqueue",
-            )
-        } else {
-            ok("queue", "in process")
-        });
-        return;
-    }
-    let answer = tokio::time::timeout(TIMEOUT, async {
-        queue.try_sending().await?;
-        Ok((queue.depth().await?, queue.dead_letters(SHOWN).await?))
-    })
-    .await;
-    match answer {
-        Ok(Ok((depth, (count, sample)))) => {
-            lines.push(ok(
-                "queue",
-                format!("{}, takes hints, {depth} waiting", queue.kind()),
-            ));
-            lines.extend(rejected(count, &sample));
-            lines.extend(sentinels(&*queue).await);
-        }
-        Ok(Err(failure)) => {
-            let said = QueueError::to_string(&failure);
-            let remedy = remedy::of_queue(&said);
-            lines.push(bad("queue", State::Warning, said, remedy));
-        }
-        Err(_) => lines.push(late("queue", State::Warning, &remedy::of_queue(""))),
-    }
-}
-
-/// Sentinels that cannot help at the next failover, while another leads to the primary.
-async fn sentinels(queue: &dyn Queue) -> Vec<Line> {
-    let part = "sentinel";
-    let line = |failure: String| {
-        let remedy = remedy::of_sentinel(&failure);
-        bad(part, State::Warning, failure, remedy)
-    };
-    match tokio::time::timeout(TIMEOUT, queue.unusable_sentinels()).await {
-        Ok(failures) => failures.into_iter().map(line).collect(),
-        Err(_) => {
-            let remedy = remedy::of_sentinel("no Sentinel answers");
-            vec![late(part, State::Warning, &remedy)]
-        }
-    }
-}
-
-/// Payloads that a producer got wrong.
-fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
-    let example = sample.first()?;
-    let line = bad(
-        "hints",
-        State::Warning,
-        format!(
-            "{count} put aside as no hints; {}: {}",
-            example.task_id, example.reason
-        ),
-        "correct whoever sends them (docs/guides/enqueue.md); the runs themselves are found by the sweep",
-    );
-    Some(line.quoting())
 }
 
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {
