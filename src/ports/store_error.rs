@@ -83,6 +83,11 @@ impl StoreError {
         }
     }
 
+    /// Whether the server has ended the session because it waited for the next statement, which never arrived.
+    pub fn is_of_idle_transaction(&self) -> bool {
+        self.to_string().contains("(SQLSTATE 25P03)")
+    }
+
     /// Whether PostgreSQL chose the text.
     pub fn is_of_postgres(&self) -> bool {
         self.to_string().contains("(SQLSTATE ")

@@ -129,7 +129,8 @@ impl Pipeline {
         let is_lost = matches!(error, StoreError::Unavailable(_));
         let is_unavailable = is_lost && !self.database_answers().await;
         // An answer of the server to this claim, while it answers others, is the run's: a restart would not change it.
-        match is_unavailable || is_lost && !error.is_of_postgres() {
+        let is_answer = error.is_of_postgres() && !error.is_of_idle_transaction();
+        match is_unavailable || is_lost && !is_answer {
             true => self.worker.claim_failures.failed(run),
             false if error.is_of_too_many_calls() || error.is_of_locked_run() => {}
             false => self.worker.claim_failures.answered(),
