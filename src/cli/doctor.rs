@@ -84,7 +84,8 @@ impl Line {
 
 /// Whether the text of this error may quote a value of a row: a trigger chooses what the server says, and the SQLSTATE.
 pub(super) fn may_quote(error: &StoreError) -> bool {
-    matches!(error, StoreError::Corrupt { .. } | StoreError::Refused(_)) || error.is_of_postgres()
+    matches!(error, StoreError::Corrupt { .. } | StoreError::Refused(_))
+        || error.sqlstate().is_some()
 }
 
 fn ok(part: &'static str, found: impl Into<String>) -> Line {
@@ -255,7 +256,7 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
         Ok(store) => store,
         Err(error) => {
             let found = format!("{error:#}");
-            let remedy = sessions::of_limit(&found, settings).unwrap_or_else(|| {
+            let remedy = sessions::of_limit(error.downcast_ref(), settings).unwrap_or_else(|| {
                 let remedy = remedy::of(&error);
                 let remedy = remedy.unwrap_or_else(|| remedy::of_opening(settings.is_embedded()));
                 remedy.to_owned()

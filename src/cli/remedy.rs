@@ -2,14 +2,15 @@
 
 mod postgres;
 
-pub(super) use self::postgres::{GAVE_NO, MORE_CONNECTIONS, NO_SESSION};
+pub(super) use self::postgres::{GAVE_NO, MORE_CONNECTIONS, NO_SESSION, REPEATED_KEY};
 pub(super) use crate::queue::redis::{remedy as of_queue, sentinel_remedy as of_sentinel};
 
-use self::postgres::POSTGRES;
+use self::postgres::{CORRECT_OPTIONS, POSTGRES, UNKNOWN_SETTING};
 use crate::files::trusted_authorities;
 use crate::operations::OperationError;
 use crate::outbound::OutboundError;
 use crate::ports::store::{SchemaFinding, StoreError};
+use crate::ports::store_error::Code;
 use crate::store::APPLICATION_TABLES;
 use std::io::ErrorKind;
 
@@ -17,8 +18,9 @@ const MAKE_ROOM: &str =
     "make room on the disk of the database's file, or move the file (database.url)";
 const LET_WRITE: &str = "let database.url (DATABASE_URL) name a file that this user may write, in a folder that it may write";
 
-/// What mends an error of SQLite, by the code that ends its text, or by the system's words.
-fn of_sqlite(text: &str) -> Option<&'static str> {
+/// What mends an error of SQLite, by its code, or by verifyd's and the system's words.
+fn of_sqlite(error: &StoreError) -> Option<&'static str> {
+    let text = error.to_string();
     if text.contains("the file holds tables, and none of verifyd's") {
         return Some(
             "correct database.url (DATABASE_URL), or run `verifyd migrate` if that file is to hold verifyd's tables, too",
@@ -37,8 +39,9 @@ fn of_sqlite(text: &str) -> Option<&'static str> {
             LET_WRITE
         });
     }
-    let (_, code) = text.rsplit_once("(SQLite ")?;
-    let code: i32 = code.strip_suffix(')')?.parse().ok()?;
+    let Some(Code::Sqlite(code)) = error.detail()?.code else {
+        return None;
+    };
     Some(match code & 0xff {
         // SQLITE_PERM, SQLITE_READONLY, SQLITE_CANTOPEN
         3 | 8 | 14 => LET_WRITE,
@@ -55,41 +58,43 @@ fn of_sqlite(text: &str) -> Option<&'static str> {
 }
 
 /// What makes a table that is missing, where it is one of verifyd's.
-fn of_missing_table(text: &str) -> Option<&'static str> {
-    let (name, code) = match text.split_once("relation \"") {
-        Some((_, rest)) => rest.split_once("\" does not exist (")?,
-        None => text.split_once("no such table: ")?.1.split_once(" (")?,
+fn of_missing_table(error: &StoreError) -> Option<&'static str> {
+    let detail = error.detail()?;
+    let (before, behind, remedy) = match detail.code.as_ref()? {
+        // undefined_table
+        Code::Sqlstate(code) if code == "42P01" => (
+            "relation \"",
+            "\" does not exist (",
+            "run `verifyd migrate`; if the tables are there, let the search_path of the role and of database.url \
+             (DATABASE_URL) lead to them",
+        ),
+        Code::Sqlite(1) => ("no such table: ", " (", "run `verifyd migrate`"),
+        _ => return None,
     };
+    let (name, _) = detail.text.split_once(before)?.1.split_once(behind)?;
     let is_ours = APPLICATION_TABLES.contains(&name)
         || name.starts_with("verifyd.")
         || name.starts_with("verifyd_");
-    if !is_ours {
-        return None;
-    }
-    if code.starts_with("SQLSTATE") {
-        Some(
-            "run `verifyd migrate`; if the tables are there, let the search_path of the role and of database.url \
-             (DATABASE_URL) lead to them",
-        )
-    } else {
-        Some("run `verifyd migrate`")
-    }
+    is_ours.then_some(remedy)
 }
 
-/// Returns the remedy by the database's code, which is part of the text.
+/// Returns the remedy by the database's code, and by words where the code says too little.
 pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
-    let text = error.to_string();
-    if text.contains("was applied by a newer verifyd") {
+    if error.has(("", "was applied by a newer verifyd")) {
         return Some(
             "use that version of verifyd or a newer one, or restore the backup from before the upgrade \
              (docs/guides/upgrade.md#go-back)",
         );
     }
-    let of_postgres = POSTGRES.iter().find(|(part, _)| text.contains(part));
+    let is_of_statement = error.step().is_some() || matches!(error, StoreError::Schema(_));
+    if error.has(UNKNOWN_SETTING) && !is_of_statement {
+        return Some(CORRECT_OPTIONS);
+    }
+    let of_postgres = POSTGRES.iter().find(|(sign, _)| error.has(*sign));
     of_postgres
         .map(|(_, remedy)| *remedy)
-        .or_else(|| of_missing_table(&text))
-        .or_else(|| of_sqlite(&text))
+        .or_else(|| of_missing_table(error))
+        .or_else(|| of_sqlite(error))
 }
 
 /// What `migrate --enforce` says where it fails.
@@ -131,7 +136,8 @@ pub(super) fn of_binding(kind: ErrorKind) -> &'static str {
 
 /// Of a command that failed.
 pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
-    if error.to_string() == NOT_ALL_GUARDS && format!("{error:#}").contains("SQLSTATE 42501") {
+    let is_denied = |error: &StoreError| error.sqlstate() == Some("42501");
+    if error.to_string() == NOT_ALL_GUARDS && error.downcast_ref().is_some_and(is_denied) {
         return Some(
             "run the command as the owner of operation_runs, or make its role a member of the owner's for as long as \
              it takes (GRANT owner TO verifyd_migrate); where it is the other way round, first REVOKE verifyd_migrate FROM \
@@ -189,6 +195,7 @@ pub(super) fn unfit<'a>(findings: impl Iterator<Item = &'a SchemaFinding>) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::store_error::Detail;
 
     #[test]
     fn each_database_has_remedies_of_its_own() {
@@ -243,10 +250,6 @@ mod tests {
             (
                 "unrecognized configuration parameter \"nonsense\" (SQLSTATE 42704)",
                 "`options`",
-            ),
-            (
-                "claiming a run: unrecognized configuration parameter \"app.tenant\" (SQLSTATE 42704)",
-                "ALTER POLICY",
             ),
             (
                 "database.url cannot be used: the TLS file \"/a\" of the parameter sslcert cannot be read: No such file \
@@ -368,10 +371,13 @@ mod tests {
                 "make room",
             ),
         ] {
-            let remedy = of_store(&StoreError::Unavailable(error.to_owned()));
+            let remedy = of_store(&StoreError::Unavailable(Detail::said(error)));
             let remedy = remedy.unwrap_or_else(|| panic!("{error}"));
             assert!(remedy.contains(advice), "{error}: {remedy}");
         }
+        let of_policy = "unrecognized configuration parameter \"app.tenant\" (SQLSTATE 42704)";
+        let of_policy = StoreError::Refused(Detail::said(of_policy).at("claiming a run"));
+        assert!(of_store(&of_policy).unwrap().contains("ALTER POLICY"));
         assert!(of_opening(false).contains("pooler"));
         for error in [
             "out of memory (SQLSTATE 53200)",
@@ -380,7 +386,8 @@ mod tests {
             "no such table: main.audit (SQLite 1)",
             "No such file or directory (os error 2)",
         ] {
-            assert_eq!(of_store(&StoreError::Unavailable(error.to_owned())), None);
+            let error = StoreError::Unavailable(Detail::said(error));
+            assert_eq!(of_store(&error), None);
         }
     }
 
@@ -408,7 +415,7 @@ mod tests {
                 "lower database.max_connections",
             ),
         ] {
-            let error = StoreError::Unavailable(error.to_owned());
+            let error = StoreError::Unavailable(Detail::said(error));
             for (has_url, words) in [(false, of_url), (true, of_listen_url)] {
                 let remedy = of_listening(&error, has_url);
                 assert!(remedy.contains(words), "{words}: {remedy}");

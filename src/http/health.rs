@@ -211,7 +211,7 @@ impl Health {
     fn class(&self, error: &StoreError) -> String {
         let class = match error {
             StoreError::Unavailable(_) => "unavailable",
-            StoreError::Contended(_) => "busy",
+            StoreError::Contended(_) | StoreError::TooManyCalls | StoreError::LockedRun => "busy",
             StoreError::Schema(_) => SCHEMA_UNFIT,
             StoreError::Corrupt { .. } | StoreError::Refused(_) => "refused",
         };

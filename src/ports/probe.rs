@@ -1,14 +1,14 @@
 //! Tests that `doctor` makes, so that problems show before `serve` runs, and figures for those who look for the cause
 //! of one.
 
-use crate::ports::store_error::StoreError;
+use crate::ports::store_error::{Detail, StoreError};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
 
-/// The steps of [`ProbeStore::try_writing`] with a run, as its errors begin.
+/// The steps of [`ProbeStore::try_writing`] with a run, which its errors have.
 pub(crate) const RECORDING: &str = "recording a check";
 pub(crate) const CLAIMING: &str = "claiming a run";
 pub(crate) const RELEASING: &str = "releasing a run";
@@ -109,7 +109,7 @@ pub enum HostRole {
     ReadOnly,
     Standby,
     /// Or it refuses the connection, for this reason.
-    Unreachable(String),
+    Unreachable(Detail),
 }
 
 impl fmt::Display for HostRole {

@@ -1,15 +1,23 @@
 //! Errors of the database, for every port that a store implements.
 
+use std::fmt;
+
 /// Why the database could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Not reachable, or it refused or ended the connection. Nothing is known of what was under way.
     #[error("the database is not available: {0}")]
-    Unavailable(String),
+    Unavailable(Detail),
     /// A deadlock, a serialization failure, a lock that was not granted in time, or another answer to one statement
     /// that says to try again.
     #[error("the database is contended: {0}")]
-    Contended(String),
+    Contended(Detail),
+    /// The call was not sent, because others that got no answer have all connections for its kind.
+    #[error("the database is contended: too many calls of this kind wait for an answer")]
+    TooManyCalls,
+    /// Another transaction locks the run of a claim: perhaps an earlier claim that has got no answer.
+    #[error("the database is contended: another transaction locks the run")]
+    LockedRun,
     /// A row contains an invalid value.
     #[error("{table}.{column} of row {row}: {why}")]
     Corrupt {
@@ -20,62 +28,111 @@ pub enum StoreError {
     },
     /// A table or column is missing or of another type; `verifyd doctor` names it.
     #[error("the database's schema does not fit: {0}")]
-    Schema(String),
+    Schema(Detail),
     /// The database refused the statement.
     #[error("the database refused: {0}")]
-    Refused(String),
+    Refused(Detail),
 }
 
-/// How the databases say that a constraint or a trigger refuses a row (SQLite: CHECK, NOT NULL, PRIMARY KEY, RAISE,
-/// UNIQUE), and what verifyd says of a trigger that does so without an error.
-const RULES: [&str; 8] = [
-    "(SQLSTATE 23",
-    "(SQLSTATE P0001)",
-    "(SQLite 275)",
-    "(SQLite 1299)",
-    "(SQLite 1555)",
-    "(SQLite 1811)",
-    "(SQLite 2067)",
-    "a trigger ",
-];
+/// The text of an error, and the code that tells it from others: a trigger may choose the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detail {
+    /// What was being done. It is shown before the text.
+    pub step: Option<String>,
+    pub text: String,
+    pub code: Option<Code>,
+}
 
-/// What is said of a call that was not sent, because others that got no answer have all connections for its kind.
-const TOO_MANY_CALLS: &str = "too many calls of this kind wait for an answer";
+/// What caused an error. The text shows it, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// PostgreSQL or a pooler before it answered with this. A trigger may choose it.
+    Sqlstate(String),
+    /// SQLite answered with this; the low byte is the primary code.
+    Sqlite(i32),
+    /// A trigger kept or filled a row without an error.
+    Trigger,
+}
 
-/// What is said of a claim whose run another transaction locks.
-const LOCKED_RUN: &str = "another transaction locks the run";
+/// An SQLSTATE, and words of the text of an error, where its code says too little; an empty one fits any.
+pub type Sign = (&'static str, &'static str);
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.step {
+            Some(step) => write!(f, "{step}: {}", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
+}
+
+impl<T: Into<String>> From<T> for Detail {
+    fn from(text: T) -> Self {
+        Self::new(text, None)
+    }
+}
+
+impl Detail {
+    pub fn new(text: impl Into<String>, code: Option<Code>) -> Self {
+        let (step, text) = (None, text.into());
+        Self { step, text, code }
+    }
+
+    /// Returns the same with what was being done.
+    pub fn at(self, step: impl Into<String>) -> Self {
+        Self {
+            step: Some(step.into()),
+            text: self.to_string(),
+            code: self.code,
+        }
+    }
+}
 
 impl StoreError {
-    /// Returns the error of a claim whose run another transaction locks.
-    pub fn locked_run() -> Self {
-        Self::Contended(LOCKED_RUN.into())
+    pub fn detail(&self) -> Option<&Detail> {
+        match self {
+            Self::Unavailable(why)
+            | Self::Contended(why)
+            | Self::Schema(why)
+            | Self::Refused(why) => Some(why),
+            Self::TooManyCalls | Self::LockedRun | Self::Corrupt { .. } => None,
+        }
     }
 
-    /// Whether the run was locked: perhaps by an earlier claim that has got no answer.
-    pub fn is_of_locked_run(&self) -> bool {
-        matches!(self, Self::Contended(why) if why == LOCKED_RUN)
+    /// Returns the code of PostgreSQL, which then chose the text.
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self.detail()?.code.as_ref()? {
+            Code::Sqlstate(code) => Some(code),
+            _ => None,
+        }
     }
 
-    /// Returns the error of a call that was not sent.
-    pub fn too_many_calls() -> Self {
-        Self::Contended(TOO_MANY_CALLS.into())
+    /// Returns what was being done, where that is known.
+    pub fn step(&self) -> Option<&str> {
+        self.detail()?.step.as_deref()
     }
 
-    /// Whether the call was not sent, so that the error says nothing of the database.
-    pub fn is_of_too_many_calls(&self) -> bool {
-        matches!(self, Self::Contended(why) if why == TOO_MANY_CALLS)
+    /// Whether it has this sign.
+    pub fn has(&self, (sqlstate, words): Sign) -> bool {
+        (sqlstate.is_empty() || self.sqlstate() == Some(sqlstate))
+            && self.to_string().contains(words)
     }
 
-    /// Whether the server has cancelled the statement, most likely because it took too long.
-    pub fn is_of_cancelled_statement(&self) -> bool {
-        matches!(self, Self::Contended(why) if why.ends_with("(SQLSTATE 57014)"))
+    /// Whether the database has answered this call. `None`: the error does not tell.
+    pub fn is_answer(&self) -> Option<bool> {
+        match self {
+            Self::TooManyCalls | Self::LockedRun => None,
+            // idle_in_transaction_session_timeout: the next statement never arrived.
+            Self::Unavailable(_) => Some(self.sqlstate().is_some_and(|code| code != "25P03")),
+            _ => Some(true),
+        }
     }
 
     /// Returns the class of the error, as metrics name it.
     pub fn class(&self) -> &'static str {
         match self {
-            Self::Contended(_) if self.is_of_too_many_calls() => "unsent",
-            Self::Contended(_) => "contended",
+            Self::TooManyCalls => "unsent",
+            Self::Contended(_) | Self::LockedRun => "contended",
             Self::Unavailable(_) => "unavailable",
             Self::Corrupt { .. } => "corrupt",
             Self::Schema(_) => "schema",
@@ -83,34 +140,80 @@ impl StoreError {
         }
     }
 
-    /// Whether the server has ended the session because it waited for the next statement, which never arrived.
-    pub fn is_of_idle_transaction(&self) -> bool {
-        self.to_string().contains("(SQLSTATE 25P03)")
-    }
-
-    /// Whether PostgreSQL chose the text.
-    pub fn is_of_postgres(&self) -> bool {
-        self.to_string().contains("(SQLSTATE ")
-    }
-
     /// Whether the same call may work later, with nothing changed by a person.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Contended(_))
+        !matches!(
+            self,
+            Self::Corrupt { .. } | Self::Schema(_) | Self::Refused(_)
+        )
     }
 
     /// What the database lacks for verifyd, in words, where a person has to mend it: nothing is wrong with the call.
     pub fn lacks(&self) -> Option<&'static str> {
-        match self {
-            Self::Schema(_) => Some("The database's schema does not fit"),
+        const OF_RULE: Option<&str> = Some("The database refuses this to verifyd");
+        match self.detail()?.code.as_ref() {
+            _ if self.is_transient() => None,
+            _ if matches!(self, Self::Schema(_)) => Some("The database's schema does not fit"),
             // insufficient_privilege
-            Self::Refused(why) if why.contains("(SQLSTATE 42501)") => {
+            Some(Code::Sqlstate(code)) if code == "42501" => {
                 Some("The database denies verifyd a privilege")
             }
-            // A rule of the application.
-            Self::Refused(why) if RULES.iter().any(|said| why.contains(said)) => {
-                Some("The database refuses this to verifyd")
-            }
+            // integrity_constraint_violation, raise_exception
+            Some(Code::Sqlstate(code)) if code.starts_with("23") || code == "P0001" => OF_RULE,
+            // CHECK, NOT NULL, PRIMARY KEY, RAISE, UNIQUE
+            Some(Code::Sqlite(275 | 1299 | 1555 | 1811 | 2067) | Code::Trigger) => OF_RULE,
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Detail {
+        /// Returns what a database says whose code is shown in this text.
+        pub(crate) fn said(text: &str) -> Self {
+            let shown = |name: &'static str| Some(text.split_once(name)?.1.split_once(')')?.0);
+            let sqlstate = shown("(SQLSTATE ").map(|code| Code::Sqlstate(code.to_owned()));
+            let sqlite = shown("(SQLite ").map(|code| Code::Sqlite(code.parse().unwrap()));
+            Self::new(text, sqlstate.or(sqlite))
+        }
+    }
+
+    #[test]
+    fn whether_the_database_has_answered_is_known_by_the_code() {
+        let unavailable = |text| StoreError::Unavailable(Detail::said(text));
+        let of_trigger = unavailable("ended by a trigger (SQLSTATE 57P01)");
+        for (error, answered) in [
+            (StoreError::TooManyCalls, None),
+            (StoreError::LockedRun, None),
+            (unavailable("no server listens there"), Some(false)),
+            (unavailable("idle (SQLSTATE 25P03)"), Some(false)),
+            (of_trigger, Some(true)),
+            (StoreError::Contended("a lock".into()), Some(true)),
+            (StoreError::Refused("a panic".into()), Some(true)),
+        ] {
+            assert_eq!(error.is_answer(), answered, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_quotes_a_code_has_none() {
+        let refused = StoreError::Refused("a trigger says (SQLSTATE 42501)".into());
+        assert_eq!((refused.sqlstate(), refused.lacks()), (None, None));
+        assert!(!refused.has(("42501", "")) && refused.has(("", "a trigger")));
+        let away = StoreError::Unavailable("(SQLSTATE 57P01)".into());
+        assert_eq!(away.is_answer(), Some(false));
+    }
+
+    #[test]
+    fn a_step_is_shown_before_the_text() {
+        let refused = Detail::said("not today (SQLSTATE P0001)").at("b").at("a");
+        let refused = StoreError::Refused(refused);
+        let shown = "the database refused: a: b: not today (SQLSTATE P0001)";
+        assert_eq!(refused.to_string(), shown);
+        assert_eq!(refused.step(), Some("a"));
+        assert_eq!(refused.sqlstate(), Some("P0001"));
     }
 }

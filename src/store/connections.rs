@@ -191,10 +191,9 @@ async fn ensure_tenant(tx: &mut dyn SqlConnection, new: &NewConnection) -> Resul
         .fetch_optional(tx)
         .await?;
     match workspace {
-        Some((workspace,)) if workspace != new.workspace_id.0 => Err(StoreError::Refused(format!(
-            "tenant {} belongs to another workspace",
-            new.tenant_id
-        ))),
+        Some((workspace,)) if workspace != new.workspace_id.0 => Err(StoreError::Refused(
+            format!("tenant {} belongs to another workspace", new.tenant_id).into(),
+        )),
         _ => Ok(()),
     }
 }

@@ -87,7 +87,8 @@ impl<S: SqlStore> CredentialStore for S {
         transaction(self, async |tx| {
             let there: Option<Owner> = LOCK_CONNECTION.bind(id.0).fetch_optional(tx).await?;
             let Some(there) = there else {
-                return Err(StoreError::Refused(format!("there is no connection {id}")));
+                let why = format!("there is no connection {id}");
+                return Err(StoreError::Refused(why.into()));
             };
             let before = facts(tx, id).await?;
             write_credential(tx, id, sealed).await?;

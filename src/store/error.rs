@@ -2,7 +2,7 @@
 
 use crate::domain::report::redact::clean;
 use crate::ports::connections::AddConnectionError;
-use crate::ports::store_error::StoreError;
+use crate::ports::store_error::{Code, Detail, StoreError};
 use crate::ports::webhook_endpoints::EndpointError;
 use sqlx::Error;
 use sqlx::error::DatabaseError;
@@ -24,14 +24,14 @@ impl From<Error> for StoreError {
             Error::PoolTimedOut => Self::Unavailable("no connection within acquire_timeout".into()),
             Error::PoolClosed => Self::Unavailable("the connections are closed".into()),
             Error::Io(e) if e.kind() == ErrorKind::ConnectionRefused => {
-                Self::Unavailable(format!("no server listens there: {e}"))
+                Self::Unavailable(format!("no server listens there: {e}").into())
             }
             // Files are opened by SQLite itself.
             Error::Io(e) if e.kind() == ErrorKind::NotFound => {
-                Self::Unavailable(format!("no server listens at that socket: {e}"))
+                Self::Unavailable(format!("no server listens at that socket: {e}").into())
             }
-            Error::Io(e) => Self::Unavailable(e.to_string()),
-            Error::Tls(e) => Self::Unavailable(format!("TLS: {e}")),
+            Error::Io(e) => Self::Unavailable(e.to_string().into()),
+            Error::Tls(e) => Self::Unavailable(format!("TLS: {e}").into()),
             Error::Protocol(_) => Self::Unavailable("the protocol was violated".into()),
             Error::WorkerCrashed => Self::Unavailable("the database's thread ended".into()),
             Error::BeginFailed => Self::Unavailable("no transaction could be started".into()),
@@ -45,11 +45,11 @@ impl From<Error> for StoreError {
                     } else {
                         "the value cannot be decoded".to_owned()
                     };
-                Self::Schema(format!("column {index}: {why}"))
+                Self::Schema(format!("column {index}: {why}").into())
             }
-            Error::ColumnNotFound(name) => Self::Schema(format!("column {name} is missing")),
+            Error::ColumnNotFound(name) => Self::Schema(format!("column {name} is missing").into()),
             Error::TypeNotFound { type_name } => {
-                Self::Schema(format!("type {type_name} is missing"))
+                Self::Schema(format!("type {type_name} is missing").into())
             }
             Error::RowNotFound => Self::Refused("a row that must be there is missing".into()),
             _ => Self::Refused("the driver refused the statement".into()),
@@ -81,8 +81,7 @@ pub(super) fn opening(error: Error) -> StoreError {
         }
         // syntax_error: no statement was sent, so it is one of the arguments in `options`.
         Error::Database(e) if e.code().is_some_and(|code| code == "42601") => {
-            let said = said(e.message(), "42601");
-            StoreError::Refused(format!("{WRONG_OPTIONS}: {said}"))
+            StoreError::Refused(said(e.message(), "42601").at(WRONG_OPTIONS))
         }
         error => match StoreError::from(error) {
             StoreError::Schema(why) => StoreError::Refused(why),
@@ -120,17 +119,18 @@ impl From<MigrateError> for StoreError {
         match error {
             MigrateError::Execute(e) => e.into(),
             MigrateError::ExecuteMigration(e, version) => match e.into() {
-                Self::Refused(why) => Self::Refused(format!("migration {version}: {why}")),
-                Self::Schema(why) => Self::Schema(format!("migration {version}: {why}")),
+                Self::Refused(why) => Self::Refused(why.at(format!("migration {version}"))),
+                Self::Schema(why) => Self::Schema(why.at(format!("migration {version}"))),
                 other => other,
             },
-            MigrateError::VersionMissing(version) => Self::Schema(format!(
-                "migration {version} was applied by a newer verifyd than this one"
-            )),
-            MigrateError::VersionMismatch(version) => Self::Schema(format!(
-                "migration {version} was applied with another content than this build has"
-            )),
-            other => Self::Schema(other.to_string()),
+            MigrateError::VersionMissing(version) => Self::Schema(
+                format!("migration {version} was applied by a newer verifyd than this one").into(),
+            ),
+            MigrateError::VersionMismatch(version) => Self::Schema(
+                format!("migration {version} was applied with another content than this build has")
+                    .into(),
+            ),
+            other => Self::Schema(other.to_string().into()),
         }
     }
 }
@@ -146,58 +146,60 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
 }
 
 /// What PostgreSQL says. A trigger or a pooler may choose it, and logs and terminals show it.
-fn said(message: &str, code: &str) -> String {
+fn said(message: &str, code: &str) -> Detail {
     let message = clean(message, MESSAGE_LENGTH);
-    format!("{message} (SQLSTATE {})", clean(code, SQLSTATE_LENGTH))
+    let code = clean(code, SQLSTATE_LENGTH);
+    let text = format!("{message} (SQLSTATE {code})");
+    Detail::new(text, Some(Code::Sqlstate(code)))
 }
 
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 ///
 /// What does not end the session is an answer to one statement, and may be a trigger's own, whatever the code.
 fn from_sqlstate(code: &str, message: &str, ends_session: bool) -> StoreError {
-    let text = || said(message, code);
+    let mut why = said(message, code);
     match code {
         // serialization_failure, deadlock_detected, lock_not_available, query_canceled
-        "40001" | "40P01" | "55P03" | "57014" => StoreError::Contended(text()),
+        "40001" | "40P01" | "55P03" | "57014" => StoreError::Contended(why),
         // read_only_sql_transaction: a former primary after a failover
-        "25006" => StoreError::Unavailable(text()),
-        "25P03" | "25P04" if ends_session => StoreError::Unavailable(text()),
-        "25P03" | "25P04" => StoreError::Contended(text()),
+        "25006" => StoreError::Unavailable(why),
+        "25P03" | "25P04" if ends_session => StoreError::Unavailable(why),
+        "25P03" | "25P04" => StoreError::Contended(why),
         // not_null_violation: a column that verifyd's statements do not name
         "42P01" | "23502" | "42703" | "42883" | "42804" | "42P10" | "3F000" | "42704" | "42P07"
-        | "42701" => StoreError::Schema(text()),
+        | "42701" => StoreError::Schema(why),
         // feature_not_supported: a statement that was prepared before a column changed
-        "0A000" if message.starts_with("cached plan") => StoreError::Schema(text()),
+        "0A000" if message.starts_with("cached plan") => StoreError::Schema(why),
         // invalid_sql_statement_name, duplicate_prepared_statement
-        "26000" | "42P05" => StoreError::Refused(format!(
-            "{}; behind a pooler in transaction mode add statement-cache-capacity=0 to the URL's \
-             parameters",
-            text()
-        )),
+        "26000" | "42P05" => {
+            why.text += "; behind a pooler in transaction mode add statement-cache-capacity=0 to the URL's parameters";
+            StoreError::Refused(why)
+        }
         _ => match code.get(..2).unwrap_or_default() {
             // connection exception, insufficient resources, operator intervention, system error
-            "08" | "53" | "57" | "58" if ends_session => StoreError::Unavailable(text()),
-            "08" | "53" | "57" | "58" => StoreError::Contended(text()),
+            "08" | "53" | "57" | "58" if ends_session => StoreError::Unavailable(why),
+            "08" | "53" | "57" | "58" => StoreError::Contended(why),
             // Data exceptions quote the value in their message.
             "22" => StoreError::Refused(said("a value does not fit", code)),
-            _ => StoreError::Refused(text()),
+            _ => StoreError::Refused(why),
         },
     }
 }
 
 /// <https://www.sqlite.org/rescode.html>; the low byte is the primary code.
 fn from_sqlite(code: i32, message: &str) -> StoreError {
-    let text = || format!("{} (SQLite {code})", clean(message, MESSAGE_LENGTH));
+    let text = format!("{} (SQLite {code})", clean(message, MESSAGE_LENGTH));
+    let why = Detail::new(text, Some(Code::Sqlite(code)));
     match code & 0xff {
         // SQLITE_BUSY, SQLITE_LOCKED
-        5 | 6 => StoreError::Contended(text()),
+        5 | 6 => StoreError::Contended(why),
         // SQLITE_ERROR also stands for names that do not exist.
         1 if message.starts_with("no such") || message.contains("has no column") => {
-            StoreError::Schema(text())
+            StoreError::Schema(why)
         }
         // SQLITE_IOERR, SQLITE_CORRUPT, SQLITE_FULL, SQLITE_CANTOPEN, SQLITE_NOTADB
-        10 | 11 | 13 | 14 | 26 => StoreError::Unavailable(text()),
-        _ => StoreError::Refused(text()),
+        10 | 11 | 13 | 14 | 26 => StoreError::Unavailable(why),
+        _ => StoreError::Refused(why),
     }
 }
 
@@ -273,6 +275,31 @@ mod tests {
         }
         assert!(from_sqlite(261, "database is locked").is_transient());
         assert!(!from_sqlite(1555, "UNIQUE constraint failed").is_transient());
+    }
+
+    #[tokio::test]
+    async fn the_code_stays_whatever_becomes_of_the_error() {
+        use sqlx::Connection as _;
+        let mut memory = sqlx::SqliteConnection::connect("sqlite::memory:")
+            .await
+            .unwrap();
+        let of_migration = |error| StoreError::from(MigrateError::ExecuteMigration(error, 7));
+        let translations: [(fn(Error) -> StoreError, &str); 3] = [
+            (of_migration, "schema does not fit: migration 7: "),
+            (opening, "refused: "),
+            (connecting, "is not available: "),
+        ];
+        for (translate, before) in translations {
+            let missing = sqlx::query("SELECT 1 FROM missing").execute(&mut memory);
+            let error = translate(missing.await.unwrap_err());
+            let shown = format!("{before}no such table: missing (SQLite 1)");
+            assert!(error.to_string().ends_with(&shown), "{error}");
+            assert_eq!(error.detail().unwrap().code, Some(Code::Sqlite(1)));
+        }
+        let lost = from_sqlstate("26000", "lost", false);
+        assert_eq!(lost.sqlstate(), Some("26000"));
+        let of_trigger = from_sqlstate("P0001", "no (SQLSTATE 57014)", false);
+        assert_eq!(of_trigger.sqlstate(), Some("P0001"));
     }
 
     #[test]

@@ -151,7 +151,7 @@ fn prepare(
     run: RunId,
     created: bool,
 ) -> Result<Move, StoreError> {
-    let refused = |misfit: SessionError| StoreError::Refused(misfit.to_string());
+    let refused = |misfit: SessionError| StoreError::Refused(misfit.to_string().into());
     let ForSession { id, reach } = asked;
     let row = row.ok_or_else(|| refused(SessionError::Missing(id)))?;
     let state = row
@@ -171,9 +171,8 @@ fn prepare(
     let connection = RunRequest::from_context(&new.context)
         .provider_connection_id
         .ok_or_else(|| {
-            StoreError::Refused(format!(
-                "context.provider_connection_id is missing: onboarding session {id} is to point to it"
-            ))
+            let why = format!("context.provider_connection_id is missing: onboarding session {id} is to point to it");
+            StoreError::Refused(why.into())
         })?;
     Ok(Move {
         session: id,

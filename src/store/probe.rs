@@ -6,7 +6,7 @@ use super::claims::{ClaimRequest, release_in};
 use super::completion::{Completed, CompletionRequest, InventoryRow};
 use super::dialect::{each, now, postgres_only, run_type};
 use super::inventory::permissions_in;
-use super::recording::{KEPT_OUT, is_unfilled};
+use super::recording::{is_unfilled, kept_out};
 use super::sql::{both, sql_for};
 use super::sql_store::SqlConnection;
 use super::starting_point::keep;
@@ -203,24 +203,6 @@ enum Recorded {
     Refused(StoreError),
 }
 
-impl Recorded {
-    /// A refusal of the row; an error of another kind is one of the test.
-    fn refused(error: StoreError) -> Result<Self, StoreError> {
-        match error {
-            StoreError::Refused(_) | StoreError::Schema(_) => Ok(Self::Refused(error)),
-            other => Err(other),
-        }
-    }
-}
-
-/// A trigger that keeps the check out without an error is a refusal, too. `checkable`: connections to check.
-fn kept_out(checkable: i64) -> Recorded {
-    match checkable {
-        0 => Recorded::Nothing,
-        _ => Recorded::Refused(StoreError::Refused(KEPT_OUT.into())),
-    }
-}
-
 /// What each database does in its own way of the steps of `serve` with a run, with the functions of `serve`. All of it is
 /// in one transaction, which is rolled back.
 #[async_trait]
@@ -266,7 +248,10 @@ async fn record(steps: &mut dyn RunSteps) -> Result<Recorded, StoreError> {
         Ok(None) => {
             let checkable = CHECKABLE.fetch_one(&mut *steps.connection()).await;
             let (checkable,): (i64,) = checkable?;
-            return Ok(kept_out(checkable));
+            return Ok(match checkable {
+                0 => Recorded::Nothing,
+                _ => Recorded::Refused(kept_out()),
+            });
         }
         Err(error) => error,
     };
@@ -274,9 +259,15 @@ async fn record(steps: &mut dyn RunSteps) -> Result<Recorded, StoreError> {
     if UNDO.execute(&mut *steps.connection()).await.is_err() {
         return Err(refused(RECORDING, error.into()));
     }
-    match steps.is_named(&error).await? {
-        true => Ok(Recorded::Nothing),
-        false => Recorded::refused(error.into()),
+    if steps.is_named(&error).await? {
+        return Ok(Recorded::Nothing);
+    }
+    match StoreError::from(error) {
+        refusal @ (StoreError::Refused(_) | StoreError::Schema(_)) => {
+            Ok(Recorded::Refused(refusal))
+        }
+        // It is one of the test.
+        other => Err(other),
     }
 }
 
@@ -372,7 +363,7 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
             let error = refused(RECORDING, error);
             match queued(steps).await? {
                 Some(run) => match try_steps(steps, run).await {
-                    Err(StoreError::Refused(why)) if is_of_this_transaction(&why) => {
+                    Err(refusal) if is_of_this_transaction(&refusal) => {
                         Ok(Writing::NotRecording(error))
                     }
                     tried => tried.map(|()| Writing::NotRecording(error)),
@@ -387,9 +378,8 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
 
 /// Whether a foreign key has refused what follows a claim. PostgreSQL tests the keys of a row again, also those that stay,
 /// where the same transaction has written it before: not in `serve`, which takes a transaction for each step.
-fn is_of_this_transaction(why: &str) -> bool {
-    let of_run = [RELEASING, COMPLETING];
-    of_run.iter().any(|step| why.starts_with(step)) && why.ends_with("(SQLSTATE 23503)")
+fn is_of_this_transaction(refusal: &StoreError) -> bool {
+    matches!(refusal.step(), Some(RELEASING | COMPLETING)) && refusal.sqlstate() == Some("23503")
 }
 
 /// Claims, releases and completes the run, and writes what a check has found.
@@ -436,12 +426,8 @@ fn is_changed(changed: bool) -> Option<()> {
 /// Names the step that was refused. What a trigger does besides, in other tables, is not about verifyd's schema.
 fn refused(step: &str, error: StoreError) -> StoreError {
     match error {
-        StoreError::Schema(why) if step == RECORDING => {
-            StoreError::Schema(format!("{step}: {why}"))
-        }
-        StoreError::Refused(why) | StoreError::Schema(why) => {
-            StoreError::Refused(format!("{step}: {why}"))
-        }
+        StoreError::Schema(why) if step == RECORDING => StoreError::Schema(why.at(step)),
+        StoreError::Refused(why) | StoreError::Schema(why) => StoreError::Refused(why.at(step)),
         other => other,
     }
 }
@@ -452,7 +438,7 @@ fn accepted<T>(
     keeper: &str,
     written: Result<Option<T>, StoreError>,
 ) -> Result<T, StoreError> {
-    let kept = || StoreError::Refused(format!("{keeper} keeps the row of operation_runs as it is"));
-    let written = written.and_then(|written| written.ok_or_else(kept));
+    let kept = || format!("{keeper} keeps the row of operation_runs as it is").into();
+    let written = written.and_then(|written| written.ok_or_else(|| StoreError::Refused(kept())));
     written.map_err(|error| refused(step, error))
 }

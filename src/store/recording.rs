@@ -8,7 +8,7 @@ use super::sql_store::{SqlConnection, SqlStore, transaction};
 use super::statement::Sql;
 use crate::domain::RunId;
 use crate::ports::recording::{NewRun, Recorded, RecordingStore};
-use crate::ports::store_error::StoreError;
+use crate::ports::store_error::{Code, Detail, StoreError};
 use async_trait::async_trait;
 
 /// How each database records many runs.
@@ -62,8 +62,11 @@ const INSERT_EMPTY_RUN: Sql = both!(insert_run!(
     ", NULL, NULL, NULL"
 ));
 
-/// What a trigger does that lets an INSERT write nothing, without an error.
-pub(super) const KEPT_OUT: &str = "a trigger keeps the row out of operation_runs";
+/// The error of an INSERT that a trigger lets write nothing.
+pub(super) fn kept_out() -> StoreError {
+    let why = "a trigger keeps the row out of operation_runs";
+    StoreError::Refused(Detail::new(why, Some(Code::Trigger)))
+}
 
 /// Why a run was not recorded.
 pub(super) enum Unrecorded {
@@ -81,9 +84,10 @@ impl From<StoreError> for Unrecorded {
 impl From<Unrecorded> for StoreError {
     fn from(unrecorded: Unrecorded) -> Self {
         match unrecorded {
-            Unrecorded::Filled => Self::Refused(
-                "a trigger fills outcome, started_at or completed_at of a new run".into(),
-            ),
+            Unrecorded::Filled => {
+                let why = "a trigger fills outcome, started_at or completed_at of a new run";
+                Self::Refused(Detail::new(why, Some(Code::Trigger)))
+            }
             Unrecorded::Store(error) => error,
         }
     }
@@ -161,7 +165,6 @@ pub(super) async fn insert(
         .bind(new.tenant_id.map(|t| t.0))
         .bind(&new.context);
     let recorded: Option<(i64, bool)> = insert.fetch_optional(tx).await?;
-    let kept_out = || StoreError::Refused(KEPT_OUT.into());
     let (id, is_unfilled) = recorded.ok_or_else(kept_out)?;
     if !is_unfilled {
         return Err(Unrecorded::Filled);

@@ -129,13 +129,7 @@ impl From<RequeueError> for StoreError {
 /// Whether a run may have ended the transaction: a rule of the application can end the session, too. Where the server
 /// ended it for a reason of its own, the next try finds out.
 pub(super) fn may_be_of_run(error: &StoreError) -> bool {
-    !error.is_transient() || error.is_of_postgres()
-}
-
-/// Whether the whole transaction may have to be repeated: serialization_failure, deadlock_detected.
-pub(super) fn is_conflict(error: &StoreError) -> bool {
-    matches!(error, StoreError::Contended(why)
-        if ["40001", "40P01"].iter().any(|code| why.ends_with(&format!("(SQLSTATE {code})"))))
+    !error.is_transient() || error.sqlstate().is_some()
 }
 
 /// Tries of a transaction that queues runs again: each one that a run ends is followed by another one.
@@ -214,7 +208,7 @@ mod tests {
         let refused = RefusedRequeues::default();
         for _ in 0..MIN_TRIES {
             assert!(tries.requeues());
-            let ended = RequeueError::EndedByRun(StoreError::too_many_calls());
+            let ended = RequeueError::EndedByRun(StoreError::TooManyCalls);
             assert!(tries.result_of(Err::<(), _>(ended), &refused).is_none());
         }
         assert!(!tries.requeues() && !tries.is_first());

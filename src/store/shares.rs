@@ -103,7 +103,7 @@ impl Share {
         };
         match tokio::time::timeout(self.timeout, acquired).await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(StoreError::too_many_calls()),
+            _ => Err(StoreError::TooManyCalls),
         }
     }
 
@@ -127,13 +127,16 @@ impl Share {
             let answer = call(length).await;
             drop(permit);
             match answer {
-                Err(error) if length == Length::Short && error.is_of_cancelled_statement() => {
+                // query_canceled
+                Err(error @ StoreError::Contended(_))
+                    if length == Length::Short && error.sqlstate() == Some("57014") =>
+                {
                     self.remember_as_long(run);
                     length = Length::Long;
                 }
                 Err(error) => {
                     // What got no answer may not have reached the server: nothing is known of the run.
-                    if !error.is_of_postgres() {
+                    if error.sqlstate().is_none() {
                         self.by_itself.lock().remove(&run);
                     }
                     return Err(error);
@@ -184,12 +187,13 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::store_error::Detail;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
     const RUN: RunId = RunId(7);
 
     fn is_refused(permit: Result<Permit, StoreError>) -> bool {
-        permit.is_err_and(|error| error.is_of_too_many_calls())
+        matches!(permit, Err(StoreError::TooManyCalls))
     }
 
     #[tokio::test(start_paused = true)]
@@ -232,7 +236,7 @@ mod tests {
             lengths.lock().push(length);
             std::future::ready(match length == enough {
                 true => Ok(()),
-                false => Err(StoreError::Contended("cancelled (SQLSTATE 57014)".into())),
+                false => Err(StoreError::Contended(Detail::said("(SQLSTATE 57014)"))),
             })
         };
         let is_answered = share.send(RUN, false, call).await.is_ok();

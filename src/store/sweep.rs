@@ -9,7 +9,7 @@ use super::dialect::{
 use super::postgres::LOCK_TIMEOUT;
 use super::refused_requeues::{
     MAX_WAITS, REQUEUE_TIME, RETRIED_AT_A_TIME, RefusedRequeues, RequeueError, RequeueTries, Spent,
-    is_conflict, may_be_of_run,
+    may_be_of_run,
 };
 use super::shares::limit_statements;
 use super::sql::{both, sql_for};
@@ -530,8 +530,10 @@ async fn requeue_one_by_one(
         tried += 1;
         match try_requeue(tx, &[*run]).await {
             Ok(Ok(one)) => queued.extend(one),
-            // Of a conflict it is known only later whether the transaction is lost.
-            Ok(Err(error)) if is_conflict(&error) => spent.conflicts += 1,
+            // serialization_failure, deadlock_detected: it is known only later whether the transaction is lost.
+            Ok(Err(error)) if matches!(error.sqlstate(), Some("40001" | "40P01")) => {
+                spent.conflicts += 1;
+            }
             Ok(Err(error)) => {
                 spent.waits += usize::from(error.is_transient());
                 refused.note(*run, error);

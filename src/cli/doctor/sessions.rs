@@ -91,7 +91,7 @@ fn raise(kind: &str, name: &str, needed: i64) -> String {
 /// The line of a database that refuses a connection or a statement.
 pub fn refused(failure: &StoreError, settings: &Settings) -> Line {
     let mut line = error("database", failure);
-    if let Some(remedy) = of_limit(&line.found, settings) {
+    if let Some(remedy) = of_limit(Some(failure), settings) {
         line.remedy = Some(remedy);
     }
     line
@@ -99,9 +99,11 @@ pub fn refused(failure: &StoreError, settings: &Settings) -> Line {
 
 /// The remedy where the server names the limit of a role or database in its refusal. It does not say how high that is,
 /// so that no number is sure to raise it.
-pub fn of_limit(said: &str, settings: &Settings) -> Option<String> {
+pub fn of_limit(failure: Option<&StoreError>, settings: &Settings) -> Option<String> {
+    let is_limit = |failure: &&StoreError| failure.sqlstate() == Some("53300");
+    let said = failure.filter(is_limit)?.to_string();
     let (_, limited) = said.split_once("too many connections for ")?;
-    let (limited, _) = limited.rsplit_once("\" (SQLSTATE 53300)")?;
+    let (limited, _) = limited.rsplit_once("\" (")?;
     let (kind, name) = limited.split_once(" \"")?;
     let kind = match kind {
         "role" => "ROLE",
@@ -238,7 +240,7 @@ mod tests {
             });
             line_of_hosts(&hosts).unwrap()
         };
-        let away = HostRole::Unreachable("no answer".to_owned());
+        let away = HostRole::Unreachable("no answer".into());
         for (other, state, advice) in [
             (HostRole::Standby, State::Ok, ""),
             (HostRole::ReadOnly, State::Ok, ""),

@@ -1,9 +1,8 @@
 //! Tests the writes of `serve`, which are rolled back, and the ids that its next rows get.
 
 use super::{Line, State, bad, error, ok};
-use crate::ports::probe::{
-    CLAIMING, COMPLETING, RECORDING, RELEASING, UnusableIds, WRITING_INVENTORY, Writing,
-};
+use crate::cli::remedy::REPEATED_KEY;
+use crate::ports::probe::{KEEPING_FACTS, UnusableIds, WRITING_INVENTORY, Writing};
 use crate::ports::store::{Store, StoreError};
 
 const PART: &str = "writing";
@@ -61,7 +60,7 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
         Ok(Writing::OnlyClaimed) => ok(PART, ONLY_CLAIMED),
         Ok(Writing::NothingTried) => ok(PART, NOTHING_TRIED),
         Ok(Writing::NotRecording(failure) | Writing::NotTried(failure))
-            if is_repeated_key(&failure)
+            if failure.has(REPEATED_KEY)
                 && unusable.iter().any(|ids| ids.table == "operation_runs") =>
         {
             return None;
@@ -86,8 +85,8 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
             remedy: Some("try again; else look for locks and load".to_owned()),
             ..error(PART, &failure)
         },
-        Err(StoreError::Refused(why)) if why.starts_with(WRITING_INVENTORY) => {
-            refused(&StoreError::Refused(why), REFUSING_PERMISSIONS)
+        Err(failure) if failure.step() == Some(WRITING_INVENTORY) => {
+            refused(&failure, REFUSING_PERMISSIONS)
         }
         Err(failure) => refused(&failure, REFUSING_RULE),
     });
@@ -151,35 +150,26 @@ fn of_ids(ids: &UnusableIds) -> Line {
 /// A line for what was refused, with this remedy where a rule of the application refuses a step with a run.
 fn refused(failure: &StoreError, of_rule: &str) -> Line {
     let line = error(PART, failure);
-    match failure {
-        StoreError::Refused(why) if is_refused_by_a_rule(why) => Line {
+    match is_refused_by_a_rule(failure) {
+        true => Line {
             remedy: Some(of_rule.to_owned()),
             ..line
         },
-        _ => line,
+        false => line,
     }
 }
 
 /// Whether a rule of the application refuses a step with a run: no right, policy or key, which have other remedies.
-fn is_refused_by_a_rule(why: &str) -> bool {
-    let steps = [
-        RECORDING,
-        CLAIMING,
-        RELEASING,
-        COMPLETING,
-        WRITING_INVENTORY,
-    ];
+fn is_refused_by_a_rule(failure: &StoreError) -> bool {
     let others = [
-        "SQLSTATE 42501",
-        "row-level security",
-        "configuration parameter",
-        "_pkey\"",
+        ("42501", ""),
+        ("", "row-level security"),
+        ("", "configuration parameter"),
+        REPEATED_KEY,
     ];
-    steps.iter().any(|step| why.starts_with(step)) && !others.iter().any(|o| why.contains(o))
-}
-
-fn is_repeated_key(failure: &StoreError) -> bool {
-    failure.to_string().contains("_pkey\" (SQLSTATE 23505)")
+    matches!(failure, StoreError::Refused(_))
+        && failure.step().is_some_and(|step| step != KEEPING_FACTS)
+        && !others.into_iter().any(|other| failure.has(other))
 }
 
 #[cfg(test)]

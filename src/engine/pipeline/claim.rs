@@ -93,7 +93,7 @@ impl Pipeline {
                     continue;
                 }
                 ClaimAnswer::Locked => {
-                    let error = StoreError::locked_run();
+                    let error = StoreError::LockedRun;
                     return Err(self.after_failed_claim(run, began, &error).await);
                 }
                 ClaimAnswer::RequiresIsolation => {}
@@ -128,12 +128,11 @@ impl Pipeline {
         log_limited!(warn, run = run.0, %error, "cannot claim the run; a later sweep finds it");
         let is_lost = matches!(error, StoreError::Unavailable(_));
         let is_unavailable = is_lost && !self.database_answers().await;
-        // An answer of the server to this claim, while it answers others, is the run's: a restart would not change it.
-        let is_answer = error.is_of_postgres() && !error.is_of_idle_transaction();
-        match is_unavailable || is_lost && !is_answer {
-            true => self.worker.claim_failures.failed(run),
-            false if error.is_of_too_many_calls() || error.is_of_locked_run() => {}
-            false => self.worker.claim_failures.answered(),
+        match error.is_answer() {
+            // An answer to this claim, while the database answers others, is the run's: a restart would not change it.
+            Some(true) if !is_unavailable => self.worker.claim_failures.answered(),
+            Some(_) => self.worker.claim_failures.failed(run),
+            None => {}
         }
         if is_unavailable {
             return Processed::Deferred;

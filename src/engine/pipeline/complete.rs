@@ -82,7 +82,7 @@ where
 {
     loop {
         match call().await {
-            Err(error) if error.is_of_too_many_calls() => {
+            Err(error @ StoreError::TooManyCalls) => {
                 log_limited!(warn, %error, "cannot write to the run yet; trying again");
                 if !retries.wait().await {
                     return Err(error);
@@ -250,12 +250,12 @@ mod tests {
         let answer: Result<(), StoreError> = until_sent(&mut retries, || {
             calls += 1;
             std::future::ready(Err(match calls <= unsent {
-                true => StoreError::too_many_calls(),
-                false => StoreError::Contended("a lock".to_owned()),
+                true => StoreError::TooManyCalls,
+                false => StoreError::Contended("a lock".into()),
             }))
         })
         .await;
-        (calls, answer.unwrap_err().is_of_too_many_calls())
+        (calls, matches!(answer, Err(StoreError::TooManyCalls)))
     }
 
     #[tokio::test(start_paused = true)]

@@ -293,6 +293,7 @@ impl From<OperationError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::store_error::Detail;
 
     #[test]
     fn what_the_database_lacks_is_no_defect() {
@@ -306,7 +307,7 @@ mod tests {
         };
         let denied = "permission denied for schema verifyd (SQLSTATE 42501)";
         assert_eq!(
-            problem(StoreError::Refused(denied.into())),
+            problem(StoreError::Refused(Detail::said(denied))),
             unavailable("The database denies verifyd a privilege")
         );
         assert_eq!(
@@ -319,11 +320,11 @@ mod tests {
             "a quota (SQLite 1811)",
         ] {
             assert_eq!(
-                problem(StoreError::Refused(rule.into())),
+                problem(StoreError::Refused(Detail::said(rule))),
                 unavailable("The database refuses this to verifyd")
             );
         }
-        let refused = StoreError::Refused("a value does not fit (SQLSTATE 22001)".into());
-        assert_eq!(problem(refused).0, Kind::Defect);
+        let refused = Detail::said("a value does not fit (SQLSTATE 22001)");
+        assert_eq!(problem(StoreError::Refused(refused)).0, Kind::Defect);
     }
 }

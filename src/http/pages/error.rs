@@ -240,14 +240,15 @@ pub async fn not_here(State(pages): State<Arc<Pages>>, uri: Uri) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::store_error::Detail;
 
     #[test]
     fn what_the_database_lacks_is_no_defect() {
         let page = |error: StoreError| PageError::from(error).into_response().status().as_u16();
         let denied = "permission denied for table operation_runs (SQLSTATE 42501)";
-        assert_eq!(page(StoreError::Refused(denied.into())), 503);
+        assert_eq!(page(StoreError::Refused(Detail::said(denied))), 503);
         assert_eq!(page(StoreError::Schema("column x is missing".into())), 503);
         let refused = "a value does not fit (SQLSTATE 22001)";
-        assert_eq!(page(StoreError::Refused(refused.into())), 500);
+        assert_eq!(page(StoreError::Refused(Detail::said(refused))), 500);
     }
 }

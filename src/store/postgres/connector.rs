@@ -10,7 +10,7 @@ use super::password::PasswordFile;
 use super::timeouts::ROLE;
 use crate::domain::pause::with_jitter;
 use crate::ports::probe::{Host, HostRole};
-use crate::ports::store_error::StoreError;
+use crate::ports::store_error::{Detail, StoreError};
 use crate::store::error::opening;
 use crate::store::settings::DatabaseSettings;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -88,9 +88,10 @@ impl Connector {
             variables,
         } = options::read(key, url.expose_secret())?;
         if has_password && password.is_some() {
-            return Err(StoreError::Refused(format!(
+            let why = format!(
                 "{key} has a password, and database.password_file is set; remove one of the two"
-            )));
+            );
+            return Err(StoreError::Refused(why.into()));
         }
         // Leaves time for the connection itself.
         let shares = u32::try_from(hosts.len() + 1).unwrap_or(u32::MAX);
@@ -207,7 +208,7 @@ impl Connector {
         let _one_look = self.looking.lock().await;
         self.is_suspect.store(false, Ordering::Relaxed);
         let used = self.used();
-        let mut found = Vec::new();
+        let (mut found, mut code) = (Vec::new(), None);
         for index in in_order(used, self.hosts.len()) {
             let host = &self.hosts[index];
             match self.role(host).await {
@@ -218,14 +219,17 @@ impl Connector {
                     }
                     return Ok(());
                 }
-                role => found.push(format!("{} {role}", name(host))),
+                role => {
+                    found.push(format!("{} {role}", name(host)));
+                    if let HostRole::Unreachable(why) = role {
+                        code = code.or(why.code);
+                    }
+                }
             }
         }
-        Err(StoreError::Unavailable(format!(
-            "no host of {} accepts writes: {}",
-            self.key,
-            found.join("; ")
-        )))
+        let found = found.join("; ");
+        let why = format!("no host of {} accepts writes: {found}", self.key);
+        Err(StoreError::Unavailable(Detail::new(why, code)))
     }
 
     /// What each host is, where there are several.
@@ -258,13 +262,14 @@ impl Connector {
                 (false, true) => HostRole::Primary,
             })
         };
-        match tokio::time::timeout(self.role_timeout, asking).await {
+        let limit = self.role_timeout;
+        match tokio::time::timeout(limit, asking).await {
             Ok(Ok(role)) => role,
             Ok(Err(error)) => HostRole::Unreachable(match self.named_in(opening(error)) {
                 StoreError::Unavailable(why) | StoreError::Refused(why) => why,
-                other => other.to_string(),
+                other => other.to_string().into(),
             }),
-            Err(_) => HostRole::Unreachable(format!("no answer within {:?}", self.role_timeout)),
+            Err(_) => HostRole::Unreachable(format!("no answer within {limit:?}").into()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Checks the variables of the environment that the driver reads where the address leaves something out. It drops a
 //! value that it cannot use, and connects without: of `PGSSLMODE`, without TLS.
 
-use crate::ports::store_error::StoreError;
+use crate::ports::store_error::{Sign, StoreError};
 use crate::store::address;
 use std::ffi::OsString;
 use url::Url;
@@ -15,14 +15,14 @@ struct Variable {
     /// What stands for it in an address, and the rule for its values.
     parameters: &'static [&'static str],
     is_in_address: fn(&Url) -> bool,
-    /// Parts of the errors of a connection that it may be the cause of.
-    errors: &'static [&'static str],
+    /// Signs of the errors of a connection that it may be the cause of.
+    errors: &'static [Sign],
 }
 
 const fn of_parameter(
     name: &'static str,
     parameters: &'static [&'static str],
-    errors: &'static [&'static str],
+    errors: &'static [Sign],
 ) -> Variable {
     Variable {
         name,
@@ -38,7 +38,7 @@ const VARIABLES: &[Variable] = &[
     Variable {
         what: "the port",
         is_in_address: |url| url.port().is_some(),
-        ..of_parameter(PORT, &["port"], &["no server listens"])
+        ..of_parameter(PORT, &["port"], &[("", "no server listens")])
     },
     Variable {
         what: "the user",
@@ -46,7 +46,7 @@ const VARIABLES: &[Variable] = &[
         ..of_parameter(
             "PGUSER",
             &["user"],
-            &["SQLSTATE 28P01", "SQLSTATE 28000", "name of this user"],
+            &[("28P01", ""), ("28000", ""), ("", "name of this user")],
         )
     },
     Variable {
@@ -55,23 +55,23 @@ const VARIABLES: &[Variable] = &[
         ..of_parameter(
             PASSWORD,
             &["password"],
-            &["SQLSTATE 28P01", "with this password"],
+            &[("28P01", ""), ("", "with this password")],
         )
     },
     Variable {
         what: "the database",
         is_in_address: |url| !url.path().trim_start_matches('/').is_empty(),
-        ..of_parameter("PGDATABASE", &["dbname"], &["SQLSTATE 3D000"])
+        ..of_parameter("PGDATABASE", &["dbname"], &[("3D000", "")])
     },
     of_parameter(
         "PGSSLMODE",
         &["sslmode", "ssl-mode"],
-        &["does not support TLS", "no encryption"],
+        &[("", "does not support TLS"), ("", "no encryption")],
     ),
     of_parameter(
         "PGSSLROOTCERT",
         &["sslrootcert", "ssl-root-cert", "ssl-ca"],
-        &["UnknownIssuer"],
+        &[("", "UnknownIssuer")],
     ),
     of_parameter("PGSSLCERT", &["sslcert", "ssl-cert"], OF_CLIENT_CERTIFICATE),
     of_parameter("PGSSLKEY", &["sslkey", "ssl-key"], OF_CLIENT_CERTIFICATE),
@@ -80,10 +80,10 @@ const VARIABLES: &[Variable] = &[
         "PGOPTIONS",
         &[OPTIONS],
         &[
-            "configuration parameter",
-            "invalid value for parameter",
-            "the parameter options holds",
-            "startup parameter",
+            ("", "configuration parameter"),
+            ("", "invalid value for parameter"),
+            ("", "the parameter options holds"),
+            ("", "startup parameter"),
         ],
     ),
 ];
@@ -94,11 +94,11 @@ const PASSWORD: &str = "PGPASSWORD";
 
 const OPTIONS: &str = "options";
 
-const OF_CLIENT_CERTIFICATE: &[&str] = &[
-    "valid client certificate",
-    "alert: UnknownCA",
-    "KeyMismatch",
-    "must be given together",
+const OF_CLIENT_CERTIFICATE: &[Sign] = &[
+    ("", "valid client certificate"),
+    ("", "alert: UnknownCA"),
+    ("", "KeyMismatch"),
+    ("", "must be given together"),
 ];
 
 /// Returns the variables that the driver reads beside this address, with their values.
@@ -172,25 +172,18 @@ impl ReadVariables {
     }
 
     /// Adds to the error of a connection the variables that may be its cause.
-    pub fn named_in(&self, error: StoreError) -> StoreError {
-        let with_names = |why: String| {
-            let causes = self.variables.iter().filter(|known| {
-                let mut errors = known.errors.iter();
-                errors.any(|part| why.contains(part))
-            });
-            let causes: Vec<String> = causes
-                .map(|known| format!("{} to the variable {}", known.what, known.name))
-                .collect();
-            match &causes[..] {
-                [] => why,
-                causes => format!("{why}; {} leaves {}", self.key, causes.join(" and ")),
-            }
-        };
-        match error {
-            StoreError::Unavailable(why) => StoreError::Unavailable(with_names(why)),
-            StoreError::Refused(why) => StoreError::Refused(with_names(why)),
-            other => other,
+    pub fn named_in(&self, mut error: StoreError) -> StoreError {
+        let is_cause = |known: &Variable| known.errors.iter().any(|sign| error.has(*sign));
+        let causes = self.variables.iter().filter(|known| is_cause(known));
+        let causes: Vec<String> = causes
+            .map(|known| format!("{} to the variable {}", known.what, known.name))
+            .collect();
+        if let StoreError::Unavailable(why) | StoreError::Refused(why) = &mut error
+            && !causes.is_empty()
+        {
+            why.text += &format!("; {} leaves {}", self.key, causes.join(" and "));
         }
+        error
     }
 }
 
@@ -207,6 +200,7 @@ impl Variable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::store_error::Detail;
     use std::os::unix::ffi::OsStringExt as _;
 
     fn found(address: &str, name: &'static str, value: &[u8]) -> Option<String> {
@@ -316,7 +310,7 @@ mod tests {
         };
         let named = |variables: ReadVariables, said: &str| {
             variables
-                .named_in(StoreError::Refused(said.to_owned()))
+                .named_in(StoreError::Refused(Detail::said(said)))
                 .to_string()
         };
         for (address, said, names) in [

@@ -139,10 +139,9 @@ impl PostgresStore {
         tokio::time::timeout(settings.acquire_timeout, first)
             .await
             .map_err(|_| {
-                StoreError::Unavailable(format!(
-                    "no connection within database.acquire_timeout ({:?})",
-                    settings.acquire_timeout
-                ))
+                let timeout = settings.acquire_timeout;
+                let why = format!("no connection within database.acquire_timeout ({timeout:?})");
+                StoreError::Unavailable(why.into())
             })??;
         let switches = connector.switches();
         let renewal = Arc::new(timeouts::Renewal::default());

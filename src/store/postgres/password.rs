@@ -41,7 +41,8 @@ impl PasswordFile {
         if path.as_os_str().is_empty() {
             return Ok(None);
         }
-        let password = read(path).map_err(|why| StoreError::Refused(unusable(path, &why)))?;
+        let password =
+            read(path).map_err(|why| StoreError::Refused(unusable(path, &why).into()))?;
         let latest = Latest {
             password,
             read_at: SystemClock.now(),

@@ -99,7 +99,7 @@ impl Private {
         let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection);
         let done = tokio::time::timeout(TIMEOUT, done)
             .await
-            .map_err(|_| StoreError::Unavailable(format!("no answer within {TIMEOUT:?}")))?;
+            .map_err(|_| StoreError::Unavailable(format!("no answer within {TIMEOUT:?}").into()))?;
         let _ = connection.close().await;
         match done {
             Ok(_) => Ok(()),

@@ -6,7 +6,6 @@ use super::schema::MIGRATIONS_TABLE;
 use crate::ports::schema::SchemaFinding;
 use crate::ports::store_error::StoreError;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use std::borrow::Cow;
 
 /// Longest time for reading rows of a table, in milliseconds: policies may decide for each of them.
 const READING_MS: u32 = 500;
@@ -443,14 +442,10 @@ async fn seen(tx: &mut PgConnection, table: &str) -> Result<Seen, StoreError> {
         Ok(_) => return Ok(Seen::Any),
         Err(error) => error,
     };
-    let code = error.as_database_error().and_then(|said| said.code());
-    let code = code.map(Cow::into_owned);
-    if code.as_deref() == Some(QUERY_CANCELED) {
-        return Ok(Seen::Any);
-    }
     match StoreError::from(error) {
+        error if error.sqlstate() == Some(QUERY_CANCELED) => Ok(Seen::Any),
         error if error.is_transient() => Err(error),
-        _ => Ok(Seen::Failure(code)),
+        error => Ok(Seen::Failure(error.sqlstate().map(str::to_owned))),
     }
 }
 

@@ -78,9 +78,9 @@ pub(super) async fn open_two(
 ) -> Result<(PgConnection, PgConnection), StoreError> {
     let none = |which: &str| {
         let seconds = SESSION_TIMEOUT.as_secs();
-        StoreError::Unavailable(format!(
-            "the server or pooler gave no {which}session within {seconds} s"
-        ))
+        StoreError::Unavailable(
+            format!("the server or pooler gave no {which}session within {seconds} s").into(),
+        )
     };
     let Ok(first) = tokio::time::timeout(SESSION_TIMEOUT, open(options)).await else {
         return Err(none(""));
@@ -175,13 +175,9 @@ pub(super) async fn are_kept(options: &PgConnectOptions) -> Result<bool, StoreEr
 /// Whether no pooler is on the way. Connects itself: a pool would try again where nothing listens, and not say so.
 pub(super) async fn is_direct(options: &PgConnectOptions) -> Result<bool, StoreError> {
     let with_setting = options.clone().options([(DIRECT, "on")]);
-    let mut connection = match connect(&with_setting).await {
-        Err(sqlx::Error::Database(error))
-            if error.code().as_deref() == Some(REFUSED_AT_STARTUP) =>
-        {
-            return Ok(false);
-        }
-        connected => connected.map_err(opening)?,
+    let mut connection = match connect(&with_setting).await.map_err(opening) {
+        Err(error) if error.sqlstate() == Some(REFUSED_AT_STARTUP) => return Ok(false),
+        connected => connected?,
     };
     let setting = format!("SELECT current_setting('{DIRECT}', true)");
     let row = sqlx::raw_sql(AssertSqlSafe(setting)).fetch_one(&mut connection);

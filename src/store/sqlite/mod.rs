@@ -25,7 +25,7 @@ use super::dialect::{is_failed_completion, run_type};
 use super::error::opening;
 use super::sql_store::InProcess;
 use super::{DatabaseSettings, End, LimitSettings, Unmigrated, address};
-use crate::ports::store_error::StoreError;
+use crate::ports::store_error::{Code, Detail, StoreError};
 use rustix::fs::Access;
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -126,7 +126,7 @@ impl SqliteStore {
         .await
         .map_err(|error| of_file(&file, "opened", error))?;
         let opened = file_id(&file)
-            .map_err(|e| StoreError::Unavailable(format!("{}: {e}", file.display())))?;
+            .map_err(|e| StoreError::Unavailable(format!("{}: {e}", file.display()).into()))?;
         Ok(Arc::new_cyclic(|me| Self {
             file,
             opened,
@@ -210,9 +210,8 @@ async fn in_time<T>(
 fn options(settings: &DatabaseSettings) -> Result<SqliteConnectOptions, StoreError> {
     let url = settings.url.expose_secret();
     if let Some(problem) = address::problem(url) {
-        return Err(StoreError::Refused(format!(
-            "database.url cannot be used: {problem}"
-        )));
+        let why = format!("database.url cannot be used: {problem}");
+        return Err(StoreError::Refused(why.into()));
     }
     let options: SqliteConnectOptions = url.parse().map_err(|_| {
         StoreError::Refused("database.url cannot be parsed, allowed: sqlite:FILE".into())
@@ -274,21 +273,18 @@ fn create_private(file: &Path) -> Result<(), StoreError> {
 
 /// Names the file in an error with which SQLite itself refuses it.
 fn of_file(file: &Path, what: &str, error: StoreError) -> StoreError {
-    let named = |why: &str| format!("the file {} cannot be {what}: {why}", file.display());
+    let step = format!("the file {} cannot be {what}", file.display());
+    let is_of_sqlite = |why: &Detail| matches!(why.code, Some(Code::Sqlite(_)));
     match error {
-        StoreError::Refused(why) if why.contains("(SQLite ") => StoreError::Refused(named(&why)),
-        StoreError::Unavailable(why) if why.contains("(SQLite ") => {
-            StoreError::Unavailable(named(&why))
-        }
+        StoreError::Refused(why) if is_of_sqlite(&why) => StoreError::Refused(why.at(step)),
+        StoreError::Unavailable(why) if is_of_sqlite(&why) => StoreError::Unavailable(why.at(step)),
         other => other,
     }
 }
 
 fn cannot_create(file: &Path, error: &std::io::Error) -> StoreError {
-    StoreError::Unavailable(format!(
-        "the file {} cannot be created: {error}",
-        file.display()
-    ))
+    let why = format!("the file {} cannot be created: {error}", file.display());
+    StoreError::Unavailable(why.into())
 }
 
 /// A modifier that moves a time into the future.
@@ -357,7 +353,7 @@ mod tests {
             assert!(findings.len() == 1 && findings[0].fatal, "{findings:?}");
             assert_eq!(findings[0].problem, REPLACED);
             let refused = store.begin().await.err();
-            assert!(matches!(refused, Some(StoreError::Unavailable(why)) if why == REPLACED));
+            assert!(matches!(refused, Some(StoreError::Unavailable(why)) if why.text == REPLACED));
             assert!(store.check_writable().await.is_err());
             let _ = std::fs::rename(at("other.db"), &file);
         }

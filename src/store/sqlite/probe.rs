@@ -107,7 +107,7 @@ impl ProbeStore for SqliteStore {
 
     fn disk_space(&self) -> Result<Option<DiskSpace>, StoreError> {
         let space = rustix::fs::statvfs(&self.file)
-            .map_err(|e| StoreError::Unavailable(format!("{}: {e}", self.file.display())))?;
+            .map_err(|e| StoreError::Unavailable(format!("{}: {e}", self.file.display()).into()))?;
         Ok(Some(DiskSpace {
             free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
         }))

@@ -122,10 +122,10 @@ pub(super) fn refuse(foreign: &[String]) -> Result<(), StoreError> {
     if foreign.is_empty() {
         return Ok(());
     }
-    Err(StoreError::Schema(format!(
-        "the file holds tables of another application: {}",
-        foreign.join(", ")
-    )))
+    let foreign = foreign.join(", ");
+    Err(StoreError::Schema(
+        format!("the file holds tables of another application: {foreign}").into(),
+    ))
 }
 
 /// Tables of another application, where none is verifyd's: `migrate` has never run.
@@ -146,10 +146,10 @@ pub(super) fn refuse_others_alone(others: &[String]) -> Result<(), StoreError> {
     if others.is_empty() {
         return Ok(());
     }
-    Err(StoreError::Schema(format!(
-        "the file holds tables, and none of verifyd's: {}",
-        clean(&others.join(", "), NAMES_LENGTH)
-    )))
+    let others = clean(&others.join(", "), NAMES_LENGTH);
+    Err(StoreError::Schema(
+        format!("the file holds tables, and none of verifyd's: {others}").into(),
+    ))
 }
 
 /// Versions applied so far; empty when `migrate` has never run.

@@ -91,6 +91,17 @@ async fn an_unknown_option_is_no_fault_of_the_schema() {
     }
 }
 
+#[tokio::test]
+async fn the_first_reason_of_several_hosts_has_its_code() {
+    let mut url = url::Url::parse(&std::env::var("VERIFYD_TEST_DATABASE_URL").unwrap()).unwrap();
+    url.set_path("not_there");
+    let host = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let url = url.as_str().replacen(&host, &format!("{host},{host}"), 1);
+    let error = verifyd::store::connect(&settings(&url)).await.unwrap_err();
+    assert!(error.to_string().contains("accepts writes"), "{error}");
+    assert_eq!(error.sqlstate(), Some("3D000"), "{error}");
+}
+
 /// Asks for SCRAM, up to the message that the client answers with a proof of the password.
 async fn asking_for_scram() -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

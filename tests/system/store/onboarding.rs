@@ -120,7 +120,8 @@ pub async fn a_session_out_of_reach_does_not_exist(bed: &Bed) {
         let Err(StoreError::Refused(why)) = &refused else {
             panic!("{refused:?}");
         };
-        assert_eq!(why, "onboarding session 40: no such onboarding session");
+        let wanted = "onboarding session 40: no such onboarding session";
+        assert_eq!(why.text, wanted);
         let runs = "operation_runs";
         assert_eq!(bed.count(runs).await, 0, "nothing is recorded");
         assert_eq!(pointer(bed).await, (None, None));
@@ -143,7 +144,8 @@ pub async fn a_session_of_others_is_refused_and_nothing_recorded(bed: &Bed) {
         let Err(StoreError::Refused(why)) = &refused else {
             panic!("{id}: {refused:?}");
         };
-        assert!(why.contains(&format!("onboarding session {id}")), "{why}");
+        let named = format!("onboarding session {id}");
+        assert!(why.text.contains(&named), "{why}");
     }
     let mut nameless = for_session(1);
     nameless.context = json!({});
@@ -287,7 +289,7 @@ pub async fn a_state_that_cannot_be_read_is_named(bed: &Bed) {
     assert_eq!((deep.run(), deep.problem), (Some(RunId(12)), None));
     let refused = bed.store.record(&for_session(1)).await;
     assert!(
-        matches!(&refused, Err(StoreError::Refused(why)) if why.contains("too large")),
+        matches!(&refused, Err(StoreError::Refused(why)) if why.text.contains("too large")),
         "{refused:?}"
     );
     let new = NewRun {

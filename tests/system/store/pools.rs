@@ -7,7 +7,7 @@ use std::time::Duration;
 use test_support::waiting::{until, within};
 use tokio::task::JoinSet;
 use verifyd::domain::run::RUN_TYPE;
-use verifyd::ports::store::AttemptEnd;
+use verifyd::ports::store::{AttemptEnd, StoreError};
 
 pub async fn a_connection_counts_as_used_until_its_call_ends(bed: &Bed) {
     let run = bed.queued().await;
@@ -136,7 +136,7 @@ async fn batches_of_claims_that_wait_leave_connections_to_other_calls() {
     }
     let last = within("a claim too many is refused", claim(runs[2])).await;
     let refused = last.err().unwrap();
-    assert!(refused.is_of_too_many_calls(), "{refused}");
+    assert!(matches!(refused, StoreError::TooManyCalls), "{refused}");
     store.check_writable().await.unwrap();
     claims.shutdown().await;
 }
