@@ -73,6 +73,7 @@ impl<T: Into<String>> From<T> for Detail {
 }
 
 impl Detail {
+    /// Returns what an error says, with its code.
     pub fn new(text: impl Into<String>, code: Option<Code>) -> Self {
         let (step, text) = (None, text.into());
         Self { step, text, code }
@@ -89,6 +90,22 @@ impl Detail {
 }
 
 impl StoreError {
+    /// Returns the error of an invalid value.
+    pub fn corrupt(
+        table: &'static str,
+        column: &'static str,
+        row: impl ToString,
+        why: impl ToString,
+    ) -> Self {
+        Self::Corrupt {
+            table,
+            column,
+            row: row.to_string(),
+            why: why.to_string(),
+        }
+    }
+
+    /// Returns the text and code, where the error has them.
     pub fn detail(&self) -> Option<&Detail> {
         match self {
             Self::Unavailable(why)
@@ -203,6 +220,8 @@ mod tests {
         let refused = StoreError::Refused("a trigger says (SQLSTATE 42501)".into());
         assert_eq!((refused.sqlstate(), refused.lacks()), (None, None));
         assert!(!refused.has(("42501", "")) && refused.has(("", "a trigger")));
+        let kept = Detail::new("a trigger keeps it", Some(Code::Trigger));
+        assert!(StoreError::Refused(kept).lacks().is_some());
         let away = StoreError::Unavailable("(SQLSTATE 57P01)".into());
         assert_eq!(away.is_answer(), Some(false));
     }

@@ -12,13 +12,13 @@ use super::filters::push_acknowledgement_filter;
 use super::from_row::from_row;
 use super::postgres::{ADVISORY_PRUNE, ADVISORY_SPACE};
 use super::reused_ids::is_before_creation;
+use super::rows::name;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, read, transaction};
 use super::statement::{Sql, Statement};
 use super::tolerant_decoding::{Text, Time};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::audit::{AuditAction, Change, Origin, second};
-use crate::domain::names::UnknownName;
 use crate::domain::{AcknowledgementId, ConnectionId, RunId, TokenId};
 use crate::ports::acknowledgements::{
     AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
@@ -571,17 +571,9 @@ const WITHDRAWN: &str = "withdrawn";
 /// the run and the time that it was recorded for.
 fn attach(all: &mut [Acknowledgement], noted: Vec<ActorRow>) -> Result<(), StoreError> {
     for row in noted {
-        let surface = row
-            .surface
-            .parse()
-            .map_err(|e: UnknownName| StoreError::Corrupt {
-                table: "acknowledgement_actors",
-                column: "surface",
-                row: row.acknowledgement_id.to_string(),
-                why: e.to_string(),
-            })?;
+        let id = row.acknowledgement_id;
         let actor = Actor {
-            surface,
+            surface: name("acknowledgement_actors", "surface", id, &row.surface)?,
             token_id: row.token_id.map(TokenId),
             name: row.name,
         };

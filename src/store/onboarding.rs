@@ -206,10 +206,6 @@ impl Move {
 }
 
 fn not_json(row: i64) -> StoreError {
-    StoreError::Corrupt {
-        table: "tenant_onboarding_sessions",
-        column: "state",
-        row: row.to_string(),
-        why: "it is not JSON".into(),
-    }
+    let table = "tenant_onboarding_sessions";
+    StoreError::corrupt(table, "state", row, "it is not JSON")
 }

@@ -30,12 +30,8 @@ impl<S: SqlStore> OrphanStore for S {
     async fn open_attempts(&self, worker: &WorkerId) -> Result<Vec<OpenAttempt>, StoreError> {
         let open: Vec<(i64, String)> = fetch_all(self, OPEN_ATTEMPTS.bind(&worker.0)).await?;
         let attempts = open.into_iter().map(|(run, token)| {
-            let token = Uuid::parse_str(&token).map_err(|error| StoreError::Corrupt {
-                table: "run_attempts",
-                column: "token",
-                row: run.to_string(),
-                why: error.to_string(),
-            })?;
+            let token = Uuid::parse_str(&token)
+                .map_err(|error| StoreError::corrupt("run_attempts", "token", run, error))?;
             let run = RunId(run);
             Ok(OpenAttempt { run, token })
         });

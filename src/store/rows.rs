@@ -34,12 +34,8 @@ pub(super) fn name<T>(
 where
     T: FromStr<Err = UnknownName>,
 {
-    text.parse().map_err(|e: UnknownName| StoreError::Corrupt {
-        table,
-        column,
-        row: row.to_string(),
-        why: e.to_string(),
-    })
+    text.parse()
+        .map_err(|e: UnknownName| StoreError::corrupt(table, column, row, e))
 }
 
 /// The same for a column that may be NULL.
@@ -63,12 +59,8 @@ pub(super) fn count<T: TryFrom<i64>>(
     row: impl Display,
     number: i64,
 ) -> Result<T, StoreError> {
-    T::try_from(number).map_err(|_| StoreError::Corrupt {
-        table,
-        column,
-        row: row.to_string(),
-        why: format!("{number} is out of range"),
-    })
+    let why = || format!("{number} is out of range");
+    T::try_from(number).map_err(|_| StoreError::corrupt(table, column, row, why()))
 }
 
 /// The same for a column that may be NULL.
@@ -105,12 +97,7 @@ pub(super) fn there<T>(
     column: &'static str,
     row: impl Display,
 ) -> Result<T, StoreError> {
-    value.ok_or_else(|| StoreError::Corrupt {
-        table,
-        column,
-        row: row.to_string(),
-        why: "it is NULL".to_owned(),
-    })
+    value.ok_or_else(|| StoreError::corrupt(table, column, row, "it is NULL"))
 }
 
 from_row! {
@@ -365,12 +352,10 @@ impl TryFrom<ConnectionRow> for ProviderConnection {
     type Error = StoreError;
     fn try_from(row: ConnectionRow) -> Result<Self, StoreError> {
         match row.problem() {
-            Some((column, why)) => Err(StoreError::Corrupt {
-                table: "provider_connections",
-                column,
-                row: row.id.to_string(),
-                why,
-            }),
+            Some((column, why)) => {
+                let table = "provider_connections";
+                Err(StoreError::corrupt(table, column, row.id, why))
+            }
             None => Ok(row.listed().0),
         }
     }
@@ -407,12 +392,8 @@ impl CredentialPart {
         let kind = there(self.credential_kind, TABLE, "kind", connection)?;
         let payload = match (self.credential_payload, self.credential_bytes) {
             (None, Some(bytes)) => {
-                return Err(StoreError::Corrupt {
-                    table: TABLE,
-                    column: "payload",
-                    row: connection.to_string(),
-                    why: format!("{bytes} bytes, allowed: at most {PAYLOAD_BYTES}"),
-                });
+                let why = format!("{bytes} bytes, allowed: at most {PAYLOAD_BYTES}");
+                return Err(StoreError::corrupt(TABLE, "payload", connection, why));
             }
             (payload, _) => there(payload, TABLE, "payload", connection)?,
         };

@@ -157,20 +157,16 @@ impl IntoResponse for PageError {
             }
             Self::Store(error) => {
                 tracing::error!(%error, "a page could not be read");
-                match error.lacks() {
-                    Some(lacks) => (
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        lacks,
-                        "The log of verifyd says why, and \u{201c}verifyd doctor\u{201d} what to do."
-                            .to_owned(),
-                    ),
+                let (status, title) = match error.lacks() {
+                    Some(lacks) => (StatusCode::SERVICE_UNAVAILABLE, lacks),
                     None => (
                         StatusCode::INTERNAL_SERVER_ERROR,
                         "This page could not be read",
-                        "The log of verifyd says why, and \u{201c}verifyd doctor\u{201d} what to do."
-                            .to_owned(),
                     ),
-                }
+                };
+                let text =
+                    "The log of verifyd says why, and \u{201c}verifyd doctor\u{201d} what to do.";
+                (status, title, text.to_owned())
             }
         };
         let retry_after = match &self {
