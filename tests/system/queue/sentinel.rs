@@ -1,6 +1,8 @@
 //! Redis behind Sentinel: credentials, TLS, and what is wrong with an address. `tests/faults` has failovers.
 
 use crate::queue::redis_error_causes::{assert_says, patient, ping};
+use futures::future::join_all;
+use redis::aio::MultiplexedConnection;
 use test_support::bench::Bench;
 use test_support::redis_server::{PrivateRedis, TlsFiles, command, connection};
 use verifyd::queue::redis::RedisQueue;
@@ -86,6 +88,34 @@ async fn every_sentinel_that_does_not_help_is_named() {
             nobody.port()
         )],
     );
+}
+
+/// How many connections the server has taken.
+async fn taken(server: &mut MultiplexedConnection) -> u64 {
+    let stats: String = command(server, &["INFO", "stats"]).await;
+    let mut lines = stats.lines();
+    let count = lines.find_map(|line| line.strip_prefix("total_connections_received:"));
+    count.unwrap().parse().unwrap()
+}
+
+/// Its first calls come all at once, the others one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_share_the_search_for_a_primary_that_is_gone() {
+    // It takes connections as a Sentinel does, and leads nowhere.
+    let server = PrivateRedis::start();
+    let mut plain = connection(&server.url()).await;
+    let url = format!("redis+sentinel://127.0.0.1:{}/m", server.port());
+    let queue = RedisQueue::connect(&patient(&url), "host").unwrap();
+    let before = taken(&mut plain).await;
+    let at_once = join_all((0..100).map(|_| queue.ping())).await;
+    assert!(at_once.iter().all(Result::is_err));
+    let between = taken(&mut plain).await;
+    assert!(between - before < 20, "{before} {between}");
+    for _ in 0..100 {
+        queue.ping().await.unwrap_err();
+    }
+    let after = taken(&mut plain).await;
+    assert!(after - between < 20, "{between} {after}");
 }
 
 /// Its processes trust the servers' certificate.
