@@ -44,7 +44,7 @@ pub(super) struct Connector {
     /// What the driver has read beside the address.
     variables: ReadVariables,
     /// Time to open a connection.
-    opening_timeout: Duration,
+    pub opening_timeout: Duration,
     /// Index of the host that is used.
     used: AtomicUsize,
     /// Whether a connection has failed, or may not write, since the last look.

@@ -6,6 +6,7 @@
 
 use super::PostgresStore;
 use super::connector::Connector;
+use super::opening::HeartbeatConnection;
 use crate::ports::store_error::StoreError;
 use crate::store::settings::DatabaseSettings;
 use crate::store::sql::sql;
@@ -177,7 +178,7 @@ impl PostgresStore {
     /// Closes all connections. One that is stuck ends with the process.
     pub(super) async fn close_connections(&self) {
         // No more heartbeats are sent: dropping it closes it.
-        *self.heartbeat_connection.lock().await = None;
+        *self.heartbeat_connection.lock().await = HeartbeatConnection::default();
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.pool.close()).await;
     }
 }
