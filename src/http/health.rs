@@ -1,10 +1,11 @@
 //! Health endpoints: whether the process is alive, and whether it can claim runs.
 
-use super::single_flight::SingleFlight;
+use super::panics;
 use crate::engine::reconciler::ReconcilerState;
 use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
 use crate::engine::worker::WorkerState;
 use crate::ports::queue::Queue;
+use crate::ports::single_flight::SingleFlight;
 use crate::ports::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use axum::Json;
@@ -91,7 +92,7 @@ pub async fn metrics(State(health): State<Arc<Health>>) -> Response {
     health.measure_connections();
     let measured = Arc::clone(&health);
     let rows = async move { measured.measure_rows().await };
-    if health.rows.get(rows).await.is_none() {
+    if health.rows.get(panics::counted(rows)).await.is_none() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
     metrics::gauge!("verifyd_runs_in_flight").set(f64::from(health.worker.in_flight.claimed()));
@@ -259,7 +260,7 @@ impl Health {
         let panicked = || Some("the check panicked; the log says where".to_owned());
         let (database, schema) = self
             .database
-            .get(check)
+            .get(panics::counted(check))
             .await
             .unwrap_or_else(|| (panicked(), panicked()));
         let queue = self.queue.health();

@@ -15,7 +15,6 @@ mod request_id;
 pub(crate) mod request_limits;
 mod request_metrics;
 mod server;
-mod single_flight;
 mod write_timeout;
 
 use api::{Api, ApiSettings};

@@ -19,6 +19,17 @@ pub async fn caught(
     }
 }
 
+/// Runs a call that handlers share, and counts its panic before that goes on.
+pub async fn counted<T>(call: impl Future<Output = T>) -> T {
+    match AssertUnwindSafe(call).catch_unwind().await {
+        Ok(done) => done,
+        Err(panic) => {
+            count();
+            std::panic::resume_unwind(panic)
+        }
+    }
+}
+
 /// Counts a panic of a handler, or of a call that handlers share.
 pub fn count() {
     metrics::counter!("verifyd_http_panics_total").increment(1);

@@ -26,6 +26,7 @@ pub(crate) mod recording;
 pub(crate) mod retention;
 pub(crate) mod runs;
 pub(crate) mod schema;
+pub(crate) mod single_flight;
 pub(crate) mod starting_point;
 pub mod store;
 pub mod store_error;

@@ -105,6 +105,8 @@ pub struct Host {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostRole {
     Primary,
+    /// It accepts writes, and yet a standby has been promoted since: they are lost.
+    FormerPrimary,
     /// No standby, and yet the settings of the role or database refuse writes.
     ReadOnly,
     Standby,
@@ -116,6 +118,7 @@ impl fmt::Display for HostRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Primary => f.write_str("primary"),
+            Self::FormerPrimary => f.write_str("former primary"),
             Self::ReadOnly => f.write_str("primary that only reads"),
             Self::Standby => f.write_str("standby"),
             Self::Unreachable(why) => write!(f, "unreachable ({why})"),

@@ -47,6 +47,15 @@ async fn is_left(server: &PrivatePostgres) {
     .await;
 }
 
+/// What `doctor` says of the hosts.
+fn hosts_found(scene: &Scene) -> Value {
+    let output = scene.bench.run(&["doctor", "--json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut parts = answer["parts"].as_array().unwrap().iter();
+    let hosts = parts.find(|part| part["part"] == "hosts");
+    hosts.unwrap_or(&answer)["found"].clone()
+}
+
 /// For a while the workers see a standby, which only reads. Then it is promoted. What a client was
 /// told to be committed is there, as commits wait for the standby.
 #[tokio::test(flavor = "multi_thread")]
@@ -103,17 +112,12 @@ async fn a_worker_with_both_hosts_in_its_url_follows_the_primary() {
     let producer = scene.producer();
     scene.completed_at_least(20).await;
     scene.bench.set("DATABASE_URL", url);
-    let output = scene.bench.run(&["doctor", "--json"]);
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let mut parts = answer["parts"].as_array().unwrap().iter();
-    let hosts = parts.find(|part| part["part"] == "hosts");
     let (of_primary, of_standby) = (primary.port(), standby.port());
     assert_eq!(
-        hosts.unwrap_or(&answer)["found"],
+        hosts_found(&scene),
         format!(
             "127.0.0.1:{of_standby} standby, 127.0.0.1:{of_primary} primary; in use is 127.0.0.1:{of_primary}"
-        ),
-        "{answer}"
+        )
     );
 
     primary.crash();
@@ -192,6 +196,51 @@ async fn a_worker_that_loses_sight_of_a_primary_leaves_it() {
     is_left(&primary).await;
     scene.record(5).await;
     scene.ends_soundly().await;
+    worker.ready().await;
+    drop(scene);
+}
+
+/// Nobody has fenced the former primary, which answers at once. The present one answers late, and later not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_leaves_a_former_primary_and_never_returns_to_it() {
+    let former = PrivatePostgres::start();
+    let mut scene = Scene::on(TestDatabase::create_on(&former.url()).await).await;
+    let present = synchronous_standby(&scene, &former).await;
+    // Its commits wait for no standby any more.
+    configure(&scene, "synchronous_standby_names = ''").await;
+    let direct = scene.bench.database.url();
+    scene.bench.database.has_moved_to(&present.url());
+    scene.number("SELECT pg_promote()::int::bigint").await;
+    let (way, url) = Proxy::before(&scene.bench.database.url()).await;
+    let through = url::Url::parse(&url).unwrap().port().unwrap();
+    let url = with_ports(&direct, [former.port(), through]);
+
+    way.silence();
+    let worker = scene.serve_by("DATABASE_URL", &url);
+    way.open();
+    scene.record(5).await;
+    scene.ends_soundly().await;
+    is_left(&former).await;
+    scene.bench.set("DATABASE_URL", url);
+    let of_former = former.port();
+    assert_eq!(
+        hosts_found(&scene),
+        format!(
+            "127.0.0.1:{of_former} former primary, 127.0.0.1:{through} primary; in use is 127.0.0.1:{through}"
+        )
+    );
+
+    way.refuse();
+    way.cut();
+    until("it stays with the host that is gone", async || {
+        let printed = scene.bench.printed.lock().unwrap();
+        printed.contains("the host that was used stays in use")
+    })
+    .await;
+    way.open();
+    scene.record(5).await;
+    scene.ends_soundly().await;
+    is_left(&former).await;
     worker.ready().await;
     drop(scene);
 }

@@ -3,6 +3,7 @@
 
 use crate::ends_with_test::ends_with_test;
 use crate::port::free_port;
+use crate::tls_identity::Identity;
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -247,6 +248,51 @@ impl PrivateRedis {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+/// Key and certificate of servers that speak TLS, in files.
+#[derive(Debug)]
+pub struct TlsFiles {
+    key: String,
+    /// What a client has to trust.
+    pub certificate: String,
+    _folder: TempDir,
+}
+
+impl TlsFiles {
+    /// Writes a certificate of this host that signs itself.
+    pub fn of(host: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("the folder is ours");
+            path.display().to_string()
+        };
+        let identity = Identity::of(&[host]);
+        Self {
+            key: write("key.pem", identity.key_pem()),
+            certificate: write("cert.pem", identity.pem()),
+            _folder: folder,
+        }
+    }
+
+    /// The arguments of a server or Sentinel that speaks TLS on this port, and asks no client for a certificate.
+    pub fn arguments<'a>(&'a self, port: &'a str) -> [&'a str; 12] {
+        [
+            "--tls-port",
+            port,
+            "--tls-cert-file",
+            &self.certificate,
+            "--tls-key-file",
+            &self.key,
+            "--tls-ca-cert-file",
+            &self.certificate,
+            "--tls-auth-clients",
+            "no",
+            "--tls-replication",
+            "yes",
+        ]
     }
 }
 

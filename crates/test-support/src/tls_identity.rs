@@ -18,6 +18,10 @@ impl Identity {
         self.0.cert.pem()
     }
 
+    pub fn key_pem(&self) -> String {
+        self.0.signing_key.serialize_pem()
+    }
+
     pub fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.cert.der().clone()).unwrap();

@@ -136,10 +136,13 @@ fn line_of_hosts(hosts: &[Host]) -> Option<Line> {
     let is = |host: &Host| format!("{} {}", host.name, host.role);
     let all: Vec<String> = hosts.iter().map(is).collect();
     let found = format!("{}; in use is {}", all.join(", "), used.name);
+    let is_former = |host: &Host| host.role == HostRole::FormerPrimary;
     let primaries = hosts.iter().filter(|host| host.role == HostRole::Primary);
     let is_away = |host: &Host| matches!(host.role, HostRole::Unreachable(_));
     // Poolers may be several ways to one server.
-    let remedy = if primaries.count() > 1 {
+    let remedy = if hosts.iter().any(is_former) {
+        "stop (fence) the former primary, which still accepts writes: what is written to it is lost"
+    } else if primaries.count() > 1 {
         "unless they lead to the same server, stop (fence) the former primary, then restart the replicas of verifyd \
          that use it: replicas may use different ones, and what is written to the former one is lost"
     } else if hosts.iter().any(is_away) {
@@ -245,7 +248,8 @@ mod tests {
             (HostRole::Standby, State::Ok, ""),
             (HostRole::ReadOnly, State::Ok, ""),
             (away, State::Warning, "start the host"),
-            (HostRole::Primary, State::Warning, "fence"),
+            (HostRole::Primary, State::Warning, "unless they lead"),
+            (HostRole::FormerPrimary, State::Warning, "fence"),
         ] {
             let line = line([HostRole::Primary, other]);
             let remedy = line.remedy.unwrap_or_default();

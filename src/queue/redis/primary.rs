@@ -1,40 +1,57 @@
 //! Finds the primary of Redis: at a fixed address, or by asking Sentinels.
 //!
 //! A failover ends the connections to the former primary. Whoever opens one asks again, so that the next one leads to
-//! the new primary.
+//! the new primary. While Redis is unavailable every call does so: they share one search, and one that failed counts for
+//! those that follow within a moment.
 
 use super::address::{self, SentinelTarget, Target};
 use super::error;
 use super::settings::{RedisSettings, RedisSettingsError};
 use crate::domain::report::redact::clean;
+use crate::ports::single_flight::SingleFlight;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
 use redis::{Client, RedisResult};
 use secrecy::ExposeSecret;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Characters of a description.
 const LENGTH: usize = 1_000;
 
+/// How long a search that failed counts: short beside the seconds that a failover takes.
+const FAILURE_COUNTS_FOR: Duration = Duration::from_millis(500);
+
 /// Leads to the primary.
 pub(super) struct Primary {
     place: Place,
-    connect_timeout: Duration,
-    response_timeout: Duration,
-    /// Of one search.
-    call_timeout: Duration,
+    timeouts: Timeouts,
 }
 
 enum Place {
     Fixed(Client),
-    Monitored(Monitored),
+    Monitored(Arc<Monitored>),
+}
+
+/// Of one connection to a server.
+#[derive(Clone, Copy)]
+struct Timeouts {
+    connect: Duration,
+    response: Duration,
 }
 
 /// A primary that Sentinels know.
 struct Monitored {
     sentinels: Vec<Client>,
     target: SentinelTarget,
+    timeouts: Timeouts,
+    search_timeout: Duration,
+    searches: SingleFlight<Result<Client, String>>,
+    /// When the last search failed, and why; `None` if it has not.
+    failure: Mutex<Option<(Instant, String)>>,
     /// The address that was found last, for the log.
     last: Mutex<Option<String>>,
 }
@@ -43,23 +60,26 @@ impl Primary {
     /// Connects to nothing yet.
     pub fn new(settings: &RedisSettings) -> Result<Self, RedisSettingsError> {
         let refused = || RedisSettingsError::Url("the client does not accept it".to_owned());
+        let timeouts = Timeouts {
+            connect: settings.connect_timeout,
+            response: settings.response_timeout,
+        };
         let place = match address::read(settings.url.expose_secret()).ok_or_else(refused)? {
             Target::Server(server) => Place::Fixed(Client::open(server).map_err(|_| refused())?),
             Target::Sentinels(target) => {
                 let clients = target.sentinels.iter().cloned().map(Client::open);
-                Place::Monitored(Monitored {
+                Place::Monitored(Arc::new(Monitored {
                     sentinels: clients.collect::<RedisResult<_>>().map_err(|_| refused())?,
                     target,
+                    timeouts,
+                    search_timeout: settings.call_timeout(),
+                    searches: SingleFlight::default(),
+                    failure: Mutex::new(None),
                     last: Mutex::new(None),
-                })
+                }))
             }
         };
-        Ok(Self {
-            place,
-            connect_timeout: settings.connect_timeout,
-            response_timeout: settings.response_timeout,
-            call_timeout: settings.call_timeout(),
-        })
+        Ok(Self { place, timeouts })
     }
 
     /// Whether another server may be the primary later.
@@ -72,15 +92,7 @@ impl Primary {
     pub async fn client(&self) -> Result<Client, String> {
         match &self.place {
             Place::Fixed(client) => Ok(client.clone()),
-            Place::Monitored(monitored) => {
-                match tokio::time::timeout(self.call_timeout, self.search(monitored)).await {
-                    Ok(found) => found,
-                    Err(_) => Err(format!(
-                        "no Sentinel led to the primary within {:?}",
-                        self.call_timeout
-                    )),
-                }
-            }
+            Place::Monitored(monitored) => monitored.client().await,
         }
     }
 
@@ -88,7 +100,7 @@ impl Primary {
     pub async fn try_to_reach(&self) -> Result<(), String> {
         let client = self.client().await?;
         if !self.may_move() {
-            error::try_to_connect(&client, self.connect_timeout, self.response_timeout).await?;
+            self.timeouts.try_to_connect(&client).await?;
         }
         Ok(())
     }
@@ -98,12 +110,9 @@ impl Primary {
         let Place::Monitored(monitored) = &self.place else {
             return Vec::new();
         };
-        let sentinels = monitored.sentinels.iter();
-        let mut asked: FuturesUnordered<_> = sentinels
-            .map(|sentinel| self.ask(sentinel, &monitored.target))
-            .collect();
         let mut failures = Vec::new();
-        while let Some(answer) = asked.next().await {
+        let mut answers = monitored.ask_all();
+        while let Some(answer) = answers.next().await {
             if let Err(failure) = answer {
                 failures.push(clean(&failure, LENGTH));
             }
@@ -111,57 +120,94 @@ impl Primary {
         failures.sort();
         failures
     }
+}
 
-    /// Asks all Sentinels at once, as some may be gone. The first that leads to a server that can be used counts.
-    async fn search(&self, monitored: &Monitored) -> Result<Client, String> {
-        let sentinels = monitored.sentinels.iter();
-        let mut asked: FuturesUnordered<_> = sentinels
-            .map(|sentinel| self.ask(sentinel, &monitored.target))
-            .collect();
-        let mut failures = Vec::new();
-        while let Some(answer) = asked.next().await {
-            match answer {
-                Ok(primary) => {
-                    monitored.report(&primary);
-                    return Ok(primary);
-                }
-                Err(failure) => failures.push(failure),
-            }
+impl Timeouts {
+    async fn try_to_connect(self, client: &Client) -> Result<MultiplexedConnection, String> {
+        error::try_to_connect(client, self.connect, self.response).await
+    }
+}
+
+impl Monitored {
+    /// Searches for the primary, once for all callers that wait meanwhile.
+    async fn client(self: &Arc<Self>) -> Result<Client, String> {
+        if let Some(failure) = self.recent_failure() {
+            return Err(failure);
         }
-        Err(clean(&failures.join("; "), LENGTH))
+        let monitored = Arc::clone(self);
+        let searching = async move { monitored.search().await };
+        match self.searches.get(searching).await {
+            Some(found) => found,
+            None => Err("the search for the primary panicked; the log says where".to_owned()),
+        }
+    }
+
+    fn recent_failure(&self) -> Option<String> {
+        let failure = self.failure.lock();
+        let (at, failure) = failure.as_ref()?;
+        (at.elapsed() < FAILURE_COUNTS_FOR).then(|| failure.clone())
+    }
+
+    /// The first Sentinel that leads to a server that can be used counts.
+    async fn search(&self) -> Result<Client, String> {
+        let searching = async {
+            let mut failures = Vec::new();
+            let mut answers = self.ask_all();
+            while let Some(answer) = answers.next().await {
+                match answer {
+                    Ok(primary) => return Ok(primary),
+                    Err(failure) => failures.push(failure),
+                }
+            }
+            Err(clean(&failures.join("; "), LENGTH))
+        };
+        let found = match tokio::time::timeout(self.search_timeout, searching).await {
+            Ok(found) => found,
+            Err(_) => Err(format!(
+                "no Sentinel led to the primary within {:?}",
+                self.search_timeout
+            )),
+        };
+        let failure = found.as_ref().err().cloned();
+        *self.failure.lock() = failure.map(|failure| (Instant::now(), failure));
+        if let Ok(primary) = &found {
+            self.report(primary);
+        }
+        found
+    }
+
+    /// Asks all Sentinels at once, as some may be gone. Yields each answer when it comes.
+    fn ask_all(&self) -> FuturesUnordered<impl Future<Output = Result<Client, String>>> {
+        let sentinels = self.sentinels.iter();
+        sentinels.map(|sentinel| self.ask(sentinel)).collect()
     }
 
     /// Asks one Sentinel, and connects to the server that it names: during a failover that is the one that is gone.
-    async fn ask(&self, sentinel: &Client, target: &SentinelTarget) -> Result<Client, String> {
+    async fn ask(&self, sentinel: &Client) -> Result<Client, String> {
         let asked = sentinel.get_connection_info().addr();
         let failed = |failure: String| format!("Sentinel {asked}: {failure}");
-        let (connect, response) = (self.connect_timeout, self.response_timeout);
-        let mut connection = error::try_to_connect(sentinel, connect, response)
-            .await
-            .map_err(failed)?;
+        let connected = self.timeouts.try_to_connect(sentinel).await;
+        let mut connection = connected.map_err(failed)?;
+        let name = &self.target.name;
         let mut question = redis::cmd("SENTINEL");
-        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&target.name);
+        question.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
         let answer: Option<(String, u16)> = question
             .query_async(&mut connection)
             .await
             .map_err(|error| failed(error::describe(&error)))?;
         let Some((host, port)) = answer else {
-            let name = &target.name;
             return Err(failed(format!("it monitors no primary named {name:?}")));
         };
         let named = format!("{host}:{port}");
         let unusable =
             |failure: String| failed(format!("the primary that it names, {named}: {failure}"));
-        let primary = Client::open(target.primary_at(host, port))
+        let primary = Client::open(self.target.primary_at(host, port))
             .map_err(|error| unusable(error::describe(&error)))?;
-        error::try_to_connect(&primary, connect, response)
-            .await
-            .map_err(unusable)?;
+        let connected = self.timeouts.try_to_connect(&primary).await;
+        connected.map_err(unusable)?;
         Ok(primary)
     }
-}
 
-impl Monitored {
     /// Logs the address of the primary when it is another than before.
     fn report(&self, primary: &Client) {
         let address = primary.get_connection_info().addr().to_string();

@@ -62,7 +62,7 @@ impl Batching for PostgresStore {
     }
 
     async fn acquire(&self) -> Result<Self::Connection, StoreError> {
-        let acquired = self.pool.acquire().await;
+        let acquired = self.pooled().await;
         acquired.map_err(|error| self.refused(error))
     }
 

@@ -1,29 +1,34 @@
 //! Opens connections of one address: with the password that was read last, to the host that was chosen last.
 //!
-//! Where an address names several hosts, the connection goes to the first that accepts writes, and stays there while it
-//! does. A look at the hosts has connections of its own, one at a time, and its failure changes nothing: a primary that
-//! answers late is no reason to leave it.
+//! Where an address names several hosts, connections go to the one that accepts writes. Of several it is the one that
+//! was promoted last, and never one that was promoted earlier than the host in use: what a former primary is given is
+//! lost. A look asks all hosts, over a connection of its own to each, and its failure changes nothing.
 
 use super::environment::ReadVariables;
 use super::options::{self, Address};
 use super::password::PasswordFile;
-use super::timeouts::ROLE;
+use super::timeouts::{ROLE, TIMELINE};
 use crate::domain::pause::with_jitter;
 use crate::ports::probe::{Host, HostRole};
 use crate::ports::store_error::{Detail, StoreError};
 use crate::store::error::opening;
 use crate::store::settings::DatabaseSettings;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Longest time for a host to say what it is. Shorter where the first connection has less time for all hosts.
-const ROLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for a look at the hosts. Each that finds none doubles it, as they may be slow. The first connection has
+/// half of its own time for that.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for the other hosts once one accepts writes: one that is gone says nothing.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two looks at a host that is well.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The same after an error. Each look that finds no host doubles it.
@@ -38,14 +43,15 @@ pub(super) struct Connector {
     pub password: Option<Arc<PasswordFile>>,
     /// What the driver has read beside the address.
     variables: ReadVariables,
-    role_timeout: Duration,
+    /// Time to open a connection.
+    pub opening_timeout: Duration,
     /// Index of the host that is used.
     used: AtomicUsize,
     /// Whether a connection has failed, or may not write, since the last look.
     is_suspect: AtomicBool,
     looks: Mutex<Looks>,
     /// Held during a look.
-    looking: tokio::sync::Mutex<()>,
+    seen: tokio::sync::Mutex<Seen>,
     /// Sent when another host is used.
     switched: watch::Sender<()>,
 }
@@ -55,6 +61,46 @@ pub(super) struct Connector {
 struct Looks {
     last: Option<Instant>,
     in_vain: u32,
+}
+
+/// What looks have seen of the hosts.
+#[derive(Default)]
+struct Seen {
+    /// Of the host that was chosen last.
+    timeline: Option<Timeline>,
+    /// Those that the log has named.
+    named: Vec<usize>,
+}
+
+/// The latest timeline of a database cluster that a server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Timeline {
+    cluster: i64,
+    number: i64,
+}
+
+impl Timeline {
+    /// Whether the other server was promoted later. Those of two clusters cannot be compared.
+    fn is_before(self, other: Self) -> bool {
+        self.cluster == other.cluster && self.number < other.number
+    }
+}
+
+/// What a host says of itself.
+#[derive(Clone, Debug)]
+struct Found {
+    role: HostRole,
+    /// `None`: of a standby, or not known.
+    timeline: Option<Timeline>,
+}
+
+impl Found {
+    fn unreachable(why: Detail) -> Self {
+        Self {
+            role: HostRole::Unreachable(why),
+            timeline: None,
+        }
+    }
 }
 
 impl Connector {
@@ -93,8 +139,6 @@ impl Connector {
             );
             return Err(StoreError::Refused(why.into()));
         }
-        // Leaves time for the connection itself.
-        let shares = u32::try_from(hosts.len() + 1).unwrap_or(u32::MAX);
         Ok(Self {
             key,
             hosts,
@@ -104,11 +148,11 @@ impl Connector {
                 None => variables,
             },
             password,
-            role_timeout: (acquire_timeout / shares).min(ROLE_TIMEOUT),
+            opening_timeout: acquire_timeout,
             used: AtomicUsize::new(0),
             is_suspect: AtomicBool::new(false),
             looks: Mutex::default(),
-            looking: tokio::sync::Mutex::new(()),
+            seen: tokio::sync::Mutex::default(),
             switched: watch::Sender::new(()),
         })
     }
@@ -174,8 +218,8 @@ impl Connector {
         if !self.has_several_hosts() || !self.is_look_due() {
             return;
         }
-        let chosen = self.choose().await;
-        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let chosen = self.choose_within(self.look_timeout()).await;
+        let mut looks = self.looks();
         looks.last = Some(Instant::now());
         match chosen {
             Ok(()) => looks.in_vain = 0,
@@ -188,8 +232,22 @@ impl Connector {
         }
     }
 
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn first_look_timeout(&self) -> Duration {
+        self.opening_timeout / 2
+    }
+
+    fn look_timeout(&self) -> Duration {
+        let doublings = 2_u32.saturating_pow(self.looks().in_vain);
+        let doubled = LOOK_TIMEOUT.saturating_mul(doublings);
+        doubled.min(self.first_look_timeout())
+    }
+
     fn is_look_due(&self) -> bool {
-        let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = self.looks();
         let Some(last) = looks.last else { return true };
         let is_suspect = self.is_suspect.load(Ordering::Relaxed);
         let pause = match (is_suspect, looks.in_vain) {
@@ -200,76 +258,144 @@ impl Connector {
         last.elapsed() >= with_jitter(pause, 0.2, LOOK_EVERY)
     }
 
-    /// Chooses the host that accepts writes, the one in use before the others. Does nothing where there is one host only.
+    /// Chooses the host that accepts writes. Does nothing where there is one host only.
     pub(super) async fn choose(&self) -> Result<(), StoreError> {
+        self.choose_within(self.first_look_timeout()).await
+    }
+
+    async fn choose_within(&self, timeout: Duration) -> Result<(), StoreError> {
         if !self.has_several_hosts() {
             return Ok(());
         }
-        let _one_look = self.looking.lock().await;
+        let mut seen = self.seen.lock().await;
         self.is_suspect.store(false, Ordering::Relaxed);
+        let found = self.look(&seen, timeout).await;
         let used = self.used();
-        let (mut found, mut code) = (Vec::new(), None);
-        for index in in_order(used, self.hosts.len()) {
-            let host = &self.hosts[index];
-            match self.role(host).await {
-                HostRole::Primary => {
-                    if index != used {
-                        self.used.store(index, Ordering::Relaxed);
-                        self.switched.send_replace(());
-                    }
-                    return Ok(());
+        let is_primary = |index: &usize| found[*index].role == HostRole::Primary;
+        let Some(chosen) = in_order(used, found.len()).find(is_primary) else {
+            let hosts = self.hosts.iter().zip(&found);
+            let roles: Vec<String> = hosts
+                .map(|(host, found)| format!("{} {}", name(host), found.role))
+                .collect();
+            let roles = roles.join("; ");
+            let why = format!("no host of {} accepts writes: {roles}", self.key);
+            let code = found.into_iter().find_map(|found| match found.role {
+                HostRole::Unreachable(why) => why.code,
+                _ => None,
+            });
+            return Err(StoreError::Unavailable(Detail::new(why, code)));
+        };
+        seen.timeline = found[chosen].timeline.or(seen.timeline);
+        if chosen != used {
+            self.used.store(chosen, Ordering::Relaxed);
+            self.switched.send_replace(());
+        }
+        self.warn(&found, &mut seen);
+        Ok(())
+    }
+
+    /// Logs each host that is a former primary or has not answered, once until it is well again.
+    fn warn(&self, found: &[Found], seen: &mut Seen) {
+        let mut named = Vec::new();
+        for (index, host) in found.iter().enumerate() {
+            let problem = match &host.role {
+                HostRole::FormerPrimary => {
+                    "it still accepts writes, which are lost: stop (fence) it"
                 }
-                role => {
-                    found.push(format!("{} {role}", name(host)));
-                    if let HostRole::Unreachable(why) = role {
-                        code = code.or(why.code);
-                    }
+                HostRole::Unreachable(_) => {
+                    "it cannot take over; if it is the primary, it is used once it answers"
                 }
+                HostRole::Primary | HostRole::ReadOnly | HostRole::Standby => continue,
+            };
+            named.push(index);
+            if !seen.named.contains(&index) {
+                let (host, role) = (name(&self.hosts[index]), &host.role);
+                tracing::warn!(host, %role, used = self.host(), "{}: {problem}", self.key);
             }
         }
-        let found = found.join("; ");
-        let why = format!("no host of {} accepts writes: {found}", self.key);
-        Err(StoreError::Unavailable(Detail::new(why, code)))
+        seen.named = named;
     }
 
     /// What each host is, where there are several.
     pub(super) async fn roles(&self) -> Vec<Host> {
-        let mut hosts = Vec::new();
-        if self.has_several_hosts() {
-            let _one_look = self.looking.lock().await;
-            for (index, host) in self.hosts.iter().enumerate() {
-                hosts.push(Host {
-                    name: name(host),
-                    role: self.role(host).await,
-                    is_used: index == self.used(),
-                });
-            }
+        if !self.has_several_hosts() {
+            return Vec::new();
         }
+        let seen = self.seen.lock().await;
+        let found = self.look(&seen, self.first_look_timeout()).await;
+        let hosts = self.hosts.iter().zip(found).enumerate();
         hosts
+            .map(|(index, (host, found))| Host {
+                name: name(host),
+                role: found.role,
+                is_used: index == self.used(),
+            })
+            .collect()
     }
 
-    async fn role(&self, host: &PgConnectOptions) -> HostRole {
+    /// Asks all hosts at once what they are.
+    async fn look(&self, seen: &Seen, timeout: Duration) -> Vec<Found> {
+        let mut found = vec![Found::unreachable("no answer in time".into()); self.hosts.len()];
+        let mut until = Instant::now() + timeout;
+        let hosts = self.hosts.iter().enumerate();
+        let mut answers: FuturesUnordered<_> =
+            hosts.map(|(index, host)| self.ask(index, host)).collect();
+        while let Ok(Some((index, answer))) = tokio::time::timeout_at(until, answers.next()).await {
+            if answer.role == HostRole::Primary {
+                until = until.min(Instant::now() + OTHERS_TIMEOUT);
+            }
+            found[index] = answer;
+        }
+        mark_former(&mut found, seen.timeline);
+        found
+    }
+
+    async fn ask(&self, index: usize, host: &PgConnectOptions) -> (usize, Found) {
         let options = self.options_of(host);
         let asking = async {
             let mut connection = options.connect().await?;
             let row = sqlx::raw_sql(ROLE).fetch_one(&mut connection).await?;
             let is_standby: bool = row.try_get(0)?;
             let may_write: bool = row.try_get(1)?;
+            let timeline = match is_standby {
+                true => None,
+                false => timeline_of(&mut connection).await,
+            };
             let _ = connection.close().await;
-            Ok::<_, sqlx::Error>(match (is_standby, may_write) {
+            let role = match (is_standby, may_write) {
                 (true, _) => HostRole::Standby,
                 (false, false) => HostRole::ReadOnly,
                 (false, true) => HostRole::Primary,
-            })
+            };
+            Ok::<_, sqlx::Error>(Found { role, timeline })
         };
-        let limit = self.role_timeout;
-        match tokio::time::timeout(limit, asking).await {
-            Ok(Ok(role)) => role,
-            Ok(Err(error)) => HostRole::Unreachable(match self.named_in(opening(error)) {
+        let found = asking.await.unwrap_or_else(|error| {
+            Found::unreachable(match self.named_in(opening(error)) {
                 StoreError::Unavailable(why) | StoreError::Refused(why) => why,
                 other => other.to_string().into(),
-            }),
-            Err(_) => HostRole::Unreachable(format!("no answer within {limit:?}").into()),
+            })
+        });
+        (index, found)
+    }
+}
+
+/// The timeline of a server that is no standby. `None`: it tells none, as a service that keeps its log itself.
+async fn timeline_of(connection: &mut PgConnection) -> Option<Timeline> {
+    let row = sqlx::raw_sql(TIMELINE).fetch_one(connection).await.ok()?;
+    Some(Timeline {
+        cluster: row.try_get(0).ok()?,
+        number: row.try_get(1).ok()?,
+    })
+}
+
+/// Tells former primaries from the present one: another host, or the one that was chosen last, was promoted later.
+fn mark_former(found: &mut [Found], chosen: Option<Timeline>) {
+    let hosts = found.iter().filter_map(|host| host.timeline);
+    let known: Vec<Timeline> = hosts.chain(chosen).collect();
+    for host in found {
+        let is_before = |own: Timeline| known.iter().any(|other| own.is_before(*other));
+        if host.role == HostRole::Primary && host.timeline.is_some_and(is_before) {
+            host.role = HostRole::FormerPrimary;
         }
     }
 }
@@ -306,7 +432,6 @@ mod tests {
         let names: Vec<String> = connector.hosts.iter().map(name).collect();
         assert_eq!(names, ["h1:5432", "[::1]:5433"]);
         assert!(connector.may_change());
-        assert_eq!(connector.role_timeout, Duration::from_secs(2));
         assert_eq!(in_order(1, 3).collect::<Vec<_>>(), [1, 0, 2]);
     }
 
@@ -327,6 +452,61 @@ mod tests {
         assert_eq!(options.password(), Some("p4ss"));
     }
 
+    #[test]
+    fn a_look_that_finds_no_host_is_followed_by_one_with_more_time() {
+        let url = SecretString::from("postgres://u@h1,h2/db");
+        let connector =
+            Connector::read("database.url", &url, Duration::from_secs(60), None).unwrap();
+        for (in_vain, seconds) in [(0, 5), (1, 10), (2, 20), (3, 30), (99, 30)] {
+            connector.looks().in_vain = in_vain;
+            let timeout = connector.look_timeout();
+            assert_eq!(timeout.as_secs(), seconds, "{in_vain}");
+        }
+    }
+
+    #[test]
+    fn a_primary_is_a_former_one_once_another_was_promoted_later() {
+        use HostRole::{FormerPrimary, Primary, ReadOnly, Standby};
+        let of = |cluster, number| Some(Timeline { cluster, number });
+        for (chosen, hosts, wanted) in [
+            (
+                None,
+                [(Primary, of(7, 1)), (Standby, None)],
+                [Primary, Standby],
+            ),
+            (
+                None,
+                [(Primary, of(7, 1)), (Primary, of(7, 2))],
+                [FormerPrimary, Primary],
+            ),
+            (
+                of(7, 3),
+                [(Primary, of(7, 1)), (Primary, of(7, 2))],
+                [FormerPrimary, FormerPrimary],
+            ),
+            (
+                of(7, 2),
+                [(Primary, of(7, 2)), (Primary, of(7, 2))],
+                [Primary, Primary],
+            ),
+            (
+                None,
+                [(Primary, of(7, 1)), (ReadOnly, of(7, 2))],
+                [FormerPrimary, ReadOnly],
+            ),
+            // Of another cluster, and of one that tells nothing.
+            (
+                of(8, 3),
+                [(Primary, of(7, 1)), (Primary, None)],
+                [Primary, Primary],
+            ),
+        ] {
+            let mut found = hosts.map(|(role, timeline)| Found { role, timeline });
+            mark_former(&mut found, chosen);
+            assert_eq!(found.map(|host| host.role), wanted, "{chosen:?}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn looks_are_rare_while_nothing_fails_and_slow_down_while_no_host_is_found() {
         let connector = connector("postgres://u@h1,h2/db", None).unwrap();
@@ -339,7 +519,7 @@ mod tests {
             (true, 9, 4_900, 5_000),
         ] {
             connector.is_suspect.store(is_suspect, Ordering::Relaxed);
-            *connector.looks.lock().unwrap() = Looks {
+            *connector.looks() = Looks {
                 last: Some(Instant::now()),
                 in_vain,
             };

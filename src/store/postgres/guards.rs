@@ -454,7 +454,7 @@ impl PostgresStore {
         if there {
             return Ok(false);
         }
-        let mut connection = self.pool.acquire().await.map_err(connecting)?;
+        let mut connection = self.pooled().await.map_err(connecting)?;
         if broken {
             let home = table.home.replace('"', "\"\"");
             let drop = format!(

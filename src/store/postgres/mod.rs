@@ -23,6 +23,7 @@ mod guards;
 mod indexes;
 mod inspect;
 mod inventory;
+mod opening;
 mod options;
 mod password;
 mod private;
@@ -42,6 +43,7 @@ pub(super) use batching::LOCK_TIMEOUT;
 pub use private::Private;
 
 use self::connector::Connector;
+use self::opening::HeartbeatConnection;
 use super::End;
 use super::dialect::{is_failed_completion, run_type};
 use super::error::connecting;
@@ -55,7 +57,7 @@ use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::{AssertSqlSafe, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
 /// Keys of the advisory locks, each with "verifyd" in front (the first of two integers).
@@ -76,9 +78,7 @@ type Tx = Transaction<'static, Postgres>;
 /// A PostgreSQL database.
 pub(super) struct PostgresStore {
     pool: PgPool,
-    /// The connection reserved for heartbeats, and when it was opened. Behind busy connections of the pool a heartbeat
-    /// would come late, and cost the process all its runs.
-    heartbeat_connection: Mutex<Option<(PgConnection, Instant)>>,
+    heartbeat_connection: Mutex<HeartbeatConnection>,
     connector: Arc<Connector>,
     /// Opens the connection that listens, the same one without an address of its own; `None` when listening is off.
     listen: Option<Arc<Connector>>,
@@ -150,7 +150,7 @@ impl PostgresStore {
         let named = connector.named;
         let store = Arc::new_cyclic(|me| Self {
             pool,
-            heartbeat_connection: Mutex::new(None),
+            heartbeat_connection: Mutex::default(),
             connector,
             listen,
             begin: AssertSqlSafe(begin).into_sql_str(),
@@ -172,7 +172,10 @@ impl PostgresStore {
 
     /// A transaction with its limits set. Dropped without a commit, it is rolled back.
     async fn begin(&self) -> Result<Tx, StoreError> {
-        let begun = self.pool.begin_with(self.begin.clone()).await;
+        let begun = match self.pooled().await {
+            Ok(connection) => Tx::begin(connection, Some(self.begin.clone())).await,
+            Err(error) => Err(error),
+        };
         begun.map_err(|error| self.refused(error))
     }
 

@@ -6,6 +6,7 @@
 
 use super::PostgresStore;
 use super::connector::Connector;
+use super::opening::HeartbeatConnection;
 use crate::ports::store_error::StoreError;
 use crate::store::settings::DatabaseSettings;
 use crate::store::sql::sql;
@@ -50,6 +51,11 @@ pub(super) const MAY_WRITE: &str = sql!("SELECT " may_write!());
 
 /// Whether the server is a standby, and whether a transaction may write.
 pub(super) const ROLE: &str = sql!("SELECT pg_is_in_recovery(), " may_write!());
+
+/// The database cluster of a primary, and its timeline: a standby that is promoted begins a later one.
+pub(super) const TIMELINE: &str = "
+    SELECT system_identifier, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint
+    FROM pg_control_system()";
 
 /// When connections were last due to be reopened: statements that were prepared before the schema changed may
 /// fail for ever, a session keeps the settings of its database and role with which it was opened, and one with a former
@@ -172,7 +178,7 @@ impl PostgresStore {
     /// Closes all connections. One that is stuck ends with the process.
     pub(super) async fn close_connections(&self) {
         // No more heartbeats are sent: dropping it closes it.
-        *self.heartbeat_connection.lock().await = None;
+        *self.heartbeat_connection.lock().await = HeartbeatConnection::default();
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.pool.close()).await;
     }
 }

@@ -52,8 +52,10 @@ const TRIGGER: &str = "
     WHERE t.tgrelid = to_regclass('operation_runs') AND n.nspname = 'verifyd' AND p.proname = 'notify_queued'
     ORDER BY t.tgenabled = 'A' DESC, t.tgenabled = 'O' DESC LIMIT 1";
 
-/// Timeout of a probe, and of connecting and subscribing.
+/// Timeout of a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that are opened until one listens, at most: the others tell whether it has a session of its own.
+const OPENINGS: u32 = 4;
 /// Between two probes of a connection that works.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// Before listening is tried again: after an error, and where no notification gets through.
@@ -78,9 +80,13 @@ enum Ended {
     Broken(String),
 }
 
+fn switched() -> Ended {
+    Ended::Broken("another host accepts writes".into())
+}
+
 impl Subscription {
     /// None: the connection would have no session of its own.
-    async fn open(connector: &Connector) -> Result<Option<Self>, StoreError> {
+    async fn open(connector: &Connector, timeout: Duration) -> Result<Option<Self>, StoreError> {
         let options = connector.options();
         let opening = async {
             if !sessions::is_direct(&options).await? && !sessions::are_kept(&options).await? {
@@ -97,7 +103,7 @@ impl Subscription {
             listener.listen_all([QUEUED, own.as_str()]).await?;
             Ok::<_, StoreError>(Some(Self { listener, own }))
         };
-        tokio::time::timeout(PROBE_TIMEOUT, opening)
+        tokio::time::timeout(timeout, opening)
             .await
             .unwrap_or_else(|_| {
                 Err(StoreError::Unavailable(
@@ -135,9 +141,12 @@ impl PostgresStore {
         first: impl FnOnce() + Send,
     ) -> Ended {
         let mut switches = connector.switches();
+        // Nobody waits for it: signing in may take its time.
+        let timeout = OPENINGS * connector.opening_timeout;
         let opened = tokio::select! {
             () = stop.cancelled() => return Ended::Stopped,
-            opened = Subscription::open(connector) => opened,
+            _ = switches.changed() => return switched(),
+            opened = Subscription::open(connector, timeout) => opened,
         };
         let mut subscription = match opened {
             Ok(Some(subscription)) => subscription,
@@ -154,9 +163,7 @@ impl PostgresStore {
             let alarm = awaited.unwrap_or(probe_at);
             tokio::select! {
                 () = stop.cancelled() => return Ended::Stopped,
-                _ = switches.changed() => {
-                    return Ended::Broken("another host accepts writes".into());
-                }
+                _ = switches.changed() => return switched(),
                 heard = subscription.next_channel() => match heard {
                     Ok(channel) if channel == subscription.own => {
                         awaited = None;
@@ -287,7 +294,8 @@ impl WakeStore for PostgresStore {
         };
         self.with_timeout(self.close_idle()).await?;
         connector.choose().await?;
-        let Some(mut subscription) = Subscription::open(connector).await? else {
+        let opened = Subscription::open(connector, PROBE_TIMEOUT).await?;
+        let Some(mut subscription) = opened else {
             return Ok(Listening::NotReceived);
         };
         let there: String = sqlx::query_scalar(PLACE)

@@ -5,10 +5,9 @@ use crate::queue::probe::{Consumer, Probe, until};
 use crate::queue::redis::settings;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use test_support::redis_server::PrivateRedis;
+use test_support::redis_server::{PrivateRedis, TlsFiles};
 use verifyd::domain::RunId;
 use verifyd::ports::queue::Queue;
 use verifyd::queue::redis::{RedisQueue, RedisSettings};
@@ -207,41 +206,11 @@ async fn a_server_of_another_protocol_is_no_redis() {
     assert_eq!(error.lines().count(), 1, "{error}");
 }
 
-/// Writes a key, and its certificate for this host, into the folder. Returns their paths.
-pub fn self_signed(folder: &Path, host: &str) -> (String, String) {
-    let write = |name: &str, text: String| {
-        let path = folder.join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_string_lossy().into_owned()
-    };
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new([host.to_owned()])
-        .unwrap()
-        .self_signed(&key)
-        .unwrap();
-    (
-        write("key.pem", key.serialize_pem()),
-        write("cert.pem", certificate.pem()),
-    )
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_failures_are_told_apart() {
-    let folder = tempfile::tempdir().unwrap();
-    let (key, certificate) = self_signed(folder.path(), "localhost");
+    let files = TlsFiles::of("localhost");
     let tls_port = PrivateRedis::stopped().port();
-    let server = PrivateRedis::start_with(&[
-        "--tls-port",
-        &tls_port.to_string(),
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &certificate,
-        "--tls-auth-clients",
-        "no",
-    ]);
+    let server = PrivateRedis::start_with(&files.arguments(&tls_port.to_string()));
     let error = ping(&format!("rediss://localhost:{tls_port}")).await;
     assert_says(
         &error,

@@ -1,8 +1,10 @@
 //! Redis behind Sentinel: credentials, TLS, and what is wrong with an address. `tests/faults` has failovers.
 
-use crate::queue::redis_error_causes::{assert_says, patient, ping, self_signed};
+use crate::queue::redis_error_causes::{assert_says, patient, ping};
+use futures::future::join_all;
+use redis::aio::MultiplexedConnection;
 use test_support::bench::Bench;
-use test_support::redis_server::{PrivateRedis, command, connection};
+use test_support::redis_server::{PrivateRedis, TlsFiles, command, connection};
 use verifyd::queue::redis::RedisQueue;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,40 +90,51 @@ async fn every_sentinel_that_does_not_help_is_named() {
     );
 }
 
+/// How many connections the server has taken.
+async fn taken(server: &mut MultiplexedConnection) -> u64 {
+    let stats: String = command(server, &["INFO", "stats"]).await;
+    let mut lines = stats.lines();
+    let count = lines.find_map(|line| line.strip_prefix("total_connections_received:"));
+    count.unwrap().parse().unwrap()
+}
+
+/// Its first calls come all at once, the others one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_share_the_search_for_a_primary_that_is_gone() {
+    // It takes connections as a Sentinel does, and leads nowhere.
+    let server = PrivateRedis::start();
+    let mut plain = connection(&server.url()).await;
+    let url = format!("redis+sentinel://127.0.0.1:{}/m", server.port());
+    let queue = RedisQueue::connect(&patient(&url), "host").unwrap();
+    let before = taken(&mut plain).await;
+    let at_once = join_all((0..100).map(|_| queue.ping())).await;
+    assert!(at_once.iter().all(Result::is_err));
+    let between = taken(&mut plain).await;
+    assert!(between - before < 20, "{before} {between}");
+    for _ in 0..100 {
+        queue.ping().await.unwrap_err();
+    }
+    let after = taken(&mut plain).await;
+    assert!(after - between < 20, "{between} {after}");
+}
+
 /// Its processes trust the servers' certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn sentinel_and_primary_are_reached_over_tls() {
-    let folder = tempfile::tempdir().unwrap();
-    let (key, certificate) = self_signed(folder.path(), "127.0.0.1");
+    let files = TlsFiles::of("127.0.0.1");
     let ports = [
         PrivateRedis::stopped().port(),
         PrivateRedis::stopped().port(),
     ];
     let texts = ports.map(|port| port.to_string());
-    let tls = |port: usize| {
-        [
-            "--tls-port",
-            &texts[port],
-            "--tls-cert-file",
-            &certificate,
-            "--tls-key-file",
-            &key,
-            "--tls-ca-cert-file",
-            &certificate,
-            "--tls-auth-clients",
-            "no",
-            "--tls-replication",
-            "yes",
-        ]
-    };
-    let primary = PrivateRedis::start_with(&tls(0));
-    let _sentinel = PrivateRedis::sentinel("m", ports[0], "", &tls(1));
+    let primary = PrivateRedis::start_with(&files.arguments(&texts[0]));
+    let _sentinel = PrivateRedis::sentinel("m", ports[0], "", &files.arguments(&texts[1]));
     let mut bench = Bench::new().await;
     let id = bench.healthy(1).to_string();
     for timeout in ["CONNECT", "RESPONSE"] {
         bench.set(&format!("VERIFYD__REDIS__{timeout}_TIMEOUT"), "1m");
     }
-    bench.set("SSL_CERT_FILE", certificate.as_str());
+    bench.set("SSL_CERT_FILE", files.certificate.as_str());
     bench.set(
         "REDIS_URL",
         format!("rediss+sentinel://127.0.0.1:{}/m", ports[1]),

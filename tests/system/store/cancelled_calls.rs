@@ -1,19 +1,29 @@
 //! Calls whose caller goes away.
 
 use crate::store::bed::settings;
-use crate::store::fixtures::logged;
+use crate::store::fixtures::{heartbeat, logged};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use std::sync::Arc;
+use test_support::pgbouncer::PgBouncer;
 use test_support::postgres::TestDatabase;
 use test_support::proxy::{Act, Proxy, Rule};
+use test_support::waiting::{until, within};
+use verifyd::ports::store::{Store, StoreError};
+
+async fn migrated() -> TestDatabase {
+    let database = TestDatabase::create().await;
+    let store = verifyd::store::connect(&settings(&database.url())).await;
+    store.unwrap().migrate().await.unwrap();
+    database
+}
 
 /// The driver forgets a `BEGIN` whose answer nobody waits for. The next call on that connection would be
 /// within the transaction of the one before, at its time.
 #[tokio::test]
 async fn a_call_that_is_cancelled_while_it_begins_leaves_no_transaction() {
     let (log, _logged) = logged();
-    let database = TestDatabase::create().await;
-    let store = verifyd::store::connect(&settings(&database.url())).await;
-    store.unwrap().migrate().await.unwrap();
+    let database = migrated().await;
     let (way, url) = Proxy::before(&database.url()).await;
     let mut settings = settings(&url);
     settings.max_connections = 1;
@@ -38,4 +48,80 @@ async fn a_call_that_is_cancelled_while_it_begins_leaves_no_transaction() {
     }
     let log = std::fs::read_to_string(log.path()).unwrap();
     assert!(!log.contains("already a transaction"), "{log}");
+}
+
+async fn call(store: Arc<dyn Store>, is_heartbeat: bool) -> Result<(), StoreError> {
+    match is_heartbeat {
+        true => store.heartbeat(&heartbeat("w1")).await,
+        false => store.counts().await.map(drop),
+    }
+}
+
+/// The heartbeat has a connection of its own, other calls one of the pool.
+#[tokio::test]
+async fn signing_in_goes_on_when_the_caller_has_gone() {
+    let database = migrated().await;
+    let (way, url) = Proxy::before(&database.url()).await;
+    let mut settings = settings(&url);
+    settings.max_connections = 1;
+    let store = verifyd::store::connect(&settings).await.unwrap();
+    // Every further connection waits for a release when it signs in.
+    way.at(Rule::once(Act::HoldRequest, "application_name").times(u32::MAX));
+    for (acted, is_heartbeat) in [(1, true), (2, false)] {
+        let gone = tokio::spawn(call(Arc::clone(&store), is_heartbeat));
+        way.has_acted(acted).await;
+        gone.abort();
+        assert!(gone.await.unwrap_err().is_cancelled());
+        way.release();
+        let next = call(Arc::clone(&store), is_heartbeat);
+        let answer = within("the next call has the connection", next).await;
+        answer.unwrap();
+    }
+}
+
+/// Clients of the pooler that wait for a session.
+async fn waiting(console: &mut PgConnection) -> i64 {
+    let pools = sqlx::raw_sql("SHOW POOLS")
+        .fetch_all(console)
+        .await
+        .unwrap();
+    let clients = pools
+        .iter()
+        .map(|pool| pool.try_get_unchecked::<i64, _>("cl_waiting").unwrap());
+    clients.sum()
+}
+
+/// A pooler lets a client sign in before it has a session for it, and serves those that wait in turn.
+#[tokio::test]
+async fn a_heartbeat_keeps_its_turn_at_a_pooler() {
+    let database = migrated().await;
+    let pooler = PgBouncer::in_session_mode(&database.url(), 1);
+    let url = pooler.url_of(&database.url());
+    let store = verifyd::store::connect(&settings(&url)).await.unwrap();
+    let options: PgConnectOptions = url.parse().unwrap();
+    let options = options.extra_float_digits(None);
+    let console = options.clone().database("pgbouncer");
+    let mut console = console.connect().await.unwrap();
+    let mut first = options.connect().await.unwrap();
+    first.ping().await.unwrap();
+    let gone = tokio::spawn(call(Arc::clone(&store), true));
+    until("the heartbeat waits", async || {
+        waiting(&mut console).await == 1
+    })
+    .await;
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    let last = tokio::spawn(async move {
+        let mut last = options.connect().await.unwrap();
+        last.ping().await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    until("another client waits behind it", async || {
+        waiting(&mut console).await == 2
+    })
+    .await;
+    first.close().await.unwrap();
+    let beat = within("it is next", call(store, true)).await;
+    beat.unwrap();
+    last.abort();
 }

@@ -1,6 +1,9 @@
 //! Which database a URL means.
 
 use crate::store::bed::settings;
+use test_support::postgres::TestDatabase;
+use test_support::proxy::Proxy;
+use test_support::waiting::within;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use verifyd::ports::store::StoreError;
 
@@ -39,6 +42,21 @@ async fn behind_ipv6(server: std::net::SocketAddr) -> std::io::Result<std::net::
         }
     });
     Ok(address)
+}
+
+/// Half of the time to open a connection is longer than the test has.
+#[tokio::test]
+async fn a_host_that_says_nothing_delays_the_first_connection_by_seconds() {
+    let database = TestDatabase::create().await;
+    let (way, silent) = Proxy::before(&database.url()).await;
+    way.silence();
+    let port = |url: &str| url::Url::parse(url).unwrap().port().unwrap();
+    let (answers, silent) = (port(&database.url()), port(&silent));
+    let host = format!("127.0.0.1:{answers}");
+    let both = format!("{host},127.0.0.1:{silent}");
+    let settings = settings(&database.url().replace(&host, &both));
+    let store = within("it is opened", verifyd::store::connect(&settings)).await;
+    store.unwrap().ping().await.unwrap();
 }
 
 #[tokio::test]

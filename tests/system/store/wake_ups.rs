@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener};
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::pgbouncer::PgBouncer;
+use test_support::proxy::Proxy;
 use test_support::waiting::PATIENCE;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -162,6 +163,20 @@ async fn frozen_proxy(server: &url::Url) -> u16 {
         }
     });
     port
+}
+
+/// To open its connections takes longer than a probe has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signing_in_slowly_only_delays_listening() {
+    let bed = Bed::postgres().await;
+    let (way, url) = Proxy::before(&bed.url()).await;
+    way.slow(Duration::from_millis(700));
+    let mut beside = settings(&bed.url());
+    beside.listen_url = SecretString::from(url);
+    let store = verifyd::store::connect(&beside).await.unwrap();
+    let (signal, stop) = listening(&store);
+    rung(&signal).await;
+    stop.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

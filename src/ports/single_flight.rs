@@ -1,9 +1,6 @@
 //! One call at a time, whose result all get that ask meanwhile.
 
-use super::panics;
-use futures::FutureExt as _;
 use parking_lot::Mutex;
-use std::panic::AssertUnwindSafe;
 use tokio::sync::watch;
 
 /// The call under way, if there is one. It goes on when those that asked for it are gone, so that nobody begins it
@@ -18,7 +15,7 @@ impl<T> Default for SingleFlight<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
-    /// Makes the call, or waits for the one under way. `None`: it panicked, which is counted once.
+    /// Makes the call, or waits for the one under way. `None`: it panicked.
     pub async fn get(&self, call: impl Future<Output = T> + Send + 'static) -> Option<T> {
         let mut result = {
             let mut last = self.0.lock();
@@ -26,12 +23,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
             let result = under_way.unwrap_or_else(|| {
                 let (sender, result) = watch::channel(None);
                 tokio::spawn(async move {
-                    match AssertUnwindSafe(call).catch_unwind().await {
-                        Ok(done) => {
-                            let _ = sender.send(Some(done));
-                        }
-                        Err(_) => panics::count(),
-                    }
+                    let _ = sender.send(Some(call.await));
                 });
                 result
             });
@@ -45,6 +37,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt as _;
     use futures::future::join_all;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
