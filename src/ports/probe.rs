@@ -14,6 +14,7 @@ pub(crate) const CLAIMING: &str = "claiming a run";
 pub(crate) const RELEASING: &str = "releasing a run";
 pub(crate) const COMPLETING: &str = "completing a run";
 pub(crate) const WRITING_INVENTORY: &str = "writing the inventory of a tenant (tenant_permissions)";
+pub(crate) const SWEEPING: &str = "sweeping";
 pub(crate) const KEEPING_FACTS: &str = "keeping the facts of a connection";
 
 /// What the database accepts of the writes of `serve`.
@@ -156,6 +157,12 @@ pub trait ProbeStore: Send + Sync {
 
     /// Writes what `serve` writes, as the user of `database.url`, and rolls back.
     async fn try_writing(&self) -> Result<Writing, StoreError>;
+
+    /// Reads and locks runs as a sweep does, and rolls back: what is refused of it is refused of every sweep. SQLite has
+    /// no policies that could.
+    async fn try_sweeping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Returns the tables that verifyd inserts into and whose next ids are taken, as after a restore of rows alone, or no
     /// ids that verifyd takes.

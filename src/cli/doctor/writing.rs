@@ -2,7 +2,7 @@
 
 use super::{Line, State, bad, error, ok};
 use crate::ports::probe::{
-    CLAIMING, COMPLETING, RECORDING, RELEASING, UnusableIds, WRITING_INVENTORY, Writing,
+    CLAIMING, COMPLETING, RECORDING, RELEASING, SWEEPING, UnusableIds, WRITING_INVENTORY, Writing,
 };
 use crate::ports::store::{Store, StoreError};
 
@@ -168,6 +168,7 @@ fn is_refused_by_a_rule(why: &str) -> bool {
         RELEASING,
         COMPLETING,
         WRITING_INVENTORY,
+        SWEEPING,
     ];
     let others = [
         "SQLSTATE 42501",

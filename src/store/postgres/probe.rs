@@ -84,6 +84,9 @@ const CONNECTION_LIMIT: &str = "
                 ELSE coalesce(current_setting('reserved_connections', true)::bigint, 0) END
     ) AS l(of_role, of_database, allowed) WHERE l.allowed >= 0 ORDER BY l.allowed LIMIT 1";
 
+/// Longest time for each statement of a sweep that is tried, in milliseconds: without an index it reads the whole table.
+const SWEEPING_MS: u32 = 2_000;
+
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
 const LEAST_IN_POOL: u32 = 2;
 
@@ -269,6 +272,22 @@ impl PostgresStore {
         probe::try_run(&mut Steps { store: self, tx }).await
     }
 
+    /// Tries a sweep. One that takes longer than [`SWEEPING_MS`] is not refused.
+    async fn try_sweep(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
+        let limit = format!("SET LOCAL statement_timeout = {SWEEPING_MS}");
+        let mut inner = tx.begin().await?;
+        sqlx::raw_sql(AssertSqlSafe(limit))
+            .execute(&mut *inner)
+            .await?;
+        let tried = probe::try_sweep(&mut self.shared(&mut *inner)).await;
+        // Limit and locks end with it.
+        inner.rollback().await?;
+        match tried {
+            Err(error) if error.is_of_cancelled_statement() => Ok(()),
+            tried => tried,
+        }
+    }
+
     /// Returns the next id of the table's sequence, the largest id that is there, and the last that the sequence gives.
     /// `None`: it has no sequence, or the role may not read either.
     async fn ids(
@@ -371,8 +390,17 @@ impl ProbeStore for PostgresStore {
                     .execute(&mut *tx)
                     .await?;
             }
+            self.try_sweep(tx).await?;
             let writing = self.try_run(tx).await?;
             Ok(End::Rollback(writing))
+        })
+        .await
+    }
+
+    async fn try_sweeping(&self) -> Result<(), StoreError> {
+        self.transaction_with_end(async |tx| {
+            self.try_sweep(tx).await?;
+            Ok(End::Rollback(()))
         })
         .await
     }
