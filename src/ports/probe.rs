@@ -75,7 +75,7 @@ pub enum LimitedBy {
     Database(String),
     /// `max_connections`
     Server,
-    /// A pooler in session mode, which lets further clients wait: all sessions that it has for the role and database.
+    /// A pooler in session mode, which lets further clients wait: it has no more sessions for the role and database.
     Pool,
     /// The same, of which others have so many that these are free now.
     FreeInPool,
@@ -172,7 +172,7 @@ pub trait ProbeStore: Send + Sync {
 
     /// Returns the lowest limit of connections, where it is too low for one process, whose pool has so many. Behind a pooler
     /// that gives each connection a session, opens as many as a process does, and returns a limit where the pooler has
-    /// fewer.
+    /// fewer, or has fewer free while no worker runs.
     async fn connection_limit(&self, _pool: u32) -> Result<Option<ConnectionLimit>, StoreError> {
         Ok(None)
     }

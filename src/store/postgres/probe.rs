@@ -2,7 +2,8 @@
 //! Those of `serve` are tried once it is known that they get through.
 
 use super::inspect::UNNAMED;
-use super::{ADVISORY_SPACE, PostgresStore, sessions};
+use super::sessions::{self, PoolerSessions};
+use super::{ADVISORY_SPACE, PostgresStore};
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
@@ -173,12 +174,18 @@ fn connections_with(pool: u32, has_several_hosts: bool, listening: Option<u32>) 
     (i64::from(least), i64::from(pool + others))
 }
 
-/// Returns the limit of a pooler in session mode. `free`: sessions that could be opened; `all`: with those of others, which
-/// may be of a worker, and that opens no second time as many.
-fn limit_of_pool(free: i64, all: Option<i64>, least: i64, needed: i64) -> Option<ConnectionLimit> {
-    let (by, allowed) = match all.filter(|all| *all < needed) {
+/// Returns the limit of a pooler in session mode. Where it may have enough sessions, of which others have some, those that
+/// are free say whether it does, unless a worker has the others.
+fn limit_of_pool(found: PoolerSessions, least: i64, needed: i64) -> Option<ConnectionLimit> {
+    let PoolerSessions {
+        free,
+        at_most,
+        has_worker,
+    } = found;
+    let wanted_free = if has_worker { least } else { needed };
+    let (by, allowed) = match at_most.filter(|all| *all < needed) {
         Some(all) => (LimitedBy::Pool, all),
-        None if free < least => (LimitedBy::FreeInPool, free),
+        None if free < wanted_free => (LimitedBy::FreeInPool, free),
         None => return None,
     };
     Some(ConnectionLimit {
@@ -441,11 +448,12 @@ impl ProbeStore for PostgresStore {
         let is_direct = self.with_timeout(sessions::is_direct(&options)).await?;
         if !is_direct {
             // Listening begins with two.
-            let least = with(self.listens_here().then_some(1)).0;
-            let needed = with(self.listens_here().then_some(2)).1;
-            let counted = sessions::count(&options, needed);
-            let (free, all) = self.with_timeout(counted).await?;
-            return Ok(limit_of_pool(free, all, least, needed));
+            let listens_here = self.listens_here();
+            let least = with(listens_here.then_some(1)).0;
+            let needed = with(listens_here.then_some(2)).1;
+            let counted = sessions::count(&options, needed, listens_here);
+            let found = self.with_timeout(counted).await?;
+            return Ok(limit_of_pool(found, least, needed));
         }
         let (least, needed) = with(self.listen.as_ref().map(|_| 1));
         self.transaction(async |tx| {
@@ -503,16 +511,23 @@ mod tests {
 
     #[test]
     fn a_pooler_with_none_free_is_not_one_that_has_none() {
-        for (free, all, limited) in [
-            (0, None, Some((LimitedBy::FreeInPool, 0))),
-            (3, Some(14), Some((LimitedBy::FreeInPool, 3))),
-            (3, Some(3), Some((LimitedBy::Pool, 3))),
-            (5, Some(5), Some((LimitedBy::Pool, 5))),
-            (5, Some(14), None),
+        for (free, at_most, has_worker, limited) in [
+            (0, None, true, Some((LimitedBy::FreeInPool, 0))),
+            (3, Some(14), true, Some((LimitedBy::FreeInPool, 3))),
+            (3, Some(3), true, Some((LimitedBy::Pool, 3))),
+            (5, Some(5), true, Some((LimitedBy::Pool, 5))),
+            (5, Some(14), true, None),
+            (5, Some(14), false, Some((LimitedBy::FreeInPool, 5))),
+            (13, Some(14), false, None),
         ] {
-            let limit = limit_of_pool(free, all, 4, 13);
+            let found = PoolerSessions {
+                free,
+                at_most,
+                has_worker,
+            };
+            let limit = limit_of_pool(found, 4, 13);
             let limit = limit.map(|limit| (limit.by, limit.allowed));
-            assert_eq!(limit, limited, "{free} of {all:?}");
+            assert_eq!(limit, limited, "{found:?}");
         }
     }
 }
