@@ -17,7 +17,7 @@ use crate::store::completion::{Completed, CompletionRequest, InventoryRow};
 use crate::store::probe::{self, RunSteps};
 use crate::store::sql_store::SqlConnection;
 use crate::store::statement::Sql;
-use crate::store::tables::APPLICATION_TABLES;
+use crate::store::tables::{APPLICATION_TABLES, NUMBERED};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
@@ -90,19 +90,6 @@ const SWEEPING_MS: u32 = 2_000;
 
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
 const LEAST_IN_POOL: u32 = 2;
-
-/// The tables that verifyd inserts rows into whose ids are from a sequence.
-const NUMBERED: [&str; 9] = [
-    "operation_runs",
-    "provider_connections",
-    "provider_credentials",
-    "tenant_permissions",
-    "verification_check_acknowledgements",
-    "verifyd.api_tokens",
-    "verifyd.webhook_endpoints",
-    "verifyd.webhook_deliveries",
-    "verifyd.audit_entries",
-];
 
 /// `$1`: the name of a table whose ids the role may read. The sequence that the default of its ids names, else that of the
 /// identity column, else the one that belongs to the column, as a default that was dropped leaves one behind; by how much
@@ -227,7 +214,8 @@ impl RunSteps for Steps<'_> {
                 Ok(missing.await?.has_no_insert())
             }
             Some(NOT_NULL) => {
-                let unnamed = sqlx::query(UNNAMED).persistent(false);
+                let unnamed = sqlx::query(UNNAMED).bind("operation_runs");
+                let unnamed = unnamed.persistent(false);
                 Ok(unnamed.fetch_optional(&mut *self.tx).await?.is_some())
             }
             // Not of the key: ids begin again behind those that are there.
@@ -415,7 +403,7 @@ impl ProbeStore for PostgresStore {
     async fn unusable_ids(&self) -> Result<Vec<UnusableIds>, StoreError> {
         self.transaction(async |tx| {
             let mut unusable = Vec::new();
-            for table in NUMBERED {
+            for (table, _) in NUMBERED {
                 let ids = self.ids(tx, table).await?;
                 let repeats = |ids: &UnusableIds| ids.next.is_none_or(|next| next <= ids.largest);
                 unusable.extend(ids.filter(|ids| ids.increment < 0 || repeats(ids)));
