@@ -4,7 +4,7 @@ use super::grants;
 use crate::domain::host_list::HostList;
 use crate::domain::server_address;
 use crate::domain::text_decoding::{self, Named};
-use crate::domain::web_address;
+use crate::domain::web_address::{self, WebAddressError};
 use crate::outbound::guard::is_https_or_loopback;
 use crate::outbound::proxy::{self, ProxyAddressError};
 use crate::telemetry::traces::{self, HeadersError};
@@ -227,12 +227,11 @@ impl Rule {
             | Self::Portal
             | Self::Issuer
             | Self::PublicUrl
-            | Self::CollectorUrl
-                if web_address::is_mended(&text.replace("{id}", "1")) =>
-            {
-                let form = web_address::FORM;
-                Some(format!("it must be written as it is called: {form}"))
-            }
+            | Self::CollectorUrl => match web_address::parse(&text.replace("{id}", "1")) {
+                // A path, or what `allows_text` refuses.
+                Ok(_) | Err(WebAddressError::Unreadable) => None,
+                Err(error) => Some(format!("it {error}")),
+            },
             _ => None,
         }
     }
@@ -386,11 +385,11 @@ fn is_link(text: &str) -> bool {
     }
     // Two slashes would lead to another host.
     let is_path = text.starts_with('/') && !text.starts_with("//");
-    is_path || (text.starts_with("https://") && web_address::parse(text).is_some())
+    is_path || (text.starts_with("https://") && web_address::parse(text).is_ok())
 }
 
 fn is_cloud_base(text: &str) -> bool {
-    let Some(url) = web_address::parse(text) else {
+    let Ok(url) = web_address::parse(text) else {
         return false;
     };
     let bare = url.path() == "/"
@@ -405,7 +404,7 @@ fn is_cloud_base(text: &str) -> bool {
 /// As Microsoft Entra takes them at a registration; 500 characters leave the link room in a report,
 /// percent-encoded.
 fn is_redirect_uri(text: &str) -> bool {
-    let Some(url) = web_address::parse(text) else {
+    let Ok(url) = web_address::parse(text) else {
         return false;
     };
     text.len() <= 500
@@ -416,7 +415,7 @@ fn is_redirect_uri(text: &str) -> bool {
 }
 
 fn is_issuer(text: &str) -> bool {
-    web_address::parse(text).is_some_and(|url| {
+    web_address::parse(text).is_ok_and(|url| {
         url.query().is_none()
             && url.fragment().is_none()
             && url.username().is_empty()
@@ -430,7 +429,7 @@ fn is_word(text: &str) -> bool {
 }
 
 fn is_collector_url(text: &str) -> bool {
-    web_address::parse(text).is_some_and(|url| {
+    web_address::parse(text).is_ok_and(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.username().is_empty()
             && url.password().is_none()

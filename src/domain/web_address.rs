@@ -9,11 +9,33 @@ use url::{Position, Url};
 pub const FORM: &str = "HOST in ASCII (xn--…), IP addresses in their short form, no backslash and no /../, \
      other characters percent-encoded";
 
-/// Parses an address that is written as it is called: `scheme://HOST`, with path and query or without. Letters of scheme
-/// and host may be of any case. `None` for anything else, such as a host that is not in ASCII, and characters in path or
-/// query that have to be percent-encoded. See [`FORM`].
-pub fn parse(text: &str) -> Option<Url> {
-    let url = Url::parse(text).ok().filter(Url::has_host)?;
+/// Why a text is not taken as an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WebAddressError {
+    #[error("must be an address with a host")]
+    Unreadable,
+    #[error("must have a port from 1 to 65535")]
+    Port,
+    /// It is read as another one.
+    #[error("must be written as it is called: {form}", form = FORM)]
+    Mended,
+}
+
+/// Parses an address that can be called and is written so: `scheme://HOST`, with path and query or without. Letters of
+/// scheme and host may be of any case. An error for anything else, such as a host that is not in ASCII, and characters in
+/// path or query that have to be percent-encoded. See [`FORM`].
+pub fn parse(text: &str) -> Result<Url, WebAddressError> {
+    let url = Url::parse(text).ok().filter(Url::has_host);
+    let url = url.ok_or(WebAddressError::Unreadable)?;
+    if url.port() == Some(0) {
+        return Err(WebAddressError::Port);
+    }
+    let is_as_written = is_as_written(&url, text).unwrap_or_default();
+    is_as_written.then_some(url).ok_or(WebAddressError::Mended)
+}
+
+/// Whether the text is the address that it is read as.
+fn is_as_written(url: &Url, text: &str) -> Option<bool> {
     let origin = &url[..Position::BeforePath];
     let path = &url[Position::BeforePath..];
     let given_origin = text.get(..origin.len())?;
@@ -25,12 +47,7 @@ pub fn parse(text: &str) -> Option<Url> {
     };
     let given_path = given_path.strip_prefix(own_port).unwrap_or(given_path);
     let is_same_path = given_path == path || path.strip_prefix('/') == Some(given_path);
-    (given_origin.eq_ignore_ascii_case(origin) && is_same_path).then_some(url)
-}
-
-/// Whether the text is read as an address, but as another one than it is written.
-pub fn is_mended(text: &str) -> bool {
-    Url::parse(text).is_ok_and(|url| url.has_host()) && parse(text).is_none()
+    Some(given_origin.eq_ignore_ascii_case(origin) && is_same_path)
 }
 
 #[cfg(test)]
@@ -38,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_is_called_otherwise_than_it_is_written_is_none() {
+    fn an_address_that_is_called_otherwise_than_it_is_written_is_refused() {
         for text in [
             "https://a.example",
             "https://a.example/",
@@ -54,7 +71,7 @@ mod tests {
             "http://otel-collector:4317",
             "http://[::1]:4318/v1",
         ] {
-            assert!(parse(text).is_some() && !is_mended(text), "{text}");
+            assert!(parse(text).is_ok(), "{text}");
         }
         for text in [
             "a.example",
@@ -83,7 +100,10 @@ mod tests {
             "https://[2603:1006:2000:0::1]/",
             "https://@a.example/",
         ] {
-            assert!(parse(text).is_none(), "{text}");
+            assert!(parse(text).is_err(), "{text}");
+        }
+        for text in ["https://a.example:0", "http://127.0.0.1:00/hook?x=1"] {
+            assert_eq!(parse(text), Err(WebAddressError::Port), "{text}");
         }
     }
 }

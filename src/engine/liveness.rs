@@ -2,6 +2,7 @@
 
 use crate::domain::RunId;
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -42,6 +43,33 @@ impl ConditionTimer {
     /// Returns the time for which the condition has held; zero when it does not hold.
     pub fn lasted(&self) -> Duration {
         self.0.lock().map_or(Duration::ZERO, |at| at.elapsed())
+    }
+}
+
+/// Measures for how long attempts have failed without a success between them. A single failure may be long ago, so that
+/// it counts from the second one on.
+#[derive(Debug, Default)]
+pub struct RepeatedFailure {
+    has_failed: AtomicBool,
+    repeated: ConditionTimer,
+}
+
+impl RepeatedFailure {
+    /// Records a failure.
+    pub fn failed(&self) {
+        let again = self.has_failed.swap(true, Ordering::Relaxed);
+        self.repeated.set(again);
+    }
+
+    /// Records a success, or that nothing is to be tried.
+    pub fn ended(&self) {
+        self.has_failed.store(false, Ordering::Relaxed);
+        self.repeated.set(false);
+    }
+
+    /// Returns the time since the second failure; zero where there was a success since.
+    pub fn lasted(&self) -> Duration {
+        self.repeated.lasted()
     }
 }
 
@@ -115,6 +143,23 @@ mod tests {
         condition.set(false);
         tokio::time::advance(second).await;
         assert_eq!(condition.lasted(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_lasts_from_the_second_one_to_a_success() {
+        let second = Duration::from_secs(1);
+        let failure = RepeatedFailure::default();
+        failure.failed();
+        tokio::time::advance(second).await;
+        assert_eq!(failure.lasted(), Duration::ZERO);
+        failure.failed();
+        tokio::time::advance(second).await;
+        failure.failed();
+        assert_eq!(failure.lasted(), second);
+        failure.ended();
+        failure.failed();
+        tokio::time::advance(second).await;
+        assert_eq!(failure.lasted(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,7 +37,8 @@ pub struct Health {
     /// Time without progress of a loop, or without an answer to sweeps and claims, after which the process is
     /// unhealthy.
     pub stuck_after: Duration,
-    /// Time without an answered claim, or with locks in the way of every sweep, after which the process is not ready.
+    /// Time without an answered claim, or with every sweep refused or stopped by locks, after which the process is not
+    /// ready.
     pub unclaimed_after: Duration,
     /// Time for which hints may wait while this process takes none: longer than it can be busy.
     pub untaken_after: Duration,
@@ -283,6 +284,11 @@ impl Health {
             (
                 "sweeps have met locks or conflicts",
                 self.reconciler.contended.lasted(),
+                after,
+            ),
+            (
+                "sweeps have been refused",
+                self.reconciler.refused.lasted(),
                 after,
             ),
         ]);

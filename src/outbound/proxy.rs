@@ -75,7 +75,8 @@ impl Proxy {
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
             return Err(ProxyAddressError::More);
         }
-        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+        let port = url.port_or_known_default().filter(|port| *port > 0);
+        let (Some(host), Some(port)) = (url.host_str(), port) else {
             return Err(ProxyAddressError::Unreadable);
         };
         let name = format!("{host}:{port}");
@@ -343,6 +344,8 @@ mod tests {
         for (text, problem) in [
             ("socks5://proxy.example:1080", ProxyAddressError::Scheme),
             ("http://", ProxyAddressError::Unreadable),
+            ("http://proxy.example:0", ProxyAddressError::Unreadable),
+            ("proxy.example:0", ProxyAddressError::Unreadable),
             ("proxy.example", ProxyAddressError::NoPort),
             ("u:p@proxy.example", ProxyAddressError::NoPort),
             ("http://u:p#x@proxy.example", ProxyAddressError::Unreadable),

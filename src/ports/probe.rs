@@ -14,6 +14,7 @@ pub(crate) const CLAIMING: &str = "claiming a run";
 pub(crate) const RELEASING: &str = "releasing a run";
 pub(crate) const COMPLETING: &str = "completing a run";
 pub(crate) const WRITING_INVENTORY: &str = "writing the inventory of a tenant (tenant_permissions)";
+pub(crate) const SWEEPING: &str = "sweeping";
 pub(crate) const KEEPING_FACTS: &str = "keeping the facts of a connection";
 
 /// What the database accepts of the writes of `serve`.
@@ -74,7 +75,7 @@ pub enum LimitedBy {
     Database(String),
     /// `max_connections`
     Server,
-    /// A pooler in session mode, which lets further clients wait: all sessions that it has for the role and database.
+    /// A pooler in session mode, which lets further clients wait: it has no more sessions for the role and database.
     Pool,
     /// The same, of which others have so many that these are free now.
     FreeInPool,
@@ -160,6 +161,12 @@ pub trait ProbeStore: Send + Sync {
     /// Writes what `serve` writes, as the user of `database.url`, and rolls back.
     async fn try_writing(&self) -> Result<Writing, StoreError>;
 
+    /// Reads and locks runs as a sweep does, and rolls back: what is refused of it is refused of every sweep. SQLite has
+    /// no policies that could.
+    async fn try_sweeping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Returns the tables that verifyd inserts into and whose next ids are taken, as after a restore of rows alone, or no
     /// ids that verifyd takes.
     async fn unusable_ids(&self) -> Result<Vec<UnusableIds>, StoreError> {
@@ -168,7 +175,7 @@ pub trait ProbeStore: Send + Sync {
 
     /// Returns the lowest limit of connections, where it is too low for one process, whose pool has so many. Behind a pooler
     /// that gives each connection a session, opens as many as a process does, and returns a limit where the pooler has
-    /// fewer.
+    /// fewer, or has fewer free while no worker runs.
     async fn connection_limit(&self, _pool: u32) -> Result<Option<ConnectionLimit>, StoreError> {
         Ok(None)
     }

@@ -11,6 +11,7 @@ use super::sql::{both, sql_for};
 use super::sql_store::SqlConnection;
 use super::starting_point::keep;
 use super::statement::{Sql, Statement};
+use super::sweep::{Due, due_runs, runs_without_lease};
 use crate::domain::attempt::AttemptEnd;
 use crate::domain::completion::Completion;
 use crate::domain::connection_facts::{ConnectionFacts, KeptFacts};
@@ -22,9 +23,10 @@ use crate::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft,
 use crate::domain::{ConnectionId, Outcome, Reason, RunId, TenantId, WorkerId};
 use crate::ports::claims::{Claim, ClaimPolicy};
 use crate::ports::probe::{
-    CLAIMING, COMPLETING, KEEPING_FACTS, RECORDING, RELEASING, WRITING_INVENTORY, Writing,
+    CLAIMING, COMPLETING, KEEPING_FACTS, RECORDING, RELEASING, SWEEPING, WRITING_INVENTORY, Writing,
 };
 use crate::ports::store_error::StoreError;
+use crate::ports::sweep::{SweepCursor, SweepPolicy};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -340,6 +342,26 @@ async fn execute(steps: &mut dyn RunSteps, statement: Statement) -> Result<(), S
     TRY.execute(&mut *steps.connection()).await?;
     statement.execute(&mut *steps.connection()).await?;
     UNDO.execute(&mut *steps.connection()).await?;
+    Ok(())
+}
+
+/// A sweep of one run.
+const SWEEP: SweepPolicy = SweepPolicy {
+    worker_dead_after: Duration::from_secs(60),
+    redeliver_after: Duration::from_secs(60),
+    redeliver: true,
+    batch: 1,
+    window: 1,
+    from: SweepCursor::START,
+};
+
+/// Does what a sweep does with runs before it changes any: a policy may fail, for lack of a setting for example.
+pub(super) async fn try_sweep(connection: &mut dyn SqlConnection) -> Result<(), StoreError> {
+    let lost = runs_without_lease(&SWEEP, 1, Vec::new());
+    let lost = lost.fetch_ids(connection).await;
+    lost.map_err(|error| refused(SWEEPING, error))?;
+    let due: Result<Due, StoreError> = due_runs(&SWEEP, &[]).fetch_one(connection).await;
+    due.map_err(|error| refused(SWEEPING, error))?;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use super::refused_requeues::{
 use super::shares::limit_statements;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, execute, transaction_with_end};
-use super::statement::{Sql, earlier};
+use super::statement::{Sql, Statement, earlier};
 use crate::domain::RunId;
 use crate::ports::store_error::StoreError;
 use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
@@ -249,6 +249,9 @@ const DUE: Sql = both!(
     ", " left_at!("ahead") ", " left_at!("behind")
 );
 
+/// A row of [`DUE`].
+pub(super) type Due = (Json<Vec<i64>>, Option<i64>, Option<i64>);
+
 /// `$1`: runs that are queued again or due, `$2`: those delivered now, `$3`: those that wait with exponential
 /// backoff after failed completions. One statement in the order of the ids, so that it cannot deadlock with
 /// MARK_UNDISPATCHED. A run that was claimed and released since DUE keeps its `not_before`, which is after
@@ -365,16 +368,8 @@ async fn sweep_once(
         true => reclaim(tx, refused, policy).await?,
         false => Reclaimed::default(),
     };
-    let due = DUE
-        .bind(policy.redeliver)
-        .bind(earlier(policy.redeliver_after))
-        .bind(policy.batch)
-        .bind(&reclaimed[..])
-        .bind(policy.from.up_to.0)
-        .bind(policy.from.again_after.0)
-        .bind(policy.window);
-    let (Json(mut due), ahead, behind): (Json<Vec<i64>>, Option<i64>, Option<i64>) =
-        due.fetch_one(tx).await?;
+    let due = due_runs(policy, &reclaimed);
+    let (Json(mut due), ahead, behind): Due = due.fetch_one(tx).await?;
     let next = policy.after(&due, ahead, behind);
     due.retain(|run| !postponed.contains(run));
     reclaimed.extend(&postponed);
@@ -397,6 +392,23 @@ async fn sweep_once(
     })
 }
 
+/// The statement that finds due runs, besides those that were `reclaimed`. Its row is a [`Due`].
+pub(super) fn due_runs(policy: &SweepPolicy, reclaimed: &[i64]) -> Statement {
+    DUE.bind(policy.redeliver)
+        .bind(earlier(policy.redeliver_after))
+        .bind(policy.batch)
+        .bind(reclaimed)
+        .bind(policy.from.up_to.0)
+        .bind(policy.from.again_after.0)
+        .bind(policy.window)
+}
+
+/// The statement that finds and locks runs without a lease, up to `most`.
+pub(super) fn runs_without_lease(policy: &SweepPolicy, most: i64, left_out: Vec<i64>) -> Statement {
+    let dead_after = earlier(policy.worker_dead_after);
+    WITHOUT_LEASE.bind(dead_after).bind(most).bind(left_out)
+}
+
 /// What became of lost runs.
 #[derive(Default)]
 struct Reclaimed {
@@ -417,10 +429,7 @@ async fn reclaim(
     let mut reclaimed = reclaim_dead(tx, refused, &mut spent, policy).await?;
     let room =
         i64::from(policy.batch) - (reclaimed.queued.len() + reclaimed.postponed.len()) as i64;
-    let without_lease = WITHOUT_LEASE
-        .bind(earlier(policy.worker_dead_after))
-        .bind(room.max(0))
-        .bind(refused.left_out());
+    let without_lease = runs_without_lease(policy, room.max(0), refused.left_out());
     let without_lease = without_lease.fetch_ids(tx).await?;
     reclaimed.any_found |= !without_lease.is_empty();
     let queued = requeue(tx, refused, &mut spent, without_lease).await?;

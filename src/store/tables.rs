@@ -181,6 +181,37 @@ pub(super) const OWN: &[Table] = tables! {
     }
 };
 
+/// The tables that verifyd inserts rows into without their ids, and what is not possible while that is refused.
+pub(super) const NUMBERED: [(&str, &str); 9] = [
+    (
+        "operation_runs",
+        "no check can be started by command line, API or page",
+    ),
+    ("provider_connections", "no connection can be added"),
+    ("provider_credentials", "no credential can be added"),
+    (
+        "tenant_permissions",
+        "no check that reads permissions can be completed",
+    ),
+    (
+        "verification_check_acknowledgements",
+        "nothing can be acknowledged by command line, API or page",
+    ),
+    (
+        "verifyd.api_tokens",
+        "no token can be created, and nobody can sign in with OpenID Connect for the first time",
+    ),
+    ("verifyd.webhook_endpoints", "no endpoint can be added"),
+    (
+        "verifyd.webhook_deliveries",
+        "no run can be completed that an endpoint is to be told of",
+    ),
+    (
+        "verifyd.audit_entries",
+        "nothing can be done that the audit trail records",
+    ),
+];
+
 /// Those with rows that are locked, in PostgreSQL alone.
 pub(super) const OWN_LOCKS: &[Table] = tables! {
     sweep_lock unique(id) {

@@ -56,8 +56,8 @@ fn small_pool(state: State, all: i64, needed: i64) -> Line {
         "pooler",
         state,
         format!(
-            "the pooler, in session mode, has {all} sessions for this role and database; `serve` opens up to {needed} \
-             connections with a session each, and what gets none waits without an error at first"
+            "the pooler, in session mode, has at most {all} sessions for this role and database; `serve` opens up to \
+             {needed} connections with a session each, and what gets none waits without an error at first"
         ),
         format!(
             "let the pooler have {needed} connections to the server for each replica (PgBouncer: raise \

@@ -67,8 +67,10 @@ fn a_sign_in_that_nobody_could_use_is_refused() {
         // Each is read as another address than it says.
         ("ISSUER", "https:///login.example"),
         ("ISSUER", "https://login.example/a/../b"),
+        ("ISSUER", "https://login.example:0"),
         ("PUBLIC_URL", "https://verifyd.example/"),
         ("PUBLIC_URL", "http://verifyd.example"),
+        ("PUBLIC_URL", "https://verifyd.example:0"),
         ("CLIENT_ID", "a b"),
         ("CLAIM", ""),
         ("SCOPES", "profile"),
@@ -153,6 +155,22 @@ fn wrong_types_and_ranges_name_key_source_found_and_allowed() {
             "links.connections = 'https:///app.example'",
             "must be written as it is called",
         ),
+        (
+            "links.run = 'https://app.example:0/{id}'",
+            "it must have a port from 1 to 65535",
+        ),
+        (
+            "microsoft.clouds.global.graph = 'https://graph.test:0'",
+            "it must have a port",
+        ),
+        (
+            "traces.endpoint = 'http://collector.test:0'",
+            "must have a port",
+        ),
+        ("outbound.proxy = 'http://proxy.test:0'", "from 1 to 65535"),
+        ("outbound.proxy = 'proxy.test:0'", "from 1 to 65535"),
+        ("redis.url = 'redis://h:0'", "from 1 to 65535"),
+        ("database.url = 'postgres://h:0/x'", "from 1 to 65535"),
         (
             "links.run = 'https://b\u{fc}cher.example/{id}'",
             "HOST in ASCII (xn--…)",

@@ -12,7 +12,7 @@ mod sweep;
 pub use consumer_watch::ConsumerStalled;
 pub use sweep::SWEEP_WINDOW;
 
-use super::liveness::{ConditionTimer, LoopActivity};
+use super::liveness::{ConditionTimer, LoopActivity, RepeatedFailure};
 use super::scheduling::Scheduler;
 use super::settings::ReconcilerSettings;
 use super::with_timeout;
@@ -59,7 +59,17 @@ pub struct ReconcilerState {
     /// Sweeps get no answer, though the heartbeat does.
     pub cut_off: ConditionTimer,
     /// Sweeps meet locks or conflicts, and none got through.
-    pub contended: ConditionTimer,
+    pub contended: RepeatedFailure,
+    /// The database refuses sweeps, and none got through.
+    pub refused: RepeatedFailure,
+}
+
+impl ReconcilerState {
+    /// A sweep got through, or none is to.
+    fn forget_failures(&self) {
+        self.contended.ended();
+        self.refused.ended();
+    }
 }
 
 /// What comes after a sweep.
@@ -92,8 +102,6 @@ pub struct Reconciler {
     invalid_runs: InvalidRunLog,
     /// When schema and orphans are looked at next.
     next_look: Instant,
-    /// Whether a sweep has met locks or conflicts since one got through.
-    met_conflict: bool,
 }
 
 impl Reconciler {
@@ -113,7 +121,6 @@ impl Reconciler {
             dead_letters: 0,
             invalid_runs: InvalidRunLog::default(),
             next_look: Instant::now(),
-            met_conflict: false,
         }
     }
 
@@ -170,7 +177,7 @@ impl Reconciler {
             // Nothing is claimed, so nothing is wrong with what waits.
             self.state.hints_untaken.set(false);
             self.state.cut_off.set(false);
-            self.forget_conflict();
+            self.state.forget_failures();
             return Ok(Next::AwaitSchema);
         }
         if looks {
@@ -182,10 +189,10 @@ impl Reconciler {
         let unanswered = matches!(swept, Err(StoreError::Unavailable(_)));
         let cut_off = unanswered && self.worker.lease.is_alive();
         self.state.cut_off.set(cut_off);
-        if matches!(swept, Err(StoreError::Contended(_))) {
-            // One alone may be long ago.
-            self.state.contended.set(self.met_conflict);
-            self.met_conflict = true;
+        match &swept {
+            Err(StoreError::Contended(_)) => self.state.contended.failed(),
+            Err(error) if !error.is_transient() => self.state.refused.failed(),
+            Ok(_) | Err(_) => {}
         }
         let next = match swept {
             Ok(next) => {
@@ -203,12 +210,6 @@ impl Reconciler {
         };
         self.consumer.give_up_if_dead()?;
         Ok(next)
-    }
-
-    /// A sweep got through, or none is to.
-    pub(super) fn forget_conflict(&mut self) {
-        self.met_conflict = false;
-        self.state.contended.set(false);
     }
 
     /// Checks whether the schema fits. When it was changed, ids may have restarted, behind the cursor.

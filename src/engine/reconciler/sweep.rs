@@ -43,7 +43,7 @@ impl Reconciler {
         let Some(swept) = self.store.sweep(&policy).await? else {
             return Ok(Next::Pause);
         };
-        self.forget_conflict();
+        self.state.forget_failures();
         self.cursor = swept.next;
         if !swept.reclaimed.is_empty() {
             metrics::counter!("verifyd_runs_reclaimed_total")

@@ -1,6 +1,6 @@
 //! Which addresses a webhook endpoint may have.
 
-use crate::domain::web_address;
+use crate::domain::web_address::{self, WebAddressError};
 use crate::notify::settings::WebhookSettings;
 use crate::outbound::guard::{AddressGuard, is_qualified};
 use std::collections::BTreeSet;
@@ -24,8 +24,8 @@ pub enum AddressError {
     Fragment,
     #[error("not a public address (loopback only for hosts in webhooks.loopback_hosts)")]
     NotPublic,
-    #[error("must be written as it is called, allowed: https://HOST/PATH with {form}", form = web_address::FORM)]
-    Mended,
+    #[error(transparent)]
+    Written(#[from] WebAddressError),
     #[error(
         "its host has no dot, so it is not public (loopback only for hosts in webhooks.loopback_hosts)"
     )]
@@ -55,7 +55,7 @@ impl AddressRule {
         if url.fragment().is_some() {
             return Err(AddressError::Fragment);
         }
-        let url = web_address::parse(text).ok_or(AddressError::Mended)?;
+        let url = web_address::parse(text)?;
         if let Some(Host::Domain(name)) = url.host()
             && !self.loopback_hosts.contains(name)
             && !is_qualified(name)

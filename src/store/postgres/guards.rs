@@ -153,10 +153,6 @@ const HAS_TRIGGER: &str = "
     SELECT EXISTS (SELECT FROM pg_trigger
         WHERE tgrelid = $1::oid AND tgname = $2 AND tgenabled IN ('O', 'A'))";
 
-const INVALID_INDEX: &str = "
-    SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-        WHERE i.indrelid = $1::oid AND c.relname = $2 AND NOT i.indisvalid)";
-
 /// Reading a large table takes its time; waiting for a lock must not.
 const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
 
@@ -444,7 +440,10 @@ impl PostgresStore {
         let (there, broken): (bool, bool) = self
             .transaction(async |tx| {
                 let there = self.scalar(index.there).bind(&table.name);
-                let broken = self.scalar(INVALID_INDEX).bind(table.oid).bind(index.name);
+                let broken = self
+                    .scalar(indexes::INVALID)
+                    .bind(table.oid)
+                    .bind(index.name);
                 Ok::<_, StoreError>((
                     there.fetch_one(&mut *tx).await?,
                     broken.fetch_one(&mut *tx).await?,

@@ -45,4 +45,9 @@ pub(super) const FAIR_QUEUING: Index = Index {
               with many queued runs is not made to wait for the others",
 };
 
+/// Whether the table with the oid `$1` has an invalid index of the name `$2`: a try to build it that failed leaves one.
+pub(super) const INVALID: &str = "
+    SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+        WHERE i.indrelid = $1::oid AND c.relname = $2 AND NOT i.indisvalid)";
+
 pub(super) const ALL: [&Index; 2] = [&ACTIVE, &FAIR_QUEUING];

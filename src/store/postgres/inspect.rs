@@ -9,7 +9,9 @@ use super::schema::MIGRATIONS_TABLE;
 use crate::ports::schema::{InspectStore, SchemaFinding};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations::WANTED_VERSION;
-use crate::store::tables::{APPLICATION, APPLICATION_TABLES, OWN, OWN_LOCKS, Room, Table, room};
+use crate::store::tables::{
+    APPLICATION, APPLICATION_TABLES, NUMBERED, OWN, OWN_LOCKS, Room, Table, room,
+};
 use async_trait::async_trait;
 use sqlx::PgConnection;
 
@@ -19,16 +21,17 @@ const MIN_SERVER_VERSION: i32 = 150_000;
 /// `server_version_num`
 const SERVER_VERSION: &str = "SELECT current_setting('server_version_num')::int";
 
-/// Columns that an INSERT must name, and that verifyd's own does not; of the ids a sequence that belongs to them, as a
-/// default that was dropped leaves one behind.
+/// `$1`: the name of a table of [`NUMBERED`]. Columns that an INSERT must name, and that verifyd's own does not: `id`, and
+/// of runs any; of the ids a sequence that belongs to them, as a default that was dropped leaves one behind.
 pub(super) const UNNAMED: &str = "
-    SELECT quote_ident(a.attname), CASE WHEN a.attname = 'id'
-        THEN quote_literal(pg_get_serial_sequence('operation_runs', 'id')) END
-    FROM pg_attribute a
-    WHERE a.attrelid = to_regclass('operation_runs') AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull
+    SELECT quote_ident(a.attname), CASE WHEN a.attname = 'id' THEN pg_get_serial_sequence($1::text, 'id') END
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+    WHERE a.attrelid = to_regclass($1::text) AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull
       AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
-      AND a.attname <> ALL ('{workspace_id,tenant_id,type,status,context,created_at}')
-      AND a.attname <> ALL ('{outcome,started_at,completed_at}')
+      AND CASE WHEN a.attname = 'id' THEN a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+          ELSE $1::text = 'operation_runs'
+              AND a.attname <> ALL ('{workspace_id,tenant_id,type,status,context,created_at}')
+              AND a.attname <> ALL ('{outcome,started_at,completed_at}') END
     ORDER BY a.attnum";
 
 /// Columns that have to be NULL in a new run, and are not where its producer leaves them out; whether they are
@@ -73,11 +76,12 @@ const UNIQUE: &str = "
 
 /// `$1`: the name of a table that statements do not find, `$2`: those of the application. Where they find none of these, a
 /// schema that has the table and one of runs, `public` first, whether the role may use that schema, the role, its
-/// search_path, and the same with that schema.
+/// search_path, and the same with that schema; the database.
 const ELSEWHERE: &str = "
     SELECT quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE'), quote_ident(current_user),
         current_setting('search_path'),
-        concat_ws(', ', nullif(nullif(current_setting('search_path'), ''), '\"\"'), quote_ident(n.nspname))
+        concat_ws(', ', nullif(nullif(current_setting('search_path'), ''), '\"\"'), quote_ident(n.nspname)),
+        quote_ident(current_database())
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relname = $1::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
       AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS t(name)
@@ -115,18 +119,25 @@ impl InspectStore for PostgresStore {
             for table in OWN.iter().chain(OWN_LOCKS) {
                 let name = format!("verifyd.{}", table.name);
                 let owner = Owner::Verifyd { migrated };
-                self.inspect_table(tx, &name, table, owner, &mut findings)
+                let found = self
+                    .inspect_table(tx, &name, table, owner, &mut findings)
                     .await?;
+                if let Some(found) = found {
+                    self.advise_unnamed(tx, &name, &found, &mut findings)
+                        .await?;
+                }
             }
             for table in APPLICATION {
                 let owner = Owner::Application { migrated };
-                let runs = self
+                let found = self
                     .inspect_table(tx, table.name, table, owner, &mut findings)
-                    .await?
-                    .filter(|_| table.name == "operation_runs");
-                if let Some(runs) = runs {
-                    self.advise_columns(tx, &runs, &mut findings).await?;
-                    self.advise_indexes(tx, &runs, &mut findings).await?;
+                    .await?;
+                let Some(found) = found else { continue };
+                self.advise_unnamed(tx, table.name, &found, &mut findings)
+                    .await?;
+                if table.name == "operation_runs" {
+                    self.advise_filled(tx, &found, &mut findings).await?;
+                    self.advise_indexes(tx, &found, &mut findings).await?;
                 }
             }
             if let Some(version) = version.filter(|version| *version < WANTED_VERSION) {
@@ -253,36 +264,45 @@ impl PostgresStore {
         Ok(Some(relation))
     }
 
-    /// See [`UNNAMED`] and [`FILLED`]. Runs of other producers are worked on all the same, or verifyd's own are.
-    async fn advise_columns(
+    /// See [`UNNAMED`]. What others have recorded is worked on all the same.
+    async fn advise_unnamed(
+        &self,
+        tx: &mut PgConnection,
+        name: &str,
+        table: &Relation,
+        findings: &mut Vec<SchemaFinding>,
+    ) -> Result<(), StoreError> {
+        let Some((_, refused)) = NUMBERED.iter().find(|(numbered, _)| *numbered == name) else {
+            return Ok(());
+        };
+        let unnamed = self.rows(UNNAMED).bind(name);
+        let unnamed: Vec<(String, Option<String>)> = unnamed.fetch_all(&mut *tx).await?;
+        findings.extend(unnamed.into_iter().map(|(column, sequence)| {
+            let remedy = match column.as_str() {
+                "id" => table.number(name, sequence.as_deref()),
+                _ => format!(
+                    "ALTER TABLE {name} ALTER COLUMN {column} SET DEFAULT …; or DROP NOT NULL"
+                ),
+            };
+            SchemaFinding::advice(
+                format!("{name}.{column}"),
+                format!(
+                    "NOT NULL and without a default, so that verifyd's own INSERT is refused: \
+                     {refused}"
+                ),
+                remedy,
+            )
+        }));
+        Ok(())
+    }
+
+    /// See [`FILLED`]. verifyd's own runs are worked on all the same.
+    async fn advise_filled(
         &self,
         tx: &mut PgConnection,
         runs: &Relation,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
-        let unnamed: Vec<(String, Option<String>)> = self.rows(UNNAMED).fetch_all(&mut *tx).await?;
-        findings.extend(unnamed.into_iter().map(|(column, sequence)| {
-            // Producers may have given ids that the sequence has not.
-            let alter = "let producers leave it out, and as the table's owner: ALTER TABLE operation_runs ALTER COLUMN id";
-            let remedy = match (column.as_str(), sequence) {
-                ("id", Some(sequence)) => format!(
-                    "{alter} SET DEFAULT nextval({sequence}); SELECT setval({sequence}, max(id)) FROM operation_runs;"
-                ),
-                ("id", None) => format!(
-                    "{alter} ADD GENERATED BY DEFAULT AS IDENTITY; \
-                     SELECT setval(pg_get_serial_sequence('operation_runs', 'id'), max(id)) FROM operation_runs;"
-                ),
-                _ => format!(
-                    "ALTER TABLE operation_runs ALTER COLUMN {column} SET DEFAULT …; or DROP NOT NULL"
-                ),
-            };
-            SchemaFinding::advice(
-                format!("operation_runs.{column}"),
-                "NOT NULL and without a default, so that verifyd's own INSERT is refused: no check \
-                 can be started by command line, API or page",
-                remedy,
-            )
-        }));
         let filled: Vec<(String, bool)> =
             self.rows(FILLED).bind(runs.oid).fetch_all(&mut *tx).await?;
         findings.extend(filled.into_iter().map(|(column, is_not_null)| {
@@ -316,7 +336,7 @@ impl PostgresStore {
         owner: Owner,
     ) -> Result<SchemaFinding, StoreError> {
         let elsewhere = self.rows(ELSEWHERE).bind(name).bind(APPLICATION_TABLES);
-        let elsewhere: Option<(String, bool, String, String, String)> =
+        let elsewhere: Option<(String, bool, String, String, String, String)> =
             elsewhere.fetch_optional(&mut *tx).await?;
         let (problem, remedy) = match &elsewhere {
             None => (
@@ -327,13 +347,13 @@ impl PostgresStore {
                 format!("the role {user} may not use the schema {schema}, which has the table"),
                 format!("as the schema's owner: GRANT USAGE ON SCHEMA {schema} TO {user};"),
             ),
-            Some((schema, true, user, path, longer_path)) => (
+            Some((schema, true, user, path, longer_path, database)) => (
                 format!(
                     "search_path ({path}) does not name the schema {schema}, which has the table"
                 ),
                 format!(
                     "correct search_path in the options of database.url if it is there; else: ALTER ROLE {user} \
-                     SET search_path = {longer_path};"
+                     IN DATABASE {database} SET search_path = {longer_path};"
                 ),
             ),
         };
@@ -356,10 +376,12 @@ impl PostgresStore {
                 .fetch_one(&mut *tx)
                 .await?;
             if !there {
+                let invalid = self.scalar(indexes::INVALID).bind(runs.oid);
+                let is_invalid: bool = invalid.bind(index.name).fetch_one(&mut *tx).await?;
                 findings.push(SchemaFinding::advice(
                     "operation_runs",
                     index.problem,
-                    runs.add_index(index),
+                    runs.add_index(index, is_invalid),
                 ));
             }
         }
@@ -392,8 +414,8 @@ impl Owner {
                 "run: verifyd migrate"
             }
             Self::Verifyd { migrated: true } => {
-                "restore it from a backup; or, to begin anew without attempts, reports, tokens and webhooks: \
-                 DROP SCHEMA verifyd CASCADE; and then: verifyd migrate"
+                "restore it from a backup; or, to begin anew without attempts, reports, tokens, webhooks and the audit \
+                 trail: DROP SCHEMA verifyd CASCADE; and then: verifyd migrate"
             }
             Self::Application { migrated: true } => {
                 "give the table its name back, or restore it from a backup"

@@ -2,7 +2,8 @@
 //! Those of `serve` are tried once it is known that they get through.
 
 use super::inspect::UNNAMED;
-use super::{ADVISORY_SPACE, PostgresStore, sessions};
+use super::sessions::{self, PoolerSessions};
+use super::{ADVISORY_SPACE, PostgresStore};
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
@@ -16,7 +17,7 @@ use crate::store::completion::{Completed, CompletionRequest, InventoryRow};
 use crate::store::probe::{self, RunSteps};
 use crate::store::sql_store::SqlConnection;
 use crate::store::statement::Sql;
-use crate::store::tables::APPLICATION_TABLES;
+use crate::store::tables::{APPLICATION_TABLES, NUMBERED};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
@@ -84,21 +85,11 @@ const CONNECTION_LIMIT: &str = "
                 ELSE coalesce(current_setting('reserved_connections', true)::bigint, 0) END
     ) AS l(of_role, of_database, allowed) WHERE l.allowed >= 0 ORDER BY l.allowed LIMIT 1";
 
+/// Longest time for each statement of a sweep that is tried, in milliseconds: without an index it reads the whole table.
+const SWEEPING_MS: u32 = 2_000;
+
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
 const LEAST_IN_POOL: u32 = 2;
-
-/// The tables that verifyd inserts rows into whose ids are from a sequence.
-const NUMBERED: [&str; 9] = [
-    "operation_runs",
-    "provider_connections",
-    "provider_credentials",
-    "tenant_permissions",
-    "verification_check_acknowledgements",
-    "verifyd.api_tokens",
-    "verifyd.webhook_endpoints",
-    "verifyd.webhook_deliveries",
-    "verifyd.audit_entries",
-];
 
 /// `$1`: the name of a table whose ids the role may read. The sequence that the default of its ids names, else that of the
 /// identity column, else the one that belongs to the column, as a default that was dropped leaves one behind; by how much
@@ -170,12 +161,18 @@ fn connections_with(pool: u32, has_several_hosts: bool, listening: Option<u32>) 
     (i64::from(least), i64::from(pool + others))
 }
 
-/// Returns the limit of a pooler in session mode. `free`: sessions that could be opened; `all`: with those of others, which
-/// may be of a worker, and that opens no second time as many.
-fn limit_of_pool(free: i64, all: Option<i64>, least: i64, needed: i64) -> Option<ConnectionLimit> {
-    let (by, allowed) = match all.filter(|all| *all < needed) {
+/// Returns the limit of a pooler in session mode. Where it may have enough sessions, of which others have some, those that
+/// are free say whether it does, unless a worker has the others.
+fn limit_of_pool(found: PoolerSessions, least: i64, needed: i64) -> Option<ConnectionLimit> {
+    let PoolerSessions {
+        free,
+        at_most,
+        has_worker,
+    } = found;
+    let wanted_free = if has_worker { least } else { needed };
+    let (by, allowed) = match at_most.filter(|all| *all < needed) {
         Some(all) => (LimitedBy::Pool, all),
-        None if free < least => (LimitedBy::FreeInPool, free),
+        None if free < wanted_free => (LimitedBy::FreeInPool, free),
         None => return None,
     };
     Some(ConnectionLimit {
@@ -217,7 +214,8 @@ impl RunSteps for Steps<'_> {
                 Ok(missing.await?.has_no_insert())
             }
             Some(NOT_NULL) => {
-                let unnamed = sqlx::query(UNNAMED).persistent(false);
+                let unnamed = sqlx::query(UNNAMED).bind("operation_runs");
+                let unnamed = unnamed.persistent(false);
                 Ok(unnamed.fetch_optional(&mut *self.tx).await?.is_some())
             }
             // Not of the key: ids begin again behind those that are there.
@@ -267,6 +265,22 @@ impl RunSteps for Steps<'_> {
 impl PostgresStore {
     async fn try_run(&self, tx: &mut PgConnection) -> Result<Writing, StoreError> {
         probe::try_run(&mut Steps { store: self, tx }).await
+    }
+
+    /// Tries a sweep. One that takes longer than [`SWEEPING_MS`] is not refused.
+    async fn try_sweep(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
+        let limit = format!("SET LOCAL statement_timeout = {SWEEPING_MS}");
+        let mut inner = tx.begin().await?;
+        sqlx::raw_sql(AssertSqlSafe(limit))
+            .execute(&mut *inner)
+            .await?;
+        let tried = probe::try_sweep(&mut self.shared(&mut *inner)).await;
+        // Limit and locks end with it.
+        inner.rollback().await?;
+        match tried {
+            Err(error) if error.is_of_cancelled_statement() => Ok(()),
+            tried => tried,
+        }
     }
 
     /// Returns the next id of the table's sequence, the largest id that is there, and the last that the sequence gives.
@@ -371,8 +385,17 @@ impl ProbeStore for PostgresStore {
                     .execute(&mut *tx)
                     .await?;
             }
+            self.try_sweep(tx).await?;
             let writing = self.try_run(tx).await?;
             Ok(End::Rollback(writing))
+        })
+        .await
+    }
+
+    async fn try_sweeping(&self) -> Result<(), StoreError> {
+        self.transaction_with_end(async |tx| {
+            self.try_sweep(tx).await?;
+            Ok(End::Rollback(()))
         })
         .await
     }
@@ -380,7 +403,7 @@ impl ProbeStore for PostgresStore {
     async fn unusable_ids(&self) -> Result<Vec<UnusableIds>, StoreError> {
         self.transaction(async |tx| {
             let mut unusable = Vec::new();
-            for table in NUMBERED {
+            for (table, _) in NUMBERED {
                 let ids = self.ids(tx, table).await?;
                 let repeats = |ids: &UnusableIds| ids.next.is_none_or(|next| next <= ids.largest);
                 unusable.extend(ids.filter(|ids| ids.increment < 0 || repeats(ids)));
@@ -413,11 +436,12 @@ impl ProbeStore for PostgresStore {
         let is_direct = self.with_timeout(sessions::is_direct(&options)).await?;
         if !is_direct {
             // Listening begins with two.
-            let least = with(self.listens_here().then_some(1)).0;
-            let needed = with(self.listens_here().then_some(2)).1;
-            let counted = sessions::count(&options, needed);
-            let (free, all) = self.with_timeout(counted).await?;
-            return Ok(limit_of_pool(free, all, least, needed));
+            let listens_here = self.listens_here();
+            let least = with(listens_here.then_some(1)).0;
+            let needed = with(listens_here.then_some(2)).1;
+            let counted = sessions::count(&options, needed, listens_here);
+            let found = self.with_timeout(counted).await?;
+            return Ok(limit_of_pool(found, least, needed));
         }
         let (least, needed) = with(self.listen.as_ref().map(|_| 1));
         self.transaction(async |tx| {
@@ -475,16 +499,23 @@ mod tests {
 
     #[test]
     fn a_pooler_with_none_free_is_not_one_that_has_none() {
-        for (free, all, limited) in [
-            (0, None, Some((LimitedBy::FreeInPool, 0))),
-            (3, Some(14), Some((LimitedBy::FreeInPool, 3))),
-            (3, Some(3), Some((LimitedBy::Pool, 3))),
-            (5, Some(5), Some((LimitedBy::Pool, 5))),
-            (5, Some(14), None),
+        for (free, at_most, has_worker, limited) in [
+            (0, None, true, Some((LimitedBy::FreeInPool, 0))),
+            (3, Some(14), true, Some((LimitedBy::FreeInPool, 3))),
+            (3, Some(3), true, Some((LimitedBy::Pool, 3))),
+            (5, Some(5), true, Some((LimitedBy::Pool, 5))),
+            (5, Some(14), true, None),
+            (5, Some(14), false, Some((LimitedBy::FreeInPool, 5))),
+            (13, Some(14), false, None),
         ] {
-            let limit = limit_of_pool(free, all, 4, 13);
+            let found = PoolerSessions {
+                free,
+                at_most,
+                has_worker,
+            };
+            let limit = limit_of_pool(found, 4, 13);
             let limit = limit.map(|limit| (limit.by, limit.allowed));
-            assert_eq!(limit, limited, "{free} of {all:?}");
+            assert_eq!(limit, limited, "{found:?}");
         }
     }
 }

@@ -29,13 +29,30 @@ const DIRECT: &str = "verifyd.direct";
 /// How PgBouncer refuses it.
 const REFUSED_AT_STARTUP: &str = "08P01";
 
-/// The sessions that a pooler has for the role and database, where this connection is one of them: a pooler that has none
-/// free has opened all.
-const SESSIONS_OF_POOL: &str = "
-    SELECT count(*) FROM pg_stat_activity o
+/// Counts the sessions of the role and database that come from the address of the pooler, where this connection has one
+/// of the pooler's, and those of them that listen for verifyd. A pooler that has none free has opened all. Sessions that
+/// were opened at that address without it look the same, so that it may have fewer.
+const SESSIONS_FROM_POOLER: &str = "
+    SELECT count(*), count(*) FILTER (WHERE a.query LIKE 'LISTEN \"verifyd\\_queued\"%')
+    FROM pg_stat_activity o
     JOIN pg_stat_activity a ON a.datid = o.datid AND a.usesysid = o.usesysid
         AND a.client_addr IS NOT DISTINCT FROM o.client_addr AND a.backend_type = o.backend_type
     WHERE o.pid = pg_backend_pid()";
+
+/// Whether a worker may be running: the longest interval of heartbeats is 5 minutes.
+const HAS_WORKER: &str =
+    "SELECT EXISTS (SELECT FROM verifyd.workers WHERE beat_at > now() - interval '6 minutes')";
+
+/// What can be told of the sessions of a pooler.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PoolerSessions {
+    /// As many could be opened at the same time.
+    pub free: i64,
+    /// It has no more with those of others; `None`: nothing is known.
+    pub at_most: Option<i64>,
+    /// Whether those of others may be a worker's, which opens no second time as many.
+    pub has_worker: bool,
+}
 
 /// In one message: a pooler may give each message another session.
 async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
@@ -101,16 +118,17 @@ pub(super) async fn open_two(
     }
 }
 
-/// Opens connections with a session each, up to this number. Returns how many there were at the same time, and how many
-/// the pooler had then with those of others, which only an open one can tell.
+/// Opens connections with a session each, up to this number, and counts them with those of others, which only an open one
+/// can tell. `listens_here`: whether workers listen through the pooler.
 pub(super) async fn count(
     options: &PgConnectOptions,
     wanted: i64,
-) -> Result<(i64, Option<i64>), StoreError> {
+    listens_here: bool,
+) -> Result<PoolerSessions, StoreError> {
     let mut opened = Vec::new();
-    let mut count = 0;
+    let mut found = PoolerSessions::default();
     let mut waiting = None;
-    while count < wanted {
+    while found.free < wanted {
         let mut opening = Box::pin(open(options));
         match tokio::time::timeout(SESSION_TIMEOUT, &mut opening).await {
             Ok(Ok(connection)) => opened.push(connection),
@@ -121,13 +139,17 @@ pub(super) async fn count(
                 break;
             }
         }
-        count += 1;
+        found.free += 1;
     }
-    let mut all = None;
     if let Some(connection) = opened.last_mut() {
-        let row = sqlx::raw_sql(SESSIONS_OF_POOL).fetch_one(connection);
-        let seen: i64 = row.await?.try_get(0)?;
-        all = Some(seen.max(count));
+        let row = sqlx::raw_sql(SESSIONS_FROM_POOLER).fetch_one(&mut *connection);
+        let row = row.await?;
+        let (all, listening): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let elsewhere = if listens_here { 0 } else { listening };
+        found.at_most = Some((all - elsewhere).max(found.free));
+        // Before `migrate` there is no such table.
+        let row = sqlx::raw_sql(HAS_WORKER).fetch_one(connection).await;
+        found.has_worker = row.and_then(|row| row.try_get(0)).unwrap_or_default();
     }
     for connection in opened {
         let _ = connection.close().await;
@@ -135,7 +157,7 @@ pub(super) async fn count(
     if let Some(opening) = waiting {
         close_once_open(opening).await;
     }
-    Ok((count, all))
+    Ok(found)
 }
 
 /// Returns whether two connections, used alternately, keep a session each. Without a pooler, and with one in session mode,

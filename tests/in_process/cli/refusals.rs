@@ -167,7 +167,12 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
         (
             "webhooks add --workspace 1 --url https:///a.example/hook",
             1,
-            "--url: must be written as it is called, allowed: https://HOST/PATH with HOST in ASCII",
+            "--url: must be written as it is called: HOST in ASCII",
+        ),
+        (
+            "webhooks add --workspace 1 --url https://a.example:0/hook",
+            1,
+            "--url: must have a port from 1 to 65535",
         ),
         (
             "webhooks add --workspace 1 --url https:\\\\a.example\\hook",

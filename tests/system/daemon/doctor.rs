@@ -232,8 +232,9 @@ async fn what_the_role_may_not_do_is_named() {
         .iter()
         .find(|(_, found, _)| found.starts_with(hidden))
         .unwrap_or_else(|| panic!("{bad:?}"));
-    let longer = "ALTER ROLE verifyd_serve SET search_path = nowhere, public;";
-    assert_eq!((code, statement(remedy)), (1, longer));
+    let longer =
+        format!("ALTER ROLE verifyd_serve IN DATABASE {name} SET search_path = nowhere, public;");
+    assert_eq!((code, statement(remedy)), (1, longer.as_str()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -278,6 +278,53 @@ async fn an_id_without_a_default_is_found() {
     }
 }
 
+/// Also of tables that are verifyd's own, and of those that only operators insert into.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_without_a_default_is_found_in_every_table() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    bench
+        .execute("ALTER TABLE tenant_permissions ADD COLUMN id bigserial")
+        .await;
+    assert_eq!(examined(&bench), (0, vec![]));
+    for (table, said) in [
+        ("provider_connections", "no connection can be added"),
+        ("provider_credentials", "no credential can be added"),
+        (
+            "tenant_permissions",
+            "no check that reads permissions can be completed",
+        ),
+        (
+            "verification_check_acknowledgements",
+            "nothing can be acknowledged",
+        ),
+        ("verifyd.api_tokens", "no token can be created"),
+        ("verifyd.webhook_endpoints", "no endpoint can be added"),
+        ("verifyd.webhook_deliveries", "no run can be completed"),
+        ("verifyd.audit_entries", "nothing can be done"),
+    ] {
+        bench
+            .execute(&format!(
+                "ALTER TABLE {table} ALTER COLUMN id DROP IDENTITY IF EXISTS, ALTER COLUMN id DROP DEFAULT"
+            ))
+            .await;
+        let (_, bad) = examined(&bench);
+        let schema = bad.iter().find(|(part, ..)| part == "schema");
+        let (_, found, remedy) = schema.unwrap_or_else(|| panic!("{table}: {bad:?}"));
+        let without = format!("{table}.id: NOT NULL and without a default");
+        assert!(found.starts_with(&without), "{found}");
+        assert!(found.contains(said), "{found}");
+        bench.execute(statement(remedy)).await;
+        assert_eq!(examined(&bench), (0, vec![]), "{table}");
+    }
+    let of_audit = "SELECT count(*) FROM pg_attribute WHERE attname = 'id' AND attidentity = 'a'
+        AND attrelid = 'verifyd.audit_entries'::regclass";
+    assert_eq!(bench.numbers(of_audit).await, [1]);
+    bench.healthy(2);
+    bench.token(&["run"]);
+    bench.enqueue(connection);
+}
+
 /// A sequence that a default has left behind gives no ids.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_id_is_that_of_the_identity_column() {

@@ -37,25 +37,20 @@ async fn a_pooler_in_session_mode_with_few_connections_is_named_with_their_numbe
     let mut bench = Bench::new().await;
     let direct = bench.database.url();
     for (connections, in_use, said) in [
-        (3, 0, "has 3 sessions"),
-        (4, 0, "has 4 sessions"),
-        (5, 0, "has 5 sessions"),
+        (3, 0, "has at most 3 sessions"),
+        (4, 0, "has at most 4 sessions"),
+        (5, 0, "has at most 5 sessions"),
         (14, 11, "3 connections are free now"),
-        (14, 9, ""),
+        (14, 9, "5 connections are free now"),
     ] {
         let pooler = PgBouncer::in_session_mode(&direct, connections);
         let pooled = pooler.url_of(&direct);
-        // As a worker under load has them.
         let mut others = Vec::new();
         for _ in 0..in_use {
             others.push(other(&pooled).await);
         }
         bench.set("DATABASE_URL", pooled);
         let (code, bad) = examined(&bench);
-        if in_use == 9 {
-            assert_eq!((code, bad), (0, vec![]));
-            continue;
-        }
         let [(part, found, remedy)] = &bad[..] else {
             panic!("{connections}: {bad:?}")
         };
@@ -67,12 +62,59 @@ async fn a_pooler_in_session_mode_with_few_connections_is_named_with_their_numbe
         assert!(found.contains("up to 13 connections"), "{found}");
         assert!(remedy.contains("have 13 connections"), "{remedy}");
         assert!(remedy.contains("default_pool_size"), "{remedy}");
+        if in_use == 9 {
+            // As a worker under load has the others.
+            bench
+                .execute(
+                    "INSERT INTO verifyd.workers
+                         (worker_id, version, concurrency, in_flight, started_at, beat_at)
+                     VALUES ('beats', '1', 1, 0, now(), now())",
+                )
+                .await;
+            assert_eq!(examined(&bench), (0, vec![]));
+        }
     }
 }
 
-/// A client of the pooler that keeps its session.
-async fn other(pooled: &str) -> PgConnection {
-    let options: PgConnectOptions = pooled.parse().unwrap();
+/// They have the role and the address of the pooler's. What listens directly is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_beside_a_pooler_are_not_taken_for_the_pooler_s() {
+    let mut bench = Bench::new().await;
+    let direct = bench.database.url();
+    let pooler = PgBouncer::in_session_mode(&direct, 5);
+    bench.set("DATABASE_URL", pooler.url_of(&direct));
+    let mut beside = Vec::new();
+    for (sessions, said) in [
+        (5, "has at most 10 sessions"),
+        (12, "5 connections are free now"),
+    ] {
+        while beside.len() < sessions {
+            beside.push(other(&direct).await);
+        }
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{sessions}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (0, "pooler"), "{found}");
+        assert!(found.contains(said), "{found}");
+        assert!(remedy.contains("have 13 connections"), "{remedy}");
+    }
+    beside.truncate(1);
+    let listen = sqlx::raw_sql("LISTEN \"verifyd_queued\"");
+    listen.execute(&mut beside[0]).await.unwrap();
+    bench.set("VERIFYD__DATABASE__LISTEN_URL", direct);
+    let (code, bad) = examined(&bench);
+    let [(part, found, _)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "pooler"), "{found}");
+    assert!(found.contains("has at most 5 sessions"), "{found}");
+    assert!(found.contains("up to 11 connections"), "{found}");
+}
+
+/// A client of the server or of a pooler that keeps its session.
+async fn other(url: &str) -> PgConnection {
+    let options: PgConnectOptions = url.parse().unwrap();
     let mut other = options.extra_float_digits(None).connect().await.unwrap();
     sqlx::raw_sql("SELECT 1").execute(&mut other).await.unwrap();
     other

@@ -18,6 +18,7 @@ mod privileges;
 mod proxy;
 mod refused_claims;
 mod refused_completions;
+mod refused_sweeps;
 mod replicas;
 mod reused_ids;
 mod schema;

@@ -406,13 +406,95 @@ async fn a_generated_column_that_is_written_loses_its_expression() {
     assert_eq!(
         remedies,
         [
-            "ALTER TABLE operation_runs ALTER COLUMN failure_summary DROP EXPRESSION;",
-            "ALTER TABLE tenant_permissions ALTER COLUMN details DROP EXPRESSION;",
+            "from then on rows of others have no value in it that they do not give: \
+             ALTER TABLE operation_runs ALTER COLUMN failure_summary DROP EXPRESSION;",
+            "from then on rows of others have no value in it that they do not give: \
+             ALTER TABLE tenant_permissions ALTER COLUMN details DROP EXPRESSION;",
         ]
     );
     assert!(found.iter().all(|finding| finding.fatal), "{found:?}");
     assert_eq!(left, []);
     bed.completed(&succeeded()).await;
+}
+
+/// Others leave the column out, so that its values still come from the sequence.
+#[tokio::test]
+async fn an_identity_column_that_is_written_stays_one() {
+    let bed = Bed::postgres().await;
+    bed.exec(
+        "ALTER TABLE operation_runs ALTER COLUMN workspace_id ADD GENERATED ALWAYS AS IDENTITY",
+    )
+    .await;
+    let [found, left] = mended(&bed).await;
+    assert_eq!(subjects(&found), ["operation_runs.workspace_id"]);
+    assert_eq!(left, []);
+    bed.recorded(1).await;
+    bed.exec("INSERT INTO operation_runs (type, status) VALUES ('x', 'x')")
+        .await;
+}
+
+#[tokio::test]
+async fn ids_without_a_default_go_on_behind_those_that_are_there() {
+    const ALL: &str = "FOR VALUES FROM (MINVALUE) TO (MAXVALUE)";
+    let runs = RUNS.replace("id bigserial", "id bigint NOT NULL");
+    let root = runs.replace("operation_runs", "all_runs");
+    for by in [
+        runs.clone(),
+        format!("{runs}; CREATE SEQUENCE \"left_over's\" OWNED BY operation_runs.id"),
+        format!(
+            "{runs} PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF operation_runs {ALL}"
+        ),
+        format!(
+            "{root} PARTITION BY RANGE (id); CREATE TABLE operation_runs PARTITION OF all_runs {ALL}"
+        ),
+    ] {
+        let bed = replaced(&["operation_runs"], &by).await;
+        let insert = "INSERT INTO operation_runs (id, workspace_id, type, status) VALUES";
+        bed.exec(&format!("{insert} (7, 1, 'x', 'x')")).await;
+        let [found, left] = mended(&bed).await;
+        let of_id = found.iter().find(|f| f.subject == "operation_runs.id");
+        assert!(!of_id.unwrap().fatal, "{found:?}");
+        assert_eq!(left, [], "{by}");
+        let insert = insert.replace("(id, ", "(");
+        bed.exec(&format!("{insert} (1, 'x', 'x')")).await;
+        let next = "SELECT max(id) FROM operation_runs";
+        assert_eq!(bed.number(next).await, 8, "{by}");
+    }
+}
+
+/// Ids of rows that were deleted are not given again.
+#[tokio::test]
+async fn a_sequence_that_is_ahead_of_the_rows_stays_ahead() {
+    let by = RUNS.replace("id bigserial", "id bigint NOT NULL")
+        + "; CREATE SEQUENCE left_over START WITH 100 OWNED BY operation_runs.id";
+    let bed = replaced(&["operation_runs"], &by).await;
+    let insert = "INSERT INTO operation_runs (id, workspace_id, type, status) VALUES";
+    bed.exec(&format!("{insert} (7, 1, 'x', 'x')")).await;
+    let [_, left] = mended(&bed).await;
+    assert_eq!(left, []);
+    let insert = insert.replace("(id, ", "(");
+    bed.exec(&format!("{insert} (1, 'x', 'x')")).await;
+    let next = "SELECT max(id) FROM operation_runs";
+    assert!(bed.number(next).await >= 100);
+}
+
+/// As `CREATE INDEX CONCURRENTLY` leaves it where it is interrupted.
+#[tokio::test]
+async fn an_invalid_index_is_to_be_dropped_first() {
+    let bed = Bed::postgres().await;
+    let index = "operation_runs_check_active";
+    bed.exec(&format!(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass"
+    ))
+    .await;
+    let findings = bed.store.inspect().await.unwrap();
+    let [finding] = &findings[..] else {
+        panic!("{findings:?}")
+    };
+    let first = format!("DROP INDEX {index}, which a try that failed has left, and then: ");
+    assert!(finding.remedy.starts_with(&first), "{finding:?}");
+    bed.exec(&format!("DROP INDEX {index}")).await;
+    assert_eq!(mended(&bed).await[1], []);
 }
 
 #[tokio::test]

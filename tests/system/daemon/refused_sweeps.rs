@@ -1,0 +1,85 @@
+//! A policy of the application fails in every sweep.
+
+use crate::daemon::doctor::{examined, statement};
+use test_support::bench::Bench;
+use test_support::waiting::until;
+
+/// Reads a setting that the sessions of verifyd do not have.
+const FAILING: &str = "CREATE POLICY of_setting ON operation_runs AS RESTRICTIVE FOR UPDATE
+    USING (workspace_id = current_setting('app.workspace')::bigint)";
+
+/// What the database says of it, which is in no answer over HTTP.
+const SAID: &str = "unrecognized configuration parameter \"app.workspace\"";
+
+/// A database whose policies admit all runs to the role of `serve`.
+async fn restricted() -> Bench {
+    let mut bench = Bench::new().await;
+    bench.grant().await;
+    bench.become_role("verifyd_serve");
+    bench
+        .execute(
+            "ALTER TABLE operation_runs ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY all_runs ON operation_runs USING (true)",
+        )
+        .await;
+    bench
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_served_where_every_sweep_is_refused() {
+    let bench = restricted().await;
+    bench.execute(FAILING).await;
+    let serve = bench.run(&["serve"]);
+    let said = String::from_utf8_lossy(&serve.stderr);
+    assert_eq!(serve.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("sweeping: {SAID}")), "{said}");
+    assert!(said.contains("ALTER POLICY"), "{said}");
+}
+
+/// Also while there is no run with which anything else could be tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_tries_a_sweep() {
+    let bench = restricted().await;
+    assert_eq!(examined(&bench), (0, vec![]));
+    bench
+        .execute(
+            "ALTER TABLE verifyd.run_deliveries ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY of_setting ON verifyd.run_deliveries
+                 USING (run_id = current_setting('app.workspace')::bigint)",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(schema, _, remedy), (writing, found, _)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    let parts = [schema.as_str(), writing.as_str()];
+    assert_eq!((code, parts), (1, ["schema", "writing"]), "{bad:?}");
+    assert!(found.contains(&format!("sweeping: {SAID}")), "{found}");
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+}
+
+/// While no run is queued, nothing else says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_not_ready_until_a_sweep_gets_through() {
+    let bench = restricted().await;
+    let daemon = bench.serve(&[
+        ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "500ms"),
+        ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
+    ]);
+    daemon.ready().await;
+    bench.execute(FAILING).await;
+    until("it is not ready", async || {
+        let (status, body) = daemon.get("/readyz").await;
+        assert!(!body.contains("app.workspace"), "{body}");
+        status == 503 && body.contains("sweeps have been refused for ")
+    })
+    .await;
+    assert!(daemon.metric("verifyd_sweep_failures_total").await >= 2.0);
+    // A restart would not help.
+    assert_eq!(daemon.get("/healthz").await.0, 200);
+    bench
+        .execute("DROP POLICY of_setting ON operation_runs")
+        .await;
+    daemon.ready().await;
+}
