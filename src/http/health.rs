@@ -38,7 +38,7 @@ pub struct Health {
     pub stuck_after: Duration,
     /// Time without an answered claim, or with locks in the way of every sweep, after which the process is not ready.
     pub unclaimed_after: Duration,
-    /// Time for which hints may wait while this process takes none: longer than it can be busy.
+    /// Time for which hints may wait while this process has free slots and takes none.
     pub untaken_after: Duration,
     /// Set while the process drains.
     pub stopping: CancellationToken,
