@@ -58,11 +58,6 @@ impl WorkerSettings {
         self.consumer_dead_after() / 2
     }
 
-    /// Returns the part of `run_deadline` that is kept for writing the result.
-    pub fn completion_reserve(&self) -> Duration {
-        (self.run_deadline / 10).clamp(Duration::from_millis(100), Duration::from_secs(5))
-    }
-
     /// Returns the time without a heartbeat after which a worker drops its own runs, before others may take
     /// them.
     pub fn self_fence_after(&self) -> Duration {
