@@ -145,7 +145,7 @@ impl Services {
         stopping: CancellationToken,
     ) -> Arc<Health> {
         let settings = &self.settings;
-        // A handler takes no longer than one of these.
+        // While slots are free, hints wait no longer than one of these.
         let busy = settings
             .worker
             .run_deadline

@@ -13,7 +13,7 @@ pub struct WorkerSettings {
     pub concurrency: usize,
     /// Largest number of counted attempts.
     pub max_attempts: u32,
-    /// Limit of one attempt. After it the lease is dead.
+    /// Limit of an attempt's check. Its completion may take [longer](Self::lease).
     #[serde(with = "humantime_serde")]
     pub run_deadline: Duration,
     /// Longest time of a run over all attempts, including waits that the provider asks for.
@@ -34,7 +34,18 @@ pub struct WorkerSettings {
 /// them, so a consumer that can recover has done so several times by then.
 const CONSUMER_HEARTBEATS: u32 = 24;
 
+/// `run_deadline`s that an attempt's lease lasts at most: the first is for the check, the last for releasing a run whose
+/// completion has failed. In those between, the finished check of each of a worker's slots is written even where rules of
+/// the application have each completion wait: with the defaults 72 of them, two at a time, as long as a statement may
+/// take, are 18 minutes.
+const LEASE_DEADLINES: u32 = 20;
+
 impl WorkerSettings {
+    /// Returns how long the lease of an attempt lasts at most. It ends earlier when its worker's heartbeat stops.
+    pub fn lease(&self) -> Duration {
+        LEASE_DEADLINES * self.run_deadline
+    }
+
     /// Returns the time without a sign of life after which the consumer of hints ends the process, while its
     /// queue is available. A consumer sends its heartbeats in whole seconds.
     pub fn consumer_dead_after(&self) -> Duration {
@@ -45,11 +56,6 @@ impl WorkerSettings {
     /// taken from the database.
     pub fn consumer_stalled_after(&self) -> Duration {
         self.consumer_dead_after() / 2
-    }
-
-    /// Returns the part of `run_deadline` that is kept for writing the result.
-    pub fn completion_reserve(&self) -> Duration {
-        (self.run_deadline / 10).clamp(Duration::from_millis(100), Duration::from_secs(5))
     }
 
     /// Returns the time without a heartbeat after which a worker drops its own runs, before others may take

@@ -40,7 +40,7 @@ pub struct Health {
     /// Time without an answered claim, or with every sweep refused or stopped by locks, after which the process is not
     /// ready.
     pub unclaimed_after: Duration,
-    /// Time for which hints may wait while this process takes none: longer than it can be busy.
+    /// Time for which hints may wait while this process has free slots and takes none.
     pub untaken_after: Duration,
     /// Set while the process drains.
     pub stopping: CancellationToken,

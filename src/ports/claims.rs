@@ -19,8 +19,8 @@ pub const MAX_FAILED_COMPLETIONS: u32 = 3;
 pub struct ClaimPolicy {
     /// Largest number of counted attempts (N of the promise).
     pub max_attempts: u32,
-    /// Longest time of one attempt; after it the lease is dead.
-    pub run_deadline: Duration,
+    /// Longest time of the attempt's lease.
+    pub lease: Duration,
     /// Whether a run may be claimed that requires isolation: the caller sees to it that no other such
     /// run is in flight in its process.
     pub isolated: bool,

@@ -85,7 +85,7 @@ fn claim(run: RunId) -> ClaimRequest {
         worker: WorkerId("doctor".to_owned()),
         policy: ClaimPolicy {
             max_attempts: 1,
-            run_deadline: Duration::from_secs(60),
+            lease: Duration::from_secs(60),
             isolated: true,
         },
     }

@@ -13,9 +13,11 @@ use super::sql::both;
 use super::sql_store::SqlConnection;
 use super::statement::Sql;
 use crate::domain::RunId;
+use crate::ports::log_throttle::log_limited;
 use crate::ports::store_error::StoreError;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
@@ -62,6 +64,8 @@ pub(super) struct Share {
     limits: [Arc<Semaphore>; 3],
     /// How long a call waits for its permits.
     timeout: Duration,
+    /// Whether a long call waits for its turn as long as its caller does.
+    keeps_turns: bool,
     by_itself: Mutex<HashMap<RunId, ByItself>>,
 }
 
@@ -87,7 +91,17 @@ impl Share {
         Self {
             limits: limits.map(|most| Arc::new(Semaphore::new(most as usize))),
             timeout,
+            keeps_turns: false,
             by_itself: Mutex::default(),
+        }
+    }
+
+    /// The same, where long calls keep their turns. Calls that come again would be served in any order, and some of many
+    /// too late.
+    pub fn keeping_turns(self) -> Self {
+        Self {
+            keeps_turns: true,
+            ..self
         }
     }
 
@@ -101,10 +115,19 @@ impl Share {
             }
             Ok::<_, AcquireError>(Permit { _permits: permits })
         };
-        match tokio::time::timeout(self.timeout, acquired).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(StoreError::TooManyCalls),
-        }
+        let mut acquired = pin!(acquired);
+        let permit = match tokio::time::timeout(self.timeout, acquired.as_mut()).await {
+            Ok(permit) => permit,
+            Err(_) if self.keeps_turns && length == Length::Long => {
+                log_limited!(
+                    warn,
+                    "calls that rules of the application have wait take all connections for such calls; waiting for one"
+                );
+                acquired.await
+            }
+            Err(_) => return Err(StoreError::TooManyCalls),
+        };
+        permit.map_err(|_| StoreError::TooManyCalls)
     }
 
     /// Sends a call of this run by itself. A short try that the server cancels is repeated as a long one: a cancelled
@@ -188,6 +211,7 @@ impl Share {
 mod tests {
     use super::*;
     use crate::ports::store_error::Detail;
+    use futures::poll;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
     const RUN: RunId = RunId(7);
@@ -203,6 +227,23 @@ mod tests {
         assert!(is_refused(share.permit(Length::Short).await));
         drop(first);
         let _again = share.permit(Length::Large).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_calls_keep_their_turns() {
+        let share = Share::new(1, TIMEOUT).keeping_turns();
+        let first = share.permit(Length::Long).await.unwrap();
+        let mut second = pin!(share.permit(Length::Long));
+        let waiting = tokio::time::timeout(9 * TIMEOUT, second.as_mut()).await;
+        assert!(waiting.is_err(), "it is not refused");
+        let mut third = pin!(share.permit(Length::Long));
+        assert!(poll!(third.as_mut()).is_pending());
+        drop(first);
+        let second = second.await.unwrap();
+        assert!(poll!(third.as_mut()).is_pending());
+        assert!(is_refused(share.permit(Length::Short).await));
+        drop(second);
+        assert!(third.await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

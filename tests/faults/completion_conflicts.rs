@@ -1,6 +1,6 @@
-//! Another application's transaction stands in the way of a completion.
+//! Another application's transaction or trigger stands in the way of completions.
 
-use crate::scene::{COMPLETED, Scene};
+use crate::scene::{COMPLETED, Scene, TIME_FOR_A_CHECK};
 use sqlx::{Connection as _, Executor as _};
 
 /// It locks in the opposite order: PostgreSQL ends one of the two, here verifyd's.
@@ -54,4 +54,51 @@ async fn another_application_deadlocks_with_a_completion() {
     }
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     scene.until(deadlocks, |n| n > 0).await;
+}
+
+/// A scene in which a trigger has each completion wait.
+async fn with_waiting_completions(how: &str) -> Scene {
+    let mut scene = Scene::healthy().await;
+    for (key, value) in TIME_FOR_A_CHECK {
+        scene.bench.set(key, value);
+    }
+    let trigger = format!(
+        "CREATE TABLE gate (closed boolean NOT NULL);
+         INSERT INTO gate VALUES (true);
+         CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN {how}; RETURN new; END $$;
+         CREATE TRIGGER hold BEFORE UPDATE ON operation_runs FOR EACH ROW
+             WHEN (new.status = 'completed') EXECUTE FUNCTION hold()"
+    );
+    scene.bench.execute(&trigger).await;
+    scene
+}
+
+/// Every try is cancelled, until long after the deadline of the checks.
+#[tokio::test(flavor = "multi_thread")]
+async fn finished_checks_outlast_a_trigger_that_waits() {
+    const RUNS: i64 = 12;
+    let gate = "WHILE (SELECT closed FROM public.gate) LOOP PERFORM pg_sleep(0.05); END LOOP";
+    let scene = with_waiting_completions(gate).await;
+    let (first, second) = scene.two();
+    scene.record(RUNS).await;
+    // A worker that gave them up then would have released them.
+    let late =
+        "SELECT count(*) FROM verifyd.run_attempts WHERE claimed_at < now() - interval '40 s'";
+    scene.until(late, |n| n >= RUNS).await;
+    assert_eq!(scene.number(COMPLETED).await, 0);
+    scene.bench.execute("UPDATE gate SET closed = false").await;
+    scene.each_run_is_checked_once().await;
+    first.ready().await;
+    second.ready().await;
+}
+
+/// Two at a time: the last is written long after the deadline of its check.
+#[tokio::test(flavor = "multi_thread")]
+async fn finished_checks_are_written_in_turn_where_each_waits() {
+    let scene = with_waiting_completions("PERFORM pg_sleep(5)").await;
+    let worker = scene.bench.serve(&[]);
+    scene.record(16).await;
+    scene.each_run_is_checked_once().await;
+    worker.ready().await;
 }

@@ -35,6 +35,12 @@ const QUICK: [(&str, &str); 10] = [
     ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "20s"),
 ];
 
+/// A check has enough of it on a busy machine, and ends long before a completion that waits.
+pub const TIME_FOR_A_CHECK: [(&str, &str); 2] = [
+    ("VERIFYD__WORKER__RUN_DEADLINE", "25s"),
+    ("VERIFYD__MICROSOFT__REQUEST_TIMEOUT", "20s"),
+];
+
 pub const COMPLETED: &str = "SELECT count(*) FROM operation_runs WHERE status = 'completed'";
 pub const RUNNING: &str = "SELECT count(*) FROM operation_runs WHERE status = 'running'";
 
@@ -261,6 +267,15 @@ impl Scene {
             assert_eq!(run.outcome, meant, "{run:?}");
         }
         ended
+    }
+
+    /// The same; and no attempt was lost, and the provider was asked for no run of the only connection again.
+    pub async fn each_run_is_checked_once(&self) {
+        let ended = self.ends_as_meant().await;
+        for run in &ended {
+            assert_eq!(run.attempts, ["completed"]);
+        }
+        assert_eq!(self.asked(), ended.len() as u64);
     }
 
     /// Records so many runs of each connection, and waits until all that were ever recorded have

@@ -114,7 +114,7 @@ async fn a_claim_that_is_not_sent_is_no_answer() {
     let worker = scene.world.worker().await;
     let policy = ClaimPolicy {
         max_attempts: 3,
-        run_deadline: Duration::from_secs(60),
+        lease: Duration::from_secs(60),
         isolated: true,
     };
     let (store, me) = (

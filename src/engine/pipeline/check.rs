@@ -52,7 +52,7 @@ impl Pipeline {
             }
         };
 
-        let deadline = attempt.deadline - self.worker.settings.completion_reserve();
+        let deadline = attempt.deadline;
         let target = Target {
             run_id: run.id,
             connection: ready.connection,

@@ -24,8 +24,12 @@ pub(super) struct Attempt<'a> {
     pub claim: Box<Claim>,
     /// Just before the claim was sent.
     pub began: Instant,
-    /// When the attempt's lease ends.
+    /// When its check must have ended.
     pub deadline: Instant,
+    /// When its completion must have ended. The rest of the time is for the run's release.
+    pub completion_deadline: Instant,
+    /// When this process gives the attempt up, whatever hangs: no later than its lease ends.
+    pub ends: Instant,
     /// Calls of its check without a result.
     pub calls: OpenCalls,
     pub in_flight: InFlightGuard<'a>,
@@ -44,7 +48,7 @@ impl Pipeline {
             let began = Instant::now();
             let policy = ClaimPolicy {
                 max_attempts: self.worker.settings.max_attempts,
-                run_deadline: self.worker.settings.run_deadline,
+                lease: self.worker.settings.lease(),
                 isolated: isolation.is_some(),
             };
             in_flight.enter(Phase::Claim);
@@ -65,19 +69,28 @@ impl Pipeline {
             match answer {
                 ClaimAnswer::Claimed(claim) => {
                     self.refused_claims.granted();
-                    let deadline = began + self.worker.settings.run_deadline;
+                    let settings = &self.worker.settings;
+                    let deadline = began + settings.run_deadline;
+                    let completion_deadline = match claim.exhausted {
+                        // It has no result to lose, and holds the isolation.
+                        true => deadline,
+                        false => began + settings.lease() - settings.run_deadline,
+                    };
+                    let ends = completion_deadline + settings.run_deadline;
                     let calls = OpenCalls::default();
                     in_flight.claimed(ClaimedAttempt {
                         tenant: claim.run.tenant_id,
                         connection: claim.run.request.provider_connection_id,
                         number: claim.attempt,
-                        deadline,
+                        lease_ends: ends,
                         calls: calls.clone(),
                     });
                     return Ok(Attempt {
                         claim,
                         began,
                         deadline,
+                        completion_deadline,
+                        ends,
                         calls,
                         in_flight,
                         _isolation: isolation,

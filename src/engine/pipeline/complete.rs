@@ -5,6 +5,7 @@ use super::{Pipeline, Processed, Retries};
 use crate::domain::completion::Completion;
 use crate::engine::scheduling::in_flight::Phase;
 use crate::engine::schema::SchemaState;
+use crate::engine::with_timeout;
 use crate::ports::claims::Claim;
 use crate::ports::log_throttle::log_limited;
 use crate::ports::store::{AttemptEnd, StoreError};
@@ -72,7 +73,7 @@ fn pause_after_error(own_attempt: u32, forced_completion: bool) -> Duration {
 }
 
 /// Makes a call again, as long as retries may wait, while it is not sent because others that wait for an answer have all
-/// connections for its kind: that says nothing of the run.
+/// connections for its kind: that says nothing of the run. A call that waits for its turn is given up at their end.
 async fn until_sent<T, F>(
     retries: &mut Retries,
     mut call: impl FnMut() -> F,
@@ -81,7 +82,8 @@ where
     F: Future<Output = Result<T, StoreError>>,
 {
     loop {
-        match call().await {
+        let left = retries.until.saturating_duration_since(Instant::now());
+        match with_timeout(left, call()).await {
             Err(error @ StoreError::TooManyCalls) => {
                 log_limited!(warn, %error, "cannot write to the run yet; trying again");
                 if !retries.wait().await {
@@ -93,11 +95,24 @@ where
     }
 }
 
+/// Releases a run, and tries again as long as retries may wait.
+async fn until_released<F>(mut retries: Retries, release: impl Fn() -> F) -> Processed
+where
+    F: Future<Output = Processed>,
+{
+    loop {
+        match release().await {
+            Processed::Deferred if retries.wait().await => {}
+            released => return released,
+        }
+    }
+}
+
 impl Pipeline {
-    /// Writes the completion. Retries until the deadline while the database does not answer, cannot be written, or lets
-    /// tries wait, also for a connection, and a few times where it answers at once with an error that may pass. An answer
-    /// that does not pass, whatever its code, may come from a rule of the application: then a forced completion keeps less
-    /// of the context, and in the end the run is released.
+    /// Writes the completion. Retries until the completion's deadline while the database does not answer, cannot be
+    /// written, or lets tries wait, also for a connection, and a few times where it answers at once with an error that may
+    /// pass. An answer that does not pass, whatever its code, may come from a rule of the application: then a forced
+    /// completion keeps less of the context, and in the end the run is released. So it is at the deadline.
     pub(super) async fn complete(
         &self,
         attempt: &Attempt<'_>,
@@ -106,8 +121,9 @@ impl Pipeline {
         attempt.in_flight.enter(Phase::Completion);
         let _phase = TraceSpan::phase("completion");
         let mut claim = Cow::Borrowed(attempt.claim.as_ref());
-        let mut retries = Retries::until(attempt.deadline);
-        let mut limit = TryLimit::new(!claim.exhausted, attempt.deadline);
+        let deadline = attempt.completion_deadline;
+        let mut retries = Retries::until(deadline);
+        let mut limit = TryLimit::new(!claim.exhausted, deadline);
         loop {
             let current: &Claim = &claim;
             let mut began = Instant::now();
@@ -133,7 +149,7 @@ impl Pipeline {
                 Err(error) => error,
             };
             log_limited!(warn, %error, "cannot write the result of the run");
-            let has_waited = began.elapsed() >= PROMPT;
+            let has_waited = began.elapsed() >= PROMPT || Instant::now() >= deadline;
             let may_pass = match self.schema_after(&error).await {
                 Some(SchemaState::Unfit) => return self.release_uncounted(attempt, retries).await,
                 Some(SchemaState::Changed) => true,
@@ -142,7 +158,11 @@ impl Pipeline {
             };
             if may_pass {
                 if !retries.wait().await {
-                    return Processed::Deferred;
+                    log_limited!(
+                        warn,
+                        "the result was not written in time; releasing the run"
+                    );
+                    return self.release_unwritten(attempt).await;
                 }
                 continue;
             }
@@ -181,14 +201,17 @@ impl Pipeline {
     pub(super) async fn release_uncounted(
         &self,
         attempt: &Attempt<'_>,
-        mut retries: Retries,
+        retries: Retries,
     ) -> Processed {
-        loop {
-            match self.release(attempt, AttemptEnd::Shutdown, None).await {
-                Processed::Deferred if retries.wait().await => {}
-                released => return released,
-            }
-        }
+        let release = || self.release(attempt, AttemptEnd::Shutdown, None);
+        until_released(retries, release).await
+    }
+
+    /// Releases a run at the deadline of its completion. What keeps the one from being written, such as the last try in
+    /// the database, may keep the other waiting.
+    async fn release_unwritten(&self, attempt: &Attempt<'_>) -> Processed {
+        let release = || self.release_after_error(attempt);
+        until_released(Retries::until(attempt.ends), release).await
     }
 
     /// Releases a run whose attempt failed because of an error, with a longer delay each time.
@@ -198,8 +221,8 @@ impl Pipeline {
         self.release(attempt, AttemptEnd::Error, Some(pause)).await
     }
 
-    /// Releases a run; due again after `not_before`. Waits for a connection until the deadline, but not where the process
-    /// ends.
+    /// Releases a run; due again after `not_before`. Waits for a connection until the attempt ends. A process that ends
+    /// needs none of those for releases.
     pub(super) async fn release(
         &self,
         attempt: &Attempt<'_>,
@@ -210,10 +233,7 @@ impl Pipeline {
         let _phase = TraceSpan::phase("release");
         // Asked again before each try: one may wait for a connection when the process begins to end.
         let at_stop = || self.worker.release_now.is_cancelled();
-        let mut retries = Retries::until(match at_stop() {
-            true => Instant::now(),
-            false => attempt.deadline,
-        });
+        let mut retries = Retries::until(attempt.ends);
         let claim: &Claim = &attempt.claim;
         let released = until_sent(&mut retries, || {
             self.store.release(claim, end, not_before, at_stop())
@@ -265,8 +285,17 @@ mod tests {
         assert_eq!(sent, (more_than_tries + 1, false));
         let (calls, is_unsent) = calls_until_sent(Duration::from_secs(60), u32::MAX).await;
         assert!(calls > MAX_TRIES && is_unsent, "{calls}");
-        // Where the process ends it is made once.
         assert_eq!(calls_until_sent(Duration::ZERO, 1).await, (1, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_waits_is_given_up_at_the_deadline() {
+        let left = Duration::from_secs(60);
+        let mut retries = Retries::until(Instant::now() + left);
+        let waiting = std::future::pending::<Result<(), StoreError>>;
+        let answer = tokio::time::timeout(2 * left, until_sent(&mut retries, waiting)).await;
+        let error = answer.expect("it is given up").unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     }
 
     #[tokio::test(start_paused = true)]

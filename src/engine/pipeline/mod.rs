@@ -163,13 +163,16 @@ impl Pipeline {
     async fn process_claimed(&self, attempt: &Attempt<'_>) -> Processed {
         tracing::debug!("run claimed");
         // What was written by then stays; the guarded statements decide about the rest.
-        let work = AssertUnwindSafe(self.check_and_write(attempt)).catch_unwind();
-        tokio::select! {
-            biased;
-            result = work => match result {
+        let work = async {
+            let checked = AssertUnwindSafe(self.check_and_write(attempt)).catch_unwind();
+            match checked.await {
                 Ok(processed) => processed,
                 Err(_) => self.complete_after_panic(attempt).await,
-            },
+            }
+        };
+        tokio::select! {
+            biased;
+            processed = work => processed,
             () = self.worker.lease.lost() => {
                 log_limited!(warn, "heartbeat lost; abandoning the run");
                 Processed::Discarded
@@ -178,8 +181,8 @@ impl Pipeline {
                 self.release(attempt, AttemptEnd::Shutdown, None).await
             }
             // Whatever hangs: from here on the run belongs to the other workers.
-            () = tokio::time::sleep_until(attempt.deadline) => {
-                log_limited!(warn, "deadline passed; abandoning the run");
+            () = tokio::time::sleep_until(attempt.ends) => {
+                log_limited!(warn, "the lease ends; abandoning the run");
                 Processed::Discarded
             }
         }

@@ -54,7 +54,7 @@ pub struct ReconcilerState {
     /// Set while the queue is unavailable and runs are taken from the database directly.
     pub polling: AtomicBool,
     pub activity: LoopActivity,
-    /// Hints wait, and this process has neither taken nor finished one.
+    /// Hints wait, and this process has free slots and has neither taken nor finished one.
     pub hints_untaken: ConditionTimer,
     /// Sweeps get no answer, though the heartbeat does.
     pub cut_off: ConditionTimer,

@@ -109,7 +109,9 @@ impl Reconciler {
         let taken = dead_letters != self.dead_letters;
         self.dead_letters = dead_letters;
         let wait = depth.is_some_and(|depth| depth > 0);
-        let untaken = wait && !taken && self.worker.lease.is_alive();
+        // Runs may keep all slots for long, where their completions wait.
+        let may_take = self.worker.lease.is_alive() && self.worker.slots.free() > 0;
+        let untaken = wait && !taken && may_take;
         self.state.hints_untaken.set(untaken);
     }
 

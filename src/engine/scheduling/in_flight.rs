@@ -64,7 +64,7 @@ pub struct ClaimedAttempt {
     pub connection: Option<ConnectionId>,
     pub number: i32,
     /// When its lease ends.
-    pub deadline: Instant,
+    pub lease_ends: Instant,
     pub calls: OpenCalls,
 }
 
@@ -98,7 +98,7 @@ impl From<&InFlight> for InFlightRun {
             seconds: found.began.elapsed().as_secs_f64(),
             connection: claimed.and_then(|attempt| attempt.connection),
             attempt: claimed.map(|attempt| attempt.number),
-            lease_seconds: claimed.map(|attempt| left(attempt.deadline).as_secs_f64()),
+            lease_seconds: claimed.map(|attempt| left(attempt.lease_ends).as_secs_f64()),
             calls: claimed.map_or_else(Vec::new, |attempt| attempt.calls.list()),
         }
     }
@@ -200,7 +200,7 @@ mod tests {
             tenant: tenant.map(TenantId),
             connection: Some(ConnectionId(3)),
             number: 2,
-            deadline: Instant::now() + Duration::from_secs(60),
+            lease_ends: Instant::now() + Duration::from_secs(60),
             calls: OpenCalls::default(),
         }
     }

@@ -240,7 +240,7 @@ impl PostgresStore {
         let tokens: Vec<Uuid> = calls.iter().map(|_| Uuid::new_v4()).collect();
         let column = |of: fn(&ClaimRequest) -> i64| calls.iter().map(of).collect::<Vec<i64>>();
         let workers: Vec<&str> = calls.iter().map(|c| c.worker.0.as_str()).collect();
-        let deadlines = calls.iter().map(|c| seconds(c.policy.run_deadline));
+        let deadlines = calls.iter().map(|c| seconds(c.policy.lease));
         let rows = self
             .sql(CLAIM)
             .bind(column(|c| c.run.0))

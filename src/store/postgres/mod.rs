@@ -160,7 +160,8 @@ impl PostgresStore {
             renewal,
             in_process: InProcess::new(limits, Some(timeouts::call_timeout(settings))),
             claims: Share::new(settings.max_connections / 2, settings.acquire_timeout),
-            completions: Share::new(settings.max_connections / 3, settings.acquire_timeout),
+            completions: Share::new(settings.max_connections / 3, settings.acquire_timeout)
+                .keeping_turns(),
             me: me.clone(),
             named,
         });

@@ -278,7 +278,7 @@ impl PostgresStore {
         // Limit and locks end with it.
         inner.rollback().await?;
         match tried {
-            Err(error) if error.is_of_cancelled_statement() => Ok(()),
+            Err(error) if error.has(CANCELLED) => Ok(()),
             tried => tried,
         }
     }

@@ -175,7 +175,7 @@ impl SqliteStore {
                 token.to_string(),
                 &call.worker.0,
                 call.policy.max_attempts,
-                later(call.policy.run_deadline),
+                later(call.policy.lease),
             )
         });
         let opened: Vec<(i64, i32, DateTime<Utc>, bool)> = sqlx::query_as(OPEN_ATTEMPTS)

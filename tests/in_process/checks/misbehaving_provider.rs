@@ -117,7 +117,6 @@ async fn run(world: &World, module: &str) -> verifyd::domain::OperationRun {
     let worker = world
         .worker_with(|services| {
             with_acme(services);
-            // A tenth of it is kept for writing the result: also on a busy machine that is enough.
             services.settings.worker.run_deadline = Duration::from_secs(50);
         })
         .await;

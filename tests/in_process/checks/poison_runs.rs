@@ -14,7 +14,7 @@ async fn lose(world: &World, run: RunId, times: u32) {
     let store = &world.services.store;
     let policy = ClaimPolicy {
         max_attempts: 3,
-        run_deadline: Duration::from_secs(60),
+        lease: Duration::from_secs(60),
         isolated: true,
     };
     let sweep = SweepPolicy {

@@ -72,7 +72,7 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
     let id = world.record(connection, |_| {}).await;
     let policy = verifyd::ports::store::ClaimPolicy {
         max_attempts: 2,
-        run_deadline: Duration::from_secs(60),
+        lease: Duration::from_secs(60),
         isolated: false,
     };
     for _ in 0..2 {

@@ -302,6 +302,36 @@ async fn a_worker_that_leaves_hints_waiting_is_not_alive() {
     }
 }
 
+/// Its slots are taken, as by runs whose completions wait: it is busy, and a restart would only lose their results.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_a_free_slot_may_leave_hints_waiting() {
+    let world = World::new().await;
+    let mut worker = world
+        .worker_with(|services| services.settings.worker.concurrency = 1)
+        .await;
+    worker.queue = defective(Defect::TakesNothing);
+    let second = Duration::from_secs(1);
+    let mut health = health(&worker, Arc::clone(&worker.queue));
+    health.reconciler = Arc::clone(&worker.reconciler_state);
+    health.untaken_after = 2 * second;
+    let served = Served::new(&world, health).await;
+    let address = served.address;
+    let slots = Arc::clone(&worker.state.slots);
+    let slot = slots.acquire().await;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(worker.run(stop.clone()));
+    for _ in 0..40 {
+        tokio::time::sleep(second / 10).await;
+        alive_is(address, 200).await;
+    }
+    drop(slot);
+    let body = alive_is(address, 503).await;
+    assert!(body.contains("none was taken"), "{body}");
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    served.end().await;
+}
+
 /// What `/readyz` and `/healthz` say; the former with what is in the way, by part.
 async fn said(world: &World, health: Health) -> (u16, Vec<String>, u16, String) {
     let served = Served::new(world, health).await;

@@ -45,7 +45,7 @@ async fn each_slot_shows_what_it_waits_for_and_for_how_long() {
     assert_eq!(found["phase"], "check", "{state}");
     let seconds = |member: &Value| member.as_f64().unwrap();
     assert!(seconds(&found["phase_seconds"]) <= seconds(&found["seconds"]));
-    assert!((0.0..3600.0).contains(&seconds(&found["lease_seconds"])));
+    assert!((0.0..20.0 * 3600.0).contains(&seconds(&found["lease_seconds"])));
     assert_eq!(state["worker"], daemon.worker);
     assert_eq!(state["slots"]["total"], 8, "{state}");
     assert!(state["slots"]["free"].as_u64().unwrap() < 8, "{state}");

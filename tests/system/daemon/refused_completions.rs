@@ -78,3 +78,39 @@ async fn refused_completions_keep_no_slot_from_the_others() {
     assert!(counted >= CODES.len() as f64, "{counted}");
     daemon.ready().await;
 }
+
+/// The last try of a completion keeps the run locked beyond its deadline. The worker, which lives, releases it: it is not
+/// lost. Without a result to write, a completion has no longer than a check.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_whose_completion_waits_past_its_deadline_ends_as_an_error() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    bench
+        .execute(
+            "CREATE TABLE gate (closed boolean NOT NULL);
+             INSERT INTO gate VALUES (false);
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 WHILE (SELECT closed FROM public.gate) LOOP PERFORM pg_sleep(0.05); END LOOP;
+                 RAISE 'not today'; END $$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
+                 WHEN (new.status = 'completed') EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let _daemon = bench.serve(&[
+        ("VERIFYD__WORKER__MAX_ATTEMPTS", "1"),
+        ("VERIFYD__WORKER__RUN_DEADLINE", "30s"),
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "36s"),
+        // However busy the machine is.
+        ("VERIFYD__WORKER__DEAD_AFTER", "5m"),
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
+    ]);
+    bench.record(&[connection], 1).await;
+    let spent = "SELECT count(*) FROM verifyd.run_attempts WHERE ended_at IS NOT NULL";
+    bench.until(spent, |n| n > 0).await;
+    bench.execute("UPDATE gate SET closed = true").await;
+    let waited = "SELECT count(*) FROM verifyd.run_attempts
+        WHERE NOT counted AND ended_at > claimed_at + interval '30 s'";
+    bench.until(waited, |n| n > 0).await;
+    let others = "verifyd.run_attempts WHERE end_reason <> 'error'";
+    assert_eq!(bench.count(others).await, 0);
+}

@@ -32,7 +32,7 @@ use verifyd::ports::vault::SealedCredential;
 /// Of a worker that works on many runs at the same time.
 pub const POLICY: ClaimPolicy = ClaimPolicy {
     max_attempts: 3,
-    run_deadline: Duration::from_secs(600),
+    lease: Duration::from_secs(600),
     isolated: false,
 };
 

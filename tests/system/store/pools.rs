@@ -2,6 +2,7 @@
 
 use crate::store::bed::{Bed, settings};
 use crate::store::fixtures::{ISOLATED, POLICY, context, succeeded, worker};
+use futures::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::waiting::{until, within};
@@ -189,6 +190,29 @@ async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
     })
     .await;
     calls.shutdown().await;
+}
+
+/// One of two waits until the other has had the time of a statement, longer than for a connection, and is not refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn completions_that_wait_keep_their_turns() {
+    let bed = Bed::postgres().await;
+    let mut held = Vec::new();
+    for run in bed.many_queued(2).await {
+        held.push(bed.claim(run, "w1").await);
+    }
+    hold(&bed, "new.status = 'completed'").await;
+    let mut small = settings(&bed.url());
+    // Two for completions, one of them for what waits.
+    small.max_connections = 6;
+    small.acquire_timeout = Duration::from_secs(5);
+    small.statement_timeout = Duration::from_secs(12);
+    let store = verifyd::store::connect(&small).await.unwrap();
+    let completion = succeeded();
+    let calls = held.iter().map(|claim| store.complete(claim, &completion));
+    for answer in within("both are cancelled", join_all(calls)).await {
+        let error = answer.err().unwrap();
+        assert!(error.has(CANCELLED), "{error}");
+    }
 }
 
 /// Only one claim of a large context waits in the trigger, and takes a connection.

@@ -189,7 +189,7 @@ pub async fn a_passed_deadline_ends_the_lease(bed: &Bed) {
     let run = bed.queued().await;
     bed.claim(run, "w1").await;
     assert_eq!(bed.sweep().await.reclaimed, []);
-    let past = POLICY.run_deadline.as_secs() as u32 + 1;
+    let past = POLICY.lease.as_secs() as u32 + 1;
     bed.age(&bed.own("run_attempts"), "deadline_at", "1 = 1", past)
         .await;
     assert_eq!(bed.sweep().await.reclaimed, [run]);

@@ -141,7 +141,6 @@ async fn a_provider_that_is_slow_for_ever_is_left_at_the_run_s_deadline() {
         cloud(settings, "hostile", &server.url());
         // Never silent for long, and no request is cut off before the run is.
         settings.microsoft.request_timeout = Duration::from_secs(600);
-        // A tenth of it is kept for writing the result: also on a busy machine that is enough.
         settings.worker.run_deadline = Duration::from_secs(40);
     })
     .await;
