@@ -278,7 +278,7 @@ impl PostgresStore {
         // Limit and locks end with it.
         inner.rollback().await?;
         match tried {
-            Err(error) if error.has(CANCELLED) => Ok(()),
+            Err(error) if error.sqlstate() == Some("57014") => Ok(()),
             tried => tried,
         }
     }
