@@ -295,18 +295,14 @@ impl SignIn {
             now: self.clock.now().timestamp(),
         };
         let verified = match id_token::verify(&token, &provider.keys, &expected) {
-            Err(Flaw::UnknownKey) => {
+            Err(Flaw::OfKey(_)) => {
                 let provider = self.provider_with_new_keys(&provider).await?;
                 id_token::verify(&token, &provider.keys, &expected)
             }
             verified => verified,
         };
-        let claims = verified.map_err(|flaw| match flaw {
-            Flaw::UnknownKey => {
-                SignInError::Untrusted("is signed with a key that it does not list")
-            }
-            Flaw::Of(why) => SignInError::Untrusted(why),
-        })?;
+        let claims =
+            verified.map_err(|(Flaw::Of(why) | Flaw::OfKey(why))| SignInError::Untrusted(why))?;
         Ok((self.person(&claims)?, attempt.next))
     }
 

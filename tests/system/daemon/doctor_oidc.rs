@@ -32,6 +32,9 @@ async fn doctor_says_whether_people_can_sign_in() {
     fake.set_down(true);
     warns(&bench, "the discovery document has the status 502");
     fake.set_down(false);
+    fake.pads(256 * 1024);
+    warns(&bench, "the answer is too long");
+    fake.pads(0);
     bench.set(&format!("{KEY}ISSUER"), format!("{}/", fake.issuer()));
     warns(&bench, "both must be the same");
     bench.set(&format!("{KEY}ISSUER"), fake.issuer());

@@ -467,6 +467,17 @@ async fn a_new_key_is_looked_up_once_and_strange_ones_not_each_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_key_under_the_id_of_the_old_one_is_looked_up() {
+    let place = place().await;
+    let away = place.begin("/").await;
+    signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    place.fake.rotate("first");
+    let away = place.begin("/").await;
+    signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    assert_eq!(place.fake.keys_read(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_provider_is_down_tokens_sign_in_and_readiness_stays() {
     let place = place().await;
     place.fake.set_down(true);
