@@ -85,18 +85,6 @@ const DISMISS: Sql = both!(
     " WHERE t.token_hash = $1 AND " valid!() " RETURNING " token_columns!("")
 );
 
-/// What deploy/postgres-grants-oidc.sql grants.
-const MAY_ADMIT: Sql = both!(
-    "SELECT CAST(CASE WHEN "
-    each!(
-        "has_column_privilege('verifyd.api_tokens', 'token_hash', 'INSERT')
-            AND has_column_privilege('verifyd.api_tokens', 'scopes', 'INSERT')
-            AND has_column_privilege('verifyd.api_tokens', 'scopes', 'UPDATE')",
-        "true"
-    )
-    " THEN 1 ELSE 0 END AS bigint)"
-);
-
 const TOKENS: Sql =
     both!("SELECT " token_columns!("t.") " FROM " own!(api_tokens) " t ORDER BY t.id");
 
@@ -323,11 +311,6 @@ impl<S: SqlStore> AccessStore for S {
             Ok(true)
         })
         .await
-    }
-
-    async fn may_admit_people(&self) -> Result<bool, StoreError> {
-        let may: Option<(i64,)> = fetch_optional(self, MAY_ADMIT).await?;
-        Ok(may == Some((1,)))
     }
 
     async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError> {
