@@ -164,7 +164,9 @@ pub async fn log_out(
 ) -> Result<Response, PageError> {
     visitor.form(&headers, &form.csrf)?;
     let (store, by) = (&pages.store, visitor.origin());
+    let slot = pages.request_limits.enter(Some(visitor.token)).await;
     store.close_session(&visitor.session, &by).await?;
+    drop(slot);
     let cookie = set_cookie("", 0, is_secure(&pages, &headers));
     let elsewhere = match &pages.sign_in {
         Some(sign_in) if visitor.name.starts_with(PERSON_PREFIX) => sign_in.sign_out().await,

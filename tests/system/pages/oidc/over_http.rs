@@ -285,6 +285,7 @@ async fn whoever_is_signed_in_may_sign_in_again() {
     // The form leads on whoever is signed in. The second session takes the place of the first.
     assert_eq!(again.get("/login").await.status(), 303);
     assert_eq!(first.get("/login").await.status(), 200);
+    signed_out_here(&again).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -569,6 +570,38 @@ async fn starts_and_returns_count_as_attempts_to_log_in() {
         }
         // The page with the form is not held up.
         assert_eq!(nobody.get("/login").await.status(), 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_one_way_to_log_in_leaves_the_others() {
+    const ANSWERS: [u16; 3] = [401, 303, 401];
+    for flooded in 0..ANSWERS.len() {
+        let place = place_with(|settings| {
+            settings.pages.logins_per_minute = 3;
+            settings.pages.requests_per_minute = 5;
+        })
+        .await;
+        let nobody = Person::at(&place.scene.base);
+        let attempt = async |way: usize| {
+            let answer = match way {
+                0 => nobody.log_in("vfd_wrong").await,
+                1 => nobody.get("/login/oidc").await,
+                _ => nobody.get("/login/callback?code=a&state=b").await,
+            };
+            answer.status().as_u16()
+        };
+        let (mut tried, mut refused) = (0, 0);
+        while refused < 10 {
+            refused += usize::from(attempt(flooded).await == 429);
+            tried += 1;
+            assert!(tried < 1_000, "{flooded}: nothing is refused");
+        }
+        for (way, answer) in ANSWERS.into_iter().enumerate() {
+            if way != flooded {
+                assert_eq!(attempt(way).await, answer, "{flooded}: {way}");
+            }
+        }
     }
 }
 
