@@ -17,8 +17,8 @@
 --                     is the right of that table's owner. Lend it for as long as the command takes:
 --                     GRANT owner TO verifyd_migrate; and then REVOKE owner FROM verifyd_migrate;
 --   verifyd_serve     `verifyd serve`, `doctor` and `support-bundle`: reads connections and credentials, moves
---                     runs, writes what is granted; for the API adds runs and acknowledgements; can add
---                     no connection, and drop nothing; no token either, unless postgres-grants-oidc.sql is applied
+--                     runs, writes what is granted; for the API adds runs and acknowledgements, for people
+--                     who sign in with OpenID Connect tokens; can add no connection, and drop nothing
 --   verifyd_operator  the other commands: connections, enqueue, runs, acknowledgements, tokens
 --   verifyd_prune     `verifyd prune`: the only one that deletes runs; sees no connection and no
 --                     credential
@@ -128,10 +128,12 @@ BEGIN
     IF to_regclass('verifyd.run_deliveries') IS NOT NULL THEN
         GRANT INSERT, UPDATE ON verifyd.run_deliveries TO verifyd_operator;
     END IF;
-    -- `tokens` makes and revokes them; the daemon notes when one was last used. It makes those of people
-    -- who sign in with OpenID Connect, where postgres-grants-oidc.sql is applied, too.
+    -- `tokens` makes and revokes them; the daemon notes when one was last used, and records each person who signs in
+    -- with OpenID Connect (http.oidc) as a token. It cannot take the text of one over or lift a revocation.
     IF to_regclass('verifyd.api_tokens') IS NOT NULL THEN
-        GRANT UPDATE (last_used_at) ON verifyd.api_tokens TO verifyd_serve;
+        GRANT INSERT (name, token_hash, scopes, workspace_id, tenant_id, expires_at),
+              UPDATE (name, scopes, workspace_id, tenant_id, expires_at, last_used_at)
+            ON verifyd.api_tokens TO verifyd_serve;
         GRANT INSERT, UPDATE ON verifyd.api_tokens TO verifyd_operator;
         -- Revoking a token ends its sessions.
         GRANT DELETE ON verifyd.page_sessions TO verifyd_operator;

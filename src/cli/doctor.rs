@@ -179,10 +179,6 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
                     connections::check(store, settings, lines).await;
                 })
                 .await;
-                in_time("oidc", store, &mut lines, async |store, lines| {
-                    oidc::privileges(store, settings, lines).await;
-                })
-                .await;
                 let dead_after = settings.worker.dead_after;
                 in_time("runs", store, &mut lines, async |store, lines| {
                     runs(store, dead_after, lines).await;

@@ -55,6 +55,7 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("http.oidc.scopes", OidcScopes),
     ("http.oidc.claim", ClaimName),
     ("http.oidc.grants", Grants),
+    ("http.oidc.sign_out_at_provider", OneOf(&["on", "off"])),
     ("pages.session_lifetime", Duration("1m", "30d")),
     ("pages.secure_cookie", OneOf(&["auto", "always"])),
     ("pages.requests_per_minute", Integer(1, 1_000_000)),

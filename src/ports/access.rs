@@ -102,9 +102,6 @@ pub trait AccessStore: Send + Sync {
     /// there was nothing.
     async fn dismiss_person(&self, hash: &str, by: &Origin) -> Result<bool, StoreError>;
 
-    /// Whether the role may do what [`AccessStore::admit_person`] does.
-    async fn may_admit_people(&self) -> Result<bool, StoreError>;
-
     /// Returns the token of this hash that is neither revoked nor expired by the database's clock. Records
     /// its use, at most once a minute.
     async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError>;

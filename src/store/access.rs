@@ -66,32 +66,23 @@ const PERSON: Sql = both!(
     postgres_only!(" FOR UPDATE")
 );
 
-const ADMIT: Sql = both!(
-    "INSERT INTO " own!(api_tokens) " AS t
+/// Waits for another sign-in that is recording the person, and then adds nothing.
+const ADD_PERSON: Sql = both!(
+    "INSERT INTO " own!(api_tokens) "
         (name, token_hash, scopes, workspace_id, tenant_id, expires_at)
      VALUES ($1, $2, $3, $4, $5, " after!("$6") ")
-     ON CONFLICT (token_hash) DO UPDATE
-     SET name = excluded.name, scopes = excluded.scopes, workspace_id = excluded.workspace_id,
-         tenant_id = excluded.tenant_id, expires_at = excluded.expires_at
-     WHERE t.revoked_at IS NULL
-     RETURNING " token_columns!("")
+     ON CONFLICT (token_hash) DO NOTHING RETURNING " token_columns!("")
+);
+
+const CHANGE_PERSON: Sql = both!(
+    "UPDATE " own!(api_tokens) " SET name = $1, scopes = $3, workspace_id = $4, tenant_id = $5,
+         expires_at = " after!("$6") "
+     WHERE token_hash = $2 AND revoked_at IS NULL RETURNING " token_columns!("")
 );
 
 const DISMISS: Sql = both!(
     "UPDATE " own!(api_tokens) " AS t SET expires_at = " now!()
     " WHERE t.token_hash = $1 AND " valid!() " RETURNING " token_columns!("")
-);
-
-/// What deploy/postgres-grants-oidc.sql grants.
-const MAY_ADMIT: Sql = both!(
-    "SELECT CAST(CASE WHEN "
-    each!(
-        "has_column_privilege('verifyd.api_tokens', 'token_hash', 'INSERT')
-            AND has_column_privilege('verifyd.api_tokens', 'scopes', 'INSERT')
-            AND has_column_privilege('verifyd.api_tokens', 'scopes', 'UPDATE')",
-        "true"
-    )
-    " THEN 1 ELSE 0 END AS bigint)"
 );
 
 const TOKENS: Sql =
@@ -264,17 +255,26 @@ impl<S: SqlStore> AccessStore for S {
         lifetime: Duration,
         by: &Origin,
     ) -> Result<Option<TokenRecord>, StoreError> {
-        let admit = ADMIT
-            .bind(&person.name)
-            .bind(&person.hash)
-            .bind(join_scopes(&person.scopes))
-            .bind(person.binding.workspace_id.map(|id| id.0))
-            .bind(person.binding.tenant_id.map(|id| id.0))
-            .bind(later(lifetime));
+        let with_person = |sql: Sql| {
+            sql.bind(&person.name)
+                .bind(&person.hash)
+                .bind(join_scopes(&person.scopes))
+                .bind(person.binding.workspace_id.map(|id| id.0))
+                .bind(person.binding.tenant_id.map(|id| id.0))
+                .bind(later(lifetime))
+        };
+        let (add, change) = (with_person(ADD_PERSON), with_person(CHANGE_PERSON));
         transaction(self, async |tx| {
-            let before: Option<TokenRow> = PERSON.bind(&person.hash).fetch_optional(tx).await?;
+            let added: Option<TokenRow> = add.fetch_optional(tx).await?;
+            let (before, row) = match added {
+                Some(row) => (None, Some(row)),
+                None => {
+                    let before: Option<TokenRow> =
+                        PERSON.bind(&person.hash).fetch_optional(tx).await?;
+                    (before, change.fetch_optional(tx).await?)
+                }
+            };
             let before = before.map(TokenRecord::try_from).transpose()?;
-            let row: Option<TokenRow> = admit.fetch_optional(tx).await?;
             let Some(row) = row else {
                 return Ok(None);
             };
@@ -311,11 +311,6 @@ impl<S: SqlStore> AccessStore for S {
             Ok(true)
         })
         .await
-    }
-
-    async fn may_admit_people(&self) -> Result<bool, StoreError> {
-        let may: Option<(i64,)> = fetch_optional(self, MAY_ADMIT).await?;
-        Ok(may == Some((1,)))
     }
 
     async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError> {

@@ -1,11 +1,10 @@
 //! Tests whether people can sign in with OpenID Connect.
 
-use super::{Line, State, TIMEOUT, bad, error, late, ok};
+use super::{Line, State, TIMEOUT, bad, late, ok};
 use crate::config::Settings;
 use crate::http::oidc::SignIn;
 use crate::outbound::Outbound;
 use crate::ports::clock::SystemClock;
-use crate::ports::store::Store;
 use std::sync::Arc;
 
 const PART: &str = "oidc";
@@ -24,21 +23,4 @@ pub(super) async fn check(settings: &Settings) -> Option<Line> {
         Ok(Err(problem)) => bad(PART, State::Warning, problem, REMEDY),
         Err(_) => late(PART, State::Warning, REMEDY),
     })
-}
-
-/// Tests whether this role may record who signs in.
-pub(super) async fn privileges(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>) {
-    if !settings.http.oidc.is_configured() {
-        return;
-    }
-    match store.may_admit_people().await {
-        Ok(true) => {}
-        Ok(false) => lines.push(bad(
-            PART,
-            State::Warning,
-            "this role may not record who signs in with OpenID Connect",
-            "apply deploy/postgres-grants-oidc.sql as the owner of verifyd's tables, with the role of serve",
-        )),
-        Err(found) => lines.push(error(PART, &found)),
-    }
 }

@@ -27,10 +27,10 @@ pub(super) struct Expected<'a> {
 /// Why a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
-    /// The provider may have a new key.
-    UnknownKey,
     /// In words, to follow "its ID token".
     Of(&'static str),
+    /// The same, where the provider may have a new key, also under the id of an older one.
+    OfKey(&'static str),
 }
 
 /// Returns the claims of a token that is signed by one of these keys, for this client and this sign-in, and valid now.
@@ -48,7 +48,8 @@ pub(super) fn verify(token: &str, keys: &[Jwk], expected: &Expected<'_>) -> Resu
     if header.crit.is_some() {
         return Err(Flaw::Of("demands an extension"));
     }
-    let key = key_for(keys, header.kid.as_deref(), algorithm).ok_or(Flaw::UnknownKey)?;
+    let key = key_for(keys, header.kid.as_deref(), algorithm);
+    let key = key.ok_or(Flaw::OfKey("is signed with a key that it does not list"))?;
     let key = DecodingKey::from_jwk(key).map_err(|_| Flaw::Of("names a key that is none"))?;
     // The times are compared with verifyd's own clock, and the rest with a message of its own, below.
     let mut signature_only = Validation::new(algorithm);
@@ -57,7 +58,7 @@ pub(super) fn verify(token: &str, keys: &[Jwk], expected: &Expected<'_>) -> Resu
     signature_only.validate_aud = false;
     let decoded = decode::<Claims>(token, &key, &signature_only);
     let claims = decoded
-        .map_err(|_| Flaw::Of("has a wrong signature"))?
+        .map_err(|_| Flaw::OfKey("has a wrong signature"))?
         .claims;
     check(&claims, expected).map_err(Flaw::Of)?;
     Ok(claims)
@@ -245,7 +246,10 @@ mod tests {
                 json!({ "alg": "HS256", "kid": "o" }),
                 Flaw::Of("is not signed by RS256, PS256 or ES256"),
             ),
-            (json!({ "alg": "RS256", "kid": "o" }), Flaw::UnknownKey),
+            (
+                json!({ "alg": "RS256", "kid": "o" }),
+                Flaw::OfKey("is signed with a key that it does not list"),
+            ),
             (
                 json!({ "alg": "RS256", "crit": ["b64"] }),
                 Flaw::Of("demands an extension"),

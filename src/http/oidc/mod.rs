@@ -14,6 +14,7 @@ use crate::domain::report::redact;
 use crate::domain::text_decoding;
 use crate::domain::token::sha256_hex;
 use crate::files;
+use crate::http::api::Switch;
 use crate::outbound::Outbound;
 use crate::ports::access::Person;
 use crate::ports::clock::Clock;
@@ -72,6 +73,7 @@ pub struct OidcSettings {
     pub scopes: String,
     pub claim: String,
     pub grants: Vec<Grant>,
+    pub sign_out_at_provider: Switch,
 }
 
 impl OidcSettings {
@@ -81,6 +83,10 @@ impl OidcSettings {
 
     fn redirect_uri(&self) -> String {
         format!("{}/login/callback", self.public_url)
+    }
+
+    fn post_logout_uri(&self) -> String {
+        format!("{}/login", self.public_url)
     }
 
     /// Returns the secret of the client, unless it is a public one. The error never quotes it.
@@ -295,19 +301,35 @@ impl SignIn {
             now: self.clock.now().timestamp(),
         };
         let verified = match id_token::verify(&token, &provider.keys, &expected) {
-            Err(Flaw::UnknownKey) => {
+            Err(Flaw::OfKey(_)) => {
                 let provider = self.provider_with_new_keys(&provider).await?;
                 id_token::verify(&token, &provider.keys, &expected)
             }
             verified => verified,
         };
-        let claims = verified.map_err(|flaw| match flaw {
-            Flaw::UnknownKey => {
-                SignInError::Untrusted("is signed with a key that it does not list")
-            }
-            Flaw::Of(why) => SignInError::Untrusted(why),
-        })?;
+        let claims =
+            verified.map_err(|(Flaw::Of(why) | Flaw::OfKey(why))| SignInError::Untrusted(why))?;
         Ok((self.person(&claims)?, attempt.next))
+    }
+
+    /// Returns where the browser goes on to sign out at the provider, if it can do that: OpenID Connect RP-Initiated Logout
+    /// 1.0. No ID token is kept, so the request names the client, and most providers ask the person.
+    pub async fn sign_out(&self) -> Option<String> {
+        if self.settings.sign_out_at_provider == Switch::Off {
+            return None;
+        }
+        let provider = self.provider().await.inspect_err(|error| {
+            tracing::warn!(
+                cause = %error,
+                "the provider of http.oidc cannot be used; who signed out of verifyd stays signed in there"
+            );
+        });
+        let mut location = provider.ok()?.end_session.clone()?;
+        location
+            .query_pairs_mut()
+            .append_pair("client_id", &self.settings.client_id)
+            .append_pair("post_logout_redirect_uri", &self.settings.post_logout_uri());
+        Some(location.into())
     }
 
     /// Tries what a sign-in needs. Returns what was found; the error says what is wrong.

@@ -33,6 +33,8 @@ pub(super) struct Provider {
     token: Endpoint,
     keys_at: Endpoint,
     pub keys: Vec<Jwk>,
+    /// Where people sign out, if the provider lets them by https.
+    pub end_session: Option<Url>,
     /// Each return of a browser has its `iss`: RFC 9207.
     pub names_itself: bool,
     /// The provider takes no secret in the header `Authorization`.
@@ -61,6 +63,7 @@ struct Document {
     authorization_endpoint: String,
     token_endpoint: String,
     jwks_uri: String,
+    end_session_endpoint: Option<String>,
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     authorization_response_iss_parameter_supported: Option<bool>,
 }
@@ -170,6 +173,10 @@ impl Provider {
         }
         let endpoint = |name: &str, text: &str| Endpoint::new(name, text, issuer, outbound);
         let methods = found.token_endpoint_auth_methods_supported;
+        let end_session = found.end_session_endpoint.and_then(|text| {
+            // Nobody needs it to sign in.
+            address("end_session_endpoint", &text, issuer).ok()
+        });
         let provider = Self {
             authorization: address(
                 "authorization_endpoint",
@@ -179,6 +186,7 @@ impl Provider {
             token: endpoint("token_endpoint", &found.token_endpoint)?,
             keys_at: endpoint("jwks_uri", &found.jwks_uri)?,
             keys: Vec::new(),
+            end_session,
             names_itself: found.authorization_response_iss_parameter_supported == Some(true),
             wants_secret_in_body: methods
                 .is_some_and(|known| !known.iter().any(|one| one == "client_secret_basic")),

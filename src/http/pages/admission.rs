@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub struct Limits {
     by_token: RateLimiter<TokenId>,
     by_address: RateLimiter<Option<IpAddr>>,
-    logins: RateLimiter<Option<IpAddr>>,
+    logins: RateLimiter<(Login, Option<IpAddr>)>,
     pub refused_logins: RefusedLogins,
 }
 
@@ -34,6 +34,29 @@ impl Limits {
             by_address: RateLimiter::per_minute(settings.requests_per_minute),
             logins: RateLimiter::per_minute(settings.logins_per_minute),
             refused_logins: RefusedLogins::default(),
+        }
+    }
+}
+
+/// What counts as an attempt to log in. Each is counted apart, and apart from all other requests without a login: whoever
+/// floods one keeps nobody of the same address from the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Login {
+    /// The form with a token.
+    Token,
+    /// The start of a sign-in with OpenID Connect.
+    Begin,
+    /// The return from the provider.
+    Finish,
+}
+
+impl Login {
+    fn of(request: &Request) -> Option<Self> {
+        match request.uri().path() {
+            "/login" if request.method() == Method::POST => Some(Self::Token),
+            "/login/oidc" => Some(Self::Begin),
+            "/login/callback" => Some(Self::Finish),
+            _ => None,
         }
     }
 }
@@ -58,6 +81,7 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
     let network = sender.address.map(network);
     let limits = &pages.limits;
     let is_form = request.method() == Method::POST;
+    let login = Login::of(&request);
     let session = cookie(request.headers()).map(sha256_hex);
     let known = match &session {
         Some(session) => pages.request_limits.known(session).await,
@@ -71,20 +95,21 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
         None => None,
     };
     match (&visitor, known) {
-        (Some(_), Some(_)) => Ok(()),
         (Some(visitor), None) => limits.by_token.take(visitor.token),
-        (None, _) => limits.by_address.take(network),
+        (None, _) if login.is_none() => limits.by_address.take(network),
+        _ => Ok(()),
     }
     .map_err(PageError::TooMany)?;
-    let path = request.uri().path();
-    let is_sign_in = path.starts_with("/login/");
-    if is_form && path == "/login" || is_sign_in {
-        limits.logins.take(network).map_err(PageError::TooMany)?;
+    if let Some(login) = login {
+        let counted = limits.logins.take((login, network));
+        counted.map_err(PageError::TooMany)?;
     }
+    // A form to log in needs the database, too; the page with that form does not. What asks the provider takes a slot by
+    // itself, and not while it asks: whoever is signed in already must not wait for a second one with the first.
+    let asks_the_provider =
+        matches!(login, Some(Login::Begin | Login::Finish)) || request.uri().path() == "/logout";
     let mut request = body::whole(request, FORM_BYTES).await?;
-    // A form to log in needs the database, too; the page with that form does not. A sign-in takes a slot by itself, once
-    // the provider has answered: whoever is signed in already must not wait for a second one with the first.
-    let slot = if !is_sign_in && (is_form || visitor.is_some()) {
+    let slot = if !asks_the_provider && (is_form || visitor.is_some()) {
         let owner = visitor.as_ref().map(|visitor| visitor.token);
         pages.request_limits.enter(owner).await
     } else {

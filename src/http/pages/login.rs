@@ -1,13 +1,13 @@
 //! Login with an API token, and logout.
 
-use super::error::{PageError, render};
+use super::error::{PageError, onward, render};
 use super::format::safe_link;
 use super::input::{Form, Query};
 use super::refused_logins::Whose;
 use super::security::{forwarded_https, same_origin};
 use super::session::{COOKIE_NAME, Confirmation, Sender, Visitor, cookie};
 use super::{Pages, SecureCookie, assets};
-use crate::domain::access::Scope;
+use crate::domain::access::{PERSON_PREFIX, Scope};
 use crate::domain::audit::{AuditAction, Change};
 use crate::domain::token;
 use crate::http::query::QueryText;
@@ -155,7 +155,7 @@ pub fn is_secure(pages: &Pages, headers: &HeaderMap) -> bool {
     pages.settings.secure_cookie == SecureCookie::Always || forwarded_https(headers)
 }
 
-/// `POST /logout`
+/// `POST /logout`: ends the session, and leads whom the provider has signed in on to its own logout.
 pub async fn log_out(
     State(pages): State<Arc<Pages>>,
     visitor: Visitor,
@@ -164,9 +164,20 @@ pub async fn log_out(
 ) -> Result<Response, PageError> {
     visitor.form(&headers, &form.csrf)?;
     let (store, by) = (&pages.store, visitor.origin());
+    let slot = pages.request_limits.enter(Some(visitor.token)).await;
     store.close_session(&visitor.session, &by).await?;
+    drop(slot);
     let cookie = set_cookie("", 0, is_secure(&pages, &headers));
-    Ok(([(SET_COOKIE, cookie)], Redirect::to("/login")).into_response())
+    let elsewhere = match &pages.sign_in {
+        Some(sign_in) if visitor.name.starts_with(PERSON_PREFIX) => sign_in.sign_out().await,
+        _ => None,
+    };
+    let answer = match elsewhere {
+        // Not by a redirect: the policy of the pages keeps forms on this host.
+        Some(address) => onward(&address),
+        None => Redirect::to("/login").into_response(),
+    };
+    Ok(([(SET_COOKIE, cookie)], answer).into_response())
 }
 
 /// The form again, with what is wrong.

@@ -117,7 +117,20 @@ const NEEDED: &[(&str, &[Privilege])] = &[
     ),
     (
         "verifyd.api_tokens",
-        &[SELECT, on_columns("UPDATE", "last_used_at")],
+        &[
+            SELECT,
+            on_columns("UPDATE", "last_used_at"),
+            optional(
+                "INSERT",
+                "name, token_hash, scopes, workspace_id, tenant_id, expires_at",
+                "nobody can sign in with OpenID Connect (http.oidc) for the first time",
+            ),
+            optional(
+                "UPDATE",
+                "name, scopes, workspace_id, tenant_id, expires_at",
+                "nobody can sign in with OpenID Connect (http.oidc) again",
+            ),
+        ],
     ),
     ("verifyd.acknowledgement_actors", &[SELECT, INSERT]),
     (

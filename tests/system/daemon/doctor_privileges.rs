@@ -83,6 +83,14 @@ async fn the_privileges_that_doctor_names_are_those_that_are_granted() {
             "UPDATE ON tenant_onboarding_sessions",
             "tenant_onboarding_sessions: the privilege is missing: UPDATE; this role can start no check of an",
         ),
+        (
+            "INSERT ON verifyd.api_tokens",
+            "verifyd.api_tokens: the privilege is missing: INSERT; nobody can sign in",
+        ),
+        (
+            "UPDATE (scopes) ON verifyd.api_tokens",
+            "verifyd.api_tokens: the privilege is missing: UPDATE; nobody can sign in",
+        ),
     ] {
         bench
             .execute(&format!("REVOKE {revoked} FROM {role}"))

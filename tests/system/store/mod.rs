@@ -249,6 +249,7 @@ conformance! {
         a_revoked_token_is_worthless_and_its_sessions_end,
         a_token_expires_by_the_databases_clock,
         a_person_is_one_token_that_changes_with_each_sign_in_and_ends,
+        first_sign_ins_of_a_person_at_once_are_one_creation,
         the_use_of_a_token_is_noted_once_a_minute,
         a_session_lives_as_long_as_it_and_its_token,
         a_key_is_answered_once,

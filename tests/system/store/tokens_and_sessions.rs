@@ -2,6 +2,7 @@
 
 use crate::store::bed::Bed;
 use crate::store::fixtures::{at_once, bound};
+use std::collections::HashSet;
 use std::time::Duration;
 use test_support::world::operator;
 use verifyd::domain::access::Scope;
@@ -125,7 +126,6 @@ fn person(name: &str, scopes: &[Scope], tenant: i64) -> Person {
 
 pub async fn a_person_is_one_token_that_changes_with_each_sign_in_and_ends(bed: &Bed) {
     let store = &bed.store;
-    assert!(store.may_admit_people().await.unwrap());
     let admit = async |person: &Person, lifetime| {
         let admitted = store.admit_person(person, lifetime, operator());
         admitted.await.unwrap()
@@ -178,6 +178,44 @@ pub async fn a_person_is_one_token_that_changes_with_each_sign_in_and_ends(bed: 
     assert_eq!(store.session_by_hash(&session).await.unwrap(), None);
     let kept = &store.tokens().await.unwrap()[0];
     assert!(kept.revoked_at.is_some());
+}
+
+pub async fn first_sign_ins_of_a_person_at_once_are_one_creation(bed: &Bed) {
+    let stores = std::slice::from_ref(&bed.store);
+    let admitted = at_once(stores, 20, |store, _| async move {
+        let kim = person("oidc: Kim (4711)", &[Scope::Read], 4);
+        store.admit_person(&kim, DAY, operator()).await.unwrap()
+    })
+    .await;
+    let ids = admitted.iter().map(|token| token.as_ref().unwrap().id);
+    assert_eq!(ids.collect::<HashSet<_>>().len(), 1);
+    assert_eq!(bed.count(&bed.own("audit_entries")).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_whom_another_replica_is_recording_is_not_created_twice() {
+    let bed = Bed::postgres().await;
+    let kim = person("oidc: Kim (4711)", &[Scope::Read], 4);
+    let mut other = bed.pg().begin().await.unwrap();
+    sqlx::query(
+        "INSERT INTO verifyd.api_tokens (name, token_hash, scopes, workspace_id, tenant_id)
+         VALUES ($1, $2, 'read', 3, 4)",
+    )
+    .bind(&kim.name)
+    .bind(&kim.hash)
+    .execute(&mut *other)
+    .await
+    .unwrap();
+    let recording = async {
+        bed.somebody_waits_for_a_lock().await;
+        other.commit().await.unwrap();
+    };
+    let admit = bed.store.admit_person(&kim, DAY, operator());
+    let (admitted, ()) = tokio::join!(admit, recording);
+    assert!(admitted.unwrap().unwrap().expires_at.is_some());
+    assert_eq!(bed.count("verifyd.api_tokens").await, 1);
+    // The other one has the entry; nothing has changed since.
+    assert_eq!(bed.count("verifyd.audit_entries").await, 0);
 }
 
 /// Two sign-ins, or one and a revocation, would otherwise wait for each other.

@@ -29,6 +29,8 @@ struct Inner {
     keys_read: AtomicUsize,
     is_down: AtomicBool,
     names_itself: AtomicBool,
+    ends_sessions: AtomicBool,
+    padding: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -50,6 +52,8 @@ impl Fake {
                 keys_read: AtomicUsize::new(0),
                 is_down: AtomicBool::new(false),
                 names_itself: AtomicBool::new(false),
+                ends_sessions: AtomicBool::new(false),
+                padding: AtomicUsize::new(0),
             }),
         };
         let app = axum::Router::new()
@@ -72,6 +76,16 @@ impl Fake {
     /// Says that it names itself in each return: RFC 9207.
     pub fn promises_iss(&self) {
         self.inner.names_itself.store(true, Ordering::SeqCst);
+    }
+
+    /// Says where people sign out.
+    pub fn ends_sessions(&self) {
+        self.inner.ends_sessions.store(true, Ordering::SeqCst);
+    }
+
+    /// Adds a text of so many bytes to the discovery document.
+    pub fn pads(&self, bytes: usize) {
+        self.inner.padding.store(bytes, Ordering::SeqCst);
     }
 
     /// Signs with another key from now on.
@@ -139,12 +153,16 @@ async fn discovery(State(fake): State<Fake>) -> Response {
         return StatusCode::BAD_GATEWAY.into_response();
     }
     let names_itself = fake.inner.names_itself.load(Ordering::SeqCst);
+    let ends_sessions = fake.inner.ends_sessions.load(Ordering::SeqCst);
+    let padding = "x".repeat(fake.inner.padding.load(Ordering::SeqCst));
     Json(json!({
         "issuer": issuer,
         "authorization_endpoint": format!("{issuer}/authorize?tenant=1"),
         "token_endpoint": format!("{issuer}/token"),
         "jwks_uri": format!("{issuer}/keys"),
+        "end_session_endpoint": ends_sessions.then(|| format!("{issuer}/end?tenant=1")),
         "authorization_response_iss_parameter_supported": names_itself,
+        "padding": padding,
     }))
     .into_response()
 }

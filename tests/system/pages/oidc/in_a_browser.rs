@@ -124,9 +124,16 @@ async fn people_sign_in_at_their_organization_and_out() {
     assert!(said.contains(&name.to_lowercase()), "{said}");
     assert!(!said.contains("token oidc"), "{said}");
 
+    // Logging out ends the provider's session, too: it asks again who it is.
     browser.click(".who button").await;
-    browser.until("location.pathname === '/login'").await;
+    browser.until("document.querySelector('#sign-out')").await;
+    browser.click("#sign-out").await;
+    browser
+        .until("location.hostname === '127.0.0.1' && location.pathname === '/login'")
+        .await;
     browser.go(&base).await;
     assert_eq!(browser.path().await, "/login");
+    browser.click("#organization").await;
+    browser.until("document.querySelector('#sign-in')").await;
     browser.close().await;
 }

@@ -6,6 +6,7 @@ mod over_http;
 
 use serde_json::json;
 use std::path::PathBuf;
+use verifyd::http::api::Switch;
 use verifyd::http::oidc::OidcSettings;
 
 /// The client's secret, in which characters have to be encoded.
@@ -26,6 +27,7 @@ fn settings(issuer: &str, public_url: &str, secret_file: PathBuf) -> OidcSetting
         scopes: "openid profile".to_owned(),
         claim: "groups".to_owned(),
         grants: serde_json::from_value(grants).unwrap(),
+        sign_out_at_provider: Switch::On,
     }
 }
 

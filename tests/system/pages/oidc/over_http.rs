@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use test_support::waiting::until;
 use url::Url;
 use verifyd::config::Settings;
+use verifyd::domain::access::Scope;
 use verifyd::domain::audit::{AuditAction, AuditEntry};
 use verifyd::domain::token::sha256_hex;
+use verifyd::http::api::Switch;
 use verifyd::http::oidc::SignInError;
 use verifyd::ports::audit::AuditFilter;
 
@@ -134,6 +136,20 @@ fn signed_in(away: &Away, answer: &Response) -> Person {
     person
 }
 
+async fn sign_out(person: &Person) -> Response {
+    let csrf = person.csrf().await;
+    person.post("/logout", &[("csrf", &csrf)]).await
+}
+
+/// Signs out of verifyd alone.
+async fn signed_out_here(person: &Person) {
+    let answer = sign_out(person).await;
+    assert_eq!(
+        (answer.status().as_u16(), location(&answer)),
+        (303, "/login")
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_person_signs_in_by_the_code_flow_with_pkce_and_is_named() {
     let place = place().await;
@@ -198,10 +214,48 @@ async fn a_person_signs_in_by_the_code_flow_with_pkce_and_is_named() {
     assert_eq!(changed[0].before.as_ref().unwrap()["tenant_id"], 1);
     assert_eq!(changed[0].after.as_ref().unwrap()["workspace_id"], 2);
 
-    let csrf = person.csrf().await;
-    let answer = person.post("/logout", &[("csrf", &csrf)]).await;
-    assert_eq!(answer.status(), 303);
+    // This provider has no page to sign out.
+    signed_out_here(&person).await;
     assert_eq!(person.get("/").await.status(), 303);
+}
+
+/// The policy of the pages lets no form lead to another host, so a page leads there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_signs_out_signs_out_at_the_provider_that_signed_them_in() {
+    let place = place().await;
+    place.fake.ends_sessions();
+    let away = place.begin("/").await;
+    let person = signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    let answer = sign_out(&person).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(value_of(&answer, "verifyd_session").as_deref(), Some(""));
+    let page = answer.text().await.unwrap();
+    let to = format!(
+        "0;url={}/end?tenant=1&#38;client_id=verifyd&#38;post_logout_redirect_uri=http%3A%2F%2F127.0.0.1%3A9%2Flogin\"",
+        place.fake.issuer()
+    );
+    assert!(page.contains(&to), "{page}");
+    assert_eq!(person.get("/").await.status(), 303);
+    assert_eq!(place.entries(AuditAction::SignedOut).await.len(), 1);
+
+    // Whoever has logged in with a token is nobody there.
+    signed_out_here(&place.scene.person(&[Scope::Read], tenant(1)).await).await;
+    // On a replica that knows nothing of the provider, which is down.
+    let away = place.begin("/").await;
+    let person = signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    place.fake.set_down(true);
+    let services = &place.scene.world.services;
+    let other = scene::serve(services, place.scene.stop.clone()).await;
+    let mut there = Person::at(&other);
+    there.cookie.clone_from(&person.cookie);
+    signed_out_here(&there).await;
+
+    let off = |settings: &mut Settings| settings.http.oidc.sign_out_at_provider = Switch::Off;
+    let place = place_with(off).await;
+    place.fake.ends_sessions();
+    let away = place.begin("/").await;
+    let person = signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    signed_out_here(&person).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -231,6 +285,7 @@ async fn whoever_is_signed_in_may_sign_in_again() {
     // The form leads on whoever is signed in. The second session takes the place of the first.
     assert_eq!(again.get("/login").await.status(), 303);
     assert_eq!(first.get("/login").await.status(), 200);
+    signed_out_here(&again).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -467,6 +522,17 @@ async fn a_new_key_is_looked_up_once_and_strange_ones_not_each_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_key_under_the_id_of_the_old_one_is_looked_up() {
+    let place = place().await;
+    let away = place.begin("/").await;
+    signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    place.fake.rotate("first");
+    let away = place.begin("/").await;
+    signed_in(&away, &place.answer_to(&away, &["readers"]).await);
+    assert_eq!(place.fake.keys_read(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_provider_is_down_tokens_sign_in_and_readiness_stays() {
     let place = place().await;
     place.fake.set_down(true);
@@ -475,9 +541,7 @@ async fn while_the_provider_is_down_tokens_sign_in_and_readiness_stays() {
     assert_eq!(answer.status(), 503);
     let page = answer.text().await.unwrap();
     assert!(page.contains("log in with an API token") && page.contains("name=\"token\""));
-    let token = place
-        .scene
-        .person(&[verifyd::domain::access::Scope::Read], tenant(1));
+    let token = place.scene.person(&[Scope::Read], tenant(1));
     assert_eq!(token.await.get("/").await.status(), 200);
     let ready = person.get("/readyz").await.text().await.unwrap();
     assert!(!ready.contains("oidc"), "{ready}");
@@ -506,6 +570,38 @@ async fn starts_and_returns_count_as_attempts_to_log_in() {
         }
         // The page with the form is not held up.
         assert_eq!(nobody.get("/login").await.status(), 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_one_way_to_log_in_leaves_the_others() {
+    const ANSWERS: [u16; 3] = [401, 303, 401];
+    for flooded in 0..ANSWERS.len() {
+        let place = place_with(|settings| {
+            settings.pages.logins_per_minute = 3;
+            settings.pages.requests_per_minute = 5;
+        })
+        .await;
+        let nobody = Person::at(&place.scene.base);
+        let attempt = async |way: usize| {
+            let answer = match way {
+                0 => nobody.log_in("vfd_wrong").await,
+                1 => nobody.get("/login/oidc").await,
+                _ => nobody.get("/login/callback?code=a&state=b").await,
+            };
+            answer.status().as_u16()
+        };
+        let (mut tried, mut refused) = (0, 0);
+        while refused < 10 {
+            refused += usize::from(attempt(flooded).await == 429);
+            tried += 1;
+            assert!(tried < 1_000, "{flooded}: nothing is refused");
+        }
+        for (way, answer) in ANSWERS.into_iter().enumerate() {
+            if way != flooded {
+                assert_eq!(attempt(way).await, answer, "{flooded}: {way}");
+            }
+        }
     }
 }
 

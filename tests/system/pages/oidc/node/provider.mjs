@@ -16,6 +16,7 @@ const provider = new Provider(issuer, {
       client_id: "verifyd",
       client_secret: secret,
       redirect_uris: [redirectUri],
+      post_logout_redirect_uris: [new URL("/login", redirectUri).href],
       grant_types: ["authorization_code"],
       response_types: ["code"],
     },
@@ -24,7 +25,16 @@ const provider = new Provider(issuer, {
   // The claims of the scopes are in the ID token, where verifyd reads them.
   conformIdTokenClaims: false,
   cookies: { keys: ["of a test"] },
-  features: { devInteractions: { enabled: false } },
+  features: {
+    devInteractions: { enabled: false },
+    rpInitiatedLogout: {
+      enabled: true,
+      logoutSource: (ctx, form) => {
+        ctx.body = `<!doctype html><title>Provider</title>${form}
+          <button id="sign-out" form="op.logoutForm" name="logout" value="yes">Sign out</button>`;
+      },
+    },
+  },
   findAccount: (_, id) => ({
     accountId: id,
     claims: () => ({ sub: id, name: "Kim Doe", groups: id.split("+").slice(1) }),
