@@ -91,7 +91,8 @@ BEGIN
     -- `doctor` reads which ids come next.
     GRANT SELECT ON ALL SEQUENCES IN SCHEMA verifyd TO verifyd_serve;
     FOREACH state IN ARRAY ARRAY['run_attempts', 'workers', 'run_deliveries', 'latest_reports', 'connection_facts',
-                               'tenant_inventory', 'carried_acknowledgements', 'page_sessions', 'idempotency_keys']
+                               'tenant_inventory', 'carried_acknowledgements', 'page_sessions', 'idempotency_keys',
+                               'provider_budgets']
     LOOP
         IF to_regclass('verifyd.' || state) IS NOT NULL THEN
             EXECUTE format('GRANT INSERT, UPDATE, DELETE ON verifyd.%I TO verifyd_serve', state);

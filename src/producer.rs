@@ -88,8 +88,8 @@ impl Producer {
         };
         let outbound = Outbound::new(&settings.outbound)
             .map_err(|error| ProducerError::Connect(error.to_string()))?;
-        let providers =
-            app::open_providers(settings, Arc::new(SystemClock), &outbound).map_err(failed)?;
+        let providers = app::open_providers(settings, Arc::new(SystemClock), &outbound, None)
+            .map_err(failed)?;
         Ok(Self {
             store,
             queue,

@@ -18,6 +18,7 @@ use crate::notify::Sender;
 use crate::notify::completion_events::CompletionEventPublisher;
 use crate::notify::webhook::WebhookChannel;
 use crate::outbound::Outbound;
+use crate::ports::budgets::BudgetStore;
 use crate::ports::clock::{Clock, SystemClock};
 use crate::ports::provider::{Provider, Providers};
 use crate::ports::queue::Queue;
@@ -69,7 +70,8 @@ impl Services {
         let vault = open_vault(&settings)?;
         let queue = open_queue(&settings)?;
         let outbound = Outbound::new(&settings.outbound).context("cannot set up outbound calls")?;
-        let providers = open_providers(&settings, Arc::clone(&clock), &outbound)?;
+        let budgets = Arc::clone(&store) as Arc<dyn BudgetStore>;
+        let providers = open_providers(&settings, Arc::clone(&clock), &outbound, Some(budgets))?;
         Ok(Self {
             outbound,
             request_limits: Arc::new(RequestLimits::new(
@@ -302,21 +304,26 @@ pub fn open_queue(settings: &Settings) -> anyhow::Result<Arc<dyn Queue>> {
     }
 }
 
-/// All providers there are: a new one is a folder in `provider` and a line here.
+/// All providers there are: a new one is a folder in `provider` and a line here. `budgets`: where they share the
+/// budgets of throttled applications; `None` where they make no calls.
 pub fn open_providers(
     settings: &Settings,
     clock: Arc<dyn Clock>,
     outbound: &Outbound,
+    budgets: Option<Arc<dyn BudgetStore>>,
 ) -> anyhow::Result<Providers> {
-    let microsoft = MicrosoftProvider::with_outbound(&settings.microsoft, clock, outbound)
+    let mut microsoft = MicrosoftProvider::with_outbound(&settings.microsoft, clock, outbound)
         .context("cannot set up the provider microsoft")?;
+    if let Some(budgets) = budgets {
+        microsoft = microsoft.with_budgets(budgets);
+    }
     Ok(Providers::new([Arc::new(microsoft) as Arc<dyn Provider>]))
 }
 
 /// Sets up the providers for commands that make no calls.
 pub fn providers_offline(settings: &Settings) -> anyhow::Result<Providers> {
     let outbound = Outbound::direct().context("cannot set up outbound calls")?;
-    open_providers(settings, Arc::new(SystemClock), &outbound)
+    open_providers(settings, Arc::new(SystemClock), &outbound, None)
 }
 
 /// The machine's name, for people; it need not be unique.

@@ -12,6 +12,7 @@ mod outbound;
 mod print;
 mod queue;
 mod sessions;
+mod throttling;
 mod webhooks;
 mod writing;
 
@@ -405,6 +406,7 @@ fn disk(store: &dyn Store, lines: &mut Vec<Line>) {
 async fn runs(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>) {
     guards(store, lines).await;
     lines.push(webhooks::check(store).await);
+    throttling::check(store, lines).await;
     activity(store, dead_after, lines).await;
     invalid_runs::check(store, lines).await;
 }

@@ -4,6 +4,7 @@ pub mod access;
 pub mod acknowledgement;
 pub(crate) mod attempt;
 pub mod audit;
+pub mod budget;
 pub mod circuit;
 pub(crate) mod client_secret;
 pub mod completion;

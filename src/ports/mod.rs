@@ -4,6 +4,7 @@
 pub mod access;
 pub mod acknowledgements;
 pub mod audit;
+pub mod budgets;
 pub(crate) mod claims;
 pub mod clock;
 pub(crate) mod completion_events;

@@ -8,6 +8,7 @@ pub use crate::domain::overview::LatestReport;
 use crate::ports::access::AccessStore;
 use crate::ports::acknowledgements::AcknowledgementStore;
 use crate::ports::audit::AuditStore;
+use crate::ports::budgets::BudgetStore;
 pub use crate::ports::claims::{
     Claim, ClaimAnswer, ClaimPolicy, ClaimStore, CompletionStore, ContextSize,
     MAX_FAILED_COMPLETIONS,
@@ -62,6 +63,7 @@ store!(
     InventoryStore,
     AcknowledgementStore,
     AuditStore,
+    BudgetStore,
     InvalidRunStore,
     OnboardingStore,
     OverviewStore,

@@ -5,7 +5,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// The version that this build needs.
-pub(super) const WANTED_VERSION: i64 = 20;
+pub(super) const WANTED_VERSION: i64 = 21;
 
 macro_rules! migrations {
     ($folder:literal: $($version:literal $name:literal),+ $(,)?) => {
@@ -34,7 +34,8 @@ pub(super) fn postgres() -> Vec<Source> {
         9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
         15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts",
-        18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids"
+        18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids",
+        21 "0021_provider_budgets"
     )
 }
 
@@ -46,7 +47,8 @@ pub(super) fn sqlite() -> Vec<Source> {
         9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
         15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts",
-        18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids"
+        18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids",
+        21 "0021_provider_budgets"
     )
 }
 

@@ -10,6 +10,7 @@ mod address;
 mod audit;
 mod batching;
 mod bounds;
+mod budgets;
 mod claims;
 mod completion;
 mod connections;

@@ -176,6 +176,9 @@ pub(super) const OWN: &[Table] = tables! {
         Id: id; Time: at; Text: action object; Id: object_id workspace_id tenant_id; Text: surface;
         Id: token_id; Text: actor address request_id; Json: before after;
     }
+    provider_budgets unique(cloud client_id) {
+        Text: cloud client_id; Number: per_minute; Time: decreased_at settled_at taken_until;
+    }
     owned_tables unique() {
         Text: table_name; Time: created_at;
     }

@@ -29,7 +29,7 @@ pub struct SimulatorOptions {
     pub client_secret: SecretString,
     /// Certificates (PEM) that every app has registered, besides those that are added later.
     pub certificates_pem: Vec<String>,
-    /// Above how many calls Graph answers 429, in every tenant.
+    /// Above how many calls Graph answers 429.
     pub throttle: ThrottleLimits,
 }
 
@@ -50,14 +50,16 @@ impl Default for SimulatorOptions {
     }
 }
 
-/// Graph's limits per app and tenant. Every call counts as one unit here, while the real service
-/// weighs some of them more.
+/// Graph's limits. Every call counts as one unit here, while the real service weighs some of them
+/// more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThrottleLimits {
-    /// Directory calls (organization, service principals).
+    /// Directory calls (organization, service principals), per app and tenant.
     pub identity: RateLimit,
-    /// Calls below `/deviceManagement`.
+    /// Calls below `/deviceManagement`, per app and tenant.
     pub intune: RateLimit,
+    /// All calls of one app in all its tenants.
+    pub application: RateLimit,
 }
 
 impl Default for ThrottleLimits {
@@ -71,6 +73,10 @@ impl Default for ThrottleLimits {
             intune: RateLimit {
                 calls: 1_000,
                 window: Duration::from_secs(20),
+            },
+            application: RateLimit {
+                calls: 130_000,
+                window: Duration::from_secs(10),
             },
         }
     }

@@ -133,6 +133,11 @@ impl RunningSimulator {
         self.calls(tenant_id).of(endpoint)
     }
 
+    /// How many calls of Graph were above a limit of [`SimulatorOptions::throttle`].
+    pub fn throttled(&self) -> u64 {
+        self.shared.tenants().throttled()
+    }
+
     /// Registers a certificate (PEM, RSA) for every app and returns its `x5t#S256`.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use super::calls::{Calls, Endpoint};
 use super::options::RateLimit;
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 const REMEMBERED_TENANTS: usize = 50_000;
 /// Longer ids than this (in bytes) are nobody's and are not remembered.
 const LONGEST_ID: usize = 64;
-/// Beyond this many apps in one tenant their windows start anew.
+/// Beyond this many apps in one tenant, or in all of them, their windows start anew.
 const REMEMBERED_APPS: usize = 32;
 
 #[derive(Default)]
@@ -26,11 +27,34 @@ struct Window {
     calls: u32,
 }
 
+impl Window {
+    fn new(start: Instant) -> Self {
+        Self { start, calls: 0 }
+    }
+
+    /// Counts a call against the limit. When it is above, the time until the next window.
+    fn spend(&mut self, limit: RateLimit, now: Instant) -> Option<Duration> {
+        if now.duration_since(self.start) >= limit.window {
+            *self = Self::new(now);
+        }
+        if self.calls >= limit.calls {
+            let age = now.duration_since(self.start);
+            return Some(limit.window.saturating_sub(age));
+        }
+        self.calls += 1;
+        None
+    }
+}
+
 /// All tenants, bounded.
 pub(crate) struct Tenants {
     by_id: HashMap<String, Tenant>,
     order: VecDeque<String>,
     capacity: usize,
+    /// Calls of each app in all tenants.
+    apps: HashMap<String, Window>,
+    /// Calls that were above a limit.
+    throttled: u64,
 }
 
 impl Default for Tenants {
@@ -39,6 +63,8 @@ impl Default for Tenants {
             by_id: HashMap::new(),
             order: VecDeque::new(),
             capacity: REMEMBERED_TENANTS,
+            apps: HashMap::new(),
+            throttled: 0,
         }
     }
 }
@@ -77,7 +103,8 @@ impl Tenants {
         is_due
     }
 
-    /// Counts a call against the limit. When it is above, the time until the next window.
+    /// Counts a call against the limit of its app in this tenant. When it is above, the time until
+    /// the next window.
     pub(crate) fn spend(
         &mut self,
         id: &str,
@@ -87,30 +114,40 @@ impl Tenants {
         now: Instant,
     ) -> Option<Duration> {
         let windows = &mut self.tenant(id).windows;
-        let key = (app.to_owned(), intune);
-        if windows.len() >= REMEMBERED_APPS && !windows.contains_key(&key) {
-            windows.clear();
-        }
-        let window = windows.entry(key).or_insert(Window {
-            start: now,
-            calls: 0,
-        });
-        if now.duration_since(window.start) >= limit.window {
-            *window = Window {
-                start: now,
-                calls: 0,
-            };
-        }
-        if window.calls >= limit.calls {
-            return Some(
-                limit
-                    .window
-                    .saturating_sub(now.duration_since(window.start)),
-            );
-        }
-        window.calls += 1;
-        None
+        let wait = spend(windows, (app.to_owned(), intune), limit, now);
+        self.throttled += u64::from(wait.is_some());
+        wait
     }
+
+    /// Counts a call against the limit of its app in all tenants.
+    pub(crate) fn spend_in_all(
+        &mut self,
+        app: &str,
+        limit: RateLimit,
+        now: Instant,
+    ) -> Option<Duration> {
+        let wait = spend(&mut self.apps, app.to_owned(), limit, now);
+        self.throttled += u64::from(wait.is_some());
+        wait
+    }
+
+    /// How many calls were above a limit.
+    pub(crate) fn throttled(&self) -> u64 {
+        self.throttled
+    }
+}
+
+fn spend<K: Eq + Hash>(
+    windows: &mut HashMap<K, Window>,
+    key: K,
+    limit: RateLimit,
+    now: Instant,
+) -> Option<Duration> {
+    if windows.len() >= REMEMBERED_APPS && !windows.contains_key(&key) {
+        windows.clear();
+    }
+    let window = windows.entry(key).or_insert_with(|| Window::new(now));
+    window.spend(limit, now)
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ impl Outside {
                 throttle: ThrottleLimits {
                     identity: any_rate,
                     intune: any_rate,
+                    application: any_rate,
                 },
                 ..SimulatorOptions::default()
             }))

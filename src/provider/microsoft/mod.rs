@@ -15,6 +15,7 @@ mod fault;
 mod graph;
 mod graph_error;
 mod http;
+mod limiter;
 mod modules;
 mod preflight;
 mod settings;
@@ -29,12 +30,14 @@ use crate::domain::link::LinkBases;
 use crate::domain::module::Module;
 use crate::domain::permission::RequiredPermission;
 use crate::outbound::Outbound;
+use crate::ports::budgets::BudgetStore;
 use crate::ports::clock::Clock;
 use crate::ports::provider::{CheckSpec, Findings, Provider, Target, Unmet};
 use async_trait::async_trait;
 use cloud::{Cloud, Clouds};
 use graph::Shared;
 use http::Caller;
+use limiter::Limiters;
 use modules::Modules;
 use serde::de::DeserializeOwned;
 use sign_in::TokenCache;
@@ -111,6 +114,7 @@ impl MicrosoftProvider {
         })?;
         let shared = Shared {
             caller: Caller::new(settings, &clouds, clock.clone(), outbound),
+            limiters: Limiters::new(settings.defer_after()),
             tokens: TokenCache::new(KNOWN_APPLICATIONS, TOKEN_REFRESH_MARGIN),
             roles: graph::cache(KNOWN_ROLES, ROLE_TTL),
             grants: graph::cache(KNOWN_ROLES, ROLE_TTL),
@@ -125,6 +129,14 @@ impl MicrosoftProvider {
             modules,
             shared,
         })
+    }
+
+    /// Shares the budgets of throttled applications with the replicas that use this database. Without one no request
+    /// is held back.
+    #[must_use]
+    pub fn with_budgets(mut self, store: Arc<dyn BudgetStore>) -> Self {
+        self.shared.limiters.share(store);
+        self
     }
 }
 

@@ -143,6 +143,7 @@ const NEEDED: &[(&str, &[Privilege])] = &[
             ),
         ],
     ),
+    ("verifyd.provider_budgets", ALL),
     ("verifyd.sweep_lock", &[SELECT, INSERT, UPDATE]),
     (
         "operation_runs",

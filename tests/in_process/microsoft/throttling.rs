@@ -2,11 +2,16 @@
 
 use crate::microsoft::directory::{Directory, HEALTH, INTUNE, Reply};
 use crate::microsoft::fixture::{provider, provider_with, run, settings, target};
+use async_trait::async_trait;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use verifyd::domain::Reason;
+use verifyd::domain::budget::{BudgetKey, Permits};
 use verifyd::domain::report::CheckStatus;
+use verifyd::ports::budgets::{ApplicationBudget, BudgetStore, PermitRequest};
 use verifyd::ports::provider::Disposition;
+use verifyd::ports::store_error::StoreError;
 
 fn throttled() -> Reply {
     Reply::graph_error(429, "TooManyRequests", "")
@@ -76,6 +81,49 @@ async fn a_wait_beyond_the_deadline_is_not_begun() {
     let found = run(&provider_with(&settings), &target).await;
     assert!(started.elapsed() < Duration::from_secs(150));
     assert!(matches!(found.0.disposition, Disposition::Later(_)));
+}
+
+/// A database that does not answer.
+struct Unavailable;
+
+#[async_trait]
+impl BudgetStore for Unavailable {
+    async fn permits(
+        &self,
+        _key: &BudgetKey,
+        _request: &PermitRequest,
+    ) -> Result<Option<Permits>, StoreError> {
+        Err(StoreError::Unavailable("it is away".into()))
+    }
+
+    async fn budgets(&self) -> Result<Vec<ApplicationBudget>, StoreError> {
+        Err(StoreError::Unavailable("it is away".into()))
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_application_holds_its_other_checks_back() {
+    let asked = Duration::from_secs(50);
+    for (scope, holds_back) in [
+        ("Application/ReadWrite/66666666", true),
+        ("Tenant_Application/ReadWrite/66666666/11111111", false),
+    ] {
+        let directory = Directory::start(HEALTH).await;
+        let refused = throttled().header("retry-after", "50");
+        let refused = refused.header("x-ms-throttle-scope", scope);
+        directory.answer("organization", refused);
+        let provider = provider(&directory).with_budgets(Arc::new(Unavailable));
+        let first = run(&provider, &target("health_check")).await;
+        assert_eq!(first.0.disposition, Disposition::Later(asked), "{scope}");
+        let sent = directory.count("organization");
+        let second = run(&provider, &target("health_check")).await;
+        assert!(
+            matches!(second.0.disposition, Disposition::Later(wait) if wait <= asked),
+            "{scope}"
+        );
+        let was_held_back = directory.count("organization") == sent;
+        assert_eq!(was_held_back, holds_back, "{scope}");
+    }
 }
 
 /// Answers every request on the connection with this, until the other side closes it.

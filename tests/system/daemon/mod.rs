@@ -25,4 +25,5 @@ mod schema;
 mod secrets;
 mod service_manager;
 mod support_bundle;
+mod throttling;
 mod traces;

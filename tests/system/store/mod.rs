@@ -8,6 +8,7 @@ mod actors;
 mod audit;
 mod batching;
 mod bed;
+mod budgets;
 mod cancelled_calls;
 mod claims;
 mod completion;
@@ -125,6 +126,11 @@ conformance! {
         a_forced_completion_keeps_of_a_large_context_what_verifyd_reads,
         the_latest_report_never_moves_back,
         without_a_connection_no_latest_report_is_written;
+    budgets:
+        an_application_that_was_never_throttled_has_no_budget,
+        replicas_take_permits_one_after_another,
+        refusals_of_replicas_at_once_add_up,
+        a_budget_ends_ten_minutes_after_the_last_refusal;
     connection_facts:
         what_was_learnt_is_kept_and_read_with_the_start_of_a_check,
         facts_of_what_is_another_now_do_not_count,

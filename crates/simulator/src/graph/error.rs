@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use uuid::Uuid;
 
+/// Whom a refusal is about.
+pub(super) const THROTTLE_SCOPE: HeaderName = HeaderName::from_static("x-ms-throttle-scope");
+
 /// One error.
 #[derive(Debug)]
 pub(crate) struct GraphError {
@@ -19,6 +22,8 @@ pub(crate) struct GraphError {
     /// The message is itself JSON, with this id in it.
     nested: bool,
     retry_after: Option<Duration>,
+    /// `x-ms-throttle-scope`: whom the refusal is about.
+    scope: Option<String>,
     /// It asks for a token with other claims.
     challenge: bool,
 }
@@ -31,6 +36,7 @@ impl GraphError {
             message: message.into(),
             nested: false,
             retry_after: None,
+            scope: None,
             challenge: false,
         }
     }
@@ -50,6 +56,13 @@ impl GraphError {
     pub(super) fn retry_after(self, wait: Duration) -> Self {
         Self {
             retry_after: Some(wait),
+            ..self
+        }
+    }
+
+    pub(super) fn scope(self, scope: String) -> Self {
+        Self {
+            scope: Some(scope),
             ..self
         }
     }
@@ -142,6 +155,11 @@ impl GraphError {
             if let Ok(value) = HeaderValue::try_from(seconds.to_string()) {
                 headers.insert(header::RETRY_AFTER, value);
             }
+        }
+        if let Some(scope) = &self.scope
+            && let Ok(scope) = HeaderValue::try_from(scope)
+        {
+            headers.insert(THROTTLE_SCOPE, scope);
         }
         if self.status == 401 {
             let claims = match self.challenge {

@@ -16,7 +16,7 @@ use super::state::Simulated;
 use super::tokens::AccessClaims;
 use super::{directory, faults};
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::response::Response;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -135,7 +135,15 @@ async fn answer_call(
     let mut pages = None;
     match faults::due(shared, &tenant, behaviour, endpoint) {
         Some(What::Pages(wrong)) => pages = Some(wrong),
-        Some(what) => return Ok(faults::show(shared, what, &tenant, endpoint, headers).await),
+        Some(what) => {
+            let mut response = faults::show(shared, what, &tenant, endpoint, headers).await;
+            if matches!(what, What::Throttled(_))
+                && let Ok(scope) = HeaderValue::try_from(scope_of_tenant(&token, &tenant))
+            {
+                response.headers_mut().insert(error::THROTTLE_SCOPE, scope);
+            }
+            return Ok(response);
+        }
         None => {}
     }
     if behaviour.token_form == TokenForm::WithoutServicePrincipal {
@@ -180,7 +188,12 @@ async fn answer_call(
     Ok(found(body, headers))
 }
 
-/// Counts the call against the limits of app and tenant.
+/// `x-ms-throttle-scope` of a refusal in this tenant alone.
+fn scope_of_tenant(token: &AccessClaims, tenant: &str) -> String {
+    format!("Tenant_Application/ReadWrite/{}/{tenant}", token.appid)
+}
+
+/// Counts the call against the limits of its app, in all tenants and in this one.
 fn spend(
     shared: &Simulated,
     tenant: &str,
@@ -194,12 +207,19 @@ fn spend(
     } else {
         limits.identity
     };
-    let wait = shared
-        .tenants()
-        .spend(tenant, &token.appid, intune, limit, Instant::now());
-    match wait {
+    let (app, now) = (&token.appid, Instant::now());
+    let mut tenants = shared.tenants();
+    let refused = match tenants.spend_in_all(app, limits.application, now) {
+        Some(wait) => Some((wait, format!("Application/ReadWrite/{app}"))),
+        None => tenants
+            .spend(tenant, app, intune, limit, now)
+            .map(|wait| (wait, scope_of_tenant(token, tenant))),
+    };
+    match refused {
         None => Ok(()),
-        Some(wait) => Err(GraphError::too_many_requests().retry_after(wait)),
+        Some((wait, scope)) => Err(GraphError::too_many_requests()
+            .retry_after(wait)
+            .scope(scope)),
     }
 }
 

@@ -48,6 +48,8 @@ async fn throttling_without_end_says_how_long_in_every_way() {
     for _ in 0..3 {
         let answer = caller.ask(Scenario::Throttled, ORGANIZATION).await;
         assert_eq!((answer.status, answer.header("retry-after")), (429, "77"));
+        let scope = answer.header("x-ms-throttle-scope");
+        assert!(scope.starts_with("Tenant_Application/"), "{scope}");
     }
     let silent = caller
         .ask(Scenario::ThrottledWithoutHint, ORGANIZATION)

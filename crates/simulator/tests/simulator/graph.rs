@@ -412,12 +412,40 @@ async fn intune_tells_of_its_subscription() {
 }
 
 #[tokio::test]
+async fn an_app_has_a_limit_in_all_its_tenants() {
+    let window = std::time::Duration::from_secs(600);
+    let options = SimulatorOptions {
+        throttle: ThrottleLimits {
+            identity: RateLimit { calls: 2, window },
+            application: RateLimit { calls: 3, window },
+            ..ThrottleLimits::default()
+        },
+        ..SimulatorOptions::default()
+    };
+    let caller = Caller::with(options).await;
+    let scope = async |tenant: u32| {
+        let token = caller.token(&Scenario::Healthy.tenant_id(tenant)).await;
+        let answer = caller.get(&token, ORGANIZATION).await;
+        let scope = answer.header("x-ms-throttle-scope");
+        let scope = scope.split('/').next().unwrap_or_default().to_owned();
+        (answer.status, scope)
+    };
+    assert_eq!(scope(1).await, (200, String::new()));
+    assert_eq!(scope(1).await, (200, String::new()));
+    assert_eq!(scope(1).await, (429, "Tenant_Application".to_owned()));
+    // What a tenant's own limit refuses counts, too.
+    assert_eq!(scope(2).await, (429, "Application".to_owned()));
+    assert_eq!(caller.simulator.throttled(), 2);
+}
+
+#[tokio::test]
 async fn limits_hold_per_app_and_service() {
     let window = std::time::Duration::from_secs(600);
     let options = SimulatorOptions {
         throttle: ThrottleLimits {
             identity: RateLimit { calls: 2, window },
             intune: RateLimit { calls: 1, window },
+            ..ThrottleLimits::default()
         },
         ..SimulatorOptions::default()
     };

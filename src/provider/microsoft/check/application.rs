@@ -82,6 +82,7 @@ impl Question<'_> {
         };
         let session =
             Session::open(self.shared, &target, self.cloud, self.owner, client_id).await?;
+        session.continue_check();
         let token = session.token().await;
         if token.claims.tid.is_some_and(|tid| tid != self.owner) {
             return Err(Fault::invalid(200));

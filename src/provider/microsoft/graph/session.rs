@@ -15,6 +15,7 @@ use crate::provider::microsoft::graph_error::{self, EXPIRED_PAGE};
 use crate::provider::microsoft::http::{
     Answer, Body, Caller, Intermediary, Login, Payload, Request, Scope,
 };
+use crate::provider::microsoft::limiter::{LimitedRequests, Limiters};
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
@@ -41,6 +42,7 @@ const MAX_PAGES: usize = 20;
 /// State that all sessions share.
 pub(in super::super) struct Shared {
     pub caller: Caller,
+    pub limiters: Limiters,
     pub tokens: TokenCache,
     pub roles: RoleCache,
     pub principals: PrincipalCache,
@@ -72,6 +74,7 @@ pub(in super::super) struct Session<'a> {
     client_id: Uuid,
     material: Material,
     key: TokenKey,
+    limited: LimitedRequests,
     state: Mutex<State>,
 }
 
@@ -96,6 +99,9 @@ impl<'a> Session<'a> {
             Material::load(&target.credential, target.deadline, shared.clock.now()).await?;
         let key = TokenKey::new(target.connection.id, &material, cloud, tenant, client_id);
         let obtained = obtain(shared, target, &key, &material).await?;
+        let (of, check) = (target.connection.tenant_id, target.correlation_id);
+        let limiters = &shared.limiters;
+        let limited = limiters.requests(&cloud.key, client_id, tenant, of, check);
         Ok(Self {
             shared,
             target,
@@ -104,6 +110,7 @@ impl<'a> Session<'a> {
             client_id,
             material,
             key,
+            limited: limited.await,
             state: Mutex::new(State {
                 obtained,
                 renewed: false,
@@ -115,6 +122,11 @@ impl<'a> Session<'a> {
     /// Returns the evidence about the credential that a report may contain.
     pub fn credential_evidence(&self) -> Vec<Evidence> {
         self.material.evidence()
+    }
+
+    /// Has its requests follow those of the check that it explains something for.
+    pub fn continue_check(&self) {
+        self.limited.begin();
     }
 
     pub fn tenant(&self) -> Uuid {
@@ -320,9 +332,11 @@ impl<'a> Session<'a> {
         };
         self.shared
             .caller
-            .call(scope(self.target, call), request, |answer| {
-                judge(answer, read)
-            })
+            .call(
+                scope(self.target, call, Some(&self.limited)),
+                request,
+                |answer| judge(answer, read),
+            )
             .await
     }
 
@@ -368,12 +382,17 @@ fn is_refusal(fault: &Fault) -> bool {
     )
 }
 
-fn scope<'a>(target: &'a Target, call: &'static str) -> Scope<'a> {
+fn scope<'a>(
+    target: &'a Target,
+    call: &'static str,
+    limited: Option<&'a LimitedRequests>,
+) -> Scope<'a> {
     Scope {
         call,
         deadline: target.deadline,
         correlation_id: target.correlation_id,
         calls: &target.calls,
+        limited,
     }
 }
 
@@ -386,7 +405,7 @@ async fn obtain(
     let request = || {
         request_token(
             &shared.caller,
-            scope(target, "token"),
+            scope(target, "token", None),
             shared.clock.as_ref(),
             key,
             material,

@@ -12,6 +12,7 @@ pub(super) use intermediary::Intermediary;
 
 use super::cloud::Clouds;
 use super::fault::{Fault, Later, Retry};
+use super::limiter::{LimitedRequests, ThrottleScope};
 use super::settings::MicrosoftSettings;
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
@@ -54,6 +55,8 @@ pub(super) struct Scope<'a> {
     pub correlation_id: Uuid,
     /// Where the call stands until it has a result.
     pub calls: &'a OpenCalls,
+    /// The limit of these requests; `None` for those that the provider counts otherwise.
+    pub limited: Option<&'a LimitedRequests>,
 }
 
 /// An answer within all limits.
@@ -64,6 +67,8 @@ pub(super) struct Answer {
     pub body: Option<Body>,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
+    /// Whom a refusal is about, where the answer says so.
+    pub throttle_scope: Option<ThrottleScope>,
     /// Id that the provider gave to the request.
     pub request_id: Option<Uuid>,
     /// Whether it requires a token with other claims (`WWW-Authenticate`).
@@ -183,6 +188,11 @@ impl Caller {
             let request = request()?;
             let uri = request.uri.clone();
             let host = uri.host().unwrap_or_default();
+            if let Some(limited) = scope.limited
+                && let Err(fault) = limited.permit(scope.deadline).await
+            {
+                return Err(given_up(fault, attempt, host));
+            }
             let span = begin_span(scope, &request, attempt);
             let started = Instant::now();
             let answer = span
@@ -191,8 +201,12 @@ impl Caller {
             let status = answer
                 .as_ref()
                 .map_or_else(|fault| fault.status, |a| Some(a.status));
+            let throttle_scope = answer.as_ref().ok().and_then(|a| a.throttle_scope);
             let result = answer.and_then(&judge);
             let took = started.elapsed();
+            if let Some(limited) = scope.limited {
+                note(limited, status, throttle_scope, result.as_ref().err());
+            }
             end_span(&span, status, result.as_ref().err());
             span.end();
             record(scope, host, attempt, took, result.as_ref().err());
@@ -202,12 +216,7 @@ impl Caller {
             };
             let wait = match self.wait(&mut fault, attempt, scope.deadline) {
                 Some(wait) => wait,
-                None => {
-                    let tried = (attempt > 1).then_some(attempt);
-                    return Err(fault
-                        .with_some(EvidenceKind::Attempts, tried)
-                        .with(EvidenceKind::Host, host));
-                }
+                None => return Err(given_up(fault, attempt, host)),
             };
             if fault.status == Some(503) {
                 // A gateway may answer on the same connection as before.
@@ -282,6 +291,30 @@ impl Limits {
                 true => Fault::new(Reason::DeadlineExceeded),
                 false => Fault::new(Reason::ProviderTimeout),
             })
+    }
+}
+
+/// The fault of a call that ends with this attempt.
+fn given_up(fault: Fault, attempt: u32, host: &str) -> Fault {
+    let tried = (attempt > 1).then_some(attempt);
+    fault
+        .with_some(EvidenceKind::Attempts, tried)
+        .with(EvidenceKind::Host, host)
+}
+
+/// Tells the limiter how an attempt has ended.
+fn note(
+    limited: &LimitedRequests,
+    status: Option<u16>,
+    scope: Option<ThrottleScope>,
+    fault: Option<&Fault>,
+) {
+    match fault {
+        Some(fault) if status == Some(429) && fault.reason == Reason::Throttled => {
+            limited.throttled(scope, fault.retry_after);
+        }
+        _ if status.is_some() => limited.answered(),
+        _ => {}
     }
 }
 

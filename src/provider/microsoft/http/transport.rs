@@ -10,6 +10,7 @@ use crate::outbound::retry_after::retry_after;
 use crate::outbound::{AGENT, AnswerBody, Client, Resend, Resends, Reuse};
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::fault::{Fault, Retry};
+use crate::provider::microsoft::limiter::ThrottleScope;
 use bytes::Bytes;
 use http::Method;
 use http::header::{
@@ -24,6 +25,9 @@ use zeroize::Zeroizing;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("client-request-id");
+
+/// Whom a refusal is about.
+const THROTTLE_SCOPE: &str = "x-ms-throttle-scope";
 
 /// Bytes of one answer that are read. What Graph sends for a check is far smaller.
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
@@ -101,6 +105,7 @@ async fn receive(
     }
     let retry_after = header(headers, RETRY_AFTER.as_str())
         .and_then(|value| retry_after(value, caller.clock.now()));
+    let throttle_scope = header(headers, THROTTLE_SCOPE).and_then(ThrottleScope::parse);
     let request_id = ["request-id", "x-ms-request-id"]
         .iter()
         .find_map(|name| evidence::guid(header(headers, name)));
@@ -112,6 +117,7 @@ async fn receive(
         status: status.as_u16(),
         body: Some(body),
         retry_after,
+        throttle_scope,
         request_id,
         challenged,
         author,

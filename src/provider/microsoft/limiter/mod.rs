@@ -1,0 +1,544 @@
+//! Holds requests to Graph back while Microsoft throttles their application across its directories.
+//!
+//! Nothing is held back before the first such refusal, and nobody is asked. From then on each request needs a permit
+//! of the application's budget, which all replicas share in the database: see `domain::budget`. A process takes the
+//! permits of a second at a time, and gives them to its checks in the order of [`queue`].
+
+mod answered;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use super::fault::{Fault, Later};
+use crate::domain::budget::{Budget, BudgetKey, MAX_PAUSE, Permits, SETTLING_TIME, Throttling};
+use crate::domain::{Reason, TenantId};
+use crate::ports::budgets::{BudgetStore, PermitRequest};
+use crate::ports::log_throttle::log_limited;
+use answered::AnsweredRequests;
+use chrono::{DateTime, Utc};
+use moka::future::Cache;
+use parking_lot::Mutex;
+use queue::{Waiter, WaitingRequests};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use uuid::Uuid;
+
+/// Applications whose limiters are kept in memory, and for how long after their last check. One that is forgotten
+/// has no limit until the next refusal.
+const KNOWN_APPLICATIONS: u64 = 10_000;
+const KEPT_FOR: Duration = Duration::from_secs(60 * 60);
+
+/// Refusals without a scope, of two directories within this time, are taken for the application's.
+const SAME_MOMENT: Duration = Duration::from_secs(10);
+
+/// Longest time for one question to the database.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time for which a process goes on by itself where the database does not answer, and time after which a permit that
+/// was not used is void.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The largest part of the time that a check has left which it keeps when it gives up.
+const RESERVE: Duration = Duration::from_millis(500);
+
+const REMARK: &str = "verifyd holds requests of this application back, because Microsoft throttles it across its \
+                      directories.";
+
+/// Whom a refusal is about, as Graph says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ThrottleScope {
+    /// The application in all its directories.
+    Application,
+    /// One directory.
+    Directory,
+}
+
+impl ThrottleScope {
+    /// Reads `x-ms-throttle-scope`: `Tenant_Application/ReadWrite/…`; `None`: it names nothing that is known.
+    pub fn parse(value: &str) -> Option<Self> {
+        let scope = value.split('/').next().unwrap_or_default();
+        let scope = scope.trim().to_ascii_lowercase();
+        if scope.starts_with("tenant") {
+            return Some(Self::Directory);
+        }
+        scope.contains("application").then_some(Self::Application)
+    }
+}
+
+/// The limiters of all applications.
+pub(super) struct Limiters {
+    /// `None`: nothing is limited.
+    store: Option<Arc<dyn BudgetStore>>,
+    longest_wait: Duration,
+    known: Cache<BudgetKey, Arc<Limiter>>,
+    rates: Arc<Rates>,
+}
+
+impl Limiters {
+    /// Creates limiters that limit nothing yet. `longest_wait`: what a check waits at most for its first request, and
+    /// for a pause.
+    pub fn new(longest_wait: Duration) -> Self {
+        Self {
+            store: None,
+            longest_wait,
+            known: Cache::builder()
+                .max_capacity(KNOWN_APPLICATIONS)
+                .time_to_idle(KEPT_FOR)
+                .build(),
+            rates: Arc::default(),
+        }
+    }
+
+    /// From now on applications have budgets, which `store` shares between replicas.
+    pub fn share(&mut self, store: Arc<dyn BudgetStore>) {
+        self.rates.show();
+        metrics::gauge!("verifyd_provider_requests_waiting").set(0.0);
+        self.store = Some(store);
+    }
+
+    /// Returns the requests of a check in this directory.
+    pub async fn requests(
+        &self,
+        cloud: &str,
+        client_id: Uuid,
+        directory: Uuid,
+        tenant: TenantId,
+        check: Uuid,
+    ) -> LimitedRequests {
+        let limiter = match &self.store {
+            None => None,
+            Some(store) => {
+                let key = BudgetKey {
+                    cloud: cloud.to_owned(),
+                    client_id,
+                };
+                let made = async {
+                    Arc::new(Limiter {
+                        key: key.clone(),
+                        store: Arc::clone(store),
+                        longest_wait: self.longest_wait,
+                        rates: Arc::clone(&self.rates),
+                        is_limited: AtomicBool::new(false),
+                        state: Mutex::default(),
+                    })
+                };
+                Some(self.known.get_with_by_ref(&key, made).await)
+            }
+        };
+        LimitedRequests {
+            limiter,
+            directory,
+            tenant,
+            check,
+            has_begun: AtomicBool::new(false),
+        }
+    }
+}
+
+/// The rates of the applications that are limited, for metrics.
+#[derive(Debug, Default)]
+struct Rates(Mutex<BTreeMap<BudgetKey, u32>>);
+
+impl Rates {
+    fn set(&self, key: &BudgetKey, per_minute: Option<u32>) {
+        let mut rates = self.0.lock();
+        match per_minute {
+            Some(rate) => rates.insert(key.clone(), rate),
+            None => rates.remove(key),
+        };
+        drop(rates);
+        self.show();
+    }
+
+    fn show(&self) {
+        let lowest = self.0.lock().values().min().copied().unwrap_or_default();
+        metrics::gauge!("verifyd_provider_budget_requests_per_minute").set(lowest);
+    }
+}
+
+/// Requests of one check to Graph, in one directory.
+pub(super) struct LimitedRequests {
+    limiter: Option<Arc<Limiter>>,
+    directory: Uuid,
+    tenant: TenantId,
+    check: Uuid,
+    /// Whether one of them was sent.
+    has_begun: AtomicBool,
+}
+
+impl std::fmt::Debug for LimitedRequests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let key = self.limiter.as_ref().map(|limiter| &limiter.key);
+        f.debug_struct("LimitedRequests")
+            .field("application", &key)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LimitedRequests {
+    /// Counts the check as begun: these requests add to what it has read elsewhere.
+    pub fn begin(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until a request may be sent. A check that has sent none gives its slot back soon, as any does in a long
+    /// pause; else one that has begun waits for its turn for as long as its deadline allows.
+    pub async fn permit(&self, deadline: Instant) -> Result<(), Fault> {
+        let Some(limiter) = &self.limiter else {
+            return Ok(());
+        };
+        if limiter.is_limited.load(Ordering::Relaxed) {
+            let has_begun = self.has_begun.load(Ordering::Relaxed);
+            let waited = limiter
+                .wait(self.tenant, self.check, has_begun, deadline)
+                .await;
+            if let Err(pause) = waited {
+                let longest = limiter.longest_wait;
+                let mut fault = Fault::new(Reason::Throttled);
+                fault.remark = Some(REMARK.into());
+                fault.later = Some(Later {
+                    wait: pause.max(longest),
+                    asked: pause > longest,
+                });
+                return Err(fault);
+            }
+        }
+        self.begin();
+        Ok(())
+    }
+
+    /// Counts an answer that is no refusal.
+    pub fn answered(&self) {
+        if let Some(limiter) = &self.limiter {
+            limiter.state.lock().answered.count(Instant::now());
+        }
+    }
+
+    /// Notes that the provider has refused a request for now, and for how long it asks to wait.
+    pub fn throttled(&self, scope: Option<ThrottleScope>, pause: Option<Duration>) {
+        if let Some(limiter) = &self.limiter {
+            limiter.throttled(self.directory, scope, pause.unwrap_or_default());
+        }
+    }
+}
+
+/// Gives the permits of one application to the requests of this process.
+struct Limiter {
+    key: BudgetKey,
+    store: Arc<dyn BudgetStore>,
+    longest_wait: Duration,
+    rates: Arc<Rates>,
+    /// Read before each request.
+    is_limited: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    answered: AnsweredRequests,
+    waiting: WaitingRequests,
+    /// Whether a task gives permits.
+    is_giving: bool,
+    /// The directory of the last refusal without a scope.
+    last_refused: Option<(Uuid, Instant)>,
+    /// A throttling that the database does not know of.
+    throttling: Option<Throttling>,
+    /// Until when refusals belong to the last throttling.
+    settled_at: Option<Instant>,
+    /// Until when the provider has asked to wait.
+    paused_until: Option<Instant>,
+    /// The permits that were taken last.
+    taken: Option<Permits>,
+    /// Those of them that are left, when the next one may be used, and the time from one to the next.
+    left: u32,
+    next: Option<Instant>,
+    interval: Duration,
+    /// Permits that were used since then: of the last second or longer.
+    used: u32,
+    used_since: Option<Instant>,
+}
+
+/// What the task that gives permits does next.
+enum Step {
+    Ask(PermitRequest),
+    Wait(Instant),
+    End,
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        if *self.is_limited.get_mut() {
+            self.rates.set(&self.key, None);
+        }
+    }
+}
+
+impl Limiter {
+    /// Waits for a permit; returns for how long there is none where none comes in time.
+    async fn wait(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        check: Uuid,
+        has_begun: bool,
+        deadline: Instant,
+    ) -> Result<(), Duration> {
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        let soon = now + self.longest_wait;
+        let mut until = now + left - RESERVE.min(left / 10);
+        if !has_begun {
+            until = until.min(soon);
+        }
+        let permitted = {
+            let mut state = self.state.lock();
+            if !self.is_limited.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let is_paused = state.paused_until.is_some_and(|end| end > soon);
+            if let Some(next) = state.next.filter(|next| is_paused || *next > until) {
+                metrics::counter!("verifyd_provider_budget_timeouts_total").increment(1);
+                return Err(next - now);
+            }
+            let (permit, permitted) = oneshot::channel();
+            let waiter = Waiter {
+                tenant,
+                check,
+                permit,
+            };
+            state.waiting.push(waiter, has_begun);
+            self.start(&mut state);
+            permitted
+        };
+        let _waiting = WaitingGauge::new();
+        let refused = match timeout_at(until, permitted).await {
+            Ok(Ok(Err(pause))) => Some(pause),
+            // Where the sender is gone, nothing is limited any more.
+            Ok(_) => None,
+            Err(_) => {
+                let next = self.state.lock().next;
+                let now = Instant::now();
+                Some(next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now)))
+            }
+        };
+        let Some(pause) = refused else {
+            return Ok(());
+        };
+        metrics::counter!("verifyd_provider_budget_timeouts_total").increment(1);
+        Err(pause)
+    }
+
+    fn throttled(self: &Arc<Self>, directory: Uuid, scope: Option<ThrottleScope>, pause: Duration) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let is_of_application = match scope {
+            Some(scope) => scope == ThrottleScope::Application,
+            None => {
+                let last = state.last_refused.replace((directory, now));
+                last.is_some_and(|(other, at)| other != directory && now < at + SAME_MOMENT)
+            }
+        };
+        if !is_of_application {
+            return;
+        }
+        let pause = pause.min(MAX_PAUSE);
+        let had_limit = self.is_limited.swap(true, Ordering::Relaxed);
+        state.left = 0;
+        state.pause(now, pause, self.longest_wait);
+        if state.settled_at.is_none_or(|settled| now >= settled) {
+            state.settled_at = Some(now + pause + SETTLING_TIME);
+            state.throttling = Some(Throttling {
+                unpermitted_per_minute: match had_limit {
+                    true => 0,
+                    false => state.answered.per_minute(now, pause),
+                },
+                pause,
+            });
+        }
+        if let Some(throttling) = state.throttling.filter(|_| state.taken.is_none()) {
+            // Until the database answers.
+            let start = DateTime::<Utc>::UNIX_EPOCH;
+            let mut budget = Budget::after(None, throttling, start);
+            state.taken = Some(budget.take(0, 1, start));
+        }
+        if !had_limit {
+            log_limited!(
+                warn,
+                cloud = self.key.cloud,
+                client_id = %self.key.client_id,
+                "Microsoft throttles the application; holding its requests back"
+            );
+        }
+        self.start(&mut state);
+    }
+
+    /// Starts the task that gives permits, unless it runs.
+    fn start(self: &Arc<Self>, state: &mut State) {
+        if !std::mem::replace(&mut state.is_giving, true) {
+            let limiter = Arc::clone(self);
+            tokio::spawn(async move { limiter.give_permits().await });
+        }
+    }
+
+    /// Gives permits until no request waits for one.
+    async fn give_permits(&self) {
+        loop {
+            let step = self.state.lock().step(Instant::now());
+            match step {
+                Step::Ask(request) => self.ask(&request).await,
+                Step::Wait(until) => sleep_until(until).await,
+                Step::End => return,
+            }
+        }
+    }
+
+    /// Takes permits from the budget.
+    async fn ask(&self, request: &PermitRequest) {
+        let asked = timeout(ANSWER_TIMEOUT, self.store.permits(&self.key, request)).await;
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        match asked {
+            Ok(Ok(Some(permits))) => {
+                // A refusal that arrived meanwhile voids them.
+                if state.throttling.is_none() {
+                    state.use_permits(permits, now);
+                    state.pause(now, permits.pause, self.longest_wait);
+                }
+                drop(state);
+                self.rates.set(&self.key, Some(permits.per_minute));
+            }
+            Ok(Ok(None)) => {
+                if state.throttling.is_some() {
+                    return;
+                }
+                self.is_limited.store(false, Ordering::Relaxed);
+                // Whoever waits may send.
+                let answered = std::mem::take(&mut state.answered);
+                let is_giving = state.is_giving;
+                *state = State {
+                    answered,
+                    is_giving,
+                    ..State::default()
+                };
+                drop(state);
+                self.rates.set(&self.key, None);
+                log_limited!(
+                    info,
+                    cloud = self.key.cloud,
+                    client_id = %self.key.client_id,
+                    "requests of the application are not held back any more"
+                );
+            }
+            failed => {
+                state.go_on_alone(now);
+                drop(state);
+                let error = match failed {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => "no answer within the timeout".to_owned(),
+                };
+                log_limited!(
+                    warn,
+                    %error,
+                    "cannot take permits from the budget of an application; going on with an equal share"
+                );
+            }
+        }
+    }
+}
+
+impl State {
+    /// Gives the permits that are due, and returns what follows.
+    fn step(&mut self, now: Instant) -> Step {
+        loop {
+            self.waiting.forget_cancelled();
+            if let Some(throttling) = self.throttling.take() {
+                return Step::Ask(self.request(now, Some(throttling)));
+            }
+            if self.waiting.is_empty() {
+                self.is_giving = false;
+                return Step::End;
+            }
+            let next = self.next.unwrap_or(now);
+            if now > next + SECOND {
+                self.left = 0;
+            }
+            if self.left == 0 {
+                return Step::Ask(self.request(now, None));
+            }
+            if now < next {
+                return Step::Wait(next);
+            }
+            let Some(waiter) = self.waiting.pop() else {
+                continue;
+            };
+            if waiter.permit.send(Ok(())).is_ok() {
+                self.left -= 1;
+                self.used = self.used.saturating_add(1);
+                self.next = Some(next + self.interval);
+            }
+        }
+    }
+
+    /// Returns the request for as many permits as are waited for, and as many as were used within a second: the
+    /// requests of the next one then need not ask one by one.
+    fn request(&mut self, now: Instant, throttling: Option<Throttling>) -> PermitRequest {
+        let used = self.used;
+        let since = *self.used_since.get_or_insert(now);
+        if now >= since + SECOND {
+            self.used = 0;
+            self.used_since = Some(now);
+        }
+        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        PermitRequest {
+            wanted: if waiting == 0 { 0 } else { waiting.max(used) },
+            throttling,
+        }
+    }
+
+    /// Gives no permit during this pause. Nobody waits for one that is longer than `longest`.
+    fn pause(&mut self, now: Instant, pause: Duration, longest: Duration) {
+        self.paused_until = self.paused_until.max(Some(now + pause));
+        self.next = self.next.max(self.paused_until);
+        if pause <= longest {
+            return;
+        }
+        while let Some(waiter) = self.waiting.pop() {
+            let _ = waiter.permit.send(Err(pause));
+        }
+    }
+
+    fn use_permits(&mut self, permits: Permits, now: Instant) {
+        self.next = self.next.max(Some(now + permits.starts_in));
+        self.left = permits.count;
+        self.interval = permits.interval();
+        self.taken = Some(permits);
+    }
+
+    /// Uses an equal share of the budget as it was last, for a second.
+    fn go_on_alone(&mut self, now: Instant) {
+        let interval = self.taken.map_or(SECOND, |taken| taken.interval_of_share());
+        let count = SECOND.as_nanos() / interval.as_nanos().max(1);
+        self.left = u32::try_from(count).unwrap_or(u32::MAX).max(1);
+        self.interval = interval;
+        self.next = self.next.max(Some(now));
+    }
+}
+
+/// Counts a request as waiting until it is dropped.
+struct WaitingGauge;
+
+impl WaitingGauge {
+    fn new() -> Self {
+        metrics::gauge!("verifyd_provider_requests_waiting").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for WaitingGauge {
+    fn drop(&mut self) {
+        metrics::gauge!("verifyd_provider_requests_waiting").decrement(1.0);
+    }
+}

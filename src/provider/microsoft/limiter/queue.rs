@@ -1,0 +1,214 @@
+//! Requests that wait for a permit, in the order in which they get one.
+//!
+//! A check that has begun goes first: where all checks got on at the same pace, a low rate would let none of them end
+//! before its deadline. Among the checks that have begun, and among the others, tenants take turns.
+
+use crate::domain::TenantId;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+/// Of so many permits one is for a check that has got none yet. A check makes fewer requests than that, so those that
+/// have begun end all the same.
+const FIRST_REQUESTS: u32 = 8;
+
+/// A request that waits.
+pub(super) struct Waiter {
+    pub tenant: TenantId,
+    /// The check that it belongs to.
+    pub check: Uuid,
+    /// Says that the request may be sent, or for how long none may.
+    pub permit: oneshot::Sender<Result<(), Duration>>,
+}
+
+/// Waiting requests of all tenants.
+#[derive(Default)]
+pub(super) struct WaitingRequests {
+    begun: Turns,
+    first: Turns,
+    given: u32,
+}
+
+impl WaitingRequests {
+    /// Adds a request; `begun`: whether its check has got a permit before.
+    pub fn push(&mut self, waiter: Waiter, begun: bool) {
+        match begun {
+            true => self.begun.push(waiter),
+            false => self.first.push(waiter),
+        }
+    }
+
+    /// Takes the request that is next out. The other requests of its check have begun with it.
+    pub fn pop(&mut self) -> Option<Waiter> {
+        self.given = self.given.wrapping_add(1);
+        let is_for_first = self.given.is_multiple_of(FIRST_REQUESTS) || self.begun.is_empty();
+        let next = match is_for_first {
+            true => self.first.pop(),
+            false => None,
+        };
+        let Some(waiter) = next else {
+            return self.begun.pop();
+        };
+        for other in self.first.take_check(waiter.tenant, waiter.check) {
+            self.begun.push(other);
+        }
+        Some(waiter)
+    }
+
+    /// Forgets requests that nobody waits for any more.
+    pub fn forget_cancelled(&mut self) {
+        self.begun.forget_cancelled();
+        self.first.forget_cancelled();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.begun.is_empty() && self.first.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.begun.len() + self.first.len()
+    }
+}
+
+/// Turns of tenants: none has two while another one waits for its first.
+#[derive(Default)]
+struct Turns {
+    /// Those with waiting requests, each once.
+    order: VecDeque<TenantId>,
+    waiting: HashMap<TenantId, VecDeque<Waiter>>,
+}
+
+impl Turns {
+    fn push(&mut self, waiter: Waiter) {
+        let of_tenant = self.waiting.entry(waiter.tenant).or_default();
+        if of_tenant.is_empty() {
+            self.order.push_back(waiter.tenant);
+        }
+        of_tenant.push_back(waiter);
+    }
+
+    fn pop(&mut self) -> Option<Waiter> {
+        let tenant = self.order.pop_front()?;
+        let of_tenant = self.waiting.get_mut(&tenant)?;
+        let waiter = of_tenant.pop_front();
+        match of_tenant.is_empty() {
+            true => drop(self.waiting.remove(&tenant)),
+            false => self.order.push_back(tenant),
+        }
+        waiter
+    }
+
+    /// Takes all requests of a check out.
+    fn take_check(&mut self, tenant: TenantId, check: Uuid) -> VecDeque<Waiter> {
+        let Some(of_tenant) = self.waiting.get_mut(&tenant) else {
+            return VecDeque::new();
+        };
+        let all = std::mem::take(of_tenant).into_iter();
+        let (taken, others): (_, VecDeque<Waiter>) = all.partition(|waiter| waiter.check == check);
+        *of_tenant = others;
+        self.forget_empty();
+        taken
+    }
+
+    fn forget_cancelled(&mut self) {
+        for of_tenant in self.waiting.values_mut() {
+            of_tenant.retain(|waiter| !waiter.permit.is_closed());
+        }
+        self.forget_empty();
+    }
+
+    fn forget_empty(&mut self) {
+        self.waiting.retain(|_, of_tenant| !of_tenant.is_empty());
+        let waiting = &self.waiting;
+        self.order.retain(|tenant| waiting.contains_key(tenant));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.values().map(VecDeque::len).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Adds a request, and returns what keeps it waiting.
+    fn wait(
+        queue: &mut WaitingRequests,
+        tenant: i64,
+        check: u128,
+        begun: bool,
+    ) -> oneshot::Receiver<Result<(), Duration>> {
+        let (permit, waiting) = oneshot::channel();
+        let waiter = Waiter {
+            tenant: TenantId(tenant),
+            check: Uuid::from_u128(check),
+            permit,
+        };
+        queue.push(waiter, begun);
+        waiting
+    }
+
+    fn popped(queue: &mut WaitingRequests) -> Vec<(i64, u128)> {
+        std::iter::from_fn(|| queue.pop())
+            .map(|waiter| (waiter.tenant.0, waiter.check.as_u128()))
+            .collect()
+    }
+
+    #[test]
+    fn a_tenant_with_a_thousand_requests_does_not_keep_another_one_waiting() {
+        for begun in [true, false] {
+            let mut queue = WaitingRequests::default();
+            let many: Vec<_> = (0..1_000)
+                .map(|check| wait(&mut queue, 1, check, begun))
+                .collect();
+            let one = wait(&mut queue, 2, 5_000, begun);
+            assert_eq!(queue.len(), 1_001);
+            let place = popped(&mut queue).iter().position(|next| next.0 == 2);
+            assert_eq!(place, Some(1), "{begun}");
+            drop((many, one));
+        }
+    }
+
+    #[test]
+    fn a_check_that_has_begun_goes_first_and_a_new_one_is_not_forgotten() {
+        let mut queue = WaitingRequests::default();
+        let begun: Vec<_> = (0..20)
+            .map(|check| wait(&mut queue, 1, check, true))
+            .collect();
+        let first = wait(&mut queue, 2, 99, false);
+        let place = popped(&mut queue).iter().position(|next| next.0 == 2);
+        assert_eq!(place, Some(FIRST_REQUESTS as usize - 1));
+        drop((begun, first));
+    }
+
+    /// Its requests are sent at the same time.
+    #[test]
+    fn all_requests_of_a_check_begin_with_the_first_one() {
+        let mut queue = WaitingRequests::default();
+        let waiting: Vec<_> = [(1, 10), (1, 10), (2, 20), (2, 20), (2, 20)]
+            .map(|(tenant, check)| wait(&mut queue, tenant, check, false))
+            .into();
+        let order = [(1, 10), (1, 10), (2, 20), (2, 20), (2, 20)];
+        assert_eq!(popped(&mut queue), order);
+        assert!(queue.is_empty());
+        drop(waiting);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_forgotten() {
+        let mut queue = WaitingRequests::default();
+        drop(wait(&mut queue, 1, 1, false));
+        drop(wait(&mut queue, 2, 2, true));
+        let kept = wait(&mut queue, 2, 3, true);
+        queue.forget_cancelled();
+        assert_eq!(queue.len(), 1);
+        assert_eq!(popped(&mut queue), [(2, 3)]);
+        drop(kept);
+    }
+}

@@ -1,0 +1,349 @@
+//! Tests of limiters, by a clock that only moves when all wait.
+
+use super::*;
+use crate::ports::budgets::ApplicationBudget;
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+use std::sync::atomic::AtomicU32;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+const CLIENT: Uuid = Uuid::from_u128(1);
+
+const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// A database with the budget of one application.
+struct Database {
+    began: Instant,
+    replicas: u32,
+    budget: Mutex<Option<Budget>>,
+    is_away: AtomicBool,
+    asked: AtomicU32,
+}
+
+impl Database {
+    fn of(replicas: u32) -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            replicas,
+            budget: Mutex::new(None),
+            is_away: AtomicBool::new(false),
+            asked: AtomicU32::new(0),
+        })
+    }
+
+    fn asked(&self) -> u32 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// The limiters of another replica.
+    fn limiters(self: &Arc<Self>) -> Limiters {
+        let mut limiters = Limiters::new(seconds(5));
+        limiters.share(Arc::clone(self) as Arc<dyn BudgetStore>);
+        limiters
+    }
+}
+
+#[async_trait]
+impl BudgetStore for Database {
+    async fn permits(
+        &self,
+        _key: &BudgetKey,
+        request: &PermitRequest,
+    ) -> Result<Option<Permits>, StoreError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("away".into()));
+        }
+        let now = DateTime::<Utc>::UNIX_EPOCH + self.began.elapsed();
+        let mut budget = self.budget.lock();
+        *budget = match request.throttling {
+            Some(throttling) => Some(Budget::after(*budget, throttling, now)),
+            None => budget.filter(|budget| !budget.is_over(now)),
+        };
+        let permits = budget
+            .as_mut()
+            .map(|budget| budget.take(request.wanted, self.replicas, now));
+        Ok(permits)
+    }
+
+    async fn budgets(&self) -> Result<Vec<ApplicationBudget>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+/// The requests of a new check of this tenant, in a directory of its own.
+async fn requests(limiters: &Limiters, tenant: u32) -> Arc<LimitedRequests> {
+    let directory = Uuid::from_u128(tenant.into());
+    let of = TenantId(tenant.into());
+    let requests = limiters.requests("global", CLIENT, directory, of, Uuid::new_v4());
+    Arc::new(requests.await)
+}
+
+/// Has the application throttled after 100 answers within six seconds, for four more: with one replica 420 requests a
+/// minute are left, seven a second.
+async fn throttle(requests: &LimitedRequests) {
+    for _ in 0..100 {
+        requests.answered();
+        sleep(Duration::from_millis(60)).await;
+    }
+    requests.throttled(Some(ThrottleScope::Application), Some(seconds(4)));
+}
+
+/// Sends so many requests at once; each tells how long it has waited.
+fn send(
+    requests: &Arc<LimitedRequests>,
+    count: usize,
+    deadline: Duration,
+) -> JoinSet<Result<Duration, Fault>> {
+    let mut sent = JoinSet::new();
+    let began = Instant::now();
+    for _ in 0..count {
+        let requests = Arc::clone(requests);
+        sent.spawn(async move {
+            requests.permit(began + deadline).await?;
+            Ok(began.elapsed())
+        });
+    }
+    sent
+}
+
+/// The waits of all requests, which must have got their permits, in order.
+async fn waits(sent: JoinSet<Result<Duration, Fault>>) -> Vec<Duration> {
+    let waits = sent.join_all().await.into_iter();
+    let mut waits: Vec<Duration> = waits.map(Result::unwrap).collect();
+    waits.sort_unstable();
+    waits
+}
+
+#[test]
+fn a_scope_is_read_as_graph_writes_it() {
+    for (value, scope) in [
+        (
+            "Tenant_Application/ReadWrite/9a3d526c/0785ef7c",
+            Some(ThrottleScope::Directory),
+        ),
+        ("Tenant/Read/9a3d526c", Some(ThrottleScope::Directory)),
+        (
+            "Application/ReadWrite/9a3d526c",
+            Some(ThrottleScope::Application),
+        ),
+        (
+            "Partition_Application_All",
+            Some(ThrottleScope::Application),
+        ),
+        ("User/Read", None),
+        ("", None),
+    ] {
+        assert_eq!(ThrottleScope::parse(value), scope, "{value}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_before_the_application_is_throttled() {
+    let database = Database::of(1);
+    let limiters = database.limiters();
+    let of_one = requests(&limiters, 1).await;
+    let of_other = requests(&limiters, 2).await;
+    // One directory by itself, whether Graph says so or not.
+    of_one.throttled(Some(ThrottleScope::Directory), Some(seconds(30)));
+    of_other.throttled(Some(ThrottleScope::Directory), Some(seconds(30)));
+    of_one.throttled(None, Some(seconds(30)));
+    of_one.throttled(None, Some(seconds(30)));
+    let waits = waits(send(&of_other, 1_000, seconds(60))).await;
+    assert_eq!(waits.last(), Some(&Duration::ZERO));
+    assert_eq!(database.asked(), 0);
+    // Two at the same moment: the application's limit.
+    of_other.throttled(None, Some(seconds(30)));
+    assert!(of_one.permit(Instant::now() + seconds(20)).await.is_err());
+    sleep(seconds(1)).await;
+    assert_eq!(database.asked(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_application_sends_at_its_rate_after_the_pause() {
+    let database = Database::of(1);
+    let requests = requests(&database.limiters(), 1).await;
+    requests.begin();
+    throttle(&requests).await;
+    let waits = waits(send(&requests, 70, seconds(600))).await;
+    assert!(waits[0] >= seconds(4), "{waits:?}");
+    let last = waits[69].as_secs_f64();
+    assert!((12.0..15.0).contains(&last), "{waits:?}");
+    // The permits of a second at a time.
+    assert!(database.asked() <= 15, "{}", database.asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_share_a_budget() {
+    let database = Database::of(2);
+    let first = requests(&database.limiters(), 1).await;
+    let second = requests(&database.limiters(), 2).await;
+    first.begin();
+    second.begin();
+    throttle(&first).await;
+    // It has sent nothing, and takes as much as the other one now.
+    second.throttled(Some(ThrottleScope::Application), Some(seconds(4)));
+    let (first, second) = (
+        send(&first, 35, seconds(600)),
+        send(&second, 35, seconds(600)),
+    );
+    let (first, second) = tokio::join!(waits(first), waits(second));
+    for waits in [&first, &second] {
+        let last = waits[34].as_secs_f64();
+        assert!((11.0..16.0).contains(&last), "{first:?} {second:?}");
+    }
+    // Half of the permits of a second at a time.
+    assert!(database.asked() <= 40, "{}", database.asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_with_a_thousand_requests_leaves_permits_to_another_one() {
+    let limiters = Database::of(1).limiters();
+    let many = requests(&limiters, 1).await;
+    many.begin();
+    throttle(&many).await;
+    let many = send(&many, 1_000, seconds(600));
+    let one = requests(&limiters, 2).await;
+    one.begin();
+    let waits = waits(send(&one, 1, seconds(600))).await;
+    assert!(waits[0] < seconds(5), "{waits:?}");
+    drop(many);
+}
+
+/// Neither a check that has begun nor another one keeps its slot.
+#[tokio::test(start_paused = true)]
+async fn a_long_pause_is_not_waited_for() {
+    let limiters = Database::of(1).limiters();
+    let begun = requests(&limiters, 1).await;
+    begun.begin();
+    begun.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
+    let began = Instant::now();
+    for requests in [&begun, &requests(&limiters, 2).await] {
+        let fault = requests.permit(began + seconds(600)).await.unwrap_err();
+        assert_eq!(fault.reason, Reason::Throttled);
+        let later = fault.later.unwrap();
+        assert!(later.asked && later.wait == seconds(40), "{later:?}");
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+/// Another replica may have learnt of the pause: this one has it from the database.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_long_pause_that_begins_meanwhile() {
+    let database = Database::of(1);
+    let limiters = database.limiters();
+    let begun = requests(&limiters, 1).await;
+    begun.begin();
+    throttle(&begun).await;
+    for is_own in [true, false] {
+        let sent = send(&begun, 100, seconds(600));
+        sleep(seconds(6)).await;
+        if is_own {
+            begun.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
+        } else {
+            let other = requests(&database.limiters(), 2).await;
+            other.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
+        }
+        let began = Instant::now();
+        let ended = sent.join_all().await;
+        assert!(began.elapsed() < seconds(2), "{is_own}");
+        let refused = ended.iter().filter(|ended| ended.is_err()).count();
+        assert!((1..100).contains(&refused), "{is_own}: {refused}");
+        sleep(seconds(50)).await;
+    }
+}
+
+/// One request a second is left, and somewhat more by now.
+async fn with_the_lowest_rate() -> Limiters {
+    let limiters = Database::of(1).limiters();
+    let first = requests(&limiters, 1).await;
+    first.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
+    sleep(seconds(42)).await;
+    limiters
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_waits_in_vain_for_its_first_permit_ends_throttled_soon() {
+    let limiters = with_the_lowest_rate().await;
+    let began = Instant::now();
+    let mut sent = Vec::new();
+    for tenant in 10..30 {
+        let requests = requests(&limiters, tenant).await;
+        sent.push(send(&requests, 1, seconds(30)));
+    }
+    let mut refused = 0;
+    for mut one in sent {
+        let Err(fault) = one.join_next().await.unwrap().unwrap() else {
+            continue;
+        };
+        assert_eq!(fault.reason, Reason::Throttled);
+        let later = fault.later.unwrap();
+        assert!(!later.asked && later.wait == seconds(5), "{later:?}");
+        refused += 1;
+    }
+    assert!((10..16).contains(&refused), "{refused}");
+    assert!(began.elapsed() < Duration::from_millis(5_100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_has_begun_waits_until_its_deadline() {
+    let limiters = with_the_lowest_rate().await;
+    let requests = requests(&limiters, 1).await;
+    requests.begin();
+    let began = Instant::now();
+    let ended = send(&requests, 100, seconds(30)).join_all().await;
+    let permitted = ended.iter().filter(|ended| ended.is_ok()).count();
+    assert!((35..60).contains(&permitted), "{permitted}");
+    // It has some time left to say so.
+    let spent = began.elapsed();
+    assert!(spent >= seconds(29) && spent < seconds(30), "{spent:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_database_a_replica_goes_on_with_its_share() {
+    let database = Database::of(2);
+    let requests = requests(&database.limiters(), 1).await;
+    requests.begin();
+    throttle(&requests).await;
+    drop(waits(send(&requests, 10, seconds(600))).await);
+    database.is_away.store(true, Ordering::Relaxed);
+    let alone = waits(send(&requests, 35, seconds(600))).await;
+    // Half of seven a second, and a tenth more by now.
+    let last = alone[34].as_secs_f64();
+    assert!((7.0..12.0).contains(&last), "{alone:?}");
+    database.is_away.store(false, Ordering::Relaxed);
+    drop(waits(send(&requests, 10, seconds(600))).await);
+}
+
+/// Also where the database is away from the start.
+#[tokio::test(start_paused = true)]
+async fn a_budget_that_was_not_recorded_limits_its_process() {
+    let database = Database::of(1);
+    database.is_away.store(true, Ordering::Relaxed);
+    let requests = requests(&database.limiters(), 1).await;
+    requests.begin();
+    throttle(&requests).await;
+    let alone = waits(send(&requests, 35, seconds(600))).await;
+    assert!(alone[0] >= seconds(4), "{alone:?}");
+    let last = alone[34].as_secs_f64();
+    assert!((8.0..11.0).contains(&last), "{alone:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_ends_where_nobody_is_throttled_any_more() {
+    let database = Database::of(1);
+    let requests = requests(&database.limiters(), 1).await;
+    requests.begin();
+    throttle(&requests).await;
+    drop(waits(send(&requests, 10, seconds(600))).await);
+    sleep(seconds(600)).await;
+    let before = database.asked();
+    for _ in 0..2 {
+        let waited = waits(send(&requests, 1_000, seconds(600))).await;
+        assert_eq!(waited.last(), Some(&Duration::ZERO));
+        assert_eq!(database.asked(), before + 1);
+    }
+}
