@@ -23,13 +23,12 @@ struct Scene {
 
 impl Scene {
     async fn new(change: impl FnOnce(&mut Settings)) -> Self {
-        let database = TestDatabase::create().await;
+        let database = TestDatabase::migrated().await;
         let world = World::with(|settings| {
             use_postgres(settings, database.url());
             change(settings);
         })
         .await;
-        world.services.store.migrate().await.unwrap();
         Self { world, database }
     }
 

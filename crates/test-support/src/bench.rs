@@ -71,22 +71,22 @@ impl Bench {
     }
 
     pub async fn with(options: SimulatorOptions) -> Self {
-        Self::on(TestDatabase::create().await, options).await
+        Self::with_database(TestDatabase::migrated().await, options).await
     }
 
     /// On a database of the caller's choice, which is migrated.
     pub async fn on(database: TestDatabase, options: SimulatorOptions) -> Self {
-        let bench = Self::before_migration(database, options).await;
+        let bench = Self::with_database(database, options).await;
         bench.success(&["migrate"]);
         bench
     }
 
     /// On an empty database.
     pub async fn unmigrated(options: SimulatorOptions) -> Self {
-        Self::before_migration(TestDatabase::create().await, options).await
+        Self::with_database(TestDatabase::create().await, options).await
     }
 
-    async fn before_migration(database: TestDatabase, options: SimulatorOptions) -> Self {
+    async fn with_database(database: TestDatabase, options: SimulatorOptions) -> Self {
         let simulator = Simulator::start(options).await.unwrap();
         let redis_url = redis_server::redis_url();
         let queue = redis_server::random_queue();

@@ -2,7 +2,16 @@
 //!
 //! `VERIFYD_TEST_DATABASE_URL` names a server where databases may be created.
 
+use crate::waiting::until;
+use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+use verifyd::store::{DatabaseSettings, ListenMode};
+
+/// The database that [`TestDatabase::migrated`] copies. The server is thrown away with it.
+static MIGRATED: OnceCell<String> = OnceCell::const_new();
 
 /// A database with a random name; dropped, with whoever is still connected, at the end.
 #[derive(Debug)]
@@ -14,19 +23,28 @@ pub struct TestDatabase {
 impl TestDatabase {
     /// Creates it. Fails the test where no server is named.
     pub async fn create() -> Self {
-        let server = std::env::var("VERIFYD_TEST_DATABASE_URL")
-            .expect("run scripts/test, which starts PostgreSQL and Redis");
-        Self::create_on(&server).await
+        Self::create_on(&server()).await
+    }
+
+    /// Creates it as migrations leave an empty one: migrating takes ten times as long as copying.
+    pub async fn migrated() -> Self {
+        let server = server();
+        let template = MIGRATED.get_or_init(|| migrate(&server)).await;
+        Self::create_with(&server, &format!("TEMPLATE {template}")).await
     }
 
     /// Creates it on this server, which must outlive it.
     pub async fn create_on(server: &str) -> Self {
+        Self::create_with(server, "").await
+    }
+
+    async fn create_with(server: &str, options: &str) -> Self {
         let name = format!("verifyd_test_{}", uuid::Uuid::new_v4().simple());
         let mut admin = PgConnection::connect(server)
             .await
             .expect("the test's PostgreSQL answers");
         admin
-            .execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(AssertSqlSafe(format!("CREATE DATABASE {name} {options}")))
             .await
             .expect("a database can be created");
         admin.close().await.expect("the connection closes");
@@ -47,6 +65,46 @@ impl TestDatabase {
         url.set_path(&self.name);
         url.into()
     }
+}
+
+fn server() -> String {
+    std::env::var("VERIFYD_TEST_DATABASE_URL")
+        .expect("run scripts/test, which starts PostgreSQL and Redis")
+}
+
+/// Migrates a new database and returns its name once nobody is connected to it, so that it can be copied.
+async fn migrate(server: &str) -> String {
+    let template = TestDatabase::create_on(server).await;
+    let settings = DatabaseSettings {
+        url: SecretString::from(template.url()),
+        password_file: PathBuf::new(),
+        max_connections: 2,
+        acquire_timeout: Duration::from_secs(300),
+        statement_timeout: Duration::from_secs(1800),
+        listen: ListenMode::Off,
+        listen_url: SecretString::default(),
+    };
+    let store = verifyd::store::connect(&settings)
+        .await
+        .expect("the new database answers");
+    store.migrate().await.expect("an empty database is migrated");
+    drop(store);
+
+    let mut admin = PgConnection::connect(server)
+        .await
+        .expect("the test's PostgreSQL answers");
+    until("nobody is connected to the migrated database", async || {
+        let sessions = sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = $1",
+        );
+        let sessions = sessions.bind(&template.name).fetch_one(&mut admin).await;
+        sessions.expect("the test's PostgreSQL answers") == 0
+    })
+    .await;
+    admin.close().await.expect("the connection closes");
+    let name = template.name.clone();
+    std::mem::forget(template);
+    name
 }
 
 impl Drop for TestDatabase {

@@ -88,7 +88,7 @@ impl Scene {
     }
 
     pub async fn postgres_with(change: impl FnOnce(&mut Settings)) -> Self {
-        let database = TestDatabase::create().await;
+        let database = TestDatabase::migrated().await;
         let url = database.url();
         let change = |settings: &mut Settings| {
             use_postgres(settings, url);
@@ -134,7 +134,9 @@ impl Scene {
             change(settings);
         })
         .await;
-        world.services.store.migrate().await.unwrap();
+        if database.is_none() {
+            world.services.store.migrate().await.unwrap();
+        }
         let stop = CancellationToken::new();
         let base = serve(&world.services, stop.clone()).await;
         Self {

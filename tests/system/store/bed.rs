@@ -58,21 +58,18 @@ impl Place {
 
 impl Bed {
     pub async fn postgres() -> Self {
-        Self::empty_postgres().await.migrated().await
+        Self::on(Place::Postgres(TestDatabase::migrated().await)).await
     }
 
     /// Through PgBouncer in transaction mode, with fewer connections than the store has.
     pub async fn pooled() -> Self {
-        Self::empty_pooled().await.migrated().await
+        Self::behind_pooler(TestDatabase::migrated().await).await
     }
 
     pub async fn sqlite() -> Self {
-        Self::empty_sqlite().await.migrated().await
-    }
-
-    async fn migrated(self) -> Self {
-        self.store.migrate().await.unwrap();
-        self
+        let bed = Self::empty_sqlite().await;
+        bed.store.migrate().await.unwrap();
+        bed
     }
 
     pub async fn empty_postgres() -> Self {
@@ -84,7 +81,10 @@ impl Bed {
     }
 
     async fn empty_pooled() -> Self {
-        let database = TestDatabase::create().await;
+        Self::behind_pooler(TestDatabase::create().await).await
+    }
+
+    async fn behind_pooler(database: TestDatabase) -> Self {
         let pooler = PgBouncer::before(&database.url(), 5);
         Self::on(Place::Pooled(database, pooler)).await
     }

@@ -11,19 +11,12 @@ use test_support::proxy::{Act, Proxy, Rule};
 use test_support::waiting::{until, within};
 use verifyd::ports::store::{Store, StoreError};
 
-async fn migrated() -> TestDatabase {
-    let database = TestDatabase::create().await;
-    let store = verifyd::store::connect(&settings(&database.url())).await;
-    store.unwrap().migrate().await.unwrap();
-    database
-}
-
 /// The driver forgets a `BEGIN` whose answer nobody waits for. The next call on that connection would be
 /// within the transaction of the one before, at its time.
 #[tokio::test]
 async fn a_call_that_is_cancelled_while_it_begins_leaves_no_transaction() {
     let (log, _logged) = logged();
-    let database = migrated().await;
+    let database = TestDatabase::migrated().await;
     let (way, url) = Proxy::before(&database.url()).await;
     let mut settings = settings(&url);
     settings.max_connections = 1;
@@ -60,7 +53,7 @@ async fn call(store: Arc<dyn Store>, is_heartbeat: bool) -> Result<(), StoreErro
 /// The heartbeat has a connection of its own, other calls one of the pool.
 #[tokio::test]
 async fn signing_in_goes_on_when_the_caller_has_gone() {
-    let database = migrated().await;
+    let database = TestDatabase::migrated().await;
     let (way, url) = Proxy::before(&database.url()).await;
     let mut settings = settings(&url);
     settings.max_connections = 1;
@@ -94,7 +87,7 @@ async fn waiting(console: &mut PgConnection) -> i64 {
 /// A pooler lets a client sign in before it has a session for it, and serves those that wait in turn.
 #[tokio::test]
 async fn a_heartbeat_keeps_its_turn_at_a_pooler() {
-    let database = migrated().await;
+    let database = TestDatabase::migrated().await;
     let pooler = PgBouncer::in_session_mode(&database.url(), 1);
     let url = pooler.url_of(&database.url());
     let store = verifyd::store::connect(&settings(&url)).await.unwrap();
