@@ -9,6 +9,7 @@ mod invalid_runs;
 mod modules;
 mod oidc;
 mod outbound;
+mod partitions;
 mod print;
 mod queue;
 mod sessions;
@@ -407,6 +408,7 @@ fn disk(store: &dyn Store, lines: &mut Vec<Line>) {
 /// What is to be said of runs, and of what follows from them.
 async fn runs(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>) {
     guards(store, lines).await;
+    lines.extend(partitions::check(store).await);
     lines.push(webhooks::check(store).await);
     activity(store, dead_after, lines).await;
     invalid_runs::check(store, lines).await;

@@ -17,6 +17,7 @@ pub(crate) mod onboarding;
 pub mod open_calls;
 pub(crate) mod orphans;
 pub mod overview;
+pub mod partitions;
 pub mod plan;
 pub mod pools;
 pub mod probe;

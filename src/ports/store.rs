@@ -21,6 +21,7 @@ pub use crate::ports::inventory::{InventoryFreshness, InventoryStore};
 use crate::ports::onboarding::OnboardingStore;
 pub use crate::ports::orphans::{OpenAttempt, OrphanStore};
 use crate::ports::overview::OverviewStore;
+pub use crate::ports::partitions::{PartitionPlan, PartitionStore, PartitionsEnd};
 use crate::ports::plan::PlanStore;
 use crate::ports::pools::PoolStore;
 use crate::ports::probe::ProbeStore;
@@ -65,6 +66,7 @@ store!(
     InvalidRunStore,
     OnboardingStore,
     OverviewStore,
+    PartitionStore,
     PlanStore,
     PoolStore,
     ProbeStore,

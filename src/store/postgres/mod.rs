@@ -24,6 +24,7 @@ mod indexes;
 mod inspect;
 mod inventory;
 mod options;
+mod partitions;
 mod password;
 mod private;
 mod privileges;

@@ -61,6 +61,13 @@ impl Bed {
         Self::empty_postgres().await.migrated().await
     }
 
+    /// With a table of runs that is partitioned by month.
+    pub async fn partitioned() -> Self {
+        let bed = Self::postgres().await;
+        bed.store.partition_by_month().await.unwrap();
+        bed
+    }
+
     /// Through PgBouncer in transaction mode, with fewer connections than the store has.
     pub async fn pooled() -> Self {
         Self::empty_pooled().await.migrated().await
