@@ -12,6 +12,7 @@ mod outbound;
 mod partitions;
 mod print;
 mod queue;
+mod replica;
 mod sessions;
 mod webhooks;
 mod writing;
@@ -200,6 +201,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
             remedy::of_opening(settings.is_embedded()),
         )),
     }
+    lines.extend(replica::check(settings).await);
     queue::check(settings, &mut lines).await;
     keys(settings, &mut lines);
     lines.push(modules::check(settings));

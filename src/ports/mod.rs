@@ -24,6 +24,7 @@ pub mod probe;
 pub mod provider;
 pub mod queue;
 pub(crate) mod recording;
+pub(crate) mod replica;
 pub(crate) mod retention;
 pub(crate) mod runs;
 pub(crate) mod schema;

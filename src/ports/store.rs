@@ -26,6 +26,7 @@ use crate::ports::plan::PlanStore;
 use crate::ports::pools::PoolStore;
 use crate::ports::probe::ProbeStore;
 pub use crate::ports::recording::{ForSession, NewRun, Recorded, RecordingStore};
+use crate::ports::replica::ReplicaStore;
 pub use crate::ports::retention::{PrunePolicy, Pruned, RetentionStore};
 pub use crate::ports::runs::{RunCounts, RunFilter, RunStore, SummaryStore};
 pub use crate::ports::schema::{
@@ -56,6 +57,7 @@ store!(
     RunStore,
     SummaryStore,
     WorkerStore,
+    ReplicaStore,
     RetentionStore,
     ConnectionStore,
     CredentialStore,

@@ -140,6 +140,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, "verifyd_http_requests_in_flight", "Requests whose answer has not begun"),
     (Kind::Gauge, "verifyd_database_connections", "Connections of a pool by state: idle, used"),
     (Kind::Gauge, "verifyd_database_connections_max", "Largest number of connections of a pool"),
+    (Kind::Gauge, "verifyd_replica_lag_seconds", "Lag of database.read_url when it was last looked at, for a request; NaN where that had no answer"),
     (Kind::Gauge, "verifyd_redis_connected", "1 while Redis has answered the last call"),
     (Kind::Gauge, "verifyd_polling", "1 while runs are taken from the database, as the queue is unavailable"),
     (Kind::Gauge, "verifyd_partitions_left_seconds", "Seconds until the partitions of operation_runs end; NaN where it has none by created_at, or they have no end"),

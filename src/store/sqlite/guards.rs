@@ -3,6 +3,7 @@
 
 use super::SqliteStore;
 use crate::ports::partitions::PartitionStore;
+use crate::ports::replica::ReplicaStore;
 use crate::ports::schema::{Enforced, GuardStore, Guards, LostGuard};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations;
@@ -57,6 +58,9 @@ impl GuardStore for SqliteStore {
 
 #[async_trait]
 impl PartitionStore for SqliteStore {}
+
+#[async_trait]
+impl ReplicaStore for SqliteStore {}
 
 async fn find(connection: &mut SqliteConnection) -> Result<Guards, StoreError> {
     let there = triggers(connection, "operation_runs").await?;

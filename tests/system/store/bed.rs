@@ -43,6 +43,7 @@ pub fn settings(url: &str) -> DatabaseSettings {
         statement_timeout: Duration::from_secs(1800),
         listen: ListenMode::Auto,
         listen_url: SecretString::default(),
+        read_url: SecretString::default(),
     }
 }
 
