@@ -37,7 +37,9 @@
     loading = true;
     waiting = false;
     try {
-      const answer = await fetch(location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
+      // What has changed need not be on a replica yet.
+      const headers = { Accept: "text/html", "Cache-Control": "no-cache" };
+      const answer = await fetch(location.href, { headers, credentials: "same-origin" });
       if (answer.redirected && new URL(answer.url).pathname === "/login") {
         location.reload();
         return;

@@ -13,6 +13,7 @@ use crate::http::api::{Api, Switch};
 use crate::http::health::{CHECK_TIMEOUT, Health};
 use crate::http::oidc::SignIn;
 use crate::http::pages::Pages;
+use crate::http::reads::Reads;
 use crate::http::request_limits::RequestLimits;
 use crate::notify::Sender;
 use crate::notify::completion_events::CompletionEventPublisher;
@@ -41,6 +42,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Services {
     pub settings: Settings,
     pub store: Arc<dyn Store>,
+    /// Where API and pages read lists and details.
+    pub reads: Arc<Reads>,
     pub queue: Arc<dyn Queue>,
     pub vault: Arc<dyn Vault>,
     pub providers: Providers,
@@ -67,6 +70,7 @@ impl Services {
     pub async fn open(settings: Settings) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let store = open_ready_store(&settings).await?;
+        let replica = open_replica(&settings)?;
         let vault = open_vault(&settings)?;
         let queue = open_queue(&settings)?;
         let outbound = Outbound::new(&settings.outbound).context("cannot set up outbound calls")?;
@@ -78,6 +82,7 @@ impl Services {
                 &settings.http,
                 settings.database.max_connections,
             )),
+            reads: Arc::new(Reads::new(replica, settings.worker.heartbeat_interval)),
             settings,
             store,
             queue,
@@ -191,6 +196,7 @@ impl Services {
     pub fn pages(&self, stopping: CancellationToken) -> Arc<Pages> {
         Arc::new(Pages::new(
             Arc::clone(&self.store),
+            Arc::clone(&self.reads),
             Some(Arc::clone(&self.queue)),
             self.providers.clone(),
             Arc::clone(&self.clock),
@@ -213,6 +219,7 @@ impl Services {
         (settings.enabled == Switch::On).then(|| {
             Arc::new(Api::new(
                 Arc::clone(&self.store),
+                Arc::clone(&self.reads),
                 Some(Arc::clone(&self.queue)),
                 self.providers.clone(),
                 Arc::clone(&self.clock),
@@ -230,7 +237,13 @@ pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
         .context("cannot open the database")
 }
 
-/// The same for `migrate`, which a person runs for that very database: it may have other tables.
+/// The replica that the settings name, if they name one. It need not answer yet.
+pub fn open_replica(settings: &Settings) -> anyhow::Result<Option<Arc<dyn Store>>> {
+    store::connect_replica(&settings.database, settings.limits)
+        .context("cannot use database.read_url")
+}
+
+/// The same as `open_store` for `migrate`, which a person runs for that very database: it may have other tables.
 pub async fn open_store_to_migrate(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     store::connect_to_migrate(&settings.database, settings.limits)
         .await

@@ -336,6 +336,9 @@ pub struct MigrateArgs {
     /// Add the guards for runs of verifyd's type to operation_runs, even if it is another application's
     #[arg(long)]
     pub enforce: bool,
+    /// Partition operation_runs by month, where verifyd made it; the table becomes the first partition
+    #[arg(long)]
+    pub partition_by_month: bool,
     /// List the migrations that would be applied and what they lock, and change nothing
     #[arg(long, conflicts_with = "enforce")]
     pub plan: bool,

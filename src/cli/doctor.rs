@@ -9,8 +9,10 @@ mod invalid_runs;
 mod modules;
 mod oidc;
 mod outbound;
+mod partitions;
 mod print;
 mod queue;
+mod replica;
 mod sessions;
 mod throttling;
 mod webhooks;
@@ -197,6 +199,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
             remedy::of_opening(settings.is_embedded()),
         )),
     }
+    lines.extend(replica::check(settings).await);
     queue::check(settings, &mut lines).await;
     keys(settings, &mut lines);
     lines.push(modules::check(settings));
@@ -405,6 +408,7 @@ fn disk(store: &dyn Store, lines: &mut Vec<Line>) {
 /// What is to be said of runs, and of what follows from them.
 async fn runs(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>) {
     guards(store, lines).await;
+    lines.extend(partitions::check(store).await);
     lines.push(webhooks::check(store).await);
     throttling::check(store, lines).await;
     activity(store, dead_after, lines).await;

@@ -4,7 +4,9 @@ use super::args::MigrateArgs;
 use super::{exit, output, remedy};
 use crate::app;
 use crate::config::Settings;
-use crate::ports::store::{Enforced, Migrated, PendingMigration, SchemaFinding, Store, StoreError};
+use crate::ports::store::{
+    Enforced, Migrated, PartitionPlan, PendingMigration, SchemaFinding, Store, StoreError,
+};
 use crate::store::{self, SchemaPlan};
 use crate::view::words::counted;
 use anyhow::Context as _;
@@ -22,6 +24,9 @@ struct Done<'a> {
     migrated: &'a Migrated,
     /// Advice.
     findings: &'a [SchemaFinding],
+    /// Months that were added to `operation_runs`.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    partitions: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     guards: Option<&'a Enforced>,
 }
@@ -34,6 +39,8 @@ struct Plan<'a> {
     /// `null`: no migration is applied.
     version: Option<i64>,
     pending: &'a [PendingMigration],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partitioning: Option<&'a PartitionPlan>,
 }
 
 pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
@@ -49,6 +56,16 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
         }
         anyhow::bail!(unfit);
     }
+    let partitions = match args.partition_by_month {
+        true => {
+            let added = store.partition_by_month().await;
+            added.context("operation_runs stays as it is")?
+        }
+        false => {
+            let added = store.add_months().await;
+            added.context("the next months of operation_runs have no partitions")?
+        }
+    };
     let mut enforced = None;
     if args.enforce {
         enforced = Some(store.enforce().await.context(remedy::NOT_ALL_GUARDS)?);
@@ -58,12 +75,17 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
         output::json(&Done {
             migrated: &migrated,
             findings: &findings,
+            partitions: &partitions,
             guards: enforced.as_ref(),
         })?;
     } else {
         let mark = "✓".green().to_string();
         print_migrated(store.as_ref(), &migrated, args.enforce, &mark);
         print_findings(&findings);
+        if !partitions.is_empty() {
+            let added = partitions.join(", ");
+            output::line(format!("{mark} partitions added: {added}"));
+        }
         if let Some(enforced) = &enforced {
             print_enforced(enforced);
         }
@@ -79,6 +101,9 @@ async fn plan(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCod
         let plan = store::plan_of_file(&settings.database).await;
         plan.context("cannot open the database")
     };
+    let mut partitioning = args
+        .partition_by_month
+        .then(PartitionPlan::without_partitions);
     let (database, plan) = match retried(args.wait_for, of_file).await? {
         Some(plan) => ("sqlite", plan),
         None => {
@@ -88,6 +113,9 @@ async fn plan(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCod
                 wanted: store.wanted_schema_version(),
                 pending: store.pending_migrations().await?,
             };
+            if args.partition_by_month {
+                partitioning = Some(store.partition_plan().await?);
+            }
             store.close().await;
             (store.kind(), plan)
         }
@@ -107,9 +135,13 @@ async fn plan(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCod
             database,
             version,
             pending: &pending,
+            partitioning: partitioning.as_ref(),
         })?;
     } else {
         print_plan(database, version, &pending);
+        if let Some(partitioning) = &partitioning {
+            print_partitioning(partitioning);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -143,6 +175,33 @@ fn print_plan(database: &str, version: Option<i64>, pending: &[PendingMigration]
             "All are applied in one transaction, during which nobody else writes into the file.",
         ),
     }
+}
+
+fn print_partitioning(plan: &PartitionPlan) {
+    if !plan.obstacles.is_empty() {
+        let obstacles = plan.obstacles.join(", ");
+        return output::line(format!("operation_runs cannot be partitioned: {obstacles}"));
+    }
+    if let Some(first) = plan.first {
+        let rows = first
+            .rows
+            .map_or_else(String::new, |rows| format!(" with about {rows} rows"));
+        let mode = "ACCESS EXCLUSIVE";
+        output::line(format!(
+            "operation_runs, {} MiB{rows}, becomes the partition operation_runs_earlier of a table that is partitioned \
+             by month",
+            first.bytes >> 20
+        ));
+        output::line(format!(
+            "      {mode} on operation_runs, {}, while its rows are read and their primary key is built",
+            held_up(mode)
+        ));
+    }
+    let months = match plan.months.as_slice() {
+        [] => "none".to_owned(),
+        months => months.join(", "),
+    };
+    output::line(format!("partitions to add: {months}"));
 }
 
 /// Whom a lock of PostgreSQL holds up, of those who read and write rows.

@@ -111,6 +111,7 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
         traces.flush().await;
     }
     served?.context("the HTTP endpoints")?;
+    services.reads.close().await;
     services.store.close().await;
     ended.cancel();
     reporting.await?;

@@ -4,6 +4,7 @@ use super::error::Problem;
 use super::print::Shown;
 use super::settings::Settings;
 use crate::http::oidc::OidcSettings;
+use secrecy::ExposeSecret as _;
 
 /// All contradictions.
 pub(super) fn find(settings: &Settings) -> Vec<Problem> {
@@ -66,6 +67,16 @@ pub(super) fn find(settings: &Settings) -> Vec<Problem> {
                 "{} must be one of the clouds under microsoft.clouds: {}",
                 said("microsoft.default_cloud"),
                 known.join(", ")
+            ),
+        });
+    }
+    if settings.is_embedded() && !settings.database.read_url.expose_secret().is_empty() {
+        problems.push(Problem {
+            source: None,
+            message: format!(
+                "{} must be empty where {} is no server: only PostgreSQL has replicas",
+                said("database.read_url"),
+                said("database.url")
             ),
         });
     }

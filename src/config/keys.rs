@@ -23,6 +23,7 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("database.statement_timeout", Duration("100ms", "1h")),
     ("database.listen", OneOf(&["auto", "off"])),
     ("database.listen_url", PostgresUrl),
+    ("database.read_url", PostgresUrl),
     ("redis.url", RedisUrl),
     ("redis.queue", QueueName),
     ("redis.connect_timeout", Duration("100ms", "1m")),

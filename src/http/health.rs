@@ -154,10 +154,11 @@ impl Health {
     /// looks like a new one.
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     async fn measure_rows(&self) {
-        let (runs, invalid, deliveries) = tokio::join!(
+        let (runs, invalid, deliveries, partitions) = tokio::join!(
             self.in_time(self.store.counts()),
             self.in_time(self.store.invalid_runs(LATEST_ROWS, COUNTED)),
             self.in_time(self.store.delivery_counts()),
+            self.in_time(self.store.partitions_end()),
         );
         let (runs, deliveries) = (runs.as_ref(), deliveries.as_ref());
         for (name, value) in [
@@ -170,6 +171,10 @@ impl Health {
             (
                 "verifyd_invalid_runs",
                 invalid.map(|found| found.len() as f64),
+            ),
+            (
+                "verifyd_partitions_left_seconds",
+                partitions.flatten().map(|end| end.seconds),
             ),
             (
                 "verifyd_webhook_deliveries_pending",

@@ -11,6 +11,7 @@ pub mod pages;
 mod panics;
 mod query;
 mod rate_limit;
+pub mod reads;
 mod request_id;
 pub(crate) mod request_limits;
 mod request_metrics;

@@ -22,10 +22,12 @@ pub use crate::ports::inventory::{InventoryFreshness, InventoryStore};
 use crate::ports::onboarding::OnboardingStore;
 pub use crate::ports::orphans::{OpenAttempt, OrphanStore};
 use crate::ports::overview::OverviewStore;
+pub use crate::ports::partitions::{PartitionPlan, PartitionStore, PartitionsEnd};
 use crate::ports::plan::PlanStore;
 use crate::ports::pools::PoolStore;
 use crate::ports::probe::ProbeStore;
 pub use crate::ports::recording::{ForSession, NewRun, Recorded, RecordingStore};
+use crate::ports::replica::ReplicaStore;
 pub use crate::ports::retention::{PrunePolicy, Pruned, RetentionStore};
 pub use crate::ports::runs::{RunCounts, RunFilter, RunStore, SummaryStore};
 pub use crate::ports::schema::{
@@ -56,6 +58,7 @@ store!(
     RunStore,
     SummaryStore,
     WorkerStore,
+    ReplicaStore,
     RetentionStore,
     ConnectionStore,
     CredentialStore,
@@ -67,6 +70,7 @@ store!(
     InvalidRunStore,
     OnboardingStore,
     OverviewStore,
+    PartitionStore,
     PlanStore,
     PoolStore,
     ProbeStore,

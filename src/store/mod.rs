@@ -93,6 +93,17 @@ pub async fn connect_to_migrate(
     connect_to(settings, limits, Unmigrated::Any).await
 }
 
+/// Opens the replica that `read_url` names, if it names one. It connects once it is asked: nothing waits for a replica.
+pub fn connect_replica(
+    settings: &DatabaseSettings,
+    limits: LimitSettings,
+) -> Result<Option<Arc<dyn Store>>, StoreError> {
+    if settings.read_url.expose_secret().is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(postgres::PostgresStore::of_replica(settings, limits)?))
+}
+
 async fn connect_to(
     settings: &DatabaseSettings,
     limits: LimitSettings,

@@ -15,7 +15,7 @@ const MIN_BATCH_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct DatabaseSettings {
     /// `postgres://…`, `postgresql://…` or `sqlite:FILE`.
     pub url: SecretString,
-    /// The file whose content is the password of `url` and `listen_url`, followed while the process runs; empty: none.
+    /// The file whose content is the password of `url`, `listen_url` and `read_url`, followed while the process runs; empty: none.
     /// Not used with SQLite.
     pub password_file: PathBuf,
     /// Largest number of connections of this process. SQLite: readers; there is one writer besides.
@@ -31,6 +31,8 @@ pub struct DatabaseSettings {
     pub listen: ListenMode,
     /// A direct connection for listening, where `url` leads to a pooler; empty: `url`.
     pub listen_url: SecretString,
+    /// A replica, for what API and pages read; empty: `url`.
+    pub read_url: SecretString,
 }
 
 impl DatabaseSettings {
@@ -90,6 +92,7 @@ mod tests {
         statement_timeout = "30s"
         listen = "auto"
         listen_url = "postgres://verifyd:p4ss@direct/verifyd"
+        read_url = ""
     "#;
 
     #[test]

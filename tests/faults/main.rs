@@ -10,6 +10,7 @@ mod pgbouncer;
 mod poison_runs;
 mod postgres_faults;
 mod processes;
+mod read_replica;
 mod recovery_time;
 mod redis_faults;
 mod scene;

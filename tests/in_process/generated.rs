@@ -449,8 +449,8 @@ fn every_link_may_stand_in_a_report() {
     }
 }
 
-/// `docs/explanation/security.md` and `protocol.md` claim nothing for which there is no test: a word in backquotes
-/// with three underscores or more is a test's name.
+/// `docs/explanation/security.md` and `protocol.md`, and what they lead to, claim nothing for which there is no test: a
+/// word in backquotes with three underscores or more is a test's name.
 #[test]
 fn every_test_that_the_security_page_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -459,8 +459,13 @@ fn every_test_that_the_security_page_names_is_there() {
         .flat_map(|folder| sources(&root.join(folder)))
         .collect();
     let mut named = 0;
-    for page in ["security.md", "protocol.md"] {
-        let page = std::fs::read_to_string(root.join("docs/explanation").join(page)).unwrap();
+    for page in [
+        "docs/explanation/security.md",
+        "docs/explanation/protocol.md",
+        "crates/protocol-model/README.md",
+        "tests/faults/README.md",
+    ] {
+        let page = std::fs::read_to_string(root.join(page)).unwrap();
         for quoted in page.split('`').skip(1).step_by(2) {
             let is_name = quoted
                 .chars()

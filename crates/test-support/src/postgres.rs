@@ -10,8 +10,10 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use verifyd::store::{DatabaseSettings, ListenMode};
 
-/// The database that [`TestDatabase::migrated`] copies. The server is thrown away with it.
+/// The databases that [`TestDatabase::migrated`] and [`TestDatabase::partitioned`] copy. The server is thrown away with
+/// them.
 static MIGRATED: OnceCell<String> = OnceCell::const_new();
+static PARTITIONED: OnceCell<String> = OnceCell::const_new();
 
 /// A database with a random name; dropped, with whoever is still connected, at the end.
 #[derive(Debug)]
@@ -28,8 +30,18 @@ impl TestDatabase {
 
     /// Creates it as migrations leave an empty one: migrating takes ten times as long as copying.
     pub async fn migrated() -> Self {
+        Self::copy_of(&MIGRATED, false).await
+    }
+
+    /// The same with a table of runs that is partitioned by month.
+    pub async fn partitioned() -> Self {
+        Self::copy_of(&PARTITIONED, true).await
+    }
+
+    async fn copy_of(template: &OnceCell<String>, is_partitioned: bool) -> Self {
         let server = server();
-        let template = MIGRATED.get_or_init(|| migrate(&server)).await;
+        let template = template.get_or_init(|| migrate(&server, is_partitioned));
+        let template = template.await;
         Self::create_with(&server, &format!("TEMPLATE {template}")).await
     }
 
@@ -73,7 +85,7 @@ fn server() -> String {
 }
 
 /// Migrates a new database and returns its name once nobody is connected to it, so that it can be copied.
-async fn migrate(server: &str) -> String {
+async fn migrate(server: &str, is_partitioned: bool) -> String {
     let template = TestDatabase::create_on(server).await;
     let settings = DatabaseSettings {
         url: SecretString::from(template.url()),
@@ -83,11 +95,19 @@ async fn migrate(server: &str) -> String {
         statement_timeout: Duration::from_secs(1800),
         listen: ListenMode::Off,
         listen_url: SecretString::default(),
+        read_url: SecretString::default(),
     };
     let store = verifyd::store::connect(&settings)
         .await
         .expect("the new database answers");
-    store.migrate().await.expect("an empty database is migrated");
+    store
+        .migrate()
+        .await
+        .expect("an empty database is migrated");
+    if is_partitioned {
+        let added = store.partition_by_month().await;
+        added.expect("the table is verifyd's own");
+    }
     drop(store);
 
     let mut admin = PgConnection::connect(server)

@@ -266,6 +266,12 @@ fn keys_that_contradict_each_other_are_refused_with_both_origins() {
         assert!(error.contains(expected), "{key}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
+    let read_url = "postgres://u@h/db";
+    let error = errors(&[
+        ("DATABASE_URL", "sqlite:x.db"),
+        ("VERIFYD__DATABASE__READ_URL", read_url),
+    ]);
+    assert_holds(&error, "must be empty where database.url (\"sqlite:x.db\"");
 }
 
 #[test]

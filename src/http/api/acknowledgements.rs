@@ -208,7 +208,7 @@ pub async fn read_acknowledgement(
     PathId(id): PathId<AcknowledgementId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let found = operation::read_acknowledgement(&*api.store, &caller.binding(), id).await?;
+    let found = operation::read_acknowledgement(caller.reads(&api), &caller.binding(), id).await?;
     json(StatusCode::OK, &shown(&found, api.clock.now()))
 }
 
@@ -270,7 +270,7 @@ pub async fn list_acknowledgements(
         before: query.before,
         limit: list.rows(),
     };
-    let found = api.store.acknowledgements(&filter).await?;
+    let found = caller.reads(&api).acknowledgements(&filter).await?;
     let now = api.clock.now();
     let page = list.page(found, |last| last.id);
     let page = page.map(|one| shown(&one, now));

@@ -105,7 +105,7 @@ pub async fn list_audit_entries(
         before: query.before,
         limit: list.rows(),
     };
-    let found = api.store.audit_entries(&filter).await?;
+    let found = caller.reads(&api).audit_entries(&filter).await?;
     let page = list.page(found, |last| last.id);
     json(StatusCode::OK, &page.map(AuditEntryView::from))
 }

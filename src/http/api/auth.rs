@@ -9,10 +9,12 @@ use crate::domain::audit::Origin;
 use crate::domain::{TokenId, token};
 use crate::http::body::{self, Unread};
 use crate::http::connection_slots::network;
+use crate::http::reads::Reader;
 use crate::http::request_id::RequestId;
 use crate::http::request_limits::LookUpRefused;
 use crate::http::server::Peer;
 use crate::ports::access::TokenRecord;
+use crate::ports::store::Store;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -28,6 +30,8 @@ pub struct Caller {
     pub token: TokenRecord,
     address: Option<IpAddr>,
     request_id: Option<String>,
+    /// The replica, if the answer is to be read from it.
+    reader: Option<Reader>,
 }
 
 impl Caller {
@@ -37,6 +41,14 @@ impl Caller {
 
     pub fn binding(&self) -> Binding {
         self.token.binding
+    }
+
+    /// Returns where lists and details are read.
+    pub fn reads<'a>(&'a self, api: &'a Api) -> &'a dyn Store {
+        match &self.reader {
+            Some(reader) => reader.store(),
+            None => api.store.as_ref(),
+        }
     }
 
     /// Who did it and from where, whatever the request says.
@@ -59,7 +71,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let caller = parts.extensions.get::<Self>().cloned();
         // Only a public route gets here without one, and those ask for none.
-        caller.ok_or_else(|| Problem::new(Kind::Defect, "The route names no caller."))
+        let none = || Problem::new(Kind::Defect, "The route names no caller.");
+        Ok(Self {
+            reader: parts.extensions.get::<Reader>().cloned(),
+            ..caller.ok_or_else(none)?
+        })
     }
 }
 
@@ -81,6 +97,7 @@ pub async fn admit(access: Access, request: Request, next: Next) -> Result<Respo
         token,
         address,
         request_id: request_id.map(|id| id.0.clone()),
+        reader: None,
     };
     let token = caller.id();
     tracing::Span::current().record("token", token.0);
@@ -104,7 +121,7 @@ async fn answer(
     let request = body::whole(request, api.settings.max_body_bytes).await?;
     let slot = api.request_limits.enter(Some(owner)).await;
     let _slot = slot.ok_or_else(|| Problem::of_status(StatusCode::SERVICE_UNAVAILABLE))?;
-    Ok(next.run(request).await)
+    Ok(api.reads.answer(request, next).await)
 }
 
 impl From<Unread> for Problem {

@@ -98,7 +98,7 @@ pub async fn list_connections(
         after: query.after,
         limit: list.rows(),
     };
-    let found = api.store.connection_states(&filter).await?;
+    let found = caller.reads(&api).connection_states(&filter).await?;
     let page = list.page(found, |last| ConnectionCursor::at(last, query.sort));
     json(StatusCode::OK, &page.map(ConnectionView::from))
 }
@@ -120,6 +120,6 @@ pub async fn read_connection(
     PathId(id): PathId<ConnectionId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let found = find_connection(&*api.store, &caller.binding(), id).await?;
+    let found = find_connection(caller.reads(&api), &caller.binding(), id).await?;
     json(StatusCode::OK, &ConnectionView::from(found))
 }

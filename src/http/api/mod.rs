@@ -25,6 +25,7 @@ use crate::domain::access::Scope;
 use crate::domain::report::redact::clean;
 use crate::http::panics;
 use crate::http::rate_limit::RateLimiter;
+use crate::http::reads::Reads;
 use crate::http::request_id::RequestId;
 use crate::http::request_limits::RequestLimits;
 use crate::ports::clock::Clock;
@@ -80,6 +81,7 @@ pub enum Switch {
 /// What the API works with.
 pub struct Api {
     pub store: Arc<dyn Store>,
+    pub reads: Arc<Reads>,
     /// The queue that workers listen to.
     pub queue: Option<Arc<dyn Queue>>,
     pub providers: Providers,
@@ -103,6 +105,7 @@ impl std::fmt::Debug for Api {
 impl Api {
     pub fn new(
         store: Arc<dyn Store>,
+        reads: Arc<Reads>,
         queue: Option<Arc<dyn Queue>>,
         providers: Providers,
         clock: Arc<dyn Clock>,
@@ -114,6 +117,7 @@ impl Api {
             by_address: RateLimiter::per_minute(settings.anonymous_requests_per_minute),
             request_limits,
             store,
+            reads,
             queue,
             providers,
             clock,

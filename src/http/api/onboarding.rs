@@ -29,7 +29,7 @@ pub async fn read_onboarding_session(
     PathId(id): PathId<SessionId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let record = read_session(&*api.store, &caller.binding(), id).await?;
+    let record = read_session(caller.reads(&api), &caller.binding(), id).await?;
     json(
         StatusCode::OK,
         &OnboardingView::of(&record, api.clock.now()),

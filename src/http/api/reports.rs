@@ -42,7 +42,7 @@ pub async fn read_report(
     headers: HeaderMap,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let run = find_run(&*api.store, &caller.binding(), id).await?;
+    let run = find_run(caller.reads(&api), &caller.binding(), id).await?;
     readable(&api, &run)?;
     let text = run.report().map(ToString::to_string).unwrap_or_default();
     let tag = format!("\"{}\"", &sha256_hex(&text)[..32]);
@@ -108,7 +108,7 @@ pub async fn read_diff(
     PathId(id): PathId<RunId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let record = read_run(&*api.store, &caller.binding(), id).await?;
+    let record = read_run(caller.reads(&api), &caller.binding(), id).await?;
     let diff = DiffView::of(&record.run, record.previous.as_ref());
     json(StatusCode::OK, &diff)
 }

@@ -172,7 +172,7 @@ pub async fn list_runs(
         before: query.before,
         limit: list.rows(),
     };
-    let found = api.store.runs(&filter).await?;
+    let found = caller.reads(&api).runs(&filter).await?;
     let page = list.page(found, |last| last.id);
     json(StatusCode::OK, &page.map(RunItem::from))
 }
@@ -197,6 +197,6 @@ pub async fn read_run(
     PathId(id): PathId<RunId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let record = operations::read_run(&*api.store, &caller.binding(), id).await?;
+    let record = operations::read_run(caller.reads(&api), &caller.binding(), id).await?;
     json(StatusCode::OK, &RunDetail::of(&record, api.clock.now()))
 }

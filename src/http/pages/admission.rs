@@ -1,22 +1,28 @@
 //! Admission of every request to a page: authentication, rate limits, and a request slot.
 
 use super::error::PageError;
+use super::login::is_secure;
 use super::refused_logins::RefusedLogins;
-use super::session::{Sender, Visitor, cookie};
+use super::session::{Sender, Visitor, cookie, cookie_named};
 use super::{FORM_BYTES, Pages, PagesSettings};
 use crate::domain::TokenId;
 use crate::domain::token::sha256_hex;
 use crate::http::body::{self, Unread};
 use crate::http::connection_slots::network;
 use crate::http::rate_limit::RateLimiter;
+use crate::http::reads::SETTLED_AFTER;
 use crate::http::request_id::RequestId;
 use crate::http::request_limits::LookUpRefused;
 use axum::extract::{Request, State};
-use axum::http::Method;
+use axum::http::header::SET_COOKIE;
+use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+/// Name of the cookie.
+const CHANGED: &str = "verifyd_changed";
 
 /// How many requests sessions and addresses may make.
 #[derive(Debug)]
@@ -115,12 +121,32 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
     } else {
         None
     };
+    let is_secure = is_secure(pages, request.headers());
+    let has_changed = cookie_named(request.headers(), CHANGED, 1).is_some();
+    let may_be_behind = visitor.is_some() && !asks_the_provider && !has_changed;
     if let Some(visitor) = visitor {
         request.extensions_mut().insert(visitor);
     }
-    let answer = next.run(request).await;
+    let mut answer = match may_be_behind {
+        true => pages.reads.answer(request, next).await,
+        false => next.run(request).await,
+    };
     drop(slot);
+    if is_form
+        && pages.reads.has_replica()
+        && let Ok(cookie) = HeaderValue::from_str(&changed(is_secure))
+    {
+        answer.headers_mut().append(SET_COOKIE, cookie);
+    }
     Ok(answer)
+}
+
+/// The cookie of a browser that has changed something: until a replica has that, whatever process answers, its pages
+/// are read from the primary.
+fn changed(is_secure: bool) -> String {
+    let max_age = SETTLED_AFTER.as_secs() + 1;
+    let secure = if is_secure { "; Secure" } else { "" };
+    format!("{CHANGED}=1; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Strict{secure}")
 }
 
 /// Whoever has logged in, if this is the hash of a session's cookie.

@@ -76,8 +76,8 @@ pub async fn page(
         .with("action", action)
         .with("actor", actor)
         .with("connection", connection);
-    let found = pages
-        .store
+    let found = visitor
+        .reads(&pages)
         .audit_entries(&AuditFilter {
             binding: visitor.binding,
             action,

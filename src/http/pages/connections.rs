@@ -134,8 +134,8 @@ pub async fn list(
         .with("tenant", tenant)
         .with("name", (!name.is_empty()).then_some(name))
         .with("sort", (sort == ConnectionSort::Expiry).then_some(sort));
-    let found = pages
-        .store
+    let store = visitor.reads(&pages);
+    let found = store
         .connection_states(&ConnectionFilter {
             binding: visitor.binding,
             tenant,
@@ -155,7 +155,7 @@ pub async fn list(
         .await?;
     let found = list.page(found, |last| ConnectionCursor::at(last, sort));
     let ids: Vec<ConnectionId> = found.items.iter().map(|s| s.connection.id).collect();
-    let trend = pages.store.trend(&ids, STRIP).await?;
+    let trend = store.trend(&ids, STRIP).await?;
     let now = pages.clock.now();
     let rows = found
         .items
@@ -216,11 +216,11 @@ pub async fn one(
     path: Path<String>,
 ) -> Result<Response, PageError> {
     let id: ConnectionId = id(&path)?;
-    let state = find_connection(pages.store.as_ref(), &visitor.binding, id).await?;
-    let trend = pages.store.trend(&[id], STRIP).await?;
+    let store = visitor.reads(&pages);
+    let state = find_connection(store, &visitor.binding, id).await?;
+    let trend = store.trend(&[id], STRIP).await?;
     let now = pages.clock.now();
-    let runs = pages
-        .store
+    let runs = store
         .runs(&RunFilter {
             // Runs of other tenants may name this connection; they are not its own.
             binding: Binding {

@@ -4,6 +4,7 @@ use super::assets;
 use super::session::Visitor;
 use crate::domain::access::Scope;
 use crate::telemetry::build_info::{BUILD, BuildInfo};
+use crate::view::words::span_of_seconds;
 
 /// The frame around a page.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Layout {
     pub reach: Option<String>,
     /// Address of the live stream for the script.
     pub live: Option<String>,
+    /// How old the page may be, where it was read from a replica that lags.
+    pub age: Option<String>,
     pub style: &'static str,
     pub script: &'static str,
     pub build: BuildInfo,
@@ -53,6 +56,9 @@ impl Layout {
             sees_audit: visitor.may(Scope::Audit),
             reach: (!bound.is_empty()).then(|| bound.join(", ")),
             live: None,
+            age: visitor
+                .mentioned_lag()
+                .map(|lag| span_of_seconds(lag.as_secs())),
             style: assets::style(),
             script: assets::script(),
             build: BUILD,

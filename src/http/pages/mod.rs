@@ -27,6 +27,7 @@ pub use settings::{PagesSettings, SecureCookie};
 
 use crate::engine::settings::LinkSettings;
 use crate::http::oidc::SignIn;
+use crate::http::reads::Reads;
 use crate::http::request_limits::RequestLimits;
 use crate::ports::clock::Clock;
 use crate::ports::provider::Providers;
@@ -50,6 +51,7 @@ const ROWS: u32 = 50;
 /// The parts that the pages use.
 pub struct Pages {
     pub store: Arc<dyn Store>,
+    pub reads: Arc<Reads>,
     /// Where the hint of a new run goes, if workers listen there.
     pub queue: Option<Arc<dyn Queue>>,
     pub providers: Providers,
@@ -84,6 +86,7 @@ impl Pages {
     )]
     pub fn new(
         store: Arc<dyn Store>,
+        reads: Arc<Reads>,
         queue: Option<Arc<dyn Queue>>,
         providers: Providers,
         clock: Arc<dyn Clock>,
@@ -99,6 +102,7 @@ impl Pages {
             limits: Limits::new(&settings),
             request_limits,
             store,
+            reads,
             queue,
             providers,
             clock,

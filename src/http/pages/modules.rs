@@ -105,7 +105,7 @@ pub async fn plan(
         .ok_or(PageError::NotFound)?;
     let after: Option<ConnectionId> = parse(&paging.after, "after")?;
     let planner = Planner {
-        store: pages.store.as_ref(),
+        store: visitor.reads(&pages),
         provider: provider.as_ref(),
         links: &pages.links,
         module,

@@ -99,7 +99,7 @@ pub async fn page(
     visitor: Visitor,
     Query(look): Query<Look>,
 ) -> Result<Response, PageError> {
-    let store = &pages.store;
+    let store = visitor.reads(&pages);
     let binding = visitor.binding;
     let counts = store.connection_counts(&binding).await?;
     let blocked = broken(&pages, &visitor, Standing::Blocked).await?;
@@ -110,7 +110,7 @@ pub async fn page(
         .saturating_sub(attention.len() as u64);
     let mut cards = Vec::new();
     for state in blocked.into_iter().chain(attention) {
-        cards.push(card(&pages, state.into()).await?);
+        cards.push(card(&pages, &visitor, state.into()).await?);
     }
     let (accepted, broken): (Vec<Card>, Vec<Card>) =
         cards.into_iter().partition(|card| card.view.acknowledged);
@@ -162,8 +162,8 @@ async fn history(
     asked: &str,
 ) -> Result<(Period, History), StoreError> {
     let read = async |period: Period| {
-        let store = &pages.store;
-        store
+        visitor
+            .reads(pages)
             .history(&visitor.binding, period.2, SLICES, MAX_RUNS)
             .await
     };
@@ -187,8 +187,8 @@ async fn broken(
     visitor: &Visitor,
     standing: Standing,
 ) -> Result<Vec<ConnectionState>, StoreError> {
-    pages
-        .store
+    visitor
+        .reads(pages)
         .connection_states(&ConnectionFilter {
             binding: visitor.binding,
             status: Some(ConnectionStatus::Enabled),
@@ -201,14 +201,18 @@ async fn broken(
         .await
 }
 
-async fn card(pages: &Pages, connection: ConnectionView) -> Result<Card, StoreError> {
-    let now = pages.clock.now();
+async fn card(
+    pages: &Pages,
+    visitor: &Visitor,
+    connection: ConnectionView,
+) -> Result<Card, StoreError> {
+    let (store, now) = (visitor.reads(pages), pages.clock.now());
     let latest = connection.latest_report.as_ref();
     let checked = Moment::maybe(latest.map(|latest| latest.completed_at), now);
     let run = match latest.map(|latest| RunId(latest.operation_run_id)) {
         Some(id) => {
-            let said = pages.store.acknowledgements_of(id).await?;
-            let run = pages.store.run(id).await?;
+            let said = store.acknowledgements_of(id).await?;
+            let run = store.run(id).await?;
             run.map(|run| RunView::of(&run, &said, now))
         }
         None => None,
@@ -240,6 +244,7 @@ fn numbers(counts: &ConnectionCounts) -> Vec<Count> {
 /// What is to be said of verifyd itself, and how many runs are queued and running.
 async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64; 2]), StoreError> {
     let now = pages.clock.now();
+    // A lag would make workers look silent.
     let workers = pages.store.workers().await?;
     let silent = workers
         .iter()
@@ -272,7 +277,8 @@ async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64;
             link: to_workers(),
         });
     }
-    let waiting = pages.store.longest_waiting(&visitor.binding, 1).await?;
+    let store = visitor.reads(pages);
+    let waiting = store.longest_waiting(&visitor.binding, 1).await?;
     if let Some(run) = waiting
         .first()
         .filter(|run| run.waiting_seconds > LONG_WAIT_SECONDS)
@@ -291,7 +297,7 @@ async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64;
     }
     // Of everybody: only who reaches everything may see it.
     let active = if visitor.binding == Binding::EVERYTHING {
-        let counts = pages.store.counts().await?;
+        let counts = store.counts().await?;
         [counts.queued, counts.running]
     } else {
         [0, 0]

@@ -71,7 +71,8 @@ pub async fn page(
     path: Path<String>,
 ) -> Result<Response, PageError> {
     let id: RunId = id(&path)?;
-    let record = read_run(pages.store.as_ref(), &visitor.binding, id).await?;
+    let store = visitor.reads(&pages);
+    let record = read_run(store, &visitor.binding, id).await?;
     let now = pages.clock.now();
     let mut detail = RunDetail::of(&record, now);
     let connection = match detail.run.provider_connection_id {
@@ -80,7 +81,7 @@ pub async fn page(
                 workspace_id: record.run.workspace_id,
                 tenant_id: record.run.tenant_id,
             };
-            pages.store.connection_state(ConnectionId(id), &own).await?
+            store.connection_state(ConnectionId(id), &own).await?
         }
         None => None,
     };
@@ -128,7 +129,7 @@ pub async fn raw(
     visitor: Visitor,
     path: Path<String>,
 ) -> Result<Response, PageError> {
-    let run = find_run(pages.store.as_ref(), &visitor.binding, id(&path)?).await?;
+    let run = find_run(visitor.reads(&pages), &visitor.binding, id(&path)?).await?;
     let json = serde_json::to_string_pretty(&run).unwrap_or_default();
     Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }

@@ -99,8 +99,8 @@ pub async fn page(
         .with("state", state)
         .with("connection", connection)
         .with("tenant", tenant);
-    let found = pages
-        .store
+    let found = visitor
+        .reads(&pages)
         .runs(&RunFilter {
             binding: visitor.binding,
             status: state.and_then(|s| s.as_str().parse().ok()),

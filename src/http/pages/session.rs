@@ -1,14 +1,17 @@
 //! The session of a page: a token that has logged in, and what it may do.
 
+use super::Pages;
 use super::error::PageError;
 use super::security::{followed_from_elsewhere, same_origin};
 use crate::domain::TokenId;
 use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
 use crate::domain::audit::Origin;
+use crate::http::reads::Reader;
 use crate::http::request_id::RequestId;
 use crate::http::server::Peer;
 use crate::ports::access::SessionRecord;
+use crate::ports::store::Store;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::FromRequestParts;
 use axum::http::header::COOKIE;
@@ -17,6 +20,7 @@ use axum::http::{Extensions, HeaderMap, Method};
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// Name of the cookie.
 pub const COOKIE_NAME: &str = "verifyd_session";
@@ -34,6 +38,8 @@ pub struct Visitor {
     /// SHA-256 of the cookie.
     pub session: String,
     sender: Sender,
+    /// The replica, if this page is to be read from it.
+    reader: Option<Reader>,
 }
 
 /// Where a request comes from.
@@ -88,6 +94,19 @@ impl Visitor {
     /// Workers are shared by all: only a token that reaches everything sees them.
     pub fn sees_workers(&self) -> bool {
         self.may(Scope::Admin) && self.binding == Binding::EVERYTHING
+    }
+
+    /// Returns where the lists and details of this page are read.
+    pub fn reads<'a>(&'a self, pages: &'a Pages) -> &'a dyn Store {
+        match &self.reader {
+            Some(reader) => reader.store(),
+            None => pages.store.as_ref(),
+        }
+    }
+
+    /// Returns how old the page may be, where it has to say so.
+    pub fn mentioned_lag(&self) -> Option<Duration> {
+        self.reader.as_ref().and_then(Reader::mentioned_lag)
     }
 
     pub fn needs(&self, scope: Scope) -> Result<(), PageError> {
@@ -150,6 +169,7 @@ impl Visitor {
             scopes: found.token.scopes,
             csrf: found.csrf,
             session,
+            reader: None,
         }
     }
 }
@@ -161,7 +181,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Visitor {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, PageError> {
         if let Some(visitor) = parts.extensions.get::<Self>() {
             visitor.needs(Scope::Read)?;
-            return Ok(visitor.clone());
+            return Ok(Self {
+                reader: parts.extensions.get::<Reader>().cloned(),
+                ..visitor.clone()
+            });
         }
         let here = parts.uri.path_and_query();
         let here = here.map_or("/", |p| p.as_str()).to_owned();

@@ -40,6 +40,8 @@ pub(super) struct Connector {
     hosts: Vec<PgConnectOptions>,
     /// Whether prepared statements have names.
     pub named: bool,
+    /// Whether it leads to a replica, where no session may write.
+    pub only_reads: bool,
     pub password: Option<Arc<PasswordFile>>,
     /// What the driver has read beside the address.
     variables: ReadVariables,
@@ -121,6 +123,23 @@ impl Connector {
         Self::read("database.listen_url", url, timeout, password).map(Arc::new)
     }
 
+    /// Reads `database.read_url`, for which the same password file counts.
+    pub(super) fn of_replica(settings: &DatabaseSettings) -> Result<Arc<Self>, StoreError> {
+        const KEY: &str = "database.read_url";
+        let password = PasswordFile::open(&settings.password_file)?;
+        let (url, timeout) = (&settings.read_url, settings.acquire_timeout);
+        let connector = Self {
+            only_reads: true,
+            ..Self::read(KEY, url, timeout, password)?
+        };
+        match connector.has_several_hosts() {
+            true => Err(StoreError::Refused(
+                format!("{KEY} names several hosts, allowed: one").into(),
+            )),
+            false => Ok(Arc::new(connector)),
+        }
+    }
+
     fn read(
         key: &'static str,
         url: &SecretString,
@@ -143,6 +162,7 @@ impl Connector {
             key,
             hosts,
             named,
+            only_reads: false,
             variables: match &password {
                 Some(_) => variables.without_password(),
                 None => variables,

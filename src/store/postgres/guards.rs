@@ -80,14 +80,27 @@ const CHECKS: [Check; 3] = [
 ];
 
 /// A trigger; its function came with migration 3, 6 or 19.
-struct Trigger {
-    name: &'static str,
+pub(super) struct Trigger {
+    pub name: &'static str,
     function: &'static str,
     event: &'static str,
     scope: &'static str,
 }
 
-const TRIGGERS: [Trigger; 3] = [
+impl Trigger {
+    /// Returns the statement that puts it on this table.
+    pub fn create_on(&self, table: &str) -> String {
+        let Self {
+            name,
+            function,
+            event,
+            scope,
+        } = self;
+        format!("CREATE TRIGGER {name} {event} ON {table} {scope} EXECUTE FUNCTION {function}")
+    }
+}
+
+pub(super) const TRIGGERS: [Trigger; 3] = [
     Trigger {
         name: "verifyd_guard_completed_run",
         function: "verifyd.guard_completed_run()",
@@ -137,7 +150,7 @@ const AUDIT_TRIGGER: &str = "
     WHERE n.nspname = 'verifyd' AND c.relname = 'audit_entries'";
 
 const RUNS_TABLE: &str = "
-    SELECT c.oid::bigint AS oid, n.nspname::text AS home,
+    SELECT c.oid::bigint AS oid, n.nspname::text AS home, quote_ident(pg_get_userbyid(c.relowner)) AS owner,
            format('%I.%I', n.nspname, c.relname) AS name, c.relkind = 'p' AS is_partitioned
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass('operation_runs')";
@@ -154,7 +167,7 @@ const HAS_TRIGGER: &str = "
         WHERE tgrelid = $1::oid AND tgname = $2 AND tgenabled IN ('O', 'A'))";
 
 /// Reading a large table takes its time; waiting for a lock must not.
-const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
+pub(super) const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
 
 /// An existing constraint.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -165,13 +178,15 @@ enum Constraint {
 }
 
 /// `operation_runs`, whoever made it.
-struct RunsTable {
-    oid: i64,
+pub(super) struct RunsTable {
+    pub oid: i64,
     /// Its schema, bare.
-    home: String,
+    pub home: String,
+    /// Its owner, quoted.
+    pub owner: String,
     /// With its schema, quoted.
-    name: String,
-    is_partitioned: bool,
+    pub name: String,
+    pub is_partitioned: bool,
 }
 
 #[async_trait]
@@ -298,12 +313,16 @@ impl PostgresStore {
         Ok(lost)
     }
 
-    async fn runs_table(&self, tx: &mut PgConnection) -> Result<Option<RunsTable>, StoreError> {
+    pub(super) async fn runs_table(
+        &self,
+        tx: &mut PgConnection,
+    ) -> Result<Option<RunsTable>, StoreError> {
         let found = self.sql(RUNS_TABLE).fetch_optional(&mut *tx).await?;
         let Some(row) = found else { return Ok(None) };
         Ok(Some(RunsTable {
             oid: row.try_get("oid")?,
             home: row.try_get("home")?,
+            owner: row.try_get("owner")?,
             name: row.try_get("name")?,
             is_partitioned: row.try_get("is_partitioned")?,
         }))
@@ -330,7 +349,7 @@ impl PostgresStore {
         })
     }
 
-    async fn has_trigger(
+    pub(super) async fn has_trigger(
         &self,
         tx: &mut PgConnection,
         table: &RunsTable,
@@ -345,7 +364,7 @@ impl PostgresStore {
     }
 
     /// Runs one step in a transaction; concurrent callers are serialised.
-    async fn step<T>(
+    pub(super) async fn step<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -369,13 +388,10 @@ impl PostgresStore {
                 return Ok(false);
             }
             let sql = format!(
-                "DROP TRIGGER IF EXISTS {name} ON {table}; \
-                 CREATE TRIGGER {name} {event} ON {table} {scope} EXECUTE FUNCTION {function}",
-                name = trigger.name,
-                table = table.name,
-                event = trigger.event,
-                scope = trigger.scope,
-                function = trigger.function,
+                "DROP TRIGGER IF EXISTS {} ON {}; {}",
+                trigger.name,
+                table.name,
+                trigger.create_on(&table.name)
             );
             run(tx, sql).await?;
             Ok(true)
@@ -479,7 +495,7 @@ fn note(enforced: &mut Enforced, name: &str, added: bool) {
     .push(name.to_owned());
 }
 
-async fn run(connection: &mut PgConnection, sql: String) -> Result<(), StoreError> {
+pub(super) async fn run(connection: &mut PgConnection, sql: String) -> Result<(), StoreError> {
     sqlx::raw_sql(AssertSqlSafe(sql))
         .execute(connection)
         .await?;
@@ -487,7 +503,7 @@ async fn run(connection: &mut PgConnection, sql: String) -> Result<(), StoreErro
 }
 
 /// Retries a step while its lock is not available.
-async fn again<T, F: Future<Output = Result<T, StoreError>>>(
+pub(super) async fn again<T, F: Future<Output = Result<T, StoreError>>>(
     mut step: impl FnMut() -> F,
 ) -> Result<T, StoreError> {
     let mut tries = 1;

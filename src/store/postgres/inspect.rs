@@ -245,18 +245,19 @@ impl PostgresStore {
             let finding = SchemaFinding::fatal(name.to_owned(), problem, remedy);
             findings.insert(first, finding);
         }
-        if !table.unique.is_empty() {
+        let key = relation.unique_key(table);
+        if !key.is_empty() {
             let unique: bool = self
                 .scalar(UNIQUE)
                 .bind(oid)
-                .bind(table.unique)
+                .bind(&key)
                 .fetch_one(&mut *tx)
                 .await?;
             if !unique {
                 findings.push(SchemaFinding::fatal(
-                    format!("{name} ({})", table.unique.join(", ")),
+                    format!("{name} ({})", key.join(", ")),
                     "the unique key is missing",
-                    relation.add_unique_key(name, table.unique),
+                    relation.add_unique_key(name, &key),
                 ));
             }
         }

@@ -25,12 +25,14 @@ mod inspect;
 mod inventory;
 mod opening;
 mod options;
+mod partitions;
 mod password;
 mod private;
 mod privileges;
 mod probe;
 mod recording;
 mod relation;
+mod replica;
 mod schema;
 mod sessions;
 mod timeouts;
@@ -123,14 +125,6 @@ impl PostgresStore {
             (ListenMode::Auto, "") => Some(Arc::clone(&connector)),
             (ListenMode::Auto, _) => Some(connector.of_listening(settings)?),
         };
-        let statement = settings.statement_timeout.as_millis();
-        let lock = settings.lock_timeout().as_millis();
-        let idle = (settings.statement_timeout + IDLE_GRACE).as_millis();
-        // No limit holds for the commit: rules that the application defers to it are checked with each statement.
-        let begin = format!(
-            "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
-             SET LOCAL idle_in_transaction_session_timeout = {idle}; SET CONSTRAINTS ALL IMMEDIATE"
-        );
         // Not through the pool, which would try again until acquire_timeout and then not return the reason.
         let first = async {
             connector.open().await?.close().await?;
@@ -143,6 +137,32 @@ impl PostgresStore {
                 let why = format!("no connection within database.acquire_timeout ({timeout:?})");
                 StoreError::Unavailable(why.into())
             })??;
+        Ok(Self::of(connector, listen, settings, limits))
+    }
+
+    /// Opens the pool of the replica that `read_url` names. It connects once it is asked: nothing waits for a replica.
+    pub(super) fn of_replica(
+        settings: &DatabaseSettings,
+        limits: LimitSettings,
+    ) -> Result<Arc<Self>, StoreError> {
+        let connector = Connector::of_replica(settings)?;
+        Ok(Self::of(connector, None, settings, limits))
+    }
+
+    fn of(
+        connector: Arc<Connector>,
+        listen: Option<Arc<Connector>>,
+        settings: &DatabaseSettings,
+        limits: LimitSettings,
+    ) -> Arc<Self> {
+        let statement = settings.statement_timeout.as_millis();
+        let lock = settings.lock_timeout().as_millis();
+        let idle = (settings.statement_timeout + IDLE_GRACE).as_millis();
+        // No limit holds for the commit: rules that the application defers to it are checked with each statement.
+        let begin = format!(
+            "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
+             SET LOCAL idle_in_transaction_session_timeout = {idle}; SET CONSTRAINTS ALL IMMEDIATE"
+        );
         let switches = connector.switches();
         let renewal = Arc::new(timeouts::Renewal::default());
         let pool = timeouts::pool_options(settings, &renewal, &connector)
@@ -168,7 +188,7 @@ impl PostgresStore {
         if store.may_change() {
             tokio::spawn(following::follow(Arc::downgrade(&store), switches));
         }
-        Ok(store)
+        store
     }
 
     /// A transaction with its limits set. Dropped without a commit, it is rolled back.

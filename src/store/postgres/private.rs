@@ -39,6 +39,7 @@ impl Private {
         let mut private = server.clone();
         private.url = leading_to(&name, &server.url);
         private.listen_url = leading_to(&name, &server.listen_url);
+        private.read_url = SecretString::default();
         let made = Self {
             server: server.clone(),
             private,

@@ -59,11 +59,15 @@ const ALLOWED: [&str; 10] = [
     "INSERT INTO verifyd.sweep_lock (id) VALUES (1) ON CONFLICT DO NOTHING",
 ];
 
-/// Sizes with indexes and TOAST. `$1`: the application's tables.
+/// Sizes with indexes, TOAST and partitions. `$1`: the application's tables.
 const TABLE_SIZES: &str = "
-    SELECT n.nspname || '.' || c.relname, pg_total_relation_size(c.oid),
-           CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END
+    SELECT n.nspname || '.' || c.relname, s.bytes, s.rows
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(pg_total_relation_size(t.oid)), 0)::bigint AS bytes,
+            CASE WHEN bool_or(t.reltuples >= 0) THEN sum(greatest(t.reltuples, 0))::bigint END AS rows
+        FROM pg_class t WHERE t.relkind <> 'p'
+            AND t.oid IN (SELECT c.oid UNION SELECT p.relid FROM pg_partition_tree(c.oid) AS p)) AS s
     WHERE c.relkind IN ('r', 'p') AND (n.nspname = 'verifyd'
         OR c.oid IN (SELECT to_regclass(t.name)::oid FROM unnest($1::text[]) AS t(name)))
     ORDER BY 2 DESC, 1";

@@ -430,6 +430,17 @@ impl Relation {
         format!("{others}as the table's owner: {statements}")
     }
 
+    /// Returns the columns of the unique key that is needed. A partitioned table has none without the columns that it is
+    /// partitioned by: ids of its runs are unique by their sequence, and nothing refers to them by a foreign key.
+    pub fn unique_key<'a>(&'a self, table: &'a Table) -> Vec<&'a str> {
+        let mut key: Vec<&str> = table.unique.to_vec();
+        let parts = self.partition_key.iter().map(String::as_str);
+        if table.name == "operation_runs" && parts.clone().all(|part| !part.is_empty()) {
+            key.extend(parts.filter(|part| !table.unique.contains(part)));
+        }
+        key
+    }
+
     /// Returns how to add a missing unique key.
     pub fn add_unique_key(&self, name: &str, columns: &[&str]) -> String {
         let key = columns.join(", ");

@@ -126,10 +126,11 @@ pub(super) fn pool_options(
                 let settled = tokio::time::timeout(RELEASE_TIMEOUT, settle(connection)).await;
                 let may_write = settled
                     .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())));
-                if !matches!(may_write, Ok(true)) {
+                let is_kept = may_write.map(|may_write| may_write || connector.only_reads);
+                if !matches!(is_kept, Ok(true)) {
                     connector.suspect();
                 }
-                may_write
+                is_kept
             })
         })
 }

@@ -2,6 +2,8 @@
 //! makes removed ones again.
 
 use super::SqliteStore;
+use crate::ports::partitions::PartitionStore;
+use crate::ports::replica::ReplicaStore;
 use crate::ports::schema::{Enforced, GuardStore, Guards, LostGuard};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations;
@@ -53,6 +55,12 @@ impl GuardStore for SqliteStore {
         .await
     }
 }
+
+#[async_trait]
+impl PartitionStore for SqliteStore {}
+
+#[async_trait]
+impl ReplicaStore for SqliteStore {}
 
 async fn find(connection: &mut SqliteConnection) -> Result<Guards, StoreError> {
     let there = triggers(connection, "operation_runs").await?;

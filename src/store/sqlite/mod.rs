@@ -329,6 +329,7 @@ mod tests {
                 statement_timeout: limit,
                 listen: ListenMode::Off,
                 listen_url: String::new().into(),
+                read_url: String::new().into(),
             },
             LimitSettings::default(),
             Unmigrated::Empty,

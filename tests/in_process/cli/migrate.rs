@@ -31,6 +31,11 @@ async fn a_plan_lists_what_is_pending_and_creates_no_file() {
     assert_eq!(plan["version"], pending);
     assert_eq!(plan["pending"], json!([]));
     desk.ends("migrate --plan --enforce", 2);
+    let plan = desk.json("migrate --plan --partition-by-month --json");
+    let none = "SQLite has no partitions";
+    assert_eq!(plan["partitioning"]["obstacles"], json!([none]));
+    let refused = desk.ends("migrate --partition-by-month", 1);
+    assert_holds(&stderr(&refused), none);
 }
 
 /// What the command leaves that is to use this file.

@@ -14,6 +14,7 @@ mod foreign_locks;
 mod library_lines;
 mod memory;
 mod metrics;
+mod partitions;
 mod privileges;
 mod proxy;
 mod refused_claims;

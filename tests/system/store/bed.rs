@@ -43,6 +43,7 @@ pub fn settings(url: &str) -> DatabaseSettings {
         statement_timeout: Duration::from_secs(1800),
         listen: ListenMode::Auto,
         listen_url: SecretString::default(),
+        read_url: SecretString::default(),
     }
 }
 
@@ -59,6 +60,11 @@ impl Place {
 impl Bed {
     pub async fn postgres() -> Self {
         Self::on(Place::Postgres(TestDatabase::migrated().await)).await
+    }
+
+    /// With a table of runs that is partitioned by month.
+    pub async fn partitioned() -> Self {
+        Self::on(Place::Postgres(TestDatabase::partitioned().await)).await
     }
 
     /// Through PgBouncer in transaction mode, with fewer connections than the store has.

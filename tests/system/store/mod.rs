@@ -1,5 +1,6 @@
 //! The conformance suite of the stores: every case runs against PostgreSQL, against PostgreSQL
-//! behind PgBouncer in transaction mode, and against SQLite.
+//! behind PgBouncer in transaction mode, and against SQLite; those that work on runs also against PostgreSQL with a
+//! partitioned table of runs.
 //! What only PostgreSQL can get wrong follows after it.
 
 mod acknowledgement_races;
@@ -46,6 +47,7 @@ mod compression;
 mod migrate_beside_another_application;
 mod migrate_enforce;
 mod migration_locks;
+mod partitions;
 mod relation_kinds;
 mod serializable;
 mod sqlite_file;
@@ -69,20 +71,24 @@ macro_rules! on_store {
 
 /// One test per case and store, e.g. `postgres::two_workers_one_run_is_claimed_once`.
 macro_rules! conformance {
-    ($($cases:tt)+) => {
+    (runs { $($runs:tt)+ } others { $($others:tt)+ }) => {
         mod postgres {
-            on_store!(postgres: $($cases)+);
+            on_store!(postgres: $($runs)+ $($others)+);
         }
         mod postgres_behind_pgbouncer {
-            on_store!(pooled: $($cases)+);
+            on_store!(pooled: $($runs)+ $($others)+);
+        }
+        mod postgres_partitioned {
+            on_store!(partitioned: $($runs)+);
         }
         mod sqlite {
-            on_store!(sqlite: $($cases)+);
+            on_store!(sqlite: $($runs)+ $($others)+);
         }
     };
 }
 
 conformance! {
+runs {
     claims:
         a_queued_run_is_claimed_with_a_lease,
         what_is_not_queued_or_not_ours_is_not_claimed,
@@ -93,25 +99,6 @@ conformance! {
         a_run_put_back_from_outside_supersedes_the_open_attempt,
         a_release_needs_the_current_token,
         a_release_cannot_end_as_completed;
-    reused_ids:
-        attempts_of_an_earlier_run_never_count,
-        an_open_attempt_of_an_earlier_run_is_worth_nothing,
-        an_attempt_of_its_own_counts_without_the_time_of_the_first_claim,
-        a_restored_backup_begins_with_no_attempt,
-        attempts_that_began_after_a_completion_are_not_its_own,
-        a_start_that_a_producer_wrote_is_not_taken_for_a_claim,
-        what_an_earlier_run_waited_for_is_over,
-        a_hint_of_an_earlier_run_is_not_taken_for_its_own,
-        recording_bears_what_an_earlier_run_has_left,
-        a_report_is_compared_with_none_of_an_earlier_run,
-        a_connection_s_id_that_another_tenant_gets_has_no_report,
-        what_was_completed_before_a_connection_was_created_is_not_its_own,
-        a_time_of_creation_that_is_none_hides_no_report,
-        acknowledgements_of_an_earlier_run_are_not_its_own,
-        an_inventory_that_an_earlier_run_has_read_is_written_again,
-        an_answer_about_an_earlier_run_is_none,
-        an_answer_about_an_acknowledgement_that_is_gone_is_none,
-        what_is_queued_is_told;
     completion:
         a_completion_writes_run_report_and_attempt,
         other_keys_of_context_are_kept,
@@ -126,32 +113,6 @@ conformance! {
         a_forced_completion_keeps_of_a_large_context_what_verifyd_reads,
         the_latest_report_never_moves_back,
         without_a_connection_no_latest_report_is_written;
-    budgets:
-        an_application_that_was_never_throttled_has_no_budget,
-        replicas_take_permits_one_after_another,
-        refusals_of_replicas_at_once_add_up,
-        a_budget_ends_ten_minutes_after_the_last_refusal;
-    connection_facts:
-        what_was_learnt_is_kept_and_read_with_the_start_of_a_check,
-        facts_of_what_is_another_now_do_not_count,
-        connections_are_sorted_by_expiry_page_by_page,
-        whatever_is_recorded_each_connection_is_on_one_page,
-        the_directorys_name_is_added_where_the_producer_left_it_out;
-    inventory:
-        a_first_refresh_stores_everything,
-        an_unchanged_refresh_writes_no_row,
-        only_changed_rows_are_written,
-        a_removed_grant_is_marked_and_the_mark_is_kept,
-        a_grant_that_comes_back_loses_the_mark,
-        a_grant_that_is_not_listed_any_more_is_marked,
-        other_tenants_are_not_touched,
-        no_inventory_keeps_the_last_known_one,
-        refreshes_of_one_tenant_are_serialised;
-    plan:
-        a_plan_reads_what_is_granted_itself_and_through_whom,
-        an_inventory_of_another_run_of_the_same_id_is_none,
-        a_plan_sees_its_own_reach_and_provider_only,
-        a_plan_comes_in_pages_whatever_stands_in_the_rows;
     sweep:
         a_bare_insert_is_found,
         what_was_delivered_is_not_delivered_again_too_early,
@@ -183,20 +144,6 @@ conformance! {
         a_worker_releases_its_orphans,
         only_its_own_orphans_are_released,
         a_context_that_cannot_be_read_does_not_keep_the_run;
-    hostile_connections:
-        a_connection_that_cannot_be_used_is_listed_with_its_reason,
-        a_connection_without_a_directory_is_listed_with_its_reason;
-    hostile_rows:
-        a_time_that_is_none_stops_nothing,
-        the_expiry_of_a_credential_is_read_alike_everywhere,
-        what_can_never_be_claimed_costs_nobody_anything,
-        a_context_of_any_shape_ends_and_is_kept,
-        a_large_context_is_refused_when_it_is_recorded,
-        a_connection_that_cannot_be_read_is_named_and_hides_no_other;
-    large_contexts:
-        what_a_claim_takes_is_listed_whatever_its_size,
-        what_is_just_above_the_limit_is_not_read_and_named,
-        numbers_of_any_length_stay_as_they_are;
     recording:
         a_recorded_run_is_queued_and_delivered,
         several_runs_are_recorded_in_their_order_or_none,
@@ -206,28 +153,8 @@ conformance! {
         counts_and_the_oldest,
         workers_beat_and_retire,
         a_status_that_does_not_exist_is_named;
-    connections:
-        a_connection_is_added_and_read,
-        a_failing_seal_inserts_nothing,
-        a_tenant_of_another_workspace_is_refused,
-        a_connection_is_disabled_and_enabled,
-        a_credential_is_replaced,
-        a_credential_is_resealed_only_from_the_old_payload,
-        connections_are_paged,
-        credentials_are_paged_with_their_connections;
     schema:
-        migrate_is_repeatable,
-        two_processes_may_migrate_at_once,
-        a_fresh_database_has_no_version,
-        a_migrated_schema_fits,
-        an_empty_database_lacks_every_table,
-        sizes_of_tables_are_known,
-        ping_names_the_server;
-    errors:
-        an_unmigrated_database_is_a_schema_error,
-        a_lock_that_is_not_granted_is_contention,
-        a_dropped_call_leaves_nothing_behind,
-        a_refusal_does_not_quote_the_row;
+        sizes_of_tables_are_known;
     constraints:
         no_blocked_run_without_a_report,
         no_half_completed_run,
@@ -243,13 +170,105 @@ conformance! {
         a_queued_run_may_be_changed,
         guards_that_were_removed_are_added_again,
         runs_of_another_type_are_free;
-    pools:
-        a_connection_counts_as_used_until_its_call_ends;
     pruning:
         only_old_completed_runs_go_with_what_belongs_to_them,
         a_batch_is_bounded_and_goes_on_where_the_last_one_ended,
         what_is_still_pointed_to_is_kept,
         attempts_of_runs_that_others_deleted_go;
+    batching:
+        many_are_claimed_and_completed_each_as_if_by_itself,
+        each_claim_of_many_has_its_own_answer,
+        one_that_is_refused_takes_no_other_with_it,
+        what_comes_with_a_claim_is_what_asking_would_give,
+        an_inventory_is_compared_again_after_a_while;
+    fair_queuing:
+        each_tenant_has_its_oldest_run_next,
+        only_runs_that_are_due_and_ours_are_next,
+        tenants_without_a_connection_share_one_place;
+}
+others {
+    budgets:
+        an_application_that_was_never_throttled_has_no_budget,
+        replicas_take_permits_one_after_another,
+        refusals_of_replicas_at_once_add_up,
+        a_budget_ends_ten_minutes_after_the_last_refusal;
+    reused_ids:
+        attempts_of_an_earlier_run_never_count,
+        an_open_attempt_of_an_earlier_run_is_worth_nothing,
+        an_attempt_of_its_own_counts_without_the_time_of_the_first_claim,
+        a_restored_backup_begins_with_no_attempt,
+        attempts_that_began_after_a_completion_are_not_its_own,
+        a_start_that_a_producer_wrote_is_not_taken_for_a_claim,
+        what_an_earlier_run_waited_for_is_over,
+        a_hint_of_an_earlier_run_is_not_taken_for_its_own,
+        recording_bears_what_an_earlier_run_has_left,
+        a_report_is_compared_with_none_of_an_earlier_run,
+        a_connection_s_id_that_another_tenant_gets_has_no_report,
+        what_was_completed_before_a_connection_was_created_is_not_its_own,
+        a_time_of_creation_that_is_none_hides_no_report,
+        acknowledgements_of_an_earlier_run_are_not_its_own,
+        an_inventory_that_an_earlier_run_has_read_is_written_again,
+        an_answer_about_an_earlier_run_is_none,
+        an_answer_about_an_acknowledgement_that_is_gone_is_none,
+        what_is_queued_is_told;
+    connection_facts:
+        what_was_learnt_is_kept_and_read_with_the_start_of_a_check,
+        facts_of_what_is_another_now_do_not_count,
+        connections_are_sorted_by_expiry_page_by_page,
+        whatever_is_recorded_each_connection_is_on_one_page,
+        the_directorys_name_is_added_where_the_producer_left_it_out;
+    inventory:
+        a_first_refresh_stores_everything,
+        an_unchanged_refresh_writes_no_row,
+        only_changed_rows_are_written,
+        a_removed_grant_is_marked_and_the_mark_is_kept,
+        a_grant_that_comes_back_loses_the_mark,
+        a_grant_that_is_not_listed_any_more_is_marked,
+        other_tenants_are_not_touched,
+        no_inventory_keeps_the_last_known_one,
+        refreshes_of_one_tenant_are_serialised;
+    plan:
+        a_plan_reads_what_is_granted_itself_and_through_whom,
+        an_inventory_of_another_run_of_the_same_id_is_none,
+        a_plan_sees_its_own_reach_and_provider_only,
+        a_plan_comes_in_pages_whatever_stands_in_the_rows;
+    hostile_connections:
+        a_connection_that_cannot_be_used_is_listed_with_its_reason,
+        a_connection_without_a_directory_is_listed_with_its_reason;
+    hostile_rows:
+        a_time_that_is_none_stops_nothing,
+        the_expiry_of_a_credential_is_read_alike_everywhere,
+        what_can_never_be_claimed_costs_nobody_anything,
+        a_context_of_any_shape_ends_and_is_kept,
+        a_large_context_is_refused_when_it_is_recorded,
+        a_connection_that_cannot_be_read_is_named_and_hides_no_other;
+    large_contexts:
+        what_a_claim_takes_is_listed_whatever_its_size,
+        what_is_just_above_the_limit_is_not_read_and_named,
+        numbers_of_any_length_stay_as_they_are;
+    connections:
+        a_connection_is_added_and_read,
+        a_failing_seal_inserts_nothing,
+        a_tenant_of_another_workspace_is_refused,
+        a_connection_is_disabled_and_enabled,
+        a_credential_is_replaced,
+        a_credential_is_resealed_only_from_the_old_payload,
+        connections_are_paged,
+        credentials_are_paged_with_their_connections;
+    schema:
+        migrate_is_repeatable,
+        two_processes_may_migrate_at_once,
+        a_fresh_database_has_no_version,
+        a_migrated_schema_fits,
+        an_empty_database_lacks_every_table,
+        ping_names_the_server;
+    errors:
+        an_unmigrated_database_is_a_schema_error,
+        a_lock_that_is_not_granted_is_contention,
+        a_dropped_call_leaves_nothing_behind,
+        a_refusal_does_not_quote_the_row;
+    pools:
+        a_connection_counts_as_used_until_its_call_ends;
     tokens_and_sessions:
         a_token_is_found_by_its_hash_alone,
         a_revoked_token_is_worthless_and_its_sessions_end,
@@ -330,16 +349,7 @@ conformance! {
         open_circuits_take_no_place_of_what_is_tried,
         what_is_pending_for_too_long_is_given_up,
         what_was_given_up_while_it_was_sent_and_arrived_is_delivered;
-    batching:
-        many_are_claimed_and_completed_each_as_if_by_itself,
-        each_claim_of_many_has_its_own_answer,
-        one_that_is_refused_takes_no_other_with_it,
-        what_comes_with_a_claim_is_what_asking_would_give,
-        an_inventory_is_compared_again_after_a_while;
     thundering_herd:
         a_thundering_herd_completes_every_run_once;
-    fair_queuing:
-        each_tenant_has_its_oldest_run_next,
-        only_runs_that_are_due_and_ours_are_next,
-        tenants_without_a_connection_share_one_place;
+}
 }

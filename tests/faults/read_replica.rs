@@ -1,0 +1,218 @@
+//! Lists and details are read from a real replica while it is near enough, and from the primary otherwise.
+
+use crate::scene::Scene;
+use reqwest::header::{
+    AUTHORIZATION, CACHE_CONTROL, COOKIE, HeaderMap, HeaderName, LOCATION, ORIGIN, SET_COOKIE,
+};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response};
+use serde_json::Value;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use test_support::bench::Daemon;
+use test_support::postgres::TestDatabase;
+use test_support::private_postgres::PrivatePostgres;
+use test_support::waiting::until;
+
+/// What is asked again and again is not what is limited here.
+const NO_LIMITS: [(&str, &str); 2] = [
+    ("VERIFYD__HTTP__API__REQUESTS_PER_MINUTE", "1000000"),
+    ("VERIFYD__PAGES__REQUESTS_PER_MINUTE", "1000000"),
+];
+
+/// Someone who uses API and pages, and who has changed nothing.
+struct Person {
+    base: String,
+    client: Client,
+    /// The cookie of the session.
+    session: String,
+}
+
+/// An answer that says 200.
+struct Answer {
+    /// How old its data may be, if a replica gave it.
+    age: Option<u64>,
+    text: String,
+}
+
+impl Answer {
+    async fn of(answer: Response) -> Self {
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        let age = answer.headers().get("x-data-age");
+        Self {
+            age: age.map(|age| age.to_str().unwrap().parse().unwrap()),
+            text: answer.text().await.unwrap(),
+        }
+    }
+
+    /// Whether the list of the API has this run.
+    fn has(&self, run: i64) -> bool {
+        let list: Value = serde_json::from_str(&self.text).unwrap();
+        let mut items = list["items"].as_array().unwrap().iter();
+        items.any(|item| item["operation_run_id"] == run)
+    }
+}
+
+impl Person {
+    async fn at(worker: &Daemon, token: &str) -> Self {
+        let base = format!("http://{}", worker.listening);
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        headers.insert(ORIGIN, base.parse().unwrap());
+        let client = Client::builder().redirect(Policy::none());
+        let mut person = Self {
+            base,
+            client: client.default_headers(headers).build().unwrap(),
+            session: String::new(),
+        };
+        let form = [("token", token), ("next", "/")];
+        let answer = person.post("/login", &form).await;
+        person.session = cookies(&answer).swap_remove(0);
+        person
+    }
+
+    async fn post(&self, path: &str, form: &[(&str, &str)]) -> Response {
+        let request = self.client.post(format!("{}{path}", self.base));
+        let request = request.header(COOKIE, &self.session).form(form);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 303, "{answer:?}");
+        answer
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.get_with(path, COOKIE, &self.session).await
+    }
+
+    /// The same with this header. Without the session's cookie there are no pages.
+    async fn get_with(&self, path: &str, header: HeaderName, value: &str) -> Answer {
+        let request = self.client.get(format!("{}{path}", self.base));
+        let answer = request.header(header, value).send().await;
+        Answer::of(answer.unwrap()).await
+    }
+
+    /// Asks until the replica answers what is wanted.
+    async fn get_from_replica(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+        let mut last = None;
+        until("the replica answers", async || {
+            let answer = self.get(path).await;
+            let is_wanted = answer.age.is_some() && wanted(&answer);
+            last = Some(answer);
+            is_wanted
+        })
+        .await;
+        last.unwrap()
+    }
+
+    /// Waits until the replica is not read.
+    async fn reads_primary(&self) {
+        until("the primary answers", async || {
+            self.get("/v1/runs").await.age.is_none()
+        })
+        .await;
+    }
+
+    /// What forms of this session carry.
+    async fn csrf(&self) -> String {
+        let page = self.get("/").await.text;
+        let (_, rest) = page.split_once("name=\"csrf\" value=\"").unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    }
+}
+
+/// Each without its attributes.
+fn cookies(answer: &Response) -> Vec<String> {
+    let all = answer.headers().get_all(SET_COOKIE).iter();
+    let pairs = all.map(|set| set.to_str().unwrap().split(';').next().unwrap().to_owned());
+    pairs.collect()
+}
+
+/// The sessions of verifyd on this server.
+async fn sessions(server: &mut PgConnection) -> Vec<i32> {
+    let sessions = "SELECT pid FROM pg_stat_activity WHERE application_name = 'verifyd'";
+    sqlx::query_scalar(sessions)
+        .fetch_all(server)
+        .await
+        .unwrap()
+}
+
+/// What `doctor` says of the replica.
+fn state_of_replica(scene: &Scene) -> String {
+    let output = scene.bench.run(&["doctor", "--json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut parts = answer["parts"].as_array().unwrap().iter();
+    let replica = parts.find(|part| part["part"] == "replica");
+    replica.unwrap_or(&answer)["state"].to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_details_are_read_from_a_replica_that_is_near_enough() {
+    let primary = PrivatePostgres::start();
+    let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
+    let mut standby = primary.standby();
+    let mut url: url::Url = scene.bench.database.url().parse().unwrap();
+    url.set_port(Some(standby.port())).unwrap();
+    scene.bench.set("VERIFYD__DATABASE__READ_URL", url);
+    let token = scene.bench.token(&["read", "run", "admin"]);
+    let worker = scene.bench.serve(&NO_LIMITS);
+    scene.completes(1).await;
+    let person = Person::at(&worker, &token).await;
+    let csrf = person.csrf().await;
+    person.get_from_replica("/v1/runs", |_| true).await;
+    let new = person.get_with("/v1/runs", CACHE_CONTROL, "no-cache").await;
+    assert_eq!(new.age, None);
+    assert_eq!(person.get("/workers").await.age, None);
+    let mut replica = PgConnection::connect(&standby.url()).await.unwrap();
+    let before = sessions(&mut replica).await;
+    for _ in 0..2 {
+        person.get_from_replica("/v1/runs", |_| true).await;
+    }
+    let after = sessions(&mut replica).await;
+    let is_kept = before.iter().any(|session| after.contains(session));
+    assert!(is_kept, "{before:?} {after:?}");
+    assert_eq!(state_of_replica(&scene), "\"ok\"");
+
+    // From now on the replica has nothing new.
+    let pause = replica.execute("SELECT pg_wal_replay_pause()");
+    pause.await.unwrap();
+    let run = scene.record(1).await[0];
+    let list = person.get_from_replica("/v1/runs", |_| true).await;
+    assert!(!list.has(run), "{}", list.text);
+    // Hence the primary is asked for what it does not find.
+    assert_eq!(person.get(&format!("/v1/runs/{run}")).await.age, None);
+
+    // Whoever has changed something finds it at once, others read what is older.
+    let connection = scene.members.keys().next().unwrap();
+    let check = format!("/connections/{connection}/check");
+    let checked = person.post(&check, &[("csrf", &csrf)]).await;
+    let link = format!("\"{}\"", checked.headers()[LOCATION].to_str().unwrap());
+    let changed = cookies(&checked).join("; ");
+    let own = format!("{}; {changed}", person.session);
+    let own = person.get_with("/runs", COOKIE, &own).await;
+    assert!(own.text.contains(&link), "{link}: {}", own.text);
+    assert_eq!(own.age, None);
+    let says_age = |page: &Answer| page.text.contains("This page shows what was ");
+    let old = person.get_from_replica("/runs", says_age).await;
+    assert!(!old.text.contains(&link), "{link}: {}", old.text);
+    assert!(old.age >= Some(5), "{:?}", old.age);
+
+    until("it lags by more than is read", async || {
+        let lag = "SELECT extract(epoch FROM now() - pg_last_xact_replay_timestamp()) > 31";
+        sqlx::query_scalar::<_, bool>(lag)
+            .fetch_one(&mut replica)
+            .await
+            .unwrap()
+    })
+    .await;
+    person.reads_primary().await;
+    assert_eq!(state_of_replica(&scene), "\"warning\"");
+    let resume = replica.execute("SELECT pg_wal_replay_resume()");
+    resume.await.unwrap();
+    person
+        .get_from_replica("/v1/runs", |list| list.has(run))
+        .await;
+
+    drop(replica);
+    standby.crash();
+    person.reads_primary().await;
+    assert_eq!(state_of_replica(&scene), "\"warning\"");
+    drop(scene);
+}
