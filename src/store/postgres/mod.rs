@@ -33,6 +33,7 @@ mod recording;
 mod relation;
 mod schema;
 mod sessions;
+mod timeline;
 mod timeouts;
 mod tls_files;
 mod wake;
