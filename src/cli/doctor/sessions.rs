@@ -101,16 +101,7 @@ pub fn refused(failure: &StoreError, settings: &Settings) -> Line {
 /// so that no number is sure to raise it.
 pub fn of_limit(failure: Option<&StoreError>, settings: &Settings) -> Option<String> {
     let is_limit = |failure: &&StoreError| failure.sqlstate() == Some("53300");
-    let said = failure.filter(is_limit)?.to_string();
-    let (_, limited) = said.split_once("too many connections for ")?;
-    let (limited, _) = limited.rsplit_once("\" (")?;
-    let (kind, name) = limited.split_once(" \"")?;
-    let kind = match kind {
-        "role" => "ROLE",
-        "database" => "DATABASE",
-        _ => return None,
-    };
-    let name = format!("\"{}\"", name.replace('"', "\"\""));
+    let (kind, name) = limited(&failure.filter(is_limit)?.to_string())?;
     // Besides those of the pool one for the heartbeat, one for listening, and one to look for the primary.
     let listening = i64::from(settings.database.listen == ListenMode::Auto);
     let looking = i64::from(settings.database.has_several_hosts());
@@ -119,6 +110,19 @@ pub fn of_limit(failure: Option<&StoreError>, settings: &Settings) -> Option<Str
         "allow {needed} connections for each replica, and those of whatever else connects, or lift the limit, as a \
          superuser: ALTER {kind} {name} CONNECTION LIMIT -1;"
     ))
+}
+
+/// Whether the first limit that is named is of a role or a database, and its name, quoted as an identifier.
+fn limited(said: &str) -> Option<(&'static str, String)> {
+    let (_, limited) = said.split_once("too many connections for ")?;
+    let (limited, _) = limited.split_once("\" (SQLSTATE 53300)")?;
+    let (kind, name) = limited.split_once(" \"")?;
+    let kind = match kind {
+        "role" => "ROLE",
+        "database" => "DATABASE",
+        _ => return None,
+    };
+    Some((kind, format!("\"{}\"", name.replace('"', "\"\""))))
 }
 
 /// Adds a line for the file of the password, and one for the hosts of the address where there are several.
@@ -257,6 +261,31 @@ mod tests {
             assert!(remedy.contains(advice), "{advice}: {remedy}");
         }
         assert!(line_of_hosts(&[]).is_none());
+    }
+
+    #[test]
+    fn a_limit_is_named_once_where_several_hosts_have_it() {
+        let of = |name: &str| format!("too many connections for {name} (SQLSTATE 53300)");
+        let both = format!(
+            "h1 unreachable ({0}); h2 unreachable ({0})",
+            of("role \"a\"")
+        );
+        for (said, wanted) in [
+            (both, Some(("ROLE", "\"a\""))),
+            (
+                of("database \"a\" (b\""),
+                Some(("DATABASE", "\"a\"\" (b\"")),
+            ),
+            (of("table \"a\""), None),
+            (
+                "sorry, too many clients already (SQLSTATE 53300)".to_owned(),
+                None,
+            ),
+        ] {
+            let found = limited(&said);
+            let found = found.as_ref().map(|(kind, name)| (*kind, name.as_str()));
+            assert_eq!(found, wanted, "{said}");
+        }
     }
 
     #[test]

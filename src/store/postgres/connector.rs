@@ -7,13 +7,13 @@
 use super::environment::ReadVariables;
 use super::options::{self, Address};
 use super::password::PasswordFile;
-use super::timeouts::{ROLE, TIMELINE};
+use super::timeline::{Found, Timeline, collect_answers, is_former, timeline_of};
+use super::timeouts::ROLE;
 use crate::domain::pause::with_jitter;
 use crate::ports::probe::{Host, HostRole};
 use crate::ports::store_error::{Detail, StoreError};
 use crate::store::error::opening;
 use crate::store::settings::DatabaseSettings;
-use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -24,11 +24,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Longest time for a look at the hosts. Each that finds none doubles it, as they may be slow. The first connection has
-/// half of its own time for that.
+/// Longest time for a look at the hosts, if half of the time to open a connection is not shorter. Each look that finds
+/// none doubles it, as they may be slow, up to the time to open a connection: no call could use a slower host.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time for the other hosts once one accepts writes: one that is gone says nothing.
-const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two looks at a host that is well.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The same after an error. Each look that finds no host doubles it.
@@ -72,37 +70,6 @@ struct Seen {
     timeline: Option<Timeline>,
     /// Those that the log has named.
     named: Vec<usize>,
-}
-
-/// The latest timeline of a database cluster that a server has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Timeline {
-    cluster: i64,
-    number: i64,
-}
-
-impl Timeline {
-    /// Whether the other server was promoted later. Those of two clusters cannot be compared.
-    fn is_before(self, other: Self) -> bool {
-        self.cluster == other.cluster && self.number < other.number
-    }
-}
-
-/// What a host says of itself.
-#[derive(Clone, Debug)]
-struct Found {
-    role: HostRole,
-    /// `None`: of a standby, or not known.
-    timeline: Option<Timeline>,
-}
-
-impl Found {
-    fn unreachable(why: Detail) -> Self {
-        Self {
-            role: HostRole::Unreachable(why),
-            timeline: None,
-        }
-    }
 }
 
 impl Connector {
@@ -261,9 +228,10 @@ impl Connector {
     }
 
     fn look_timeout(&self) -> Duration {
+        let first = LOOK_TIMEOUT.min(self.first_look_timeout());
         let doublings = 2_u32.saturating_pow(self.looks().in_vain);
-        let doubled = LOOK_TIMEOUT.saturating_mul(doublings);
-        doubled.min(self.first_look_timeout())
+        let doubled = first.saturating_mul(doublings);
+        doubled.min(self.opening_timeout)
     }
 
     fn is_look_due(&self) -> bool {
@@ -293,17 +261,7 @@ impl Connector {
         let used = self.used();
         let is_primary = |index: &usize| found[*index].role == HostRole::Primary;
         let Some(chosen) = in_order(used, found.len()).find(is_primary) else {
-            let hosts = self.hosts.iter().zip(&found);
-            let roles: Vec<String> = hosts
-                .map(|(host, found)| format!("{} {}", name(host), found.role))
-                .collect();
-            let roles = roles.join("; ");
-            let why = format!("no host of {} accepts writes: {roles}", self.key);
-            let code = found.into_iter().find_map(|found| match found.role {
-                HostRole::Unreachable(why) => why.code,
-                _ => None,
-            });
-            return Err(StoreError::Unavailable(Detail::new(why, code)));
+            return Err(self.none_accepts_writes(&found, seen.timeline));
         };
         seen.timeline = found[chosen].timeline.or(seen.timeline);
         if chosen != used {
@@ -312,6 +270,27 @@ impl Connector {
         }
         self.warn(&found, &mut seen);
         Ok(())
+    }
+
+    /// The error where no host can be chosen. `chosen`: the timeline of the host that was chosen last.
+    fn none_accepts_writes(&self, found: &[Found], chosen: Option<Timeline>) -> StoreError {
+        let hosts = self.hosts.iter().zip(found);
+        let roles: Vec<String> = hosts
+            .map(|(host, found)| format!("{} {}", name(host), found.role))
+            .collect();
+        let roles = roles.join("; ");
+        let mut why = format!("no host of {} accepts writes: {roles}", self.key);
+        // One that was restored from a backup looks the same.
+        let is_left =
+            |host: &Found| host.role == HostRole::FormerPrimary && is_former(host.timeline, chosen);
+        if found.iter().any(is_left) {
+            why += "; to go back to a former primary, restart verifyd";
+        }
+        let code = found.iter().find_map(|found| match &found.role {
+            HostRole::Unreachable(why) => why.code.clone(),
+            _ => None,
+        });
+        StoreError::Unavailable(Detail::new(why, code))
     }
 
     /// Logs each host that is a former primary or has not answered, once until it is well again.
@@ -355,19 +334,10 @@ impl Connector {
 
     /// Asks all hosts at once what they are.
     async fn look(&self, seen: &Seen, timeout: Duration) -> Vec<Found> {
-        let mut found = vec![Found::unreachable("no answer in time".into()); self.hosts.len()];
-        let mut until = Instant::now() + timeout;
         let hosts = self.hosts.iter().enumerate();
-        let mut answers: FuturesUnordered<_> =
+        let answers: FuturesUnordered<_> =
             hosts.map(|(index, host)| self.ask(index, host)).collect();
-        while let Ok(Some((index, answer))) = tokio::time::timeout_at(until, answers.next()).await {
-            if answer.role == HostRole::Primary {
-                until = until.min(Instant::now() + OTHERS_TIMEOUT);
-            }
-            found[index] = answer;
-        }
-        mark_former(&mut found, seen.timeline);
-        found
+        collect_answers(answers, seen.timeline, timeout).await
     }
 
     async fn ask(&self, index: usize, host: &PgConnectOptions) -> (usize, Found) {
@@ -390,33 +360,11 @@ impl Connector {
             Ok::<_, sqlx::Error>(Found { role, timeline })
         };
         let found = asking.await.unwrap_or_else(|error| {
-            Found::unreachable(match self.named_in(opening(error)) {
-                StoreError::Unavailable(why) | StoreError::Refused(why) => why,
-                other => other.to_string().into(),
-            })
+            let error = self.named_in(opening(error));
+            let why = error.detail().cloned();
+            Found::unreachable(why.unwrap_or_else(|| error.to_string().into()))
         });
         (index, found)
-    }
-}
-
-/// The timeline of a server that is no standby. `None`: it tells none, as a service that keeps its log itself.
-async fn timeline_of(connection: &mut PgConnection) -> Option<Timeline> {
-    let row = sqlx::raw_sql(TIMELINE).fetch_one(connection).await.ok()?;
-    Some(Timeline {
-        cluster: row.try_get(0).ok()?,
-        number: row.try_get(1).ok()?,
-    })
-}
-
-/// Tells former primaries from the present one: another host, or the one that was chosen last, was promoted later.
-fn mark_former(found: &mut [Found], chosen: Option<Timeline>) {
-    let hosts = found.iter().filter_map(|host| host.timeline);
-    let known: Vec<Timeline> = hosts.chain(chosen).collect();
-    for host in found {
-        let is_before = |own: Timeline| known.iter().any(|other| own.is_before(*other));
-        if host.role == HostRole::Primary && host.timeline.is_some_and(is_before) {
-            host.role = HostRole::FormerPrimary;
-        }
     }
 }
 
@@ -475,55 +423,32 @@ mod tests {
     #[test]
     fn a_look_that_finds_no_host_is_followed_by_one_with_more_time() {
         let url = SecretString::from("postgres://u@h1,h2/db");
-        let connector =
-            Connector::read("database.url", &url, Duration::from_secs(60), None).unwrap();
-        for (in_vain, seconds) in [(0, 5), (1, 10), (2, 20), (3, 30), (99, 30)] {
-            connector.looks().in_vain = in_vain;
-            let timeout = connector.look_timeout();
-            assert_eq!(timeout.as_secs(), seconds, "{in_vain}");
+        for (opening, timeouts) in [
+            (60_000, [5_000, 10_000, 20_000, 40_000, 60_000, 60_000]),
+            (5_000, [2_500, 5_000, 5_000, 5_000, 5_000, 5_000]),
+        ] {
+            let opening = Duration::from_millis(opening);
+            let connector = Connector::read("database.url", &url, opening, None).unwrap();
+            for (in_vain, timeout) in [0, 1, 2, 3, 4, 99].into_iter().zip(timeouts) {
+                connector.looks().in_vain = in_vain;
+                let found = connector.look_timeout();
+                assert_eq!(found.as_millis(), timeout, "{opening:?} {in_vain}");
+            }
         }
     }
 
     #[test]
-    fn a_primary_is_a_former_one_once_another_was_promoted_later() {
-        use HostRole::{FormerPrimary, Primary, ReadOnly, Standby};
-        let of = |cluster, number| Some(Timeline { cluster, number });
-        for (chosen, hosts, wanted) in [
-            (
-                None,
-                [(Primary, of(7, 1)), (Standby, None)],
-                [Primary, Standby],
-            ),
-            (
-                None,
-                [(Primary, of(7, 1)), (Primary, of(7, 2))],
-                [FormerPrimary, Primary],
-            ),
-            (
-                of(7, 3),
-                [(Primary, of(7, 1)), (Primary, of(7, 2))],
-                [FormerPrimary, FormerPrimary],
-            ),
-            (
-                of(7, 2),
-                [(Primary, of(7, 2)), (Primary, of(7, 2))],
-                [Primary, Primary],
-            ),
-            (
-                None,
-                [(Primary, of(7, 1)), (ReadOnly, of(7, 2))],
-                [FormerPrimary, ReadOnly],
-            ),
-            // Of another cluster, and of one that tells nothing.
-            (
-                of(8, 3),
-                [(Primary, of(7, 1)), (Primary, None)],
-                [Primary, Primary],
-            ),
-        ] {
-            let mut found = hosts.map(|(role, timeline)| Found { role, timeline });
-            mark_former(&mut found, chosen);
-            assert_eq!(found.map(|host| host.role), wanted, "{chosen:?}");
+    fn the_way_back_to_a_former_primary_is_named() {
+        let connector = connector("postgres://u@h1,h2/db", None).unwrap();
+        let of = |number| Some(Timeline { cluster: 7, number });
+        for (chosen, is_named) in [(None, false), (of(1), false), (of(2), true)] {
+            let hosts = [
+                (HostRole::FormerPrimary, of(1)),
+                (HostRole::ReadOnly, of(2)),
+            ];
+            let found = hosts.map(|(role, timeline)| Found { role, timeline });
+            let said = connector.none_accepts_writes(&found, chosen).to_string();
+            assert_eq!(said.contains("restart verifyd"), is_named, "{said}");
         }
     }
 

@@ -35,6 +35,7 @@ mod relation;
 mod replica;
 mod schema;
 mod sessions;
+mod timeline;
 mod timeouts;
 mod tls_files;
 mod wake;

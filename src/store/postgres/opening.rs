@@ -99,7 +99,8 @@ fn opening_timeout(first: Duration, too_long: u32) -> Duration {
 
 impl PostgresStore {
     /// Takes a connection from the pool. One that has to be opened for that comes into the pool also when the caller has
-    /// gone meanwhile, within `database.acquire_timeout`.
+    /// gone meanwhile, within `database.acquire_timeout`. The opening of one that replaces an idle one ends with its caller,
+    /// and leaves one idle one less.
     pub(super) async fn pooled(&self) -> Result<PoolConnection<Postgres>, Error> {
         let acquiring = self.pool.acquire();
         let is_full = self.pool.size() >= self.pool.options().get_max_connections();
