@@ -100,7 +100,11 @@ where
         let release = |length| release_in_transaction(self, claim, end, not_before, length);
         match self.release_share() {
             // A worker that stops keeps no connection for anything else.
-            Some(share) if !at_stop => share.send(claim.run.id, false, release).await,
+            Some(share) if !at_stop => {
+                // What had the completion wait may let it through.
+                share.begin_short(claim.run.id);
+                share.send(claim.run.id, false, release).await
+            }
             _ => release(Length::Long).await,
         }
     }

@@ -64,14 +64,14 @@ pub(super) struct Share {
     limits: [Arc<Semaphore>; 3],
     /// How long a call waits for its permits.
     timeout: Duration,
-    /// Whether a long call waits for its turn as long as its caller does.
+    /// Whether a call that is not short waits for its turn as long as its caller does.
     keeps_turns: bool,
     by_itself: Mutex<HashMap<RunId, ByItself>>,
 }
 
 /// A run whose calls go by themselves.
 struct ByItself {
-    /// When the latest call began.
+    /// When the latest call began, or got its permit.
     tried: Instant,
     /// Whether its short try was cancelled.
     is_long: bool,
@@ -96,8 +96,8 @@ impl Share {
         }
     }
 
-    /// The same, where long calls keep their turns. Calls that come again would be served in any order, and some of many
-    /// too late.
+    /// The same, where long and large calls keep their turns. Calls that come again would be served in any order, some of
+    /// many too late, and none behind others that keep their turns.
     pub fn keeping_turns(self) -> Self {
         Self {
             keeps_turns: true,
@@ -118,10 +118,10 @@ impl Share {
         let mut acquired = pin!(acquired);
         let permit = match tokio::time::timeout(self.timeout, acquired.as_mut()).await {
             Ok(permit) => permit,
-            Err(_) if self.keeps_turns && length == Length::Long => {
+            Err(_) if self.keeps_turns && length != Length::Short => {
                 log_limited!(
                     warn,
-                    "calls that rules of the application have wait take all connections for such calls; waiting for one"
+                    "calls that take long have all connections for such calls; waiting for one"
                 );
                 acquired.await
             }
@@ -147,6 +147,10 @@ impl Share {
         };
         loop {
             let permit = self.permit(length).await?;
+            if length == Length::Long {
+                // It may have waited for longer than a run is remembered.
+                self.remember(run);
+            }
             let answer = call(length).await;
             drop(permit);
             match answer {
@@ -200,6 +204,13 @@ impl Share {
         Length::Short
     }
 
+    /// Has the next call of this run begin as a short one: it is of another kind than the one that waited.
+    pub fn begin_short(&self, run: RunId) {
+        if let Some(known) = self.by_itself.lock().get_mut(&run) {
+            known.is_long = false;
+        }
+    }
+
     fn remember_as_long(&self, run: RunId) {
         if let Some(known) = self.by_itself.lock().get_mut(&run) {
             known.is_long = true;
@@ -230,20 +241,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn long_calls_keep_their_turns() {
-        let share = Share::new(1, TIMEOUT).keeping_turns();
-        let first = share.permit(Length::Long).await.unwrap();
-        let mut second = pin!(share.permit(Length::Long));
-        let waiting = tokio::time::timeout(9 * TIMEOUT, second.as_mut()).await;
-        assert!(waiting.is_err(), "it is not refused");
-        let mut third = pin!(share.permit(Length::Long));
-        assert!(poll!(third.as_mut()).is_pending());
-        drop(first);
-        let second = second.await.unwrap();
-        assert!(poll!(third.as_mut()).is_pending());
-        assert!(is_refused(share.permit(Length::Short).await));
-        drop(second);
-        assert!(third.await.is_ok());
+    async fn calls_that_are_not_short_keep_their_turns() {
+        for length in [Length::Long, Length::Large] {
+            let share = Share::new(1, TIMEOUT).keeping_turns();
+            let first = share.permit(Length::Long).await.unwrap();
+            let mut second = pin!(share.permit(length));
+            let waiting = tokio::time::timeout(9 * TIMEOUT, second.as_mut()).await;
+            assert!(waiting.is_err(), "it is not refused");
+            let mut third = pin!(share.permit(Length::Long));
+            assert!(poll!(third.as_mut()).is_pending());
+            drop(first);
+            let second = second.await.unwrap();
+            assert!(poll!(third.as_mut()).is_pending());
+            assert!(is_refused(share.permit(Length::Short).await));
+            drop(second);
+            assert!(third.await.is_ok());
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -299,6 +312,20 @@ mod tests {
         let tries = lengths_of_tries(&share, Long).await;
         assert_eq!(tries, (true, vec![Long]), "it is long from the beginning");
         assert!(!share.sends_by_itself(RUN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_waits_for_its_turn_is_not_forgotten() {
+        let share = Share::new(1, TIMEOUT).keeping_turns();
+        share.remember(RUN);
+        share.remember_as_long(RUN);
+        let other = share.permit(Length::Long).await.unwrap();
+        let (tries, ()) = tokio::join!(lengths_of_tries(&share, Length::Large), async {
+            tokio::time::sleep(FORGET_AFTER).await;
+            drop(other);
+        });
+        assert_eq!(tries, (false, vec![Length::Long]));
+        assert!(share.sends_by_itself(RUN));
     }
 
     #[tokio::test(start_paused = true)]

@@ -74,12 +74,15 @@ async fn with_waiting_completions(how: &str) -> Scene {
     scene
 }
 
+/// Waits until somebody opens the gate.
+const AT_GATE: &str =
+    "WHILE (SELECT closed FROM public.gate) LOOP PERFORM pg_sleep(0.05); END LOOP";
+
 /// Every try is cancelled, until long after the deadline of the checks.
 #[tokio::test(flavor = "multi_thread")]
 async fn finished_checks_outlast_a_trigger_that_waits() {
     const RUNS: i64 = 12;
-    let gate = "WHILE (SELECT closed FROM public.gate) LOOP PERFORM pg_sleep(0.05); END LOOP";
-    let scene = with_waiting_completions(gate).await;
+    let scene = with_waiting_completions(AT_GATE).await;
     let (first, second) = scene.two();
     scene.record(RUNS).await;
     // A worker that gave them up then would have released them.
@@ -101,4 +104,25 @@ async fn finished_checks_are_written_in_turn_where_each_waits() {
     scene.record(16).await;
     scene.each_run_is_checked_once().await;
     worker.ready().await;
+}
+
+/// It releases the runs that it cannot complete within the grace period, but those that the trigger keeps locked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_completions() {
+    let scene = with_waiting_completions(AT_GATE).await;
+    let grace = ("VERIFYD__WORKER__GRACE_PERIOD", "1s");
+    let mut first = scene.bench.serve(&[grace]);
+    scene.record(12).await;
+    // Longer than a batch may take: two wait by themselves, and others wait for their turns.
+    let long = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND wait_event = 'PgSleep' AND query_start < now() - interval '3 s'";
+    scene.until(long, |n| n >= 2).await;
+    first.terminate();
+    scene.bench.execute("UPDATE gate SET closed = false").await;
+    let _second = scene.bench.serve(&[]);
+    let ended = scene.ends_as_meant().await;
+    let released = ended
+        .iter()
+        .filter(|run| run.attempts == ["shutdown", "completed"]);
+    assert!(released.count() > 0, "{ended:?}");
 }

@@ -245,7 +245,7 @@ impl Pipeline {
             }
             Ok(false) => Processed::Discarded,
             Err(error) => {
-                log_limited!(warn, %error, "cannot release the run; its lease will end");
+                log_limited!(warn, %error, "cannot release the run; a later sweep finds it");
                 Processed::Deferred
             }
         }

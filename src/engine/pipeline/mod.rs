@@ -180,9 +180,9 @@ impl Pipeline {
             () = self.worker.release_now.cancelled() => {
                 self.release(attempt, AttemptEnd::Shutdown, None).await
             }
-            // Whatever hangs: from here on the run belongs to the other workers.
+            // Whatever hangs: from here on the run is lost, and anyone may queue it again.
             () = tokio::time::sleep_until(attempt.ends) => {
-                log_limited!(warn, "the lease ends; abandoning the run");
+                log_limited!(warn, "the attempt took too long; abandoning the run");
                 Processed::Discarded
             }
         }

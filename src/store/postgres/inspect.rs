@@ -265,7 +265,7 @@ impl PostgresStore {
         Ok(Some(relation))
     }
 
-    /// See [`UNNAMED`]. What others have recorded is worked on all the same.
+    /// See [`UNNAMED`]. What takes no new row of the table is done all the same.
     async fn advise_unnamed(
         &self,
         tx: &mut PgConnection,

@@ -462,18 +462,21 @@ impl Relation {
         }
     }
 
-    /// Returns how to add an index to `operation_runs`. `is_invalid`: a try that failed has left one of its name.
+    /// Returns how to add an index to `operation_runs`. `is_invalid`: there is one of its name. A try that failed leaves
+    /// one, and so it is while it is built.
     pub fn add_index(&self, index: &Index, is_invalid: bool) -> String {
-        let (before, how) = match self.kind() {
-            Kind::Partitioned => (BLOCKS_WRITERS, "INDEX"),
-            _ => ("", "INDEX CONCURRENTLY"),
+        let (before, concurrently) = match self.kind() {
+            Kind::Partitioned => (BLOCKS_WRITERS, ""),
+            _ => ("", "CONCURRENTLY "),
         };
         let Index { name, on, .. } = index;
         let first = match is_invalid {
-            true => format!("DROP INDEX {name}, which a try that failed has left, and then: "),
+            true => format!(
+                "unless it is being built, DROP INDEX {concurrently}{name}, which a try that failed has left, and then: "
+            ),
             false => String::new(),
         };
-        format!("{first}{before}CREATE {how} {name} ON operation_runs {on};")
+        format!("{first}{before}CREATE INDEX {concurrently}{name} ON operation_runs {on};")
     }
 }
 

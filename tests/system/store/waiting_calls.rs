@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use test_support::waiting::{until, within};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use verifyd::domain::RunId;
 use verifyd::ports::store::{AttemptEnd, Claim, ClaimAnswer, Store};
 
@@ -228,4 +229,52 @@ async fn a_run_whose_completion_waited_is_in_no_batch_of_completions() {
     }
     assert!(again.try_join_next().is_none());
     again.shutdown().await;
+}
+
+/// Its completion waited, and another one has the connection for calls that wait.
+#[tokio::test]
+async fn a_release_does_not_wait_behind_completions_that_wait() {
+    let bed = Bed::postgres().await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let run = bed.queued_for(8, 1).await;
+        held.push((run, bed.claim(run, "w1").await));
+    }
+    let (other_run, other) = held.remove(1);
+    let (run, claim) = held.remove(0);
+    hold(&bed, "new.status = 'completed'").await;
+    let complete = |claim: Claim| {
+        let store = Arc::clone(&bed.store);
+        async move { store.complete(&claim, &succeeded()).await }
+    };
+    // What locks a run has the batch leave it undecided.
+    let until_it_waits_long = async || {
+        until("it waits for the lock, after its short try", async || {
+            let waits = "pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'
+                    AND query_start < now() - interval '2 seconds'";
+            bed.count(waits).await == 1
+        })
+        .await;
+    };
+    let lock = bed.lock_run(run).await;
+    let first = tokio::spawn(complete(claim.clone()));
+    until_it_waits_long().await;
+    lock.release().await;
+    end_waiting(&bed, run).await;
+    assert!(first.await.unwrap().is_err());
+    let lock = bed.lock_run(other_run).await;
+    let mut waiting = JoinSet::new();
+    waiting.spawn(complete(other));
+    until_it_waits_long().await;
+    until("it is released", async || {
+        // A short try may take too long on a busy machine.
+        let release = bed.store.release(&claim, AttemptEnd::Error, None, false);
+        let released = timeout(Duration::from_secs(5), release).await;
+        released.is_ok_and(|answer| answer.is_ok())
+    })
+    .await;
+    assert!(waiting.try_join_next().is_none());
+    waiting.shutdown().await;
+    lock.release().await;
 }
