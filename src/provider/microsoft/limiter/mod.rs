@@ -6,6 +6,7 @@
 
 mod answered;
 mod queue;
+mod refusals;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use chrono::{DateTime, Utc};
 use moka::future::Cache;
 use parking_lot::Mutex;
 use queue::{Waiter, WaitingRequests};
+use refusals::Refusals;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,9 +33,6 @@ use uuid::Uuid;
 /// has no limit until the next refusal.
 const KNOWN_APPLICATIONS: u64 = 10_000;
 const KEPT_FOR: Duration = Duration::from_secs(60 * 60);
-
-/// Refusals without a scope, of two directories within this time, are taken for the application's.
-const SAME_MOMENT: Duration = Duration::from_secs(10);
 
 /// Longest time for one question to the database.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -214,7 +213,7 @@ impl LimitedRequests {
     /// Counts an answer that is no refusal.
     pub fn answered(&self) {
         if let Some(limiter) = &self.limiter {
-            limiter.state.lock().answered.count(Instant::now());
+            limiter.answered(self.directory);
         }
     }
 
@@ -243,8 +242,7 @@ struct State {
     waiting: WaitingRequests,
     /// Whether a task gives permits.
     is_giving: bool,
-    /// The directory of the last refusal without a scope.
-    last_refused: Option<(Uuid, Instant)>,
+    refusals: Refusals,
     /// A throttling that the database does not know of.
     throttling: Option<Throttling>,
     /// Until when refusals belong to the last throttling.
@@ -331,17 +329,20 @@ impl Limiter {
         Err(pause)
     }
 
+    fn answered(&self, directory: Uuid) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        state.answered.count(now);
+        // Else the request may have been sent before the last refusal.
+        if state.settled_at.is_none_or(|settled| now >= settled) {
+            state.refusals.answered(directory);
+        }
+    }
+
     fn throttled(self: &Arc<Self>, directory: Uuid, scope: Option<ThrottleScope>, pause: Duration) {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let is_of_application = match scope {
-            Some(scope) => scope == ThrottleScope::Application,
-            None => {
-                let last = state.last_refused.replace((directory, now));
-                last.is_some_and(|(other, at)| other != directory && now < at + SAME_MOMENT)
-            }
-        };
-        if !is_of_application {
+        if !state.refusals.is_of_application(directory, scope, now) {
             return;
         }
         let pause = pause.min(MAX_PAUSE);
@@ -416,13 +417,10 @@ impl Limiter {
                 }
                 self.is_limited.store(false, Ordering::Relaxed);
                 // Whoever waits may send.
-                let answered = std::mem::take(&mut state.answered);
-                let is_giving = state.is_giving;
-                *state = State {
-                    answered,
-                    is_giving,
-                    ..State::default()
-                };
+                let before = std::mem::take(&mut *state);
+                state.answered = before.answered;
+                state.refusals = before.refusals;
+                state.is_giving = before.is_giving;
                 drop(state);
                 self.rates.set(&self.key, None);
                 log_limited!(

@@ -162,6 +162,24 @@ async fn nothing_is_asked_before_the_application_is_throttled() {
     assert_eq!(database.asked(), 1);
 }
 
+/// Whatever answers for it names the application's limit.
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_alone_is_refused_again_holds_no_other_back() {
+    let limiters = Database::of(1).limiters();
+    let broken = requests(&limiters, 1).await;
+    let healthy = requests(&limiters, 2).await;
+    for _ in 0..3 {
+        broken.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
+    }
+    assert!(healthy.permit(Instant::now() + seconds(20)).await.is_err());
+    sleep(seconds(42)).await;
+    for _ in 0..10 {
+        drop(waits(send(&healthy, 1, seconds(20))).await);
+        healthy.answered();
+        broken.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_throttled_application_sends_at_its_rate_after_the_pause() {
     let database = Database::of(1);
