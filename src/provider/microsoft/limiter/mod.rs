@@ -184,14 +184,10 @@ impl LimitedRequests {
             let waited = limiter
                 .wait(self.tenant, self.check, has_begun, deadline)
                 .await;
-            if let Err(pause) = waited {
-                let longest = limiter.longest_wait;
+            if let Err(later) = waited {
                 let mut fault = Fault::new(Reason::Throttled);
                 fault.remark = Some(REMARK.into());
-                fault.later = Some(Later {
-                    wait: pause.max(longest),
-                    asked: pause > longest,
-                });
+                fault.later = Some(later);
                 return Err(fault);
             }
         }
@@ -270,14 +266,14 @@ impl Drop for Limiter {
 }
 
 impl Limiter {
-    /// Waits for a permit; returns for how long there is none where none comes in time.
+    /// Waits for a permit; returns when to come again where none comes in time.
     async fn wait(
         self: &Arc<Self>,
         tenant: TenantId,
         check: Uuid,
         has_begun: bool,
         deadline: Instant,
-    ) -> Result<(), Duration> {
+    ) -> Result<(), Later> {
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
         let soon = now + self.longest_wait;
@@ -293,7 +289,7 @@ impl Limiter {
             let is_paused = state.paused_until.is_some_and(|end| end > soon);
             if let Some(next) = state.next.filter(|next| is_paused || *next > until) {
                 metrics::counter!("verifyd_provider_budget_timeouts_total").increment(1);
-                return Err(next - now);
+                return Err(self.later(next - now, is_paused));
             }
             let (permit, permitted) = oneshot::channel();
             let waiter = Waiter {
@@ -310,21 +306,25 @@ impl Limiter {
             permitted
         };
         let _waiting = WaitingGauge::new();
-        let refused = match timeout_at(until, permitted).await {
-            Ok(Ok(Err(pause))) => Some(pause),
+        let later = match timeout_at(until, permitted).await {
+            Ok(Ok(Err(pause))) => self.later(pause, true),
             // Where the sender is gone, nothing is limited any more.
-            Ok(_) => None,
+            Ok(_) => return Ok(()),
             Err(_) => {
-                let next = self.state.lock().next;
-                let now = Instant::now();
-                Some(next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now)))
+                let next = self.state.lock().next.unwrap_or(until);
+                self.later(next.saturating_duration_since(Instant::now()), false)
             }
         };
-        let Some(pause) = refused else {
-            return Ok(());
-        };
         metrics::counter!("verifyd_provider_budget_timeouts_total").increment(1);
-        Err(pause)
+        Err(later)
+    }
+
+    /// When a check may come again. `asked`: whether the provider has named that time.
+    fn later(&self, wait: Duration, asked: bool) -> Later {
+        Later {
+            wait: wait.max(self.longest_wait),
+            asked,
+        }
     }
 
     fn answered(&self, directory: Uuid) {

@@ -312,6 +312,27 @@ async fn a_check_that_waits_in_vain_for_its_first_permit_ends_throttled_soon() {
     assert!(began.elapsed() < Duration::from_millis(5_100));
 }
 
+/// The permits of the next 20 seconds are other replicas'. The engine then chooses a pause that grows.
+#[tokio::test(start_paused = true)]
+async fn a_time_that_the_provider_has_not_named_is_not_said_to_be_its_own() {
+    let database = Database::of(1);
+    let limiters = database.limiters();
+    let begun = requests(&limiters, 1).await;
+    begun.begin();
+    begun.throttled(Some(ThrottleScope::Application), None);
+    sleep(seconds(2)).await;
+    if let Some(budget) = database.budget.lock().as_mut() {
+        budget.taken_until += seconds(22);
+    }
+    let sent = send(&begun, 1, seconds(600));
+    sleep(seconds(1)).await;
+    let first = requests(&limiters, 2).await;
+    let fault = first.permit(Instant::now() + seconds(30)).await;
+    let later = fault.unwrap_err().later.unwrap();
+    assert!(!later.asked && later.wait > seconds(15), "{later:?}");
+    drop(sent);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_check_that_has_begun_waits_until_its_deadline() {
     let limiters = with_the_lowest_rate().await;
