@@ -20,8 +20,8 @@ impl Rates {
     }
 
     pub fn show(&self) {
-        let lowest = self.lowest().unwrap_or_default();
-        metrics::gauge!("verifyd_provider_budget_requests_per_minute").set(lowest);
+        let lowest = f64::from(self.lowest().unwrap_or_default()) / 60.0;
+        metrics::gauge!("verifyd_provider_budget_requests_per_second").set(lowest);
     }
 
     /// Returns the lowest; `None`: no application is limited.
