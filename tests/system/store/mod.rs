@@ -130,7 +130,8 @@ conformance! {
         an_application_that_was_never_throttled_has_no_budget,
         replicas_take_permits_one_after_another,
         refusals_of_replicas_at_once_add_up,
-        a_budget_ends_ten_minutes_after_the_last_refusal;
+        a_budget_ends_ten_minutes_after_the_last_refusal,
+        a_sweep_forgets_budgets_that_are_long_over;
     connection_facts:
         what_was_learnt_is_kept_and_read_with_the_start_of_a_check,
         facts_of_what_is_another_now_do_not_count,
