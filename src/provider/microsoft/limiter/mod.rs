@@ -1,8 +1,8 @@
 //! Holds requests to Graph back while Microsoft throttles their application across its directories.
 //!
-//! Nothing is held back before the first such refusal, and nobody is asked. From then on each request needs a permit
-//! of the application's budget, which all replicas share in the database: see `domain::budget`. A process takes the
-//! permits of a second at a time, and gives them to its checks in the order of [`queue`].
+//! Nothing is held back before the first such refusal, and the database is not asked. From then on each request needs
+//! a permit of the application's budget, which all replicas share in the database: see `domain::budget`. A process
+//! takes the permits of a second at a time, and gives them to its checks in the order of [`queue`].
 
 mod answered;
 mod gauges;
