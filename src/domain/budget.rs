@@ -81,7 +81,7 @@ impl Permits {
         MINUTE / self.per_minute.max(1)
     }
 
-    /// Returns the same where each replica takes an equal share, and asks nobody.
+    /// Returns the same for one replica where each uses an equal share.
     pub fn interval_of_share(&self) -> Duration {
         self.interval().saturating_mul(self.replicas.max(1))
     }

@@ -1,7 +1,7 @@
 //! One row per application that its provider has throttled. The rules are those of `domain::budget`; the time is the
 //! database's.
 
-use super::dialect::{before, clock, own, postgres_only};
+use super::dialect::{a_day_ago, before, clock, own, postgres_only};
 use super::from_row::from_row;
 use super::rows::count;
 use super::sql::both;
@@ -43,8 +43,11 @@ const SAVE: Sql = both!(
      WHERE cloud = $1 AND client_id = $2"
 );
 
-const FORGET: Sql = both!(
-    "DELETE FROM " own!(provider_budgets) " WHERE cloud = $1 AND client_id = $2"
+/// Budgets that are long over. One whose row is locked is lowered anew.
+pub(super) const FORGET: Sql = both!(
+    "DELETE FROM " own!(provider_budgets) " WHERE (cloud, client_id) IN (
+        SELECT cloud, client_id FROM " own!(provider_budgets) " WHERE decreased_at < " a_day_ago!()
+    postgres_only!(" FOR UPDATE SKIP LOCKED") ")"
 );
 
 const BUDGETS: Sql = both!(
@@ -110,9 +113,6 @@ impl<S: SqlStore> BudgetStore for S {
                     None => before.filter(|budget| !budget.is_over(now)),
                 };
                 let Some(mut budget) = budget else {
-                    if row.is_some() {
-                        FORGET.bind(cloud).bind(&client_id).execute(tx).await?;
-                    }
                     return Ok(None);
                 };
                 let permits = budget.take(request.wanted, replicas, now);

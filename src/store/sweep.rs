@@ -2,6 +2,7 @@
 
 use super::End;
 use super::bounds::{is_claimable, time};
+use super::budgets;
 use super::dialect::{
     a_day_ago, a_second_after, among, before, clock, each, is_failed_completion, now, own,
     postgres_only, run_type,
@@ -379,6 +380,7 @@ async fn sweep_once(
     mark_deliveries(tx, &touched, &due, &postponed).await?;
     let mut forgotten = FORGET_ORPHANS.bind(policy.batch).execute(tx).await?;
     forgotten += FORGET_WORKERS.execute(tx).await?;
+    forgotten += budgets::FORGET.execute(tx).await?;
     let writes = has_made_lock || any_found || !touched.is_empty() || forgotten > 0;
     let swept = Some(Swept {
         reclaimed: reclaimed.into_iter().map(RunId).collect(),

@@ -123,7 +123,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Counter, "verifyd_queue_entries_removed_total", "Acknowledged deliveries that were removed from the queue"),
     (Kind::LabelledCounter, "verifyd_provider_requests_total", "Requests to a provider by call and result"),
     (Kind::Histogram, "verifyd_provider_request_duration_seconds", "Time of one request to a provider"),
-    (Kind::Gauge, "verifyd_provider_budget_requests_per_minute", "Lowest budget in use, in requests a minute of all replicas; 0: none"),
+    (Kind::Gauge, "verifyd_provider_budget_requests_per_second", "Lowest budget in use, in requests a second of all replicas; 0: none"),
     (Kind::Gauge, "verifyd_provider_requests_waiting", "Requests that wait for a permit"),
     (Kind::Counter, "verifyd_provider_budget_timeouts_total", "Requests that got no permit in time"),
     (Kind::LabelledCounter, "verifyd_provider_token_cache_lookups_total", "Sign-ins by whether a token was in memory"),

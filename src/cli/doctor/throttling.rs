@@ -14,7 +14,7 @@ pub(super) async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
     };
     lines.extend(budgets.iter().take(SHOWN as usize).map(|budget| {
         let found = format!(
-            "Microsoft throttles the application {} in {}: all replicas send it {} requests a minute",
+            "Microsoft throttles the application {} in {}: all replicas together send {} requests a minute at most",
             budget.key.client_id, budget.key.cloud, budget.per_minute
         );
         bad(PART, State::Warning, found, REMEDY).quoting()

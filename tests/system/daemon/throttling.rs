@@ -58,7 +58,7 @@ async fn replicas_share_the_budget_of_a_throttled_application() {
     let mut limits = 0;
     for replica in &replicas {
         let rate = replica
-            .metric("verifyd_provider_budget_requests_per_minute")
+            .metric("verifyd_provider_budget_requests_per_second")
             .await;
         limits += u32::from(rate > 0.0);
     }

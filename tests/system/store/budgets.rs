@@ -106,5 +106,19 @@ pub async fn a_budget_ends_ten_minutes_after_the_last_refusal(bed: &Bed) {
     bed.age(&table, "decreased_at", &first, 301).await;
     assert_eq!(clients().await, [key(2)]);
     assert_eq!(store.permits(&key(1), &wanted(1)).await.unwrap(), None);
+}
+
+/// The application may be in use no longer, and no replica may remember it.
+pub async fn a_sweep_forgets_budgets_that_are_long_over(bed: &Bed) {
+    let (store, table) = (&bed.store, bed.own("provider_budgets"));
+    for client in [1, 2] {
+        let refused = store.permits(&key(client), &throttled(600, 0)).await;
+        refused.unwrap().unwrap();
+    }
+    let first = format!("client_id = '{}'", key(1).client_id);
+    bed.age(&table, "decreased_at", &first, 90_000).await;
+    bed.sweep().await;
     assert_eq!(bed.count(&table).await, 1);
+    let kept = store.budgets().await.unwrap();
+    assert_eq!(kept[0].key, key(2));
 }

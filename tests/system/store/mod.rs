@@ -191,7 +191,8 @@ others {
         an_application_that_was_never_throttled_has_no_budget,
         replicas_take_permits_one_after_another,
         refusals_of_replicas_at_once_add_up,
-        a_budget_ends_ten_minutes_after_the_last_refusal;
+        a_budget_ends_ten_minutes_after_the_last_refusal,
+        a_sweep_forgets_budgets_that_are_long_over;
     reused_ids:
         attempts_of_an_earlier_run_never_count,
         an_open_attempt_of_an_earlier_run_is_worth_nothing,

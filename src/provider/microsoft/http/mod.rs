@@ -191,7 +191,8 @@ impl Caller {
             if let Some(limited) = scope.limited
                 && let Err(fault) = limited.permit(scope.deadline).await
             {
-                return Err(given_up(fault, attempt, host));
+                // This attempt was not made.
+                return Err(given_up(fault, attempt - 1, host));
             }
             let span = begin_span(scope, &request, attempt);
             let started = Instant::now();
@@ -294,9 +295,9 @@ impl Limits {
     }
 }
 
-/// The fault of a call that ends with this attempt.
-fn given_up(fault: Fault, attempt: u32, host: &str) -> Fault {
-    let tried = (attempt > 1).then_some(attempt);
+/// The fault of a call that ends after so many attempts.
+fn given_up(fault: Fault, attempts: u32, host: &str) -> Fault {
+    let tried = (attempts > 1).then_some(attempts);
     fault
         .with_some(EvidenceKind::Attempts, tried)
         .with(EvidenceKind::Host, host)

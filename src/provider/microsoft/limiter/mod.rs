@@ -1,11 +1,13 @@
 //! Holds requests to Graph back while Microsoft throttles their application across its directories.
 //!
-//! Nothing is held back before the first such refusal, and nobody is asked. From then on each request needs a permit
-//! of the application's budget, which all replicas share in the database: see `domain::budget`. A process takes the
-//! permits of a second at a time, and gives them to its checks in the order of [`queue`].
+//! Nothing is held back before the first such refusal, and the database is not asked. From then on each request needs
+//! a permit of the application's budget, which all replicas share in the database: see `domain::budget`. A process
+//! takes the permits of a second at a time, and gives them to its checks in the order of [`queue`].
 
 mod answered;
+mod gauges;
 mod queue;
+mod refusals;
 #[cfg(test)]
 mod tests;
 
@@ -16,15 +18,18 @@ use crate::ports::budgets::{BudgetStore, PermitRequest};
 use crate::ports::log_throttle::log_limited;
 use answered::AnsweredRequests;
 use chrono::{DateTime, Utc};
+use gauges::{Rates, WaitingGauge};
 use moka::future::Cache;
 use parking_lot::Mutex;
 use queue::{Waiter, WaitingRequests};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use refusals::Refusals;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 /// Applications whose limiters are kept in memory, and for how long after their last check. One that is forgotten
@@ -32,14 +37,17 @@ use uuid::Uuid;
 const KNOWN_APPLICATIONS: u64 = 10_000;
 const KEPT_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// Refusals without a scope, of two directories within this time, are taken for the application's.
-const SAME_MOMENT: Duration = Duration::from_secs(10);
-
 /// Longest time for one question to the database.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time for which a process goes on by itself where the database does not answer, and time after which a permit that
-/// was not used is void.
+/// Time for which a process goes on by itself where the database does not answer: longer than a question takes then, in
+/// which no permits are given.
+const TIME_ALONE: Duration = Duration::from_secs(10);
+
+/// Time after which a process that sends nothing asks whether the budget is over.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// Time for which permits are taken, and after which one that was not used is void.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The largest part of the time that a check has left which it keeps when it gives up.
@@ -96,7 +104,7 @@ impl Limiters {
     /// From now on applications have budgets, which `store` shares between replicas.
     pub fn share(&mut self, store: Arc<dyn BudgetStore>) {
         self.rates.show();
-        metrics::gauge!("verifyd_provider_requests_waiting").set(0.0);
+        WaitingGauge::show_none();
         self.store = Some(store);
     }
 
@@ -123,6 +131,7 @@ impl Limiters {
                         longest_wait: self.longest_wait,
                         rates: Arc::clone(&self.rates),
                         is_limited: AtomicBool::new(false),
+                        changed: Arc::default(),
                         state: Mutex::default(),
                     })
                 };
@@ -136,27 +145,6 @@ impl Limiters {
             check,
             has_begun: AtomicBool::new(false),
         }
-    }
-}
-
-/// The rates of the applications that are limited, for metrics.
-#[derive(Debug, Default)]
-struct Rates(Mutex<BTreeMap<BudgetKey, u32>>);
-
-impl Rates {
-    fn set(&self, key: &BudgetKey, per_minute: Option<u32>) {
-        let mut rates = self.0.lock();
-        match per_minute {
-            Some(rate) => rates.insert(key.clone(), rate),
-            None => rates.remove(key),
-        };
-        drop(rates);
-        self.show();
-    }
-
-    fn show(&self) {
-        let lowest = self.0.lock().values().min().copied().unwrap_or_default();
-        metrics::gauge!("verifyd_provider_budget_requests_per_minute").set(lowest);
     }
 }
 
@@ -196,14 +184,10 @@ impl LimitedRequests {
             let waited = limiter
                 .wait(self.tenant, self.check, has_begun, deadline)
                 .await;
-            if let Err(pause) = waited {
-                let longest = limiter.longest_wait;
+            if let Err(later) = waited {
                 let mut fault = Fault::new(Reason::Throttled);
                 fault.remark = Some(REMARK.into());
-                fault.later = Some(Later {
-                    wait: pause.max(longest),
-                    asked: pause > longest,
-                });
+                fault.later = Some(later);
                 return Err(fault);
             }
         }
@@ -214,7 +198,7 @@ impl LimitedRequests {
     /// Counts an answer that is no refusal.
     pub fn answered(&self) {
         if let Some(limiter) = &self.limiter {
-            limiter.state.lock().answered.count(Instant::now());
+            limiter.answered(self.directory);
         }
     }
 
@@ -234,6 +218,8 @@ struct Limiter {
     rates: Arc<Rates>,
     /// Read before each request.
     is_limited: AtomicBool,
+    /// Wakes the task that gives permits.
+    changed: Arc<Notify>,
     state: Mutex<State>,
 }
 
@@ -241,12 +227,15 @@ struct Limiter {
 struct State {
     answered: AnsweredRequests,
     waiting: WaitingRequests,
-    /// Whether a task gives permits.
-    is_giving: bool,
-    /// The directory of the last refusal without a scope.
-    last_refused: Option<(Uuid, Instant)>,
-    /// A throttling that the database does not know of.
-    throttling: Option<Throttling>,
+    /// The task that gives permits, for as long as there is a limit.
+    task: Option<AbortHandle>,
+    refusals: Refusals,
+    /// A throttling that the database does not know of, by its `Throttling::unpermitted_per_minute`.
+    unrecorded: Option<u32>,
+    /// When the database was asked last.
+    asked_at: Option<Instant>,
+    /// Until when it is not asked, because it did not answer.
+    alone_until: Option<Instant>,
     /// Until when refusals belong to the last throttling.
     settled_at: Option<Instant>,
     /// Until when the provider has asked to wait.
@@ -266,7 +255,6 @@ struct State {
 enum Step {
     Ask(PermitRequest),
     Wait(Instant),
-    End,
 }
 
 impl Drop for Limiter {
@@ -278,14 +266,14 @@ impl Drop for Limiter {
 }
 
 impl Limiter {
-    /// Waits for a permit; returns for how long there is none where none comes in time.
+    /// Waits for a permit; returns when to come again where none comes in time.
     async fn wait(
         self: &Arc<Self>,
         tenant: TenantId,
         check: Uuid,
         has_begun: bool,
         deadline: Instant,
-    ) -> Result<(), Duration> {
+    ) -> Result<(), Later> {
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
         let soon = now + self.longest_wait;
@@ -301,7 +289,7 @@ impl Limiter {
             let is_paused = state.paused_until.is_some_and(|end| end > soon);
             if let Some(next) = state.next.filter(|next| is_paused || *next > until) {
                 metrics::counter!("verifyd_provider_budget_timeouts_total").increment(1);
-                return Err(next - now);
+                return Err(self.later(next - now, is_paused));
             }
             let (permit, permitted) = oneshot::channel();
             let waiter = Waiter {
@@ -309,39 +297,50 @@ impl Limiter {
                 check,
                 permit,
             };
+            let is_first = state.waiting.is_empty();
             state.waiting.push(waiter, has_begun);
             self.start(&mut state);
+            if is_first {
+                self.changed.notify_one();
+            }
             permitted
         };
         let _waiting = WaitingGauge::new();
-        let refused = match timeout_at(until, permitted).await {
-            Ok(Ok(Err(pause))) => Some(pause),
+        let later = match timeout_at(until, permitted).await {
+            Ok(Ok(Err(pause))) => self.later(pause, true),
             // Where the sender is gone, nothing is limited any more.
-            Ok(_) => None,
+            Ok(_) => return Ok(()),
             Err(_) => {
-                let next = self.state.lock().next;
-                let now = Instant::now();
-                Some(next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now)))
+                let next = self.state.lock().next.unwrap_or(until);
+                self.later(next.saturating_duration_since(Instant::now()), false)
             }
         };
-        let Some(pause) = refused else {
-            return Ok(());
-        };
         metrics::counter!("verifyd_provider_budget_timeouts_total").increment(1);
-        Err(pause)
+        Err(later)
+    }
+
+    /// When a check may come again. `asked`: whether the provider has named that time.
+    fn later(&self, wait: Duration, asked: bool) -> Later {
+        Later {
+            wait: wait.max(self.longest_wait),
+            asked,
+        }
+    }
+
+    fn answered(&self, directory: Uuid) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        state.answered.count(now);
+        // Else the request may have been sent before the last refusal.
+        if state.settled_at.is_none_or(|settled| now >= settled) {
+            state.refusals.answered(directory);
+        }
     }
 
     fn throttled(self: &Arc<Self>, directory: Uuid, scope: Option<ThrottleScope>, pause: Duration) {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let is_of_application = match scope {
-            Some(scope) => scope == ThrottleScope::Application,
-            None => {
-                let last = state.last_refused.replace((directory, now));
-                last.is_some_and(|(other, at)| other != directory && now < at + SAME_MOMENT)
-            }
-        };
-        if !is_of_application {
+        if !state.refusals.is_of_application(directory, scope, now) {
             return;
         }
         let pause = pause.min(MAX_PAUSE);
@@ -350,19 +349,21 @@ impl Limiter {
         state.pause(now, pause, self.longest_wait);
         if state.settled_at.is_none_or(|settled| now >= settled) {
             state.settled_at = Some(now + pause + SETTLING_TIME);
-            state.throttling = Some(Throttling {
-                unpermitted_per_minute: match had_limit {
-                    true => 0,
-                    false => state.answered.per_minute(now, pause),
-                },
-                pause,
-            });
-        }
-        if let Some(throttling) = state.throttling.filter(|_| state.taken.is_none()) {
-            // Until the database answers.
-            let start = DateTime::<Utc>::UNIX_EPOCH;
-            let mut budget = Budget::after(None, throttling, start);
-            state.taken = Some(budget.take(0, 1, start));
+            let unpermitted_per_minute = match had_limit {
+                true => 0,
+                false => state.answered.per_minute(now, pause),
+            };
+            state.add_unrecorded(unpermitted_per_minute);
+            if state.taken.is_none() {
+                // Until the database answers.
+                let throttling = Throttling {
+                    unpermitted_per_minute,
+                    pause,
+                };
+                let start = DateTime::<Utc>::UNIX_EPOCH;
+                let mut budget = Budget::after(None, throttling, start);
+                state.taken = Some(budget.take(0, 1, start));
+            }
         }
         if !had_limit {
             log_limited!(
@@ -373,67 +374,76 @@ impl Limiter {
             );
         }
         self.start(&mut state);
+        self.changed.notify_one();
     }
 
     /// Starts the task that gives permits, unless it runs.
     fn start(self: &Arc<Self>, state: &mut State) {
-        if !std::mem::replace(&mut state.is_giving, true) {
-            let limiter = Arc::clone(self);
-            tokio::spawn(async move { limiter.give_permits().await });
+        if state.task.as_ref().is_none_or(AbortHandle::is_finished) {
+            let limiter = Arc::downgrade(self);
+            let task = tokio::spawn(Self::give_permits(limiter, Arc::clone(&self.changed)));
+            state.task = Some(task.abort_handle());
         }
     }
 
-    /// Gives permits until no request waits for one.
-    async fn give_permits(&self) {
-        loop {
-            let step = self.state.lock().step(Instant::now());
+    /// Gives permits until there is no limit, or no limiter, any more.
+    async fn give_permits(limiter: Weak<Self>, changed: Arc<Notify>) {
+        while let Some(limiter) = limiter.upgrade() {
+            let step = limiter.state.lock().step(Instant::now());
             match step {
-                Step::Ask(request) => self.ask(&request).await,
-                Step::Wait(until) => sleep_until(until).await,
-                Step::End => return,
+                Step::Ask(request) => {
+                    if limiter.ask(&request).await.is_break() {
+                        return;
+                    }
+                }
+                Step::Wait(until) => {
+                    drop(limiter);
+                    let _ = timeout_at(until, changed.notified()).await;
+                }
             }
         }
     }
 
-    /// Takes permits from the budget.
-    async fn ask(&self, request: &PermitRequest) {
+    /// Takes permits from the budget. Breaks where there is no limit any more.
+    async fn ask(&self, request: &PermitRequest) -> ControlFlow<()> {
         let asked = timeout(ANSWER_TIMEOUT, self.store.permits(&self.key, request)).await;
         let now = Instant::now();
         let mut state = self.state.lock();
         match asked {
             Ok(Ok(Some(permits))) => {
                 // A refusal that arrived meanwhile voids them.
-                if state.throttling.is_none() {
+                if state.unrecorded.is_none() {
                     state.use_permits(permits, now);
                     state.pause(now, permits.pause, self.longest_wait);
                 }
                 drop(state);
                 self.rates.set(&self.key, Some(permits.per_minute));
+                ControlFlow::Continue(())
             }
             Ok(Ok(None)) => {
-                if state.throttling.is_some() {
-                    return;
+                if state.unrecorded.is_some() {
+                    return ControlFlow::Continue(());
                 }
                 self.is_limited.store(false, Ordering::Relaxed);
                 // Whoever waits may send.
-                let answered = std::mem::take(&mut state.answered);
-                let is_giving = state.is_giving;
-                *state = State {
-                    answered,
-                    is_giving,
-                    ..State::default()
-                };
-                drop(state);
+                let before = std::mem::take(&mut *state);
+                state.answered = before.answered;
+                state.refusals = before.refusals;
                 self.rates.set(&self.key, None);
+                drop(state);
                 log_limited!(
                     info,
                     cloud = self.key.cloud,
                     client_id = %self.key.client_id,
                     "requests of the application are not held back any more"
                 );
+                ControlFlow::Break(())
             }
             failed => {
-                state.go_on_alone(now);
+                if let Some(throttling) = request.throttling {
+                    state.add_unrecorded(throttling.unpermitted_per_minute);
+                }
+                state.alone_until = Some(now + TIME_ALONE);
                 drop(state);
                 let error = match failed {
                     Ok(Err(error)) => error.to_string(),
@@ -444,6 +454,7 @@ impl Limiter {
                     %error,
                     "cannot take permits from the budget of an application; going on with an equal share"
                 );
+                ControlFlow::Continue(())
             }
         }
     }
@@ -454,22 +465,31 @@ impl State {
     fn step(&mut self, now: Instant) -> Step {
         loop {
             self.waiting.forget_cancelled();
-            if let Some(throttling) = self.throttling.take() {
-                return Step::Ask(self.request(now, Some(throttling)));
+            let alone_until = self.alone_until.filter(|end| now < *end);
+            if self.unrecorded.is_some() && alone_until.is_none() {
+                return Step::Ask(self.request(now));
             }
             if self.waiting.is_empty() {
-                self.is_giving = false;
-                return Step::End;
+                let idle_until = self.asked_at.map_or(now, |asked| asked + IDLE_TIME);
+                return match alone_until {
+                    Some(end) => Step::Wait(end),
+                    None if now < idle_until => Step::Wait(idle_until),
+                    None => Step::Ask(self.request(now)),
+                };
             }
             let next = self.next.unwrap_or(now);
             if now > next + SECOND {
                 self.left = 0;
             }
             if self.left == 0 {
-                return Step::Ask(self.request(now, None));
+                if alone_until.is_none() {
+                    return Step::Ask(self.request(now));
+                }
+                self.take_share(now);
+                continue;
             }
             if now < next {
-                return Step::Wait(next);
+                return Step::Wait(alone_until.map_or(next, |end| next.min(end)));
             }
             let Some(waiter) = self.waiting.pop() else {
                 continue;
@@ -484,7 +504,8 @@ impl State {
 
     /// Returns the request for as many permits as are waited for, and as many as were used within a second: the
     /// requests of the next one then need not ask one by one.
-    fn request(&mut self, now: Instant, throttling: Option<Throttling>) -> PermitRequest {
+    fn request(&mut self, now: Instant) -> PermitRequest {
+        self.asked_at = Some(now);
         let used = self.used;
         let since = *self.used_since.get_or_insert(now);
         if now >= since + SECOND {
@@ -492,10 +513,22 @@ impl State {
             self.used_since = Some(now);
         }
         let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        let pause = self
+            .paused_until
+            .map_or(Duration::ZERO, |end| end.saturating_duration_since(now));
+        let throttling = self.unrecorded.take();
         PermitRequest {
             wanted: if waiting == 0 { 0 } else { waiting.max(used) },
-            throttling,
+            throttling: throttling.map(|unpermitted_per_minute| Throttling {
+                unpermitted_per_minute,
+                pause,
+            }),
         }
+    }
+
+    /// Has a throttling recorded with the next question.
+    fn add_unrecorded(&mut self, unpermitted_per_minute: u32) {
+        self.unrecorded = self.unrecorded.max(Some(unpermitted_per_minute));
     }
 
     /// Gives no permit during this pause. Nobody waits for one that is longer than `longest`.
@@ -517,28 +550,12 @@ impl State {
         self.taken = Some(permits);
     }
 
-    /// Uses an equal share of the budget as it was last, for a second.
-    fn go_on_alone(&mut self, now: Instant) {
+    /// Takes an equal share of the budget as it was last, for a second.
+    fn take_share(&mut self, now: Instant) {
         let interval = self.taken.map_or(SECOND, |taken| taken.interval_of_share());
         let count = SECOND.as_nanos() / interval.as_nanos().max(1);
         self.left = u32::try_from(count).unwrap_or(u32::MAX).max(1);
         self.interval = interval;
         self.next = self.next.max(Some(now));
-    }
-}
-
-/// Counts a request as waiting until it is dropped.
-struct WaitingGauge;
-
-impl WaitingGauge {
-    fn new() -> Self {
-        metrics::gauge!("verifyd_provider_requests_waiting").increment(1.0);
-        Self
-    }
-}
-
-impl Drop for WaitingGauge {
-    fn drop(&mut self) {
-        metrics::gauge!("verifyd_provider_requests_waiting").decrement(1.0);
     }
 }

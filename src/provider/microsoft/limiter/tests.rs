@@ -20,6 +20,8 @@ struct Database {
     replicas: u32,
     budget: Mutex<Option<Budget>>,
     is_away: AtomicBool,
+    /// Whether it never answers.
+    hangs: AtomicBool,
     asked: AtomicU32,
 }
 
@@ -30,6 +32,7 @@ impl Database {
             replicas,
             budget: Mutex::new(None),
             is_away: AtomicBool::new(false),
+            hangs: AtomicBool::new(false),
             asked: AtomicU32::new(0),
         })
     }
@@ -54,6 +57,9 @@ impl BudgetStore for Database {
         request: &PermitRequest,
     ) -> Result<Option<Permits>, StoreError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         if self.is_away.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("away".into()));
         }
@@ -162,6 +168,24 @@ async fn nothing_is_asked_before_the_application_is_throttled() {
     assert_eq!(database.asked(), 1);
 }
 
+/// Whatever answers for it names the application's limit.
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_alone_is_refused_again_holds_no_other_back() {
+    let limiters = Database::of(1).limiters();
+    let broken = requests(&limiters, 1).await;
+    let healthy = requests(&limiters, 2).await;
+    for _ in 0..3 {
+        broken.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
+    }
+    assert!(healthy.permit(Instant::now() + seconds(20)).await.is_err());
+    sleep(seconds(42)).await;
+    for _ in 0..10 {
+        drop(waits(send(&healthy, 1, seconds(20))).await);
+        healthy.answered();
+        broken.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_throttled_application_sends_at_its_rate_after_the_pause() {
     let database = Database::of(1);
@@ -238,13 +262,13 @@ async fn nobody_waits_for_a_long_pause_that_begins_meanwhile() {
     let begun = requests(&limiters, 1).await;
     begun.begin();
     throttle(&begun).await;
+    let other = requests(&database.limiters(), 2).await;
     for is_own in [true, false] {
         let sent = send(&begun, 100, seconds(600));
         sleep(seconds(6)).await;
         if is_own {
             begun.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
         } else {
-            let other = requests(&database.limiters(), 2).await;
             other.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
         }
         let began = Instant::now();
@@ -288,6 +312,27 @@ async fn a_check_that_waits_in_vain_for_its_first_permit_ends_throttled_soon() {
     assert!(began.elapsed() < Duration::from_millis(5_100));
 }
 
+/// The permits of the next 20 seconds are other replicas'. The engine then chooses a pause that grows.
+#[tokio::test(start_paused = true)]
+async fn a_time_that_the_provider_has_not_named_is_not_said_to_be_its_own() {
+    let database = Database::of(1);
+    let limiters = database.limiters();
+    let begun = requests(&limiters, 1).await;
+    begun.begin();
+    begun.throttled(Some(ThrottleScope::Application), None);
+    sleep(seconds(2)).await;
+    if let Some(budget) = database.budget.lock().as_mut() {
+        budget.taken_until += seconds(22);
+    }
+    let sent = send(&begun, 1, seconds(600));
+    sleep(seconds(1)).await;
+    let first = requests(&limiters, 2).await;
+    let fault = first.permit(Instant::now() + seconds(30)).await;
+    let later = fault.unwrap_err().later.unwrap();
+    assert!(!later.asked && later.wait > seconds(15), "{later:?}");
+    drop(sent);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_check_that_has_begun_waits_until_its_deadline() {
     let limiters = with_the_lowest_rate().await;
@@ -318,9 +363,25 @@ async fn without_the_database_a_replica_goes_on_with_its_share() {
     drop(waits(send(&requests, 10, seconds(600))).await);
 }
 
-/// Also where the database is away from the start.
+/// It is not asked for every second's permits.
 #[tokio::test(start_paused = true)]
-async fn a_budget_that_was_not_recorded_limits_its_process() {
+async fn a_database_that_hangs_costs_a_replica_little_of_its_share() {
+    let database = Database::of(2);
+    let requests = requests(&database.limiters(), 1).await;
+    requests.begin();
+    throttle(&requests).await;
+    drop(waits(send(&requests, 10, seconds(600))).await);
+    database.hangs.store(true, Ordering::Relaxed);
+    let before = database.asked();
+    let alone = waits(send(&requests, 35, seconds(600))).await;
+    let last = alone[34].as_secs_f64();
+    assert!((9.0..16.0).contains(&last), "{alone:?}");
+    assert!(database.asked() <= before + 2);
+}
+
+/// Also where the database is away from the start. It is told when it is back.
+#[tokio::test(start_paused = true)]
+async fn a_budget_that_was_not_recorded_limits_its_process_and_is_recorded_later() {
     let database = Database::of(1);
     database.is_away.store(true, Ordering::Relaxed);
     let requests = requests(&database.limiters(), 1).await;
@@ -330,6 +391,31 @@ async fn a_budget_that_was_not_recorded_limits_its_process() {
     assert!(alone[0] >= seconds(4), "{alone:?}");
     let last = alone[34].as_secs_f64();
     assert!((8.0..11.0).contains(&last), "{alone:?}");
+    database.is_away.store(false, Ordering::Relaxed);
+    sleep(2 * TIME_ALONE).await;
+    let recorded = database.budget.lock().map(|budget| budget.per_minute);
+    assert_eq!(recorded, Some(420));
+}
+
+/// While the next permit of this process is seconds away.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_recorded_at_once() {
+    let database = Database::of(1);
+    let begun = requests(&database.limiters(), 1).await;
+    begun.begin();
+    begun.throttled(Some(ThrottleScope::Application), None);
+    sleep(seconds(3)).await;
+    if let Some(budget) = database.budget.lock().as_mut() {
+        budget.taken_until += seconds(60);
+    }
+    let sent = send(&begun, 5, seconds(600));
+    sleep(seconds(1)).await;
+    let before = database.budget.lock().map(|budget| budget.decreased_at);
+    begun.throttled(Some(ThrottleScope::Application), None);
+    sleep(seconds(1)).await;
+    let after = database.budget.lock().map(|budget| budget.decreased_at);
+    assert!(before < after, "{before:?} {after:?}");
+    drop(sent);
 }
 
 #[tokio::test(start_paused = true)]
@@ -339,11 +425,15 @@ async fn a_budget_ends_where_nobody_is_throttled_any_more() {
     requests.begin();
     throttle(&requests).await;
     drop(waits(send(&requests, 10, seconds(600))).await);
-    sleep(seconds(600)).await;
+    let limiter = requests.limiter.as_ref().unwrap();
+    assert!(limiter.rates.lowest().is_some());
     let before = database.asked();
-    for _ in 0..2 {
-        let waited = waits(send(&requests, 1_000, seconds(600))).await;
-        assert_eq!(waited.last(), Some(&Duration::ZERO));
-        assert_eq!(database.asked(), before + 1);
-    }
+    // Nobody sends anything.
+    sleep(seconds(700)).await;
+    assert_eq!(limiter.rates.lowest(), None);
+    let asked = database.asked();
+    assert!((1..=12).contains(&(asked - before)), "{before} {asked}");
+    let waited = waits(send(&requests, 1_000, seconds(600))).await;
+    assert_eq!(waited.last(), Some(&Duration::ZERO));
+    assert_eq!(database.asked(), asked);
 }
