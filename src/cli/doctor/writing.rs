@@ -2,7 +2,9 @@
 
 use super::{Line, State, bad, error, ok};
 use crate::cli::remedy::REPEATED_KEY;
-use crate::ports::probe::{KEEPING_FACTS, UnusableIds, WRITING_INVENTORY, Writing};
+use crate::ports::probe::{
+    CLAIMING, COMPLETING, RECORDING, RELEASING, SWEEPING, UnusableIds, WRITING_INVENTORY, Writing,
+};
 use crate::ports::store::{Store, StoreError};
 
 const PART: &str = "writing";
@@ -161,6 +163,14 @@ fn refused(failure: &StoreError, of_rule: &str) -> Line {
 
 /// Whether a rule of the application refuses a step with a run: no right, policy or key, which have other remedies.
 fn is_refused_by_a_rule(failure: &StoreError) -> bool {
+    let steps = [
+        RECORDING,
+        CLAIMING,
+        RELEASING,
+        COMPLETING,
+        WRITING_INVENTORY,
+        SWEEPING,
+    ];
     let others = [
         ("42501", ""),
         ("", "row-level security"),
@@ -168,7 +178,7 @@ fn is_refused_by_a_rule(failure: &StoreError) -> bool {
         REPEATED_KEY,
     ];
     matches!(failure, StoreError::Refused(_))
-        && failure.step().is_some_and(|step| step != KEEPING_FACTS)
+        && failure.step().is_some_and(|step| steps.contains(&step))
         && !others.into_iter().any(|other| failure.has(other))
 }
 
