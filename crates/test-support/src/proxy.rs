@@ -244,7 +244,8 @@ async fn carry_requests(
         }
         let excess = sent.len().saturating_sub(REMEMBERED);
         sent.drain(..excess);
-        if let Some(act) = due(shared, &sent) {
+        let before = sent.len().saturating_sub(n);
+        if let Some(act) = due(shared, &sent, before) {
             sent.clear();
             // Before the test sees it.
             let mut releases = shared.releases.subscribe();
@@ -302,12 +303,16 @@ async fn pass(shared: &Shared) {
     }
 }
 
-fn due(shared: &Shared, sent: &[u8]) -> Option<Act> {
+/// What the piece that comes behind the first `before` bytes of `sent` is due. A rule that was added since does not act on
+/// what had been sent.
+fn due(shared: &Shared, sent: &[u8], before: usize) -> Option<Act> {
     let mut rules = shared.rules.lock().unwrap();
     let found = rules.iter_mut().find(|rule| {
+        // Part of the text may have come with the piece before.
+        let piece = (before + 1).saturating_sub(rule.on.len());
         rule.times > 0
             && first(sent, rule.after.as_bytes())
-                .is_some_and(|at| first(&sent[at..], rule.on.as_bytes()).is_some())
+                .is_some_and(|at| first(&sent[at.max(piece)..], rule.on.as_bytes()).is_some())
     })?;
     found.times -= 1;
     Some(found.act)

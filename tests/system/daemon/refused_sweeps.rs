@@ -1,6 +1,6 @@
 //! A policy of the application fails in every sweep.
 
-use crate::daemon::doctor::{examined, statement};
+use crate::daemon::doctor::examined;
 use test_support::bench::Bench;
 use test_support::waiting::until;
 
@@ -36,27 +36,27 @@ async fn nothing_is_served_where_every_sweep_is_refused() {
     assert!(said.contains("ALTER POLICY"), "{said}");
 }
 
-/// Also while there is no run with which anything else could be tried.
+/// A policy whose function is called for each row is found by nothing that leaves the rows alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_tries_a_sweep() {
     let bench = restricted().await;
-    assert_eq!(examined(&bench), (0, vec![]));
     bench
         .execute(
-            "ALTER TABLE verifyd.run_deliveries ENABLE ROW LEVEL SECURITY;
-             CREATE POLICY of_setting ON verifyd.run_deliveries
-                 USING (run_id = current_setting('app.workspace')::bigint)",
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at, started_at)
+                 VALUES (1, 1, 'provider.connection.check', 'running', '{}', now() - interval '1 hour',
+                         now() - interval '1 hour');
+             CREATE FUNCTION own_workspace() RETURNS bigint LANGUAGE plpgsql VOLATILE AS
+                 $$BEGIN RETURN current_setting('app.workspace'); END$$;
+             CREATE POLICY of_setting ON operation_runs AS RESTRICTIVE FOR UPDATE
+                 USING (workspace_id = own_workspace())",
         )
         .await;
     let (code, bad) = examined(&bench);
-    let [(schema, _, remedy), (writing, found, _)] = &bad[..] else {
-        panic!("{bad:?}")
-    };
-    let parts = [schema.as_str(), writing.as_str()];
-    assert_eq!((code, parts), (1, ["schema", "writing"]), "{bad:?}");
+    let writing = bad.iter().find(|(part, ..)| part == "writing");
+    let (_, found, remedy) = writing.unwrap_or_else(|| panic!("{bad:?}"));
+    assert_eq!(code, 1, "{bad:?}");
     assert!(found.contains(&format!("sweeping: {SAID}")), "{found}");
-    bench.execute(statement(remedy)).await;
-    assert_eq!(examined(&bench), (0, vec![]));
+    assert!(remedy.contains("ALTER POLICY"), "{remedy}");
 }
 
 /// While no run is queued, nothing else says so.
