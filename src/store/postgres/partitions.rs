@@ -80,7 +80,8 @@ const SIZE: &str = "
     FROM pg_class WHERE oid = $1::oid";
 
 /// What the new table would not have. `$1`: the table, `$2`: verifyd's triggers. A view would go on reading what is then
-/// one partition. Rows of later months have no place in the first partition.
+/// one partition. Rows of later months have no place in the first partition. A rule that was not validated, or that no
+/// partition has, is refused before the table is read.
 const OBSTACLES: &str = "
     SELECT DISTINCT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d
     LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
@@ -90,7 +91,7 @@ const OBSTACLES: &str = "
     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::oid AND (
         d.classid IN ('pg_rewrite'::regclass, 'pg_proc'::regclass, 'pg_policy'::regclass,
                       'pg_publication_rel'::regclass)
-        OR k.contype IN ('f', 'u', 'x') OR c.relkind IN ('r', 'p', 'f') OR i.indisunique AND NOT i.indisprimary
+        OR k.contype IN ('f', 'u', 'x') OR k.contype = 'c' AND (NOT k.convalidated OR k.connoinherit) OR c.relkind IN ('r', 'p', 'f') OR i.indisunique AND NOT i.indisprimary
         OR NOT t.tgisinternal AND t.tgname::text <> ALL ($2::text[]))
     UNION ALL
     SELECT 'row security' FROM pg_class WHERE oid = $1::oid AND relrowsecurity

@@ -180,6 +180,8 @@ async fn what_would_not_go_over_keeps_the_table_as_it_is() {
          CREATE TRIGGER noted BEFORE INSERT ON operation_runs FOR EACH ROW EXECUTE FUNCTION nothing();
          CREATE POLICY own ON operation_runs USING (true);
          ALTER TABLE operation_runs ENABLE ROW LEVEL SECURITY;
+         ALTER TABLE operation_runs ADD CONSTRAINT unproven CHECK (workspace_id > 0) NOT VALID,
+             ADD CONSTRAINT of_this_alone CHECK (workspace_id > 0) NO INHERIT;
          INSERT INTO operation_runs (workspace_id, type, created_at) VALUES (1, 'x', 'infinity')",
     )
     .await;
@@ -191,6 +193,8 @@ async fn what_would_not_go_over_keeps_the_table_as_it_is() {
         "trigger noted",
         "policy own",
         "row security",
+        "constraint unproven",
+        "constraint of_this_alone",
         "not before next month",
     ] {
         assert!(refused.contains(part), "{part}: {refused}");
@@ -202,6 +206,7 @@ async fn what_would_not_go_over_keeps_the_table_as_it_is() {
     bed.exec(
         "DROP VIEW of_application; DROP TABLE referring; DROP TRIGGER noted ON operation_runs;
          DROP POLICY own ON operation_runs; ALTER TABLE operation_runs DISABLE ROW LEVEL SECURITY;
+         ALTER TABLE operation_runs DROP CONSTRAINT unproven, DROP CONSTRAINT of_this_alone;
          DELETE FROM operation_runs",
     )
     .await;
