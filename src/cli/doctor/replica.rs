@@ -40,7 +40,7 @@ pub(super) async fn check(settings: &Settings) -> Option<Line> {
 
 fn line(lag: Option<Duration>) -> Line {
     let Some(lag) = lag else {
-        let found = "it has replayed no commit since it started";
+        let found = "it is no replica, or has replayed no commit since it started";
         return bad(PART, State::Warning, found, REMEDY);
     };
     let found = format!("{} behind", span_of_seconds(lag.as_secs()));

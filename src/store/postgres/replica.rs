@@ -23,13 +23,14 @@ impl ReplicaStore for PostgresStore {
     }
 }
 
-/// See [`REPLAYED`]. Clocks that differ make no negative age.
+/// See [`REPLAYED`]. Clocks that differ make no negative age. A server that is no replica may be a former primary, or
+/// none of this database: it tells nothing.
 fn lag_of(
     (is_replica, age, has_all): (bool, Option<f64>, bool),
     quiet: Duration,
 ) -> Option<Duration> {
     if !is_replica {
-        return Some(Duration::ZERO);
+        return None;
     }
     let age = Duration::try_from_secs_f64(age?.max(0.0)).ok()?;
     Some(match has_all && age <= quiet {
@@ -46,7 +47,8 @@ mod tests {
     fn a_replica_lags_by_what_it_has_not_replayed_or_no_longer_receives() {
         let quiet = Duration::from_secs(10);
         for (replayed, seconds) in [
-            ((false, None, false), Some(0)),
+            ((false, None, false), None),
+            ((false, Some(1.0), true), None),
             ((true, None, true), None),
             ((true, Some(-3.0), false), Some(0)),
             ((true, Some(4.0), true), Some(0)),
