@@ -20,8 +20,8 @@ BEGIN
     EXECUTE format('ALTER TABLE %s RENAME TO operation_runs_earlier', runs);
     EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL) PARTITION BY RANGE (created_at)', runs, earlier);
 
-    -- Ids go on where they were. ALTER SEQUENCE changes nothing; its lock holds up whoever calls nextval() by name, which
-    -- the table's lock does not.
+    -- Ids go on where they were. ALTER SEQUENCE changes nothing; its lock holds up a nextval() by name, which
+    -- the lock of the table does not.
     sequence := pg_get_serial_sequence(earlier, 'id');
     EXECUTE format('ALTER SEQUENCE %s AS bigint', sequence);
     numbers := pg_get_serial_sequence(runs, 'id');

@@ -91,7 +91,8 @@ const OBSTACLES: &str = "
     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::oid AND (
         d.classid IN ('pg_rewrite'::regclass, 'pg_proc'::regclass, 'pg_policy'::regclass,
                       'pg_publication_rel'::regclass)
-        OR k.contype IN ('f', 'u', 'x') OR k.contype = 'c' AND (NOT k.convalidated OR k.connoinherit) OR c.relkind IN ('r', 'p', 'f') OR i.indisunique AND NOT i.indisprimary
+        OR k.contype IN ('f', 'u', 'x') OR k.contype = 'c' AND (NOT k.convalidated OR k.connoinherit)
+        OR c.relkind IN ('r', 'p', 'f') OR i.indisunique AND NOT i.indisprimary
         OR NOT t.tgisinternal AND t.tgname::text <> ALL ($2::text[]))
     UNION ALL
     SELECT 'row security' FROM pg_class WHERE oid = $1::oid AND relrowsecurity
