@@ -284,7 +284,8 @@ mod tests {
             .await
             .unwrap();
         let of_migration = |error| StoreError::from(MigrateError::ExecuteMigration(error, 7));
-        let translations: [(fn(Error) -> StoreError, &str); 3] = [
+        type Translate = fn(Error) -> StoreError;
+        let translations: [(Translate, &str); 3] = [
             (of_migration, "schema does not fit: migration 7: "),
             (opening, "refused: "),
             (connecting, "is not available: "),

@@ -32,7 +32,7 @@ pub(super) struct Primary {
 }
 
 enum Place {
-    Fixed(Client),
+    Fixed(Box<Client>),
     Monitored(Arc<Monitored>),
 }
 
@@ -65,7 +65,10 @@ impl Primary {
             response: settings.response_timeout,
         };
         let place = match address::read(settings.url.expose_secret()).ok_or_else(refused)? {
-            Target::Server(server) => Place::Fixed(Client::open(server).map_err(|_| refused())?),
+            Target::Server(server) => {
+                let client = Client::open(server).map_err(|_| refused())?;
+                Place::Fixed(Box::new(client))
+            }
             Target::Sentinels(target) => {
                 let clients = target.sentinels.iter().cloned().map(Client::open);
                 Place::Monitored(Arc::new(Monitored {
@@ -91,7 +94,7 @@ impl Primary {
     /// failure, without passwords.
     pub async fn client(&self) -> Result<Client, String> {
         match &self.place {
-            Place::Fixed(client) => Ok(client.clone()),
+            Place::Fixed(client) => Ok(client.as_ref().clone()),
             Place::Monitored(monitored) => monitored.client().await,
         }
     }

@@ -166,7 +166,10 @@ async fn a_table_that_verifyd_made_becomes_the_first_partition() {
              (date_trunc('month', now() AT TIME ZONE 'UTC') + interval '11 months 1 day') AT TIME ZONE 'UTC'"
     ))
     .await;
-    assert_eq!(bed.store.add_months().await.unwrap(), [last.clone()]);
+    assert_eq!(
+        &bed.store.add_months().await.unwrap(),
+        std::slice::from_ref(last)
+    );
     assert_eq!(bed.count("operation_runs_default").await, 1);
 }
 
