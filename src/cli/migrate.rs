@@ -5,7 +5,8 @@ use super::{exit, output, remedy};
 use crate::app;
 use crate::config::Settings;
 use crate::ports::store::{
-    Enforced, Migrated, PartitionPlan, PendingMigration, SchemaFinding, Store, StoreError,
+    Enforced, Migrated, MonthLeft, Months, PartitionPlan, PendingMigration, SchemaFinding, Store,
+    StoreError,
 };
 use crate::store::{self, SchemaPlan};
 use crate::view::words::counted;
@@ -27,6 +28,9 @@ struct Done<'a> {
     /// Months that were added to `operation_runs`.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     partitions: &'a [String],
+    /// Months that have no partition, and why.
+    #[serde(skip_serializing_if = "<[MonthLeft]>::is_empty")]
+    partitions_left: &'a [MonthLeft],
     #[serde(skip_serializing_if = "Option::is_none")]
     guards: Option<&'a Enforced>,
 }
@@ -56,16 +60,12 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
         }
         anyhow::bail!(unfit);
     }
-    let partitions = match args.partition_by_month {
-        true => {
-            let added = store.partition_by_month().await;
-            added.context("operation_runs stays as it is")?
-        }
-        false => {
-            let added = store.add_months().await;
-            added.context("the next months of operation_runs have no partitions")?
-        }
-    };
+    if args.partition_by_month {
+        let partitioned = store.partition_by_month().await;
+        partitioned.context("operation_runs stays as it is")?;
+    }
+    let months = store.add_months().await;
+    let months = months.context("the next months of operation_runs have no partitions")?;
     let mut enforced = None;
     if args.enforce {
         enforced = Some(store.enforce().await.context(remedy::NOT_ALL_GUARDS)?);
@@ -75,24 +75,23 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
         output::json(&Done {
             migrated: &migrated,
             findings: &findings,
-            partitions: &partitions,
+            partitions: &months.added,
+            partitions_left: &months.left,
             guards: enforced.as_ref(),
         })?;
     } else {
         let mark = "✓".green().to_string();
         print_migrated(store.as_ref(), &migrated, args.enforce, &mark);
         print_findings(&findings);
-        if !partitions.is_empty() {
-            let added = partitions.join(", ");
-            output::line(format!("{mark} partitions added: {added}"));
-        }
+        print_months(&months, &mark);
         if let Some(enforced) = &enforced {
             print_enforced(enforced);
         }
     }
     store.close().await;
     let refused = enforced.is_some_and(|e| !e.refused.is_empty());
-    Ok(exit::passed(!refused))
+    let refuses_rows = months.left.iter().any(|month| month.refuses_rows);
+    Ok(exit::passed(!refused && !refuses_rows))
 }
 
 /// Lists what would be applied. Changes nothing, and creates no file.
@@ -248,6 +247,24 @@ fn print_findings(findings: &[SchemaFinding]) {
             finding.subject,
             finding.problem,
             finding.remedy
+        ));
+    }
+}
+
+/// Prints which partitions were added, and which were not.
+fn print_months(months: &Months, mark: &str) {
+    if !months.added.is_empty() {
+        let added = months.added.join(", ");
+        output::line(format!("{mark} partitions added: {added}"));
+    }
+    for month in &months.left {
+        let mark = match month.refuses_rows {
+            true => "✗".red().to_string(),
+            false => "!".yellow().to_string(),
+        };
+        output::line(format!(
+            "{mark} partition {} not added: {}. {}",
+            month.partition, month.problem, month.remedy
         ));
     }
 }

@@ -5,8 +5,8 @@ use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use serde::Serialize;
 
-/// A row of `operation_runs` of verifyd's type that can never be claimed, that another writer completed
-/// improperly, that holds an impossible time, or that was blocked because its context could not be understood.
+/// A row of `operation_runs` of verifyd's type that can never be claimed, whose id other runs have, too, that another writer
+/// completed improperly, that holds an impossible time, or that was blocked because its context could not be understood.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct InvalidRun {
     pub operation_run_id: RunId,
@@ -14,6 +14,9 @@ pub struct InvalidRun {
     pub column: &'static str,
     /// Its value, shortened and cleaned, and what is allowed.
     pub problem: String,
+    /// What mends it, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
 }
 
 /// Looks for invalid runs.

@@ -16,6 +16,25 @@ pub struct PartitionsEnd {
     pub has_default: bool,
 }
 
+/// What became of the months that had no partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Months {
+    /// The partitions that were added, by name.
+    pub added: Vec<String>,
+    pub left: Vec<MonthLeft>,
+}
+
+/// A month that got no partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MonthLeft {
+    /// The name that its partition would have.
+    pub partition: String,
+    pub problem: String,
+    pub remedy: String,
+    /// Whether rows are refused soon: it is this month or the next one, and there is no default partition.
+    pub refuses_rows: bool,
+}
+
 /// What `partition_by_month` would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PartitionPlan {
@@ -23,7 +42,7 @@ pub struct PartitionPlan {
     pub obstacles: Vec<String>,
     /// The table that would become the first partition; `None`: there is none.
     pub first: Option<FirstPartition>,
-    /// The months that would be added, by the names of their partitions.
+    /// The months that `add_months` would add then, by the names of their partitions.
     pub months: Vec<String>,
 }
 
@@ -60,14 +79,14 @@ pub trait PartitionStore: Send + Sync {
         Ok(PartitionPlan::without_partitions())
     }
 
-    /// Makes the table the first partition of one that is partitioned by month, and adds the next months. One that is
-    /// partitioned so already only gets these. Returns the months that were added.
-    async fn partition_by_month(&self) -> Result<Vec<String>, StoreError> {
+    /// Makes the table the first partition of one that is partitioned by month. Does nothing where it is already.
+    async fn partition_by_month(&self) -> Result<(), StoreError> {
         Err(StoreError::Refused(NO_PARTITIONS.into()))
     }
 
-    /// Adds the next months where the table is partitioned by `partition_by_month`. Returns those that were added.
-    async fn add_months(&self) -> Result<Vec<String>, StoreError> {
-        Ok(Vec::new())
+    /// Adds the next months where the table is partitioned by `partition_by_month`. One that cannot be added costs the
+    /// others nothing.
+    async fn add_months(&self) -> Result<Months, StoreError> {
+        Ok(Months::default())
     }
 }

@@ -22,7 +22,9 @@ pub use crate::ports::inventory::{InventoryFreshness, InventoryStore};
 use crate::ports::onboarding::OnboardingStore;
 pub use crate::ports::orphans::{OpenAttempt, OrphanStore};
 use crate::ports::overview::OverviewStore;
-pub use crate::ports::partitions::{PartitionPlan, PartitionStore, PartitionsEnd};
+pub use crate::ports::partitions::{
+    MonthLeft, Months, PartitionPlan, PartitionStore, PartitionsEnd,
+};
 use crate::ports::plan::PlanStore;
 use crate::ports::pools::PoolStore;
 use crate::ports::probe::ProbeStore;

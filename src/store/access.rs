@@ -196,7 +196,7 @@ const RESERVE_AGAIN: Sql = both!(
 const ANSWER: Sql = both!(
     "UPDATE " own!(idempotency_keys) " SET response_status = $3, response_body = $4,
         subject = $5, subject_id = $6, subject_at = CASE $5 WHEN 'run'
-            THEN (SELECT " time!("r.created_at") " FROM operation_runs r WHERE r.id = $6)
+            THEN (SELECT max(" time!("r.created_at") ") FROM operation_runs r WHERE r.id = $6)
             ELSE (SELECT " time!("a.acknowledged_at")
     "             FROM verification_check_acknowledgements a WHERE a.id = $6) END
      WHERE token_id = $1 AND idempotency_key = $2 AND response_status IS NULL"

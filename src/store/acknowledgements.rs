@@ -11,6 +11,7 @@ use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own
 use super::filters::push_acknowledgement_filter;
 use super::from_row::from_row;
 use super::postgres::{ADVISORY_PRUNE, ADVISORY_SPACE};
+use super::repeated_ids::is_newest_of_id;
 use super::reused_ids::is_before_creation;
 use super::rows::name;
 use super::sql::{both, sql_for};
@@ -154,7 +155,7 @@ const INSERT: Sql = both!(
         (operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at, expires_at)
      SELECT r.id, $2, $3, $4, $5, " now!() ", $6 FROM operation_runs r
      WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " AND " is_of_this_run!(now)
-    " RETURNING " columns!("")
+    " AND " is_newest_of_id!("r") " RETURNING " columns!("")
 );
 
 /// From here to the end of the transaction no run of the connection is completed. Without such a row verifyd
@@ -184,7 +185,7 @@ const CARRY: Sql = Sql {
         member!("r.context", verification_report previous_report_id) "))
             ORDER BY r.completed_at::timestamptz, r.id LIMIT 1
          ) l ON true
-         WHERE f.id = $6 AND f.completed_at IS NOT NULL"
+         WHERE f.id = $6 AND f.completed_at IS NOT NULL AND " is_newest_of_id!("f")
     ),
     sqlite: sql_for!(
         sqlite "INSERT INTO verifyd_carried_acknowledgements
@@ -220,7 +221,8 @@ macro_rules! found_now {
     (postgres) => {
         found_in!(
             postgres
-            "(SELECT r.context #> '{verification_report,checks}' FROM operation_runs r WHERE r.id = $2)",
+            "(SELECT r.context #> '{verification_report,checks}' FROM operation_runs r WHERE r.id = $2
+              ORDER BY r.completed_at DESC NULLS LAST LIMIT 1)",
             "k.check_key", "k.status", "k.reason_code"
         )
     };
@@ -264,7 +266,7 @@ macro_rules! of_runs {
         sql_for!(
             $db "SELECT " columns!("a.") " FROM verification_check_acknowledgements a
              JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = " run_type!() " AND "
-            is_of_this_run!() " WHERE "
+            is_newest_of_id!("r") " AND " is_of_this_run!() " WHERE "
         )
     };
 }
@@ -310,7 +312,7 @@ const OF_RUN: Sql = both!(
     is_about!("f.completed_at", "k.from_completed_at") "
        AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id
        AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id
-      WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!()
+      WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " AND " is_newest_of_id!("r")
     " AND NOT EXISTS (SELECT 1 FROM provider_connections c WHERE c.id = k.connection_id AND "
     is_before_creation!("k.from_completed_at")
     " AND " moment!("c.created_at") " <= " moment!("r.completed_at") ") AND "

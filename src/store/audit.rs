@@ -3,6 +3,7 @@
 use super::dialect::{before, each, own};
 use super::filters::push_audit_filter;
 use super::from_row::from_row;
+use super::repeated_ids::is_newest_of_id;
 use super::sql::both;
 use super::sql_store::{SqlConnection, SqlStore, execute, fetch_all, read, transaction};
 use super::statement::{Sql, Statement, earlier};
@@ -74,7 +75,9 @@ pub(super) use owner_columns;
 /// The workspace and tenant of a row.
 pub(super) type Owner = (Option<i64>, Option<i64>);
 
-const OWNER_OF_RUN: Sql = both!("SELECT " owner_columns!() " FROM operation_runs WHERE id = $1");
+const OWNER_OF_RUN: Sql = both!(
+    "SELECT " owner_columns!() " FROM operation_runs r WHERE id = $1 AND " is_newest_of_id!("r")
+);
 
 const OWNER_OF_CONNECTION: Sql =
     both!("SELECT " owner_columns!() " FROM provider_connections WHERE id = $1");

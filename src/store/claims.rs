@@ -1,8 +1,9 @@
 //! `queued` → `running` and back, as far as it is the same in both databases.
 
 use super::batching::{BatchedCall, Batching, submit};
-use super::dialect::{clock, each, own, postgres_only, run_type};
+use super::dialect::{clock, each, own, postgres_only};
 use super::from_row::from_row;
+use super::repeated_ids::{has_own_id, is_of_type};
 use super::shares::{Length, limit_statements};
 use super::sql::both;
 use super::sql_store::{SqlConnection, SqlStore, transaction, within};
@@ -33,11 +34,11 @@ pub(super) trait ClaimByItself {
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError>;
 }
 
-/// Locks the run if it is still running. Whatever follows in this transaction sees everything that an earlier
+/// Locks the run if it is still running and has its id for itself. Whatever follows in this transaction sees everything that an earlier
 /// holder of the lock committed.
 const LOCK_RUNNING: Sql = both!(
-    "SELECT 1 FROM operation_runs WHERE id = $1 AND type = " run_type!()
-    " AND status = 'running'" postgres_only!(" FOR NO KEY UPDATE")
+    "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!("r")
+    " AND r.status = 'running' AND " has_own_id!("r") postgres_only!(" FOR NO KEY UPDATE")
 );
 
 const END_ATTEMPT: Sql = both!(
@@ -47,8 +48,8 @@ const END_ATTEMPT: Sql = both!(
 );
 
 const REQUEUE_RELEASED: Sql = both!(
-    "UPDATE operation_runs SET status = 'queued' WHERE id = $1 AND type = " run_type!()
-    " AND status = 'running'"
+    "UPDATE operation_runs AS r SET status = 'queued' WHERE r.id = $1 AND " is_of_type!("r")
+    " AND r.status = 'running'"
 );
 
 const DUE_AGAIN: Sql = both!(

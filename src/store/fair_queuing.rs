@@ -3,6 +3,7 @@
 use super::bounds::is_claimable;
 use super::dialect::{among, each, now, own, run_type};
 use super::postgres::HAS_FAIR_QUEUING_INDEX;
+use super::repeated_ids::{has_own_id, is_of_type};
 use super::sql::both;
 use super::sql_store::{SqlStore, fetch_all, read};
 use super::statement::Sql;
@@ -50,7 +51,7 @@ const OLDEST_OF_TENANTS: Sql = both!(
         "SELECT tenant, run FROM (SELECT w.tenant AS tenant, ("
     )
     "SELECT first.id FROM (SELECT r.id, r.started_at, " is_claimable!()
-    " AS is_claimable FROM operation_runs r WHERE r.type = " run_type!()
+    " AND " has_own_id!("r") " AS is_claimable FROM operation_runs r WHERE r.type = " run_type!()
     " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 8) first
         WHERE first.is_claimable AND (first.started_at IS NULL
             OR NOT EXISTS (SELECT 1 FROM " own!(run_deliveries) " d
@@ -62,8 +63,8 @@ const OLDEST_OF_TENANTS: Sql = both!(
 
 /// The runs are found by their ids, without the index of queued runs.
 const STILL_QUEUED: Sql = both!(
-    "SELECT r.id FROM operation_runs r WHERE r.id " among!("$1") " AND r.type = " run_type!()
-    " AND r.status || '' = 'queued'"
+    "SELECT r.id FROM operation_runs r WHERE r.id " among!("$1") " AND " is_of_type!("r")
+    " AND r.status || '' = 'queued' AND " has_own_id!("r")
 );
 
 #[async_trait]

@@ -3,6 +3,7 @@
 use super::bounds::{is_impossible_time, is_listable, is_listed, member, short};
 use super::dialect::run_type;
 use super::from_row::from_row;
+use super::repeated_ids::{is_of_type, is_partitioned, repeated_active_ids};
 use super::sql::sql_for;
 use super::sql_store::{SqlStore, fetch_all};
 use super::statement::Sql;
@@ -89,11 +90,52 @@ const INVALID: Sql = Sql {
     ),
 };
 
+/// Ids that several runs have, among the latest rows (`$1`) and among the runs that are not completed: of each how many
+/// have it, when these were recorded, and when the last one was, as a literal. At most `$2`.
+const REPEATED: Sql = Sql {
+    postgres: sql_for!(
+        postgres "WITH repeated AS (
+            SELECT l.id FROM (SELECT o.id, o.type FROM operation_runs o WHERE " is_partitioned!()
+        " ORDER BY o.id DESC LIMIT $1) l WHERE l.type = " run_type!() " GROUP BY l.id HAVING count(*) > 1
+            UNION SELECT unnest(" repeated_active_ids!() ")
+        )
+        SELECT s.id, r.runs, array_to_string(r.recorded[1:5], ', ') AS recorded, coalesce(r.recorded[1], '') AS latest
+        FROM repeated s CROSS JOIN LATERAL (
+            SELECT count(*) AS runs, array_agg(CAST(r.created_at AS text) ORDER BY r.created_at DESC NULLS LAST) AS recorded
+            FROM operation_runs r WHERE r.id = s.id AND " is_of_type!("r") ") r
+        ORDER BY s.id DESC LIMIT $2"
+    ),
+    sqlite: "SELECT 0, 0, '', '' WHERE $1 + $2 < 0",
+};
+
 #[async_trait]
 impl<S: SqlStore> InvalidRunStore for S {
     async fn invalid_runs(&self, latest: u32, limit: u32) -> Result<Vec<InvalidRun>, StoreError> {
+        let repeated: Vec<RepeatedRow> = fetch_all(self, REPEATED.bind(latest).bind(limit)).await?;
         let found: Vec<InvalidRunRow> = fetch_all(self, INVALID.bind(latest).bind(limit)).await?;
-        Ok(found.into_iter().map(Into::into).collect())
+        let others = found
+            .into_iter()
+            .filter(|row| repeated.iter().all(|(id, ..)| *id != row.id));
+        let mut invalid: Vec<InvalidRun> = others.map(Into::into).collect();
+        invalid.extend(repeated.into_iter().map(of_repeated));
+        invalid.sort_by_key(|run| std::cmp::Reverse(run.operation_run_id));
+        invalid.truncate(limit as usize);
+        Ok(invalid)
+    }
+}
+
+/// A row of [`REPEATED`].
+type RepeatedRow = (i64, i64, String, String);
+
+fn of_repeated((id, runs, recorded, latest): RepeatedRow) -> InvalidRun {
+    InvalidRun {
+        operation_run_id: RunId(id),
+        column: "id",
+        problem: format!("{runs} runs have it, recorded at {recorded}; no worker claims them"),
+        remedy: Some(format!(
+            "leave one of them, which is then worked on, and record the others again without an id: \
+             DELETE FROM operation_runs WHERE id = {id} AND created_at = '{latest}';"
+        )),
     }
 }
 
@@ -185,6 +227,7 @@ impl From<InvalidRunRow> for InvalidRun {
             operation_run_id: RunId(row.id),
             column,
             problem,
+            remedy: None,
         }
     }
 }

@@ -34,6 +34,7 @@ mod probe;
 mod prune;
 mod recording;
 mod refused_requeues;
+mod repeated_ids;
 mod reused_ids;
 mod rows;
 mod runs;

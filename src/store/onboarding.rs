@@ -4,6 +4,7 @@
 use super::bounds::{is_listable, is_too_deep, member, numbers_exceed};
 use super::dialect::{each, postgres_only, run_type};
 use super::from_row::from_row;
+use super::repeated_ids::is_newest_of_id;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, fetch_optional};
 use super::statement::Sql;
@@ -56,7 +57,7 @@ const HOLD: Sql = both!(session!() postgres_only!(" FOR NO KEY UPDATE"));
 
 const POINTED: Sql = both!(
     "SELECT CASE WHEN " is_listable!("r.context") " THEN " member!("r.context", provider_connection_id)
-    " END FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!()
+    " END FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!() " AND " is_newest_of_id!("r")
 );
 
 /// A `json` column keeps the text as it is; to `jsonb` it is cast.

@@ -1,6 +1,6 @@
 //! Releases attempts that their worker does not process.
 
-use super::dialect::{among, clock, each, own, run_type};
+use super::dialect::{among, clock, each, own};
 use super::refused_requeues::{RefusedRequeues, RequeueError, RequeueTries, Spent};
 use super::sql::both;
 use super::sql_store::{SqlConnection, SqlStore, fetch_all, transaction};

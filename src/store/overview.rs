@@ -8,6 +8,7 @@ use super::connections::connection_columns;
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::filters::{push_binding, push_connection_filter};
 use super::from_row::from_row;
+use super::repeated_ids::{is_newest_of_id, is_not_repeated};
 use super::reused_ids::{
     facts_of_connection, is_before_creation, is_of_its_run, latest_report_of_connection,
 };
@@ -64,7 +65,7 @@ const EXPIRY_KEY: Sql = both!(expiry_key!());
 /// but counts among those that are read.
 const ACTIVE: Sql = both!(
     "WITH active AS MATERIALIZED (SELECT " listed_member!("r.context", provider_connection_id)
-    " AS connection, r.tenant_id, r.id, " is_claimable!() " AS claimable FROM operation_runs r
+    " AS connection, r.tenant_id, r.id, " is_claimable!() " AND " is_not_repeated!("r") " AS claimable FROM operation_runs r
      WHERE r.type = " run_type!() " AND r.status IN ('queued', 'running') LIMIT "
 );
 
@@ -140,12 +141,12 @@ const TREND: Sql = both!(
          SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, " report_part!()
     ", r.workspace_id, r.tenant_id
          FROM provider_connections c JOIN " latest_report_of_connection!()
-    "    JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = " run_type!()
+    "    JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = " run_type!() " AND " is_newest_of_id!("r")
     "    WHERE c.id " among!("$1") " AND $2 > 0
          UNION ALL
          SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, " report_part!()
     ", r.workspace_id, r.tenant_id FROM chain c
-         JOIN operation_runs r ON r.id = " previous_id!() " AND r.type = " run_type!() " AND "
+         JOIN operation_runs r ON r.id = " previous_id!() " AND r.type = " run_type!() " AND " is_newest_of_id!("r") " AND "
     listed_member!("r.context", provider_connection_id) " = CAST(c.connection_id AS text)
              AND r.workspace_id = c.workspace_id AND r.tenant_id = c.tenant_id
              AND r.completed_at <= c.completed_at
@@ -172,6 +173,7 @@ const WAITING: Sql = both!(
     each!("extract(epoch FROM now() - ", "(julianday('now') - julianday(") time!("r.created_at")
     each!(")::float8", ")) * 86400.0") " AS waiting_seconds
      FROM operation_runs r WHERE r.status = 'queued' AND r.type = " run_type!() " AND " is_claimable!()
+    " AND " is_not_repeated!("r")
 );
 
 fn states(binding: &Binding) -> Statement {

@@ -5,6 +5,7 @@ use super::connections::connection_columns;
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::from_row::from_row;
 use super::inventory::is_read_by_its_run;
+use super::repeated_ids::is_newest_of_id;
 use super::reused_ids::{facts_of_connection, is_before_creation};
 use super::rows::ConnectionRow;
 use super::sql::both;
@@ -35,7 +36,7 @@ const SUBJECTS: Sql = both!(
      LEFT JOIN " own!(tenant_inventory) " i ON i.tenant_id = c.tenant_id AND ("
     is_read_by_its_run!("i")
     " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))
-     LEFT JOIN operation_runs r ON r.id = i.operation_run_id AND r.type = " run_type!()
+     LEFT JOIN operation_runs r ON r.id = i.operation_run_id AND r.type = " run_type!() " AND " is_newest_of_id!("r")
     " LEFT JOIN " facts_of_connection!() " ORDER BY c.id"
 );
 

@@ -7,6 +7,7 @@ use super::completion::{Completed, CompletionRequest, InventoryRow};
 use super::dialect::{each, now, postgres_only, run_type};
 use super::inventory::permissions_in;
 use super::recording::{is_unfilled, kept_out};
+use super::repeated_ids::has_own_id;
 use super::sql::{both, sql_for};
 use super::sql_store::SqlConnection;
 use super::starting_point::keep;
@@ -69,7 +70,7 @@ const CHECKABLE: Sql = both!(
 /// A run that the next worker would claim, where no check can be recorded. Never waits for a lock.
 const QUEUED: Sql = both!(
     "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!()
-    " AND r.status = 'queued' AND r.started_at IS NULL AND " is_claimable!() " ORDER BY r.id LIMIT 1"
+    " AND r.status = 'queued' AND r.started_at IS NULL AND " is_claimable!() " AND " has_own_id!("r") " ORDER BY r.id LIMIT 1"
     postgres_only!(" FOR NO KEY UPDATE SKIP LOCKED")
 );
 

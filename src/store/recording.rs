@@ -3,6 +3,7 @@
 use super::bounds::{connection_of_context, is_claimable};
 use super::dialect::{each, now, own, run_type};
 use super::onboarding::point_session;
+use super::repeated_ids::has_own_id;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, transaction};
 use super::statement::Sql;
@@ -26,7 +27,7 @@ const LOCK_CONNECTION: Sql = both!(
 /// An invalid run, which is never completed, is not regarded as active.
 const ACTIVE_RUN: Sql = both!(
     "SELECT r.id FROM operation_runs AS r WHERE r.type = " run_type!()
-    " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND "
+    " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " has_own_id!("r") " AND "
     connection_of_context!("r.context")
     " = $1 AND r.workspace_id = $2 AND r.tenant_id IS NOT DISTINCT FROM $3 ORDER BY r.id DESC LIMIT 1"
 );

@@ -9,6 +9,7 @@
 //! A connection is told from an earlier one by its `created_at`: what is older than that is not about it.
 
 use super::dialect::{a_second_after, a_second_before, moment, now, own, run_type};
+use super::repeated_ids::{is_newest_of_id, is_of_type};
 use super::sql::{both, sql_for};
 use super::sql_store::SqlConnection;
 use super::statement::Sql;
@@ -81,8 +82,8 @@ macro_rules! is_after_completion {
 pub(super) const OWN_ATTEMPTS: Sql = both!(
     "SELECT a.run_id, CAST(row_number() OVER (ORDER BY a.attempt) AS integer) AS attempt,
             a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
-     FROM " own!(run_attempts) " a JOIN operation_runs r ON r.id = a.run_id AND r.type = " run_type!()
-    " WHERE a.run_id = $1 AND NOT a.earlier AND (CASE WHEN r.status = 'completed'
+     FROM " own!(run_attempts) " a JOIN operation_runs r ON r.id = a.run_id AND " is_of_type!("r")
+    " AND " is_newest_of_id!("r") " WHERE a.run_id = $1 AND NOT a.earlier AND (CASE WHEN r.status = 'completed'
           AND a.ended_at IS NOT NULL THEN " is_before_start!("r") " ELSE " is_earlier!()
     " END OR " is_after_completion!() ") IS NOT TRUE ORDER BY a.attempt"
 );

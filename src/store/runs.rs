@@ -2,6 +2,7 @@
 
 use super::bounds::{fits, is_claimable, is_shown, member, short, time};
 use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};
+use super::repeated_ids::{is_newest_of_id, is_not_repeated, is_of_type};
 use super::reused_ids::{OWN_ATTEMPTS, is_before_creation, is_of_its_run};
 use super::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 use super::sql::{both, sql_for};
@@ -23,7 +24,7 @@ const RUN: Sql = both!(
     " THEN r.context END AS context, CASE WHEN " fits!("r.failure_summary", "262144")
     " THEN r.failure_summary END AS failure_summary, " at!("r.created_at") " AS created_at, "
     at!("r.started_at") " AS started_at, " at!("r.completed_at") " AS completed_at
-     FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!() " AND " is_shown!()
+     FROM operation_runs r WHERE r.id = $1 AND " is_of_type!("r") " AND " is_newest_of_id!("r") " AND " is_shown!()
 );
 
 /// For a context that is too large as a whole: the report (`$3`: its largest size), what else a completion
@@ -31,7 +32,7 @@ const RUN: Sql = both!(
 const PARTS: Sql = Sql {
     postgres: sql_for!(
         postgres "WITH whole AS MATERIALIZED (SELECT r.context #> '{}' AS j FROM operation_runs r
-             WHERE r.id = $1 AND jsonb_typeof(r.context) = 'object'),
+             WHERE r.id = $1 AND " is_newest_of_id!("r") " AND jsonb_typeof(r.context) = 'object'),
          parts AS MATERIALIZED (SELECT j, j -> 'verification_report' AS report,
              j - '{verification_report,reason_code,next_steps}'::text[] AS own FROM whole)
          SELECT CASE WHEN " fits!("p.report", "$3") " THEN p.report END AS report, CASE WHEN "
@@ -69,7 +70,7 @@ const COUNTS: Sql = both!(
     time!("r.created_at") ") FILTER (WHERE status = 'queued'))" each!("::float8", ") * 86400.0")
     " AS oldest_queued_seconds
      FROM operation_runs r WHERE r.type = " run_type!()
-    " AND r.status IN ('queued', 'running') AND " is_claimable!()
+    " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " is_not_repeated!("r")
 );
 
 const READ_LATEST_REPORT: Sql = both!(

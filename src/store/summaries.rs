@@ -5,6 +5,7 @@ use super::bounds::{connection_of_context, is_listable, is_listed, is_shown, mem
 use super::dialect::{at, run_type};
 use super::filters::{push_binding, push_run_filter};
 use super::from_row::from_row;
+use super::repeated_ids::is_newest_of_id;
 use super::rows::{self, name, optional_name};
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlStore, fetch_all, fetch_optional};
@@ -88,7 +89,10 @@ const OF_PAGE: Sql = Sql {
 /// Leaves out the rows that `invalid_runs` lists: one of them must not prevent the list.
 macro_rules! listed {
     ($db:ident) => {
-        sql_for!($db " FROM operation_runs r WHERE r.type = " run_type!() " AND " is_shown!())
+        sql_for!(
+            $db " FROM operation_runs r WHERE r.type = " run_type!() " AND " is_shown!() " AND "
+            is_newest_of_id!("r")
+        )
     };
 }
 

@@ -12,6 +12,7 @@ use super::refused_requeues::{
     MAX_WAITS, REQUEUE_TIME, RETRIED_AT_A_TIME, RefusedRequeues, RequeueError, RequeueTries, Spent,
     may_be_of_run,
 };
+use super::repeated_ids::{has_own_id, is_of_type, of_only_run};
 use super::shares::limit_statements;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, execute, transaction_with_end};
@@ -68,17 +69,14 @@ const DEAD_LEASES: Sql = both!(
 
 /// Skips runs that are being completed.
 pub(super) const LOCK_RUNS: Sql = both!(
-    "SELECT id FROM operation_runs WHERE id " among!("$1") " AND type = " run_type!() " ORDER BY id"
+    "SELECT r.id FROM operation_runs r WHERE r.id " among!("$1") " AND " is_of_type!("r") " ORDER BY r.id"
     postgres_only!(" FOR NO KEY UPDATE SKIP LOCKED")
 );
 
 /// Whether the run of the attempt `a` is running.
 macro_rules! is_running {
-    ($($db:ident)?) => {
-        $crate::store::sql::sql!(
-            "(SELECT r.status = 'running' FROM operation_runs r WHERE r.id = a.run_id AND r.type = "
-            run_type!() ")"
-        )
+    ($db:ident) => {
+        $crate::store::repeated_ids::of_only_run!($db "a.run_id", "r.status = 'running'")
     };
 }
 pub(super) use is_running;
@@ -96,7 +94,7 @@ const END_DEAD: Sql = both!(
 const END_STRAYS: Sql = both!(
     "UPDATE " own!(run_attempts) " AS a SET ended_at = " clock!() ", end_reason = 'superseded'
      WHERE a.run_id " among!("$2") " AND " lease_is_dead!() " AND (a.run_id " among!("$3")
-    " OR NOT EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = a.run_id AND r.type = " run_type!()
+    " OR NOT EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = a.run_id AND " is_of_type!("r")
     ")) AND " is_running!() " IS NOT TRUE"
 );
 
@@ -114,14 +112,15 @@ const WITHOUT_LEASE: Sql = both!(
     ") IS NOT TRUE
       AND NOT EXISTS (SELECT 1 FROM " own!(run_attempts) " a
                       WHERE a.run_id = r.id AND a.ended_at IS NULL)
-      AND NOT (r.id " among!("$3") ") ORDER BY r.id LIMIT $2" postgres_only!(" FOR NO KEY UPDATE OF r SKIP LOCKED")
+      AND NOT (r.id " among!("$3") ") AND " has_own_id!("r") " ORDER BY r.id LIMIT $2"
+    postgres_only!(" FOR NO KEY UPDATE OF r SKIP LOCKED")
 );
 
 /// Whether the run `r` is one of `$1`, and is running without a lease.
 macro_rules! is_lost {
     ($db:ident) => {
         sql_for!(
-            $db "r.id " among!("$1") " AND r.type = " run_type!() " AND r.status = 'running'
+            $db "r.id " among!("$1") " AND " is_of_type!("r") " AND r.status = 'running' AND " has_own_id!("r") "
               AND NOT EXISTS (SELECT 1 FROM " own!(run_attempts) " a
                               WHERE a.run_id = r.id AND a.ended_at IS NULL)"
         )
@@ -157,11 +156,8 @@ const RELEASE_SAVEPOINT: Sql = both!("RELEASE SAVEPOINT requeue");
 
 /// Whether the run of `d.run_id` is, and may be claimed.
 macro_rules! is_queued {
-    ($($db:ident)?) => {
-        $crate::store::sql::sql!(
-            "(SELECT r.status = 'queued' AND " is_claimable!()
-            " FROM operation_runs r WHERE r.id = d.run_id AND r.type = " run_type!() ")"
-        )
+    ($db:ident) => {
+        of_only_run!($db "d.run_id", "r.status = 'queued' AND " is_claimable!())
     };
 }
 
@@ -187,8 +183,8 @@ macro_rules! is_undispatched {
     ($db:ident) => {
         sql_for!(
             $db "CASE WHEN (SELECT true FROM " own!(run_deliveries) " d WHERE d.run_id = w.id AND ("
-            is_delivery_of_earlier!() ") IS NOT TRUE) THEN false ELSE (SELECT " is_claimable!()
-            " FROM operation_runs r WHERE r.id = w.id) END"
+            is_delivery_of_earlier!() ") IS NOT TRUE) THEN false ELSE "
+            of_only_run!("w.id", is_claimable!()) " END"
         )
     };
 }
@@ -263,7 +259,7 @@ const MARK_DELIVERIES: Sql = Sql {
         postgres "WITH left_over AS MATERIALIZED (
             SELECT d.run_id, d.not_before FROM verifyd.run_deliveries d
             WHERE d.run_id = ANY($1) AND d.not_before > now()
-              AND (SELECT r.started_at IS NULL FROM operation_runs r WHERE r.id = d.run_id))
+              AND " of_only_run!("d.run_id", "r.started_at IS NULL") ")
          INSERT INTO verifyd.run_deliveries AS d (run_id, delivered_at, not_before)
          SELECT id, CASE WHEN id = ANY($2) THEN now() END, CASE WHEN id = ANY($3) THEN
              clock_timestamp() + (SELECT make_interval(secs => 2 ^ count(*))
@@ -300,8 +296,7 @@ const FORGET_ORPHANS: Sql = both!(
              WHERE d.delivered_at IS NULL
              AND (d.not_before IS NULL OR d.not_before < " a_day_ago!() ") LIMIT $1) undelivered
         ) o
-        WHERE (SELECT r.status IN ('queued', 'running') FROM operation_runs r
-               WHERE r.id = o.run_id AND r.type = " run_type!() ") IS NOT TRUE" each!("))", ")")
+        WHERE " of_only_run!("o.run_id", "r.status IN ('queued', 'running')") " IS NOT TRUE" each!("))", ")")
 );
 
 const FORGET_WORKERS: Sql = both!("DELETE FROM " own!(workers) " WHERE beat_at < " a_day_ago!());

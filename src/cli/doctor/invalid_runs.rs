@@ -15,7 +15,8 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
     lines.extend(invalid.iter().take(SHOWN as usize).map(|run| {
         let (column, id) = (run.column, run.operation_run_id);
         let found = format!("operation_runs.{column} of run {id}: {}", run.problem);
-        bad(PART, State::Warning, found, REMEDY).quoting()
+        let remedy = run.remedy.as_deref().unwrap_or(REMEDY);
+        bad(PART, State::Warning, found, remedy).quoting()
     }));
     lines.extend(more(PART, invalid.len() as u64, REMEDY));
 }

@@ -8,7 +8,7 @@
 //! and nothing else for long: each call that waits takes a connection from the others.
 
 use super::batching::{LOCK_TIMEOUT, status};
-use super::{PostgresStore, is_failed_completion, run_type, seconds};
+use super::{PostgresStore, is_failed_completion, seconds};
 use crate::domain::RunId;
 use crate::domain::run::RunRequest;
 use crate::ports::claims::{Claim, ClaimAnswer, ContextSize, MAX_FAILED_COMPLETIONS};
@@ -19,6 +19,7 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{context_columns, is_claimable, is_small};
 use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment, now};
+use crate::store::repeated_ids::{has_own_id, is_of_type};
 use crate::store::reused_ids::{is_before_start, set_aside};
 use crate::store::shares::{Length, Permit, limit_statements};
 use crate::store::sql::sql;
@@ -44,8 +45,8 @@ const CLAIM: &str = sql!(
             AS w (id, token, worker_id, most, deadline)
     ), locked AS MATERIALIZED (
         SELECT r.id, r.started_at FROM operation_runs r
-        WHERE r.id = ANY($1) AND r.type = " run_type!() " AND " status!() " = 'queued' AND "
-    is_claimable!() " AND ($9 OR " is_small!("r.context") ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
+        WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!() " = 'queued' AND "
+    is_claimable!() " AND " has_own_id!(postgres "r") " AND ($9 OR " is_small!("r.context") ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
     ), history AS (
         SELECT l.id, h.*, h.spent >= w.most OR h.failed >= $6 AS exhausted,
                h.spent + 1 >= w.most AND h.lost > 0 AS last_chance
@@ -76,7 +77,7 @@ const CLAIM: &str = sql!(
     UPDATE operation_runs r SET status = 'running',
         started_at = CASE WHEN h.own > 0 THEN coalesce(r.started_at, now()) ELSE now() END
     FROM opened o JOIN history h ON h.id = o.run_id
-    WHERE r.id = o.run_id AND r.type = " run_type!()
+    WHERE r.id = o.run_id AND " is_of_type!(postgres "r")
     " RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at,
         o.attempt, h.own + 1 AS own_attempt, o.claimed_at, h.spent, h.exhausted,
         h.failed >= $6 AS forced_completion,
@@ -89,19 +90,19 @@ const STILL_QUEUED: &str = sql!(
     "SELECT r.id, EXISTS (SELECT FROM verifyd.run_attempts a WHERE a.run_id = r.id AND NOT a.earlier)
             AND EXISTS (SELECT FROM verifyd.run_deliveries d
                         WHERE d.run_id = r.id AND d.not_before > now())
-     FROM operation_runs r WHERE r.id = ANY($1) AND r.type = " run_type!() " AND " status!()
-    " = 'queued' AND " is_claimable!()
+     FROM operation_runs r WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!()
+    " = 'queued' AND " is_claimable!() " AND " has_own_id!(postgres "r")
 );
 
 /// Whether a batch can read the context of the run.
 const IS_SMALL: &str = sql!(
-    "SELECT " is_small!("r.context") " FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!()
+    "SELECT " is_small!("r.context") " FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
 );
 
 /// Locks the run, unless another transaction does.
 const LOCK_QUEUED: &str = sql!(
-    "SELECT 1 FROM operation_runs WHERE id = $1 AND type = " run_type!()
-    " AND status = 'queued' FOR NO KEY UPDATE SKIP LOCKED"
+    "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
+    " AND r.status = 'queued' FOR NO KEY UPDATE SKIP LOCKED"
 );
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
@@ -111,7 +112,8 @@ const SUPERSEDE: &str = "
 
 /// `$2`: largest context in bytes.
 const CONTEXT: &str = sql!(
-    "SELECT " context_columns!(postgres "true", "$2") " FROM operation_runs r WHERE r.id = $1"
+    "SELECT " context_columns!(postgres "true", "$2") " FROM operation_runs r WHERE r.id = $1 AND "
+    is_of_type!(postgres "r")
 );
 
 impl BatchedCall<PostgresStore> for ClaimRequest {

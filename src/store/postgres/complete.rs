@@ -15,6 +15,7 @@ use crate::store::completion::{
     CompleteByItself, Completed, CompletionRequest, Done, InventoryRow, conclude,
 };
 use crate::store::dialect::{a_second_after, each, is_about, moment, now};
+use crate::store::repeated_ids::{has_own_id, is_of_type};
 use crate::store::reused_ids::{is_before_creation, is_of_its_run_and_connection};
 use crate::store::shares::{Length, Permit, limit_statements};
 use crate::store::sql::sql;
@@ -52,8 +53,8 @@ macro_rules! own_members {
 const COMPLETE: &str = sql!(
     "WITH locked AS MATERIALIZED (
         SELECT r.id FROM operation_runs r
-        WHERE r.id = ANY($1) AND r.type = " run_type!() " AND " status!()
-    " = 'running' ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
+        WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!()
+    " = 'running' AND " has_own_id!(postgres "r") " ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
     ), ended AS (
         UPDATE verifyd.run_attempts a
         SET ended_at = clock_timestamp(), end_reason = 'completed'
@@ -83,7 +84,7 @@ const COMPLETE: &str = sql!(
     FROM unnest($1::bigint[], $4::text[], $5::jsonb[], $6::jsonb[], $7::jsonb[], $8::bigint[])
             AS d (id, outcome, patch, failures, defaults, kept)
         JOIN ended e ON e.run_id = d.id
-    WHERE r.id = d.id AND r.type = " run_type!() " AND " status!() " = 'running'
+    WHERE r.id = d.id AND " is_of_type!(postgres "r") " AND " status!() " = 'running'
      RETURNING r.id, now(), EXISTS (SELECT FROM verifyd.webhook_endpoints e
                                     WHERE e.workspace_id = r.workspace_id AND e.enabled)"
 );

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 /// How long a step waits for its lock, how often it is tried, and the pause between tries.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
-const TRIES: u32 = 10;
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const TRIES: u32 = 10;
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// A constraint, in SQL and in words.
 struct Check {

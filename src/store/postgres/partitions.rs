@@ -1,15 +1,18 @@
 //! `operation_runs` partitioned by month of `created_at`, where verifyd made it.
 //!
-//! A unique key contains the partition key. So ids are unique as far as the sequence makes them so, and a run is looked
-//! for by its id in every partition. Another application's table is partitioned by that application.
+//! A unique key contains the partition key. So ids are unique as far as the sequence makes them so (`repeated_ids`: where
+//! they are not), and a run is looked for by its id in every partition. Another application's table is partitioned by that application.
 
 use super::PostgresStore;
-use super::guards::{NO_TIMEOUT, RunsTable, TRIGGERS, Trigger, again, run};
-use crate::ports::partitions::{FirstPartition, PartitionPlan, PartitionStore, PartitionsEnd};
+use super::guards::{NO_TIMEOUT, PAUSE, RunsTable, TRIES, TRIGGERS, Trigger, again, run};
+use crate::ports::partitions::{
+    FirstPartition, MonthLeft, Months, PartitionPlan, PartitionStore, PartitionsEnd,
+};
 use crate::ports::store_error::StoreError;
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::PgConnection;
+use std::collections::VecDeque;
 
 /// Months after this one for which there are partitions.
 const MONTHS_AHEAD: i32 = 12;
@@ -49,14 +52,16 @@ const IS_MONTHLY: &str = sql!(
     parts!() "SELECT EXISTS (SELECT FROM part WHERE relname ~ '^operation_runs_[0-9]{4}_[0-9]{2}$')"
 );
 
-/// `$1`: months ahead. This month and the next ones that no partition has: names and bounds.
+/// `$1`: months ahead. This month and the next ones that no partition has: names and bounds, and whether their rows will
+/// soon be refused, as there is no default partition.
 const MISSING_MONTHS: &str = sql!(
     parts!() ", month AS (
         SELECT 'operation_runs_' || to_char(m.at, 'YYYY_MM') AS name, to_char(m.at, 'YYYY-MM-DD') || ' 00:00:00+00' AS begins,
-            to_char(m.at + interval '1 month', 'YYYY-MM-DD') || ' 00:00:00+00' AS ends
+            to_char(m.at + interval '1 month', 'YYYY-MM-DD') || ' 00:00:00+00' AS ends,
+            m.at < now() AT TIME ZONE 'UTC' + interval '1 month' AND EXISTS (SELECT FROM runs WHERE partdefid = 0) AS is_needed
         FROM generate_series(date_trunc('month', now() AT TIME ZONE 'UTC'),
             now() AT TIME ZONE 'UTC' + make_interval(months => $1::integer), interval '1 month') AS m(at))
-    SELECT name, begins, ends FROM month WHERE NOT EXISTS (
+    SELECT name, begins, ends, is_needed FROM month WHERE NOT EXISTS (
         SELECT FROM part WHERE coalesce(lower, '-infinity') <= begins::timestamptz
                            AND coalesce(upper, 'infinity') > begins::timestamptz)
     ORDER BY begins"
@@ -66,6 +71,9 @@ const MISSING_MONTHS: &str = sql!(
 const HAS_ROWS: &str = "
     SELECT EXISTS (SELECT FROM operation_runs
         WHERE created_at >= $1::text::timestamptz AND created_at < $2::text::timestamptz)";
+
+/// What becomes of such rows.
+const THEY_STAY: &str = "They stay there, and nothing needs to be done";
 
 const OWNS_TABLES: &str = "SELECT to_regclass('verifyd.owned_tables') IS NOT NULL";
 
@@ -138,12 +146,57 @@ impl PartitionStore for PostgresStore {
         .await
     }
 
-    async fn partition_by_month(&self) -> Result<Vec<String>, StoreError> {
+    async fn partition_by_month(&self) -> Result<(), StoreError> {
         again(|| self.partition_once()).await
     }
 
-    async fn add_months(&self) -> Result<Vec<String>, StoreError> {
-        again(|| self.add_months_once()).await
+    async fn add_months(&self) -> Result<Months, StoreError> {
+        let missing = self
+            .transaction(async |tx| match self.monthly_table(tx).await? {
+                Some(_) => self.missing_months(tx).await,
+                None => Ok(Vec::new()),
+            })
+            .await?;
+        let (mut missing, mut tries) = (VecDeque::from(missing), 1);
+        let mut months = Months::default();
+        while let Some(month) = missing.pop_front() {
+            match self.add_month(&month).await {
+                Ok(Some(problem)) => months.left.push(month.left(problem.to_owned(), THEY_STAY)),
+                Ok(None) => months.added.push(month.name),
+                // The others first. All share the tries, as all wait for the same table.
+                Err(StoreError::Contended(_)) if tries < TRIES => {
+                    tries += 1;
+                    missing.push_back(month);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                Err(error) => {
+                    let alike = match error {
+                        StoreError::Contended(_) => std::mem::take(&mut missing),
+                        _ => VecDeque::new(),
+                    };
+                    let left = std::iter::once(month).chain(alike);
+                    let left = left.map(|month| month.left(error.to_string(), remedy(&error)));
+                    months.left.extend(left);
+                }
+            }
+        }
+        months.added.sort_unstable();
+        Ok(months)
+    }
+}
+
+/// What to do about a month that could not be added.
+fn remedy(error: &StoreError) -> &'static str {
+    match (error, error.sqlstate()) {
+        (StoreError::Contended(_), _) => {
+            "Repeat `verifyd migrate` once no transaction holds operation_runs for long"
+        }
+        // duplicate_table, duplicate_object
+        (_, Some("42P07" | "42710")) => {
+            "Rename what has the name of the partition, then repeat `verifyd migrate`"
+        }
+        _ => "Correct that, then repeat `verifyd migrate`",
     }
 }
 
@@ -152,10 +205,22 @@ struct Month {
     name: String,
     begins: String,
     ends: String,
+    is_needed: bool,
+}
+
+impl Month {
+    fn left(self, problem: String, remedy: &str) -> MonthLeft {
+        MonthLeft {
+            partition: self.name,
+            problem,
+            remedy: remedy.to_owned(),
+            refuses_rows: self.is_needed,
+        }
+    }
 }
 
 impl PostgresStore {
-    async fn partition_once(&self) -> Result<Vec<String>, StoreError> {
+    async fn partition_once(&self) -> Result<(), StoreError> {
         self.step(async |tx| {
             run(tx, NO_TIMEOUT.to_owned()).await?;
             let table = self.runs_table(tx).await?;
@@ -169,26 +234,21 @@ impl PostgresStore {
                 let why = format!("it cannot be partitioned: {}", obstacles.join(", "));
                 return Err(StoreError::Refused(why.into()));
             };
-            if plain.is_some() {
-                self.partition(tx, table).await?;
+            match plain.is_some() {
+                true => self.partition(tx, table).await,
+                false => Ok(()),
             }
-            self.create_months(tx, table).await
         })
         .await
     }
 
-    async fn add_months_once(&self) -> Result<Vec<String>, StoreError> {
-        self.step(async |tx| {
-            let Some(table) = self.runs_table(tx).await? else {
-                return Ok(Vec::new());
-            };
-            let adds = self.is_monthly(tx).await? && self.is_own(tx, &table).await?;
-            match adds {
-                true => self.create_months(tx, &table).await,
-                false => Ok(Vec::new()),
-            }
-        })
-        .await
+    /// The table, where it is partitioned by month and verifyd made it.
+    async fn monthly_table(&self, tx: &mut PgConnection) -> Result<Option<RunsTable>, StoreError> {
+        let Some(table) = self.runs_table(tx).await? else {
+            return Ok(None);
+        };
+        let is_monthly = self.is_own(tx, &table).await? && self.is_monthly(tx).await?;
+        Ok(is_monthly.then_some(table))
     }
 
     /// Makes a plain table, which this transaction has locked, the first partition of a new one. Triggers do not go over
@@ -209,41 +269,44 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Creates what is missing of this month and the next ones. A month of which the default partition has rows gets none.
-    async fn create_months(
-        &self,
-        tx: &mut PgConnection,
-        table: &RunsTable,
-    ) -> Result<Vec<String>, StoreError> {
-        let home = format!("\"{}\"", table.home.replace('"', "\"\""));
-        let mut created = Vec::new();
-        for month in self.missing_months(tx).await? {
-            let Month { name, begins, ends } = month;
-            let has_rows = self.scalar::<bool>(HAS_ROWS).bind(&begins).bind(&ends);
+    /// Creates the partition of a month, unless another process just did. `Some`: why it is not to be.
+    async fn add_month(&self, month: &Month) -> Result<Option<&'static str>, StoreError> {
+        let Month {
+            name, begins, ends, ..
+        } = month;
+        self.step(async |tx| {
+            let table = self.monthly_table(tx).await?;
+            let missing = self.missing_months(tx).await?;
+            let Some(table) = table.filter(|_| missing.iter().any(|other| other.name == *name)) else {
+                return Ok(None);
+            };
+            let has_rows = self.scalar::<bool>(HAS_ROWS).bind(begins).bind(ends);
             if has_rows.fetch_one(&mut *tx).await? {
-                tracing::warn!(
-                    partition = name,
-                    "not added: rows of this month are in the default partition, and stay there"
-                );
-                continue;
+                return Ok(Some("rows of this month are in the default partition"));
             }
+            let home = format!("\"{}\"", table.home.replace('"', "\"\""));
             let create = format!(
                 "CREATE TABLE {home}.{name} PARTITION OF {} FOR VALUES FROM ('{begins}') TO ('{ends}'); \
                  ALTER TABLE {home}.{name} OWNER TO {}",
                 table.name, table.owner
             );
             run(tx, create).await?;
-            created.push(name);
-        }
-        Ok(created)
+            Ok(None)
+        })
+        .await
     }
 
     async fn missing_months(&self, tx: &mut PgConnection) -> Result<Vec<Month>, StoreError> {
         let missing = self.rows(MISSING_MONTHS).bind(MONTHS_AHEAD);
-        let missing: Vec<(String, String, String)> = missing.fetch_all(tx).await?;
+        let missing: Vec<(String, String, String, bool)> = missing.fetch_all(tx).await?;
         let missing = missing.into_iter();
         Ok(missing
-            .map(|(name, begins, ends)| Month { name, begins, ends })
+            .map(|(name, begins, ends, is_needed)| Month {
+                name,
+                begins,
+                ends,
+                is_needed,
+            })
             .collect())
     }
 

@@ -26,8 +26,15 @@ async fn a_worker_goes_on_while_its_table_is_partitioned() {
         serde_json::json!([]),
         "{plan}"
     );
+    let months = plan["partitioning"]["months"].as_array().unwrap();
+    let name = |month: usize| months[month].as_str().unwrap();
+    let (next, taken) = (name(0), name(11));
+    bench
+        .execute(&format!("CREATE TABLE {taken} (of_application int)"))
+        .await;
     let done = bench.json(&["migrate", "--partition-by-month"]);
-    assert_eq!(done["partitions"], plan["partitioning"]["months"], "{done}");
+    assert_eq!(done["partitions"].as_array().unwrap()[..], months[..11]);
+    assert_eq!(done["partitions_left"][0]["partition"], taken, "{done}");
     let again = bench.json(&["migrate"]);
     assert!(again["partitions"].is_null(), "{again}");
 
@@ -43,6 +50,20 @@ async fn a_worker_goes_on_while_its_table_is_partitioned() {
     let (_, parts) = answer(&bench);
     let mut parts = parts.as_array().unwrap().iter();
     assert!(parts.any(|part| part["part"] == "partitions"));
-    const YEAR: f64 = 360.0 * 86_400.0;
-    assert!(daemon.metric("verifyd_partitions_left_seconds").await > YEAR);
+    const MONTHS: f64 = 330.0 * 86_400.0;
+    assert!(daemon.metric("verifyd_partitions_left_seconds").await > MONTHS);
+
+    // Rows of the next month would be refused: that is no mere warning.
+    let free = format!(
+        "DROP TABLE operation_runs_default, {next}; CREATE TABLE {next} (of_application int)"
+    );
+    bench.execute(&free).await;
+    bench.become_role("verifyd_migrate");
+    let output = bench.run(&["migrate"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let output = String::from_utf8_lossy(&output.stdout);
+    for month in [next, taken] {
+        let line = format!("partition {month} not added: ");
+        assert!(output.contains(&line), "{output}");
+    }
 }

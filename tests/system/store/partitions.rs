@@ -1,13 +1,16 @@
 //! Runs in a table that is partitioned by the time of recording: another application's, and one that verifyd made.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{POLICY, context, failed, quoted, succeeded, worker};
+use crate::store::fixtures::{
+    ISOLATED, POLICY, context, failed, heartbeat, new_run, quoted, succeeded, worker,
+};
 use crate::store::relation_kinds::replaced;
 use futures::future::join_all;
 use std::time::Duration;
+use verifyd::domain::access::Binding;
 use verifyd::domain::run::RUN_TYPE;
-use verifyd::domain::{RunId, RunStatus};
-use verifyd::ports::store::{Claim, PrunePolicy};
+use verifyd::domain::{ConnectionId, RunId, RunStatus};
+use verifyd::ports::store::{AttemptEnd, Claim, Months, NewRun, PrunePolicy};
 
 /// Another application's, with partitions for this month and two before, and one for all other times.
 const BY_MONTH: &str = "
@@ -28,6 +31,29 @@ const DAY: u32 = 24 * 3600;
 
 fn none() -> Vec<String> {
     Vec::new()
+}
+
+/// Partitions the table; returns the months that were added.
+async fn partitioned(bed: &Bed) -> Vec<String> {
+    bed.store.partition_by_month().await.unwrap();
+    let months = bed.store.add_months().await.unwrap();
+    assert_eq!(months.left, []);
+    months.added
+}
+
+/// Of the months without a partition: the name, the end of what is wrong, and whether rows are refused.
+fn left(months: &Months) -> Vec<(&str, &str, bool)> {
+    const PROBLEMS: [&str; 3] = [
+        "in the default partition",
+        "already exists (SQLSTATE 42P07)",
+        "(SQLSTATE 55P03)",
+    ];
+    let left = months.left.iter().map(|month| {
+        let problem = PROBLEMS.iter().find(|end| month.problem.ends_with(*end));
+        let problem = problem.unwrap_or_else(|| panic!("{month:?}"));
+        (month.partition.as_str(), *problem, month.refuses_rows)
+    });
+    left.collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,13 +125,13 @@ async fn another_applications_table_is_left_to_it() {
     let why = "it is another application's";
     assert!(refused.to_string().contains(why), "{refused}");
     assert_eq!(bed.store.partition_plan().await.unwrap().obstacles, [why]);
-    assert_eq!(bed.store.add_months().await.unwrap(), none());
+    assert_eq!(bed.store.add_months().await.unwrap(), Months::default());
 }
 
 #[tokio::test]
 async fn a_table_that_verifyd_made_becomes_the_first_partition() {
     let bed = Bed::postgres().await;
-    assert_eq!(bed.store.add_months().await.unwrap(), none());
+    assert_eq!(bed.store.add_months().await.unwrap(), Months::default());
     let done = bed.completed(&failed()).await;
     let waiting = bed.queued().await;
     let role = format!("app_{}", uuid::Uuid::new_v4().simple());
@@ -119,7 +145,7 @@ async fn a_table_that_verifyd_made_becomes_the_first_partition() {
     let plan = bed.store.partition_plan().await.unwrap();
     assert_eq!((&plan.obstacles, plan.months.len()), (&none(), 12));
     assert!(plan.first.is_some_and(|first| first.bytes > 0));
-    let months = bed.store.partition_by_month().await.unwrap();
+    let months = partitioned(&bed).await;
     assert_eq!(months, plan.months);
 
     assert_eq!(bed.content("operation_runs").await, before);
@@ -149,7 +175,7 @@ async fn a_table_that_verifyd_made_becomes_the_first_partition() {
         bed.complete(run, &succeeded()).await;
     }
     assert_eq!(bed.listed().await, [next, waiting, done]);
-    assert_eq!(bed.store.partition_by_month().await.unwrap(), none());
+    assert_eq!(partitioned(&bed).await, none());
     let end = bed.store.partitions_end().await.unwrap().unwrap();
     assert!(
         end.has_default && end.seconds > 360.0 * f64::from(DAY),
@@ -166,9 +192,11 @@ async fn a_table_that_verifyd_made_becomes_the_first_partition() {
              (date_trunc('month', now() AT TIME ZONE 'UTC') + interval '11 months 1 day') AT TIME ZONE 'UTC'"
     ))
     .await;
+    let months = bed.store.add_months().await.unwrap();
+    assert_eq!(&months.added, std::slice::from_ref(last));
     assert_eq!(
-        &bed.store.add_months().await.unwrap(),
-        std::slice::from_ref(last)
+        left(&months),
+        [(before_last.as_str(), "in the default partition", false)]
     );
     assert_eq!(bed.count("operation_runs_default").await, 1);
 }
@@ -213,5 +241,172 @@ async fn what_would_not_go_over_keeps_the_table_as_it_is() {
          DELETE FROM operation_runs",
     )
     .await;
-    assert_eq!(bed.store.partition_by_month().await.unwrap().len(), 12);
+    assert_eq!(partitioned(&bed).await.len(), 12);
+}
+
+#[tokio::test]
+async fn a_month_that_cannot_be_added_costs_the_others_nothing() {
+    let bed = Bed::postgres().await;
+    let plan = bed.store.partition_plan().await.unwrap().months;
+    let (next, taken) = (&plan[0], &plan[3]);
+    bed.exec(&format!("CREATE TABLE {taken} (of_application int)"))
+        .await;
+    bed.store.partition_by_month().await.unwrap();
+    let months = bed.store.add_months().await.unwrap();
+    assert_eq!(months.added.len(), 11);
+    let name_is_taken = "already exists (SQLSTATE 42P07)";
+    assert_eq!(left(&months), [(taken.as_str(), name_is_taken, false)]);
+    assert!(months.left[0].remedy.starts_with("Rename"), "{months:?}");
+
+    // Without a default partition the next month is needed, later ones are not yet.
+    bed.exec(&format!(
+        "DROP TABLE operation_runs_default, {next}; CREATE TABLE {next} (of_application int)"
+    ))
+    .await;
+    let months = bed.store.add_months().await.unwrap();
+    assert_eq!(
+        left(&months),
+        [
+            (next.as_str(), name_is_taken, true),
+            (taken.as_str(), name_is_taken, false)
+        ]
+    );
+
+    // Both wait for the same table: one timeout for all.
+    bed.exec(&format!("DROP TABLE {next}, {taken}")).await;
+    let mut reader = bed.pg().begin().await.unwrap();
+    sqlx::query("LOCK TABLE operation_runs IN ACCESS SHARE MODE")
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+    let months = bed.store.add_months().await.unwrap();
+    let mut names = left(&months);
+    names.sort_unstable();
+    let contended = "(SQLSTATE 55P03)";
+    assert_eq!(
+        names,
+        [
+            (next.as_str(), contended, true),
+            (taken.as_str(), contended, false)
+        ]
+    );
+    reader.rollback().await.unwrap();
+    let months = bed.store.add_months().await.unwrap();
+    assert_eq!(
+        (months.added.len(), months.left.len()),
+        (2, 0),
+        "{months:?}"
+    );
+}
+
+/// Gives the id of a run to another one, in the partition of a later month.
+async fn repeat(bed: &Bed, run: RunId, status: &str) {
+    bed.exec(&format!(
+        "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context, created_at)
+         VALUES ({run}, 1, 7, '{RUN_TYPE}', '{status}', '{}', now() + interval '40 days')",
+        quoted(&context(1))
+    ))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_that_share_an_id_cost_nobody_anything() {
+    let bed = Bed::partitioned().await;
+    let done = bed.completed(&succeeded()).await;
+    let runs = bed.many_queued(3).await;
+    let (waiting, held, running) = (runs[0], runs[1], runs[2]);
+    assert_eq!(bed.sweep().await.due, [waiting, held, running]);
+    let claim = bed.claim(held, "w1").await;
+    let taken = "status = 'running', started_at = now()";
+    bed.save(running, taken).await;
+    let repeated = [done, waiting, held, running];
+    for (run, status) in repeated
+        .into_iter()
+        .zip(["queued", "queued", "running", "running"])
+    {
+        repeat(&bed, run, status).await;
+    }
+
+    // Nobody can tell whose the claim is.
+    assert!(!bed.store.complete(&claim, &succeeded()).await.unwrap());
+    assert!(!bed.release(&claim, AttemptEnd::Error, None).await);
+    let queued_or_running = "operation_runs WHERE status IN ('queued', 'running')";
+    assert_eq!(bed.count(queued_or_running).await, 7);
+    // No connection has an active run by them, and none of them is waited for.
+    let unless_active = NewRun {
+        unless_active: Some(ConnectionId(1)),
+        ..new_run(1)
+    };
+    let recorded = bed.store.record(&unless_active).await.unwrap();
+    assert!(recorded.created);
+    let bare = bed.queued().await;
+    let healthy = [recorded.run_id, bare];
+    let counts = bed.store.counts().await.unwrap();
+    assert_eq!((counts.queued, counts.running), (2, 0));
+    let waiting_longest = bed.store.longest_waiting(&Binding::EVERYTHING, 10).await;
+    assert_eq!(waiting_longest.unwrap().len(), 2);
+    let next = bed.store.oldest_run_of_each_tenant(None, &[], 10).await;
+    let next: Vec<RunId> = next.unwrap().iter().map(|oldest| oldest.run).collect();
+    assert_eq!(next, [recorded.run_id]);
+    let shown: Vec<RunId> = healthy.into_iter().rev().collect();
+    let shown = [shown, repeated.into_iter().rev().collect()].concat();
+    assert_eq!(bed.listed().await, shown);
+    assert_eq!(bed.run(done).await.status, RunStatus::Queued);
+
+    // Sweeps end the lease that nobody can use any more, and go on.
+    bed.store.mark_undispatched(&repeated).await.unwrap();
+    for run in repeated {
+        bed.age_run(run, "started_at", 3600).await;
+    }
+    for due in [&healthy[1..], &[]] {
+        let swept = bed.sweep().await;
+        assert_eq!((swept.reclaimed, &swept.due[..]), (vec![], due));
+    }
+    let open = "verifyd.run_attempts WHERE ended_at IS NULL";
+    assert_eq!(bed.count(open).await, 0);
+    bed.store.try_sweeping().await.unwrap();
+    let me = worker("w2");
+    bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
+    let runs = repeated.iter().chain(&healthy);
+    let claims = join_all(runs.map(|run| bed.store.claim(*run, &me, &POLICY))).await;
+    let claimed = claims
+        .into_iter()
+        .filter_map(|answer| answer.unwrap().claimed());
+    let claimed: Vec<RunId> = claimed.map(|claim| claim.run.id).collect();
+    assert_eq!(claimed, healthy);
+    for run in repeated {
+        let answer = bed.store.claim(run, &me, &ISOLATED).await.unwrap();
+        assert!(answer.claimed().is_none(), "{run}");
+    }
+    bed.age_run(done, "completed_at", 20 * DAY).await;
+    let policy = PrunePolicy {
+        older_than: Duration::from_secs(u64::from(10 * DAY)),
+        batch: 100,
+    };
+    let pruned = bed.store.prune(&policy, None).await.unwrap();
+    assert_eq!(pruned.runs, 0);
+
+    // What is proposed mends it: then each is worked on.
+    let invalid = bed.store.invalid_runs(1_000, 1_000).await.unwrap();
+    let named: Vec<_> = invalid
+        .iter()
+        .map(|run| (run.operation_run_id, run.column))
+        .collect();
+    let newest_first = repeated.into_iter().rev().map(|run| (run, "id"));
+    assert_eq!(named, newest_first.collect::<Vec<_>>());
+    // Those that are not completed are found however many runs are newer.
+    let active = bed.store.invalid_runs(1, 1_000).await.unwrap();
+    assert_eq!(active, invalid);
+    for run in &invalid {
+        assert!(run.problem.starts_with("2 runs have it"), "{run:?}");
+        let remedy = run.remedy.as_deref().unwrap();
+        bed.exec(remedy.rsplit(": ").next().unwrap()).await;
+    }
+    assert_eq!(bed.store.invalid_runs(1_000, 1_000).await.unwrap(), []);
+    let swept = bed.sweep().await;
+    assert_eq!(swept.reclaimed, [held, running]);
+    assert_eq!(swept.due, [waiting, held, running]);
+    assert_eq!(bed.run(done).await.status, RunStatus::Completed);
+    let pruned = bed.store.prune(&policy, None).await.unwrap();
+    assert_eq!(pruned.runs, 1);
 }
