@@ -3,7 +3,7 @@
 use super::bounds::{end, time};
 use super::dialect::{among, before, each, now, own, postgres_only, run_type};
 use super::postgres::{ADVISORY_PRUNE, ADVISORY_SPACE};
-use super::repeated_ids::has_own_id;
+use super::repeated_ids::has_own_id_by_columns;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, read, transaction};
 use super::statement::{Sql, earlier};
@@ -32,7 +32,7 @@ macro_rules! prunable {
               AND NOT EXISTS (SELECT 1 FROM " own!(carried_acknowledgements) " k
                   JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
                   WHERE k.from_run_id = r.id AND k.lapsed_at IS NULL AND a.withdrawn_at IS NULL
-                    AND (a.expires_at IS NULL OR " end!("a.expires_at") " > " now!() ")) AND " has_own_id!("r")
+                    AND (a.expires_at IS NULL OR " end!("a.expires_at") " > " now!() ")) AND " has_own_id_by_columns!("r")
         )
     };
 }

@@ -3,8 +3,8 @@
 //! A unique key of a partitioned table contains the partition key, so a producer or a restored backup can give one id to
 //! runs in two partitions. Nothing tells whose an attempt, a hint or a report of that id is. So none of these runs is
 //! claimed, queued again, completed or pruned until one alone has the id: whatever decides so asks `has_own_id!`, or the
-//! look-up `of_only_run!`. `invalid_runs` lists them, nothing counts them as waiting (`is_not_repeated!`), and reads show the one that was recorded last (`is_newest_of_id!`).
-//! Rows of another type do not count.
+//! look-up `of_only_run!`. `invalid_runs` lists them, nothing counts them as waiting (`is_not_repeated!`), and reads show
+//! the one that was recorded last (`is_newest_of_id!`). Rows of another type do not count.
 //!
 //! Where `operation_runs` is not partitioned, every row is in the table of this name, and no other row is looked for.
 
@@ -26,16 +26,42 @@ macro_rules! has_own_id {
         concat!(
             "CASE WHEN ",
             $r,
-            ".tableoid = 'operation_runs'::regclass THEN true
-              ELSE (SELECT count(*) = 1 FROM operation_runs same WHERE same.id = ",
-            $r,
-            ".id AND ",
-            $crate::store::repeated_ids::is_of_type!(postgres "same"),
-            ") END"
+            ".tableoid = 'operation_runs'::regclass THEN true ELSE ",
+            $crate::store::repeated_ids::is_only_one!($r),
+            " END"
         )
     };
     (sqlite $r:literal) => {
         "true"
+    };
+}
+
+/// The same for a role that may read no system column: no `tableoid`.
+macro_rules! has_own_id_by_columns {
+    (postgres $r:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $crate::store::repeated_ids::is_partitioned!(),
+            " THEN ",
+            $crate::store::repeated_ids::is_only_one!($r),
+            " ELSE true END"
+        )
+    };
+    (sqlite $r:literal) => {
+        "true"
+    };
+}
+
+/// The look-up of `has_own_id!`.
+macro_rules! is_only_one {
+    ($r:literal) => {
+        concat!(
+            "(SELECT count(*) = 1 FROM operation_runs same WHERE same.id = ",
+            $r,
+            ".id AND ",
+            $crate::store::repeated_ids::is_of_type!(postgres "same"),
+            ")"
+        )
     };
 }
 
@@ -130,6 +156,6 @@ macro_rules! of_only_run {
 }
 
 pub(super) use {
-    has_own_id, is_newest_of_id, is_not_repeated, is_of_type, is_partitioned, of_only_run,
-    repeated_active_ids,
+    has_own_id, has_own_id_by_columns, is_newest_of_id, is_not_repeated, is_of_type, is_only_one,
+    is_partitioned, of_only_run, repeated_active_ids,
 };

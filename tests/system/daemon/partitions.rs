@@ -53,6 +53,32 @@ async fn a_worker_goes_on_while_its_table_is_partitioned() {
     const MONTHS: f64 = 330.0 * 86_400.0;
     assert!(daemon.metric("verifyd_partitions_left_seconds").await > MONTHS);
 
+    // An id that another run gets stops no sweep and no start.
+    drop(daemon);
+    bench
+        .execute(
+            "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context, created_at)
+             SELECT id, workspace_id, tenant_id, type, 'queued', context, now() + interval '40 days'
+             FROM operation_runs ORDER BY id LIMIT 1",
+        )
+        .await;
+    let daemon = bench.serve(&[]);
+    daemon.ready().await;
+    bench.become_role("verifyd_operator");
+    bench.enqueue(connection);
+    let succeeded = "SELECT count(*) FROM operation_runs WHERE outcome = 'succeeded'";
+    bench.until(succeeded, |runs| runs == 5).await;
+    bench.become_role("verifyd_serve");
+    let (code, bad) = examined(&bench);
+    assert_eq!((code, bad.len()), (0, 1), "{bad:?}");
+    let (part, found, remedy) = &bad[0];
+    assert_eq!(part, "invalid runs");
+    assert!(found.contains("2 runs have it"), "{found}");
+    assert!(
+        remedy.contains("DELETE FROM operation_runs WHERE id = "),
+        "{remedy}"
+    );
+
     // Rows of the next month would be refused: that is no mere warning.
     let free = format!(
         "DROP TABLE operation_runs_default, {next}; CREATE TABLE {next} (of_application int)"
