@@ -22,6 +22,7 @@ pub struct InvalidRun {
 /// Looks for invalid runs.
 #[async_trait]
 pub trait InvalidRunStore: Send + Sync {
-    /// Returns the invalid runs among the `latest` rows of the table, at most `limit`, newest first.
+    /// Returns the invalid runs among the `latest` rows of the table, at most `limit`, newest first. Those that share an id
+    /// are also looked for among the first runs that are not completed.
     async fn invalid_runs(&self, latest: u32, limit: u32) -> Result<Vec<InvalidRun>, StoreError>;
 }

@@ -34,8 +34,8 @@ pub(super) trait ClaimByItself {
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError>;
 }
 
-/// Locks the run if it is still running and has its id for itself. Whatever follows in this transaction sees everything that an earlier
-/// holder of the lock committed.
+/// Locks the run if it is still running, and has its id for itself. Whatever follows in this transaction sees everything
+/// that an earlier holder of the lock committed.
 const LOCK_RUNNING: Sql = both!(
     "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!("r")
     " AND r.status = 'running' AND " has_own_id!("r") postgres_only!(" FOR NO KEY UPDATE")

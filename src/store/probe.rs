@@ -70,7 +70,8 @@ const CHECKABLE: Sql = both!(
 /// A run that the next worker would claim, where no check can be recorded. Never waits for a lock.
 const QUEUED: Sql = both!(
     "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!()
-    " AND r.status = 'queued' AND r.started_at IS NULL AND " is_claimable!() " AND " has_own_id!("r") " ORDER BY r.id LIMIT 1"
+    " AND r.status = 'queued' AND r.started_at IS NULL AND " is_claimable!() " AND " has_own_id!("r")
+    " ORDER BY r.id LIMIT 1"
     postgres_only!(" FOR NO KEY UPDATE SKIP LOCKED")
 );
 

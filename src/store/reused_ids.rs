@@ -48,8 +48,8 @@ const SET_ASIDE: Sql = Sql {
         postgres "UPDATE verifyd.run_attempts a SET earlier = true,
             ended_at = coalesce(a.ended_at, clock_timestamp()),
             end_reason = coalesce(a.end_reason, 'superseded')
-        FROM operation_runs r WHERE a.run_id = $1 AND NOT a.earlier AND r.id = a.run_id AND r.type = "
-        run_type!() " AND (" is_earlier!() ")"
+        FROM operation_runs r WHERE a.run_id = $1 AND NOT a.earlier AND r.id = a.run_id AND "
+        is_of_type!("r") " AND (" is_earlier!() ")"
     ),
     sqlite: sql_for!(
         sqlite "UPDATE verifyd_run_attempts SET earlier = 1, ended_at = coalesce(ended_at, " now!()

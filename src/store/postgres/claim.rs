@@ -46,7 +46,8 @@ const CLAIM: &str = sql!(
     ), locked AS MATERIALIZED (
         SELECT r.id, r.started_at FROM operation_runs r
         WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!() " = 'queued' AND "
-    is_claimable!() " AND " has_own_id!(postgres "r") " AND ($9 OR " is_small!("r.context") ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
+    is_claimable!() " AND " has_own_id!(postgres "r")
+    " AND ($9 OR " is_small!("r.context") ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
     ), history AS (
         SELECT l.id, h.*, h.spent >= w.most OR h.failed >= $6 AS exhausted,
                h.spent + 1 >= w.most AND h.lost > 0 AS last_chance

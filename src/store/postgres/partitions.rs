@@ -1,7 +1,8 @@
 //! `operation_runs` partitioned by month of `created_at`, where verifyd made it.
 //!
 //! A unique key contains the partition key. So ids are unique as far as the sequence makes them so (`repeated_ids`: where
-//! they are not), and a run is looked for by its id in every partition. Another application's table is partitioned by that application.
+//! they are not), and a run is looked for by its id in every partition. Another application's table is partitioned by that
+//! application.
 
 use super::PostgresStore;
 use super::guards::{NO_TIMEOUT, PAUSE, RunsTable, TRIES, TRIGGERS, Trigger, again, run};

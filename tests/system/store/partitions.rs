@@ -7,6 +7,7 @@ use crate::store::fixtures::{
 use crate::store::relation_kinds::replaced;
 use futures::future::join_all;
 use std::time::Duration;
+use test_support::waiting::until;
 use verifyd::domain::access::Binding;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, RunId, RunStatus};
@@ -409,4 +410,33 @@ async fn runs_that_share_an_id_cost_nobody_anything() {
     assert_eq!(bed.run(done).await.status, RunStatus::Completed);
     let pruned = bed.store.prune(&policy, None).await.unwrap();
     assert_eq!(pruned.runs, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_month_without_statistics_is_searched_by_the_index_of_ids() {
+    let bed = Bed::partitioned().await;
+    let month = "SELECT 'operation_runs_' || to_char(now() AT TIME ZONE 'UTC' + interval '40 days', 'YYYY_MM')";
+    let month = bed.text(month).await;
+    bed.exec(&format!(
+        "ALTER TABLE {month} SET (autovacuum_enabled = false);
+         INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+         SELECT 1, 7, '{RUN_TYPE}', 'queued', '{}', now() + interval '40 days' FROM generate_series(1, 1000)",
+        quoted(&context(1))
+    ))
+    .await;
+    bed.complete(RunId(500), &succeeded()).await;
+    // Sessions tell what they have read when they end.
+    bed.store.close().await;
+    let read = |indexes: &str| {
+        format!(
+            "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes
+             WHERE relname = '{month}' AND indexrelname {indexes} '%_pkey'"
+        )
+    };
+    let (of_ids, others) = (read("LIKE"), read("NOT LIKE"));
+    until("it is known what was read", async || {
+        bed.number(&of_ids).await > 0
+    })
+    .await;
+    assert_eq!(bed.number(&others).await, 0);
 }
