@@ -48,9 +48,9 @@ const END: &str = sql!(
         - extract(epoch FROM now()))::float8, partdefid <> 0 FROM runs"
 );
 
-/// Whether a partition has the name of a month.
+/// Whether a partition has the name of a month, or of the one that the table was before.
 const IS_MONTHLY: &str = sql!(
-    parts!() "SELECT EXISTS (SELECT FROM part WHERE relname ~ '^operation_runs_[0-9]{4}_[0-9]{2}$')"
+    parts!() "SELECT EXISTS (SELECT FROM part WHERE relname ~ '^operation_runs_([0-9]{4}_[0-9]{2}|earlier)$')"
 );
 
 /// `$1`: months ahead. This month and the next ones that no partition has: names and bounds, and whether their rows will

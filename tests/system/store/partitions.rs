@@ -359,9 +359,9 @@ async fn runs_that_share_an_id_cost_nobody_anything() {
     for run in repeated {
         bed.age_run(run, "started_at", 3600).await;
     }
-    for due in [&healthy[1..], &[]] {
+    for due in [vec![bare], vec![]] {
         let swept = bed.sweep().await;
-        assert_eq!((swept.reclaimed, &swept.due[..]), (vec![], due));
+        assert_eq!((swept.reclaimed, swept.due), (vec![], due));
     }
     let open = "verifyd.run_attempts WHERE ended_at IS NULL";
     assert_eq!(bed.count(open).await, 0);
