@@ -51,9 +51,10 @@ pub enum FileError {
     #[error("it holds no private key")]
     NoPrivateKey,
     #[error(
-        "it is a PKCS#7 file (.p7b), which never holds a private key; export the certificate with its private key as .pfx"
+        "it is a PKCS#7 file (.p7b), which never holds a private key; export the certificate with its private key as \
+         .pfx, or give {file} with --certificate and the key's file with --private-key, after making it with: {command}"
     )]
-    Pkcs7,
+    Pkcs7 { file: String, command: String },
     #[error("{what} cannot be read here; convert it with: {command}")]
     Convert { what: &'static str, command: String },
     #[error(
@@ -218,7 +219,14 @@ impl<'a> Reader<'a> {
                 continue;
             }
             match block.label {
-                "PKCS7" | "CMS" => return Err(FileError::Pkcs7),
+                "PKCS7" | "PKCS #7 SIGNED DATA" => {
+                    return Err(self.pkcs7(&self.filter, "pkcs7"));
+                }
+                "CMS" => return Err(self.pkcs7_labelled("CMS")),
+                // Some authorities label it so.
+                "CERTIFICATE" if block.der().is_ok_and(|der| is_pkcs7(&der)) => {
+                    return Err(self.pkcs7_labelled("CERTIFICATE"));
+                }
                 "OPENSSH PRIVATE KEY" => return Err(self.openssh_key()),
                 _ if is_key && block.is_protected => return Err(self.unread_key(PROTECTED)),
                 "ENCRYPTED PRIVATE KEY" => {
@@ -242,7 +250,7 @@ impl<'a> Reader<'a> {
     fn read_binary(&self, bytes: &[u8]) -> Option<Result<Contents, FileError>> {
         Some(match bytes {
             [0x30, 0x80, 0x02, 0x01, 0x03, ..] => Err(self.unread_pkcs12()),
-            [0x30, 0x80, 0x06, 0x09, rest @ ..] if rest.starts_with(PKCS7) => Err(FileError::Pkcs7),
+            _ if is_pkcs7(bytes) => Err(self.pkcs7(&self.filter, "pkcs7 -inform DER")),
             [0x30, ..] => self.read_der(bytes, body_of(bytes)?),
             _ => return None,
         })
@@ -261,7 +269,6 @@ impl<'a> Reader<'a> {
             [0x02, 0x01, 0x00 | 0x01, 0x30, ..] => contents.add("PRIVATE KEY", der),
             [0x02, 0x01, 0x00 | 0x01, 0x02, ..] => contents.add("RSA PRIVATE KEY", der),
             [0x02, 0x01, 0x01, 0x04, ..] => contents.add("EC PRIVATE KEY", der),
-            [0x06, 0x09, rest @ ..] if rest.starts_with(PKCS7) => return Err(FileError::Pkcs7),
             [0x30, ..] => contents.add("PRIVATE KEY", &self.decrypt_key(der)?),
             _ => return Err(FileError::NothingFound),
         }
@@ -319,6 +326,23 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn pkcs7(&self, filter: &str, command: &str) -> FileError {
+        FileError::Pkcs7 {
+            file: format!("{}.pem", self.name),
+            command: self.openssl_behind(filter, &format!("{command} -print_certs"), "pem"),
+        }
+    }
+
+    /// The same for a label of PEM under which OpenSSL looks for something else.
+    fn pkcs7_labelled(&self, label: &str) -> FileError {
+        let sed = format!("sed 's/ {label}-----/ PKCS7-----/'");
+        let filter = match self.filter.as_str() {
+            "" => format!("{sed} < {} | ", self.name),
+            filter => format!("{filter}{sed} | "),
+        };
+        self.pkcs7(&filter, "pkcs7")
+    }
+
     fn unread_key(&self, form: &'static str) -> FileError {
         FileError::ConvertKey {
             form,
@@ -341,12 +365,26 @@ impl<'a> Reader<'a> {
 
     /// The command of OpenSSL 3 that makes a file beside this one, which only its owner reads.
     fn openssl(&self, command: &str, extension: &str) -> String {
-        let Self { name, filter, .. } = self;
-        match filter.as_str() {
+        self.openssl_behind(&self.filter, command, extension)
+    }
+
+    fn openssl_behind(&self, filter: &str, command: &str, extension: &str) -> String {
+        let name = &self.name;
+        match filter {
             "" => format!("openssl {command} -in {name} -out {name}.{extension}"),
             filter => format!("{filter}openssl {command} -out {name}.{extension}"),
         }
     }
+}
+
+/// Whether the bytes are PKCS#7, in DER or in BER with a length that is not given.
+fn is_pkcs7(bytes: &[u8]) -> bool {
+    let body = match bytes {
+        [0x30, 0x80, body @ ..] => Some(body),
+        [0x30, ..] => body_of(bytes),
+        _ => None,
+    };
+    matches!(body, Some([0x06, 0x09, rest @ ..]) if rest.starts_with(PKCS7))
 }
 
 /// Splits DER into its first value with the header, and the rest.

@@ -274,7 +274,11 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
             Some(PASSWORD),
             "base64 -d | openssl pkcs12 -legacy -nodes -out x.pfx.pem",
         ),
-        (ber(&der(PKCS7_PEM)), None, "never holds a private key"),
+        (
+            ber(&der(PKCS7_PEM)),
+            None,
+            "openssl pkcs7 -inform DER -print_certs -in x.pfx -out x.pfx.pem",
+        ),
         (
             b"\x1e\xf1\xb5\xb0\0\0\0\0".to_vec(),
             None,
@@ -282,8 +286,43 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
         ),
         (broken, Some(PASSWORD), ""),
         (AES256[..AES256.len() - 7].into(), Some(PASSWORD), nothing),
-        (PKCS7_PEM.into(), None, "never holds a private key"),
-        (der(PKCS7_PEM), None, "never holds a private key"),
+        (
+            PKCS7_PEM.into(),
+            None,
+            "never holds a private key; export the certificate with its private key as .pfx, or give x.pfx.pem with \
+             --certificate and the key's file with --private-key, after making it with: \
+             openssl pkcs7 -print_certs -in x.pfx -out x.pfx.pem",
+        ),
+        (
+            PKCS7_PEM.replace(" PKCS7-", " PKCS #7 SIGNED DATA-").into(),
+            None,
+            "with: openssl pkcs7 -print_certs -in x.pfx -out x.pfx.pem",
+        ),
+        (
+            PKCS7_PEM.replace(" PKCS7-", " CMS-").into(),
+            None,
+            "with: sed 's/ CMS-----/ PKCS7-----/' < x.pfx | openssl pkcs7 -print_certs -out x.pfx.pem",
+        ),
+        (
+            format!("{KEY}{}", PKCS7_PEM.replace(" PKCS7-", " CERTIFICATE-")).into(),
+            None,
+            "with: sed 's/ CERTIFICATE-----/ PKCS7-----/' < x.pfx | openssl pkcs7 -print_certs",
+        ),
+        (
+            utf16(&PKCS7_PEM.replace(" PKCS7-", " CMS-")),
+            None,
+            r"tr -cd '\11-\176' < x.pfx | sed 's/ CMS-----/ PKCS7-----/' | openssl pkcs7 -print_certs",
+        ),
+        (
+            der(PKCS7_PEM),
+            None,
+            "openssl pkcs7 -inform DER -print_certs -in x.pfx -out x.pfx.pem",
+        ),
+        (
+            STANDARD.encode(der(PKCS7_PEM)).into(),
+            None,
+            "base64 -d | openssl pkcs7 -inform DER -print_certs -out x.pfx.pem",
+        ),
         (
             b"\xfe\xed\xfe\xed\0\0\0\x02".to_vec(),
             None,
