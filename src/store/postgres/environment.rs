@@ -65,16 +65,20 @@ const VARIABLES: &[Variable] = &[
     },
     of_parameter(
         "PGSSLMODE",
-        &["sslmode", "ssl-mode"],
+        address::SSL_MODE,
         &[("", "does not support TLS"), ("", "no encryption")],
     ),
     of_parameter(
         "PGSSLROOTCERT",
-        &["sslrootcert", "ssl-root-cert", "ssl-ca"],
+        address::AUTHORITIES,
         &[("", "UnknownIssuer")],
     ),
-    of_parameter("PGSSLCERT", &["sslcert", "ssl-cert"], OF_CLIENT_CERTIFICATE),
-    of_parameter("PGSSLKEY", &["sslkey", "ssl-key"], OF_CLIENT_CERTIFICATE),
+    of_parameter(
+        "PGSSLCERT",
+        address::CLIENT_CERTIFICATE,
+        OF_CLIENT_CERTIFICATE,
+    ),
+    of_parameter("PGSSLKEY", address::CLIENT_KEY, OF_CLIENT_CERTIFICATE),
     // The driver puts those of the address behind these.
     of_parameter(
         "PGOPTIONS",
