@@ -396,6 +396,9 @@ mod tests {
             "postgres://h1,h2",
             "postgres://u:p@[::1]:5432,10.0.0.1:5432/db",
             "postgres://u:a,b@h/db",
+            "postgres://?host=/var/run/postgresql",
+            "postgres:///db?host=h&port=5433",
+            "postgres://u:p@:5433/db?hostaddr=10.0.0.1",
         ] {
             assert_eq!(problem(address), None, "{address}");
         }
@@ -405,6 +408,9 @@ mod tests {
             ("postgres://u:S3cret@h1:1,h2:x/db", "the port is not"),
             ("postgres://u:S3cret@h1:1,h2:0/db", "the port is not"),
             ("postgres://u:S3cret@h1,,h2/db", "the host is missing"),
+            ("postgres://u:S3cret@/db?host=", "the host is missing"),
+            ("postgres://?host=h1,h2", "allowed: one host; write several"),
+            ("postgres://u:S3cret@,h2/db?host=h1", "the host is missing"),
             ("postgres://u:S3cret@h1,::1/db", "must be in brackets"),
             (
                 "postgres://u:S3cret@h1,h2/db?hostaddr=::1",

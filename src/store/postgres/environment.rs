@@ -33,7 +33,8 @@ const fn of_parameter(
     }
 }
 
-/// `PGHOST` and `PGHOSTADDR` are not read, as every address has a host; `PGAPPNAME` neither, nor files of passwords.
+/// `PGHOST` and `PGHOSTADDR` are not read, as every address has a host, or a parameter for it; `PGAPPNAME` neither, nor
+/// files of passwords.
 const VARIABLES: &[Variable] = &[
     Variable {
         what: "the port",
