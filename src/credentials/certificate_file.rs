@@ -36,8 +36,11 @@ pub enum FileError {
          --certificate-password-stdin"
     )]
     PasswordNeeded,
-    #[error("the password does not open it")]
-    WrongPassword,
+    #[error(
+        "the password does not open it{}",
+        if *.has_blank { "; the password begins or ends with a blank" } else { "" }
+    )]
+    WrongPassword { has_blank: bool },
     #[error(
         "it holds a certificate and no private key; give the key with --private-key FILE, or export the \
          certificate with its private key as .pfx"
@@ -314,7 +317,9 @@ impl<'a> Reader<'a> {
 
     fn wrong_password(&self) -> FileError {
         match self.password {
-            Some(_) => FileError::WrongPassword,
+            Some(password) => FileError::WrongPassword {
+                has_blank: text_decoding::has_blank_around(password.expose_secret()),
+            },
             None => FileError::PasswordNeeded,
         }
     }

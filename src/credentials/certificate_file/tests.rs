@@ -234,6 +234,11 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
         ),
         (RC2.into(), Some("wrong"), "the password does not open it"),
         (
+            AES256.into(),
+            Some("pässword 1 "),
+            "the password does not open it; the password begins or ends with a blank",
+        ),
+        (
             TRIPLE_DES.into(),
             Some("wrong"),
             "the password does not open it",

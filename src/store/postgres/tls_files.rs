@@ -125,7 +125,8 @@ impl TlsFile {
     }
 
     fn read(&self, name: &str, path: &str) -> Result<Option<Zeroizing<String>>, String> {
-        let bytes = files::read(Path::new(path), MAX_FILE_BYTES)
+        // The driver reads it again.
+        let bytes = files::read_regular(Path::new(path), MAX_FILE_BYTES)
             .map_err(|error| format!("the TLS file {path:?} of {name} cannot be read: {error}"))?;
         let decoded = text_decoding::decode(&bytes).ok();
         let decoded = decoded.filter(|text| text.as_bytes() != bytes.as_slice());
@@ -175,6 +176,9 @@ mod tests {
         let broken = write("broken", garbage.as_bytes());
         let second = format!("{}{garbage}", certificate.pem());
         let second = write("second", second.as_bytes());
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        let pipe = pipe.to_str().unwrap();
         let broken_key = write("broken_key", armoured("PRIVATE KEY").as_bytes());
         for (query, problem) in [
             (
@@ -235,6 +239,10 @@ mod tests {
             (
                 format!("sslmode=prefer&sslcert={der}&sslkey={encrypted}"),
                 format!("the TLS file {der:?} of the parameter sslcert holds no certificate in PEM"),
+            ),
+            (
+                format!("sslcert={pem}&sslkey={pipe}"),
+                format!("the TLS file {pipe:?} of the parameter sslkey cannot be read: it is a pipe, allowed: a regular file"),
             ),
             (
                 "sslkey=-----BEGIN%20PRIVATE%20KEY-----".to_owned(),

@@ -477,9 +477,14 @@ async fn a_client_that_the_provider_does_not_accept_is_for_the_operator() {
         let said = format!("client_id or secret ({code}). Tell your operator");
         assert!(page.contains(&said), "{page}");
     }
-    let logged = SignInError::WrongClient("invalid_client".to_owned()).to_string();
-    for key in ["http.oidc.client_id", "http.oidc.client_secret_file"] {
-        assert!(logged.contains(key), "{logged}");
+    for has_blank in [false, true] {
+        let code = "invalid_client".to_owned();
+        let logged = SignInError::WrongClient { code, has_blank }.to_string();
+        for key in ["http.oidc.client_id", "http.oidc.client_secret_file"] {
+            assert!(logged.contains(key), "{logged}");
+        }
+        let is_named = logged.ends_with("begins or ends with a blank");
+        assert_eq!(is_named, has_blank, "{logged}");
     }
 }
 
