@@ -51,6 +51,10 @@ pub enum FileError {
          the key's with --private-key FILE"
     )]
     KeyAlone,
+    #[error(
+        "it holds the request for a certificate, and no certificate; give the one that the authority made of it"
+    )]
+    RequestAlone,
     #[error("it holds no private key")]
     NoPrivateKey,
     #[error(
@@ -98,6 +102,7 @@ pub fn credential_from_files(
     }
     let Contents { keys, rest } = found;
     match (keys.is_empty(), rest.contains(BEGIN_CERTIFICATE)) {
+        (_, false) if rest.contains(REQUEST) => return Err(FileError::RequestAlone),
         (true, true) => return Err(FileError::CertificateAlone),
         (true, false) => return Err(FileError::NothingFound),
         (false, false) => return Err(FileError::KeyAlone),
@@ -122,6 +127,9 @@ pub fn credential_from_files(
 }
 
 const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+
+/// How the labels of PKCS#10 end.
+const REQUEST: &str = "CERTIFICATE REQUEST-----";
 
 /// The content of a file, as PEM.
 #[derive(Default)]

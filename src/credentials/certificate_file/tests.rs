@@ -205,6 +205,7 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
     let with = |key: &str| format!("{key}{CERTIFICATE}").into_bytes();
     let nothing = "it holds neither a certificate nor a private key";
     let public_key = ec.public_key_pem();
+    let request = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n";
     let broken = [&AES256[..200], &[0xff; 40], &AES256[240..]].concat();
     let cases: Vec<(Vec<u8>, Option<&str>, &str)> = vec![
         (Vec::new(), None, nothing),
@@ -216,6 +217,16 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
         (CERTIFICATE.into(), None, "--private-key FILE"),
         (der(CERTIFICATE), None, "--private-key FILE"),
         (KEY.into(), None, "a private key and no certificate"),
+        (request.into(), None, "the request for a certificate"),
+        (
+            format!(
+                "{KEY}{}",
+                request.replace("CERTIFICATE R", "NEW CERTIFICATE R")
+            )
+            .into(),
+            None,
+            "the request for a certificate",
+        ),
         (der(KEY), None, "a private key and no certificate"),
         (with(&other.serialize_pem()), None, "public keys differ"),
         (with(&ec.serialize_pem()), None, "must be an RSA key"),
