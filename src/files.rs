@@ -5,7 +5,7 @@ pub mod trusted_authorities;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::mpsc;
@@ -42,12 +42,43 @@ fn read_within(path: &Path, most: usize, timeout: Duration) -> io::Result<Zeroiz
     })
 }
 
+/// Reads a regular file of at most `most` bytes: one that is read again later, as a pipe gives its content once.
+pub fn read_regular(path: &Path, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    limited(open_regular(path)?, most)
+}
+
 /// Opens a file that is no pipe: opening one would wait for a writer.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+    let kind = std::fs::metadata(path)?.file_type();
+    match kind.is_file() {
+        true => File::open(path),
+        false => Err(refused(kind, "a regular file")),
     }
-    File::open(path)
+}
+
+fn refused(found: FileType, allowed: &str) -> io::Error {
+    let found = name_of(found);
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("it is {found}, allowed: {allowed}"),
+    )
+}
+
+/// What is no regular file, in words.
+#[cfg(unix)]
+fn name_of(kind: FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt as _;
+    match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    }
+}
+
+#[cfg(not(unix))]
+fn name_of(_: FileType) -> &'static str {
+    "no regular file"
 }
 
 /// Reads up to the limit, into a buffer that is overwritten when it is dropped. It is allocated at full size:
@@ -98,15 +129,7 @@ fn is_regular(path: &Path) -> io::Result<bool> {
     if kind.is_file() || kind.is_fifo() {
         return Ok(kind.is_file());
     }
-    let found = match () {
-        () if kind.is_dir() => "a directory",
-        () if kind.is_socket() => "a socket",
-        () => "a device",
-    };
-    Err(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        format!("it is {found}, allowed: a file or a pipe"),
-    ))
+    Err(refused(kind, "a file or a pipe"))
 }
 
 #[cfg(not(unix))]

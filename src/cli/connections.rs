@@ -306,7 +306,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                 list::expires(facts.credential_expires_at, Some(source))
             ),
             None if expiry == Some(RecordedExpiry::Invalid) => {
-                "unknown: provider_credentials.expires_at is no time".to_owned()
+                "unknown: provider_credentials.expires_at is no time from the year 1 on".to_owned()
             }
             None => list::expires(facts.credential_expires_at, None),
         },

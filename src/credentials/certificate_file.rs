@@ -36,8 +36,11 @@ pub enum FileError {
          --certificate-password-stdin"
     )]
     PasswordNeeded,
-    #[error("the password does not open it")]
-    WrongPassword,
+    #[error(
+        "the password does not open it{}",
+        if *.has_blank { "; the password begins or ends with a blank" } else { "" }
+    )]
+    WrongPassword { has_blank: bool },
     #[error(
         "it holds a certificate and no private key; give the key with --private-key FILE, or export the \
          certificate with its private key as .pfx"
@@ -48,12 +51,17 @@ pub enum FileError {
          the key's with --private-key FILE"
     )]
     KeyAlone,
+    #[error(
+        "it holds the request for a certificate, and no certificate; give the one that the authority made of it"
+    )]
+    RequestAlone,
     #[error("it holds no private key")]
     NoPrivateKey,
     #[error(
-        "it is a PKCS#7 file (.p7b), which never holds a private key; export the certificate with its private key as .pfx"
+        "it is a PKCS#7 file (.p7b), which never holds a private key; export the certificate with its private key as \
+         .pfx, or give {file} with --certificate and the key's file with --private-key, after making it with: {command}"
     )]
-    Pkcs7,
+    Pkcs7 { file: String, command: String },
     #[error("{what} cannot be read here; convert it with: {command}")]
     Convert { what: &'static str, command: String },
     #[error(
@@ -94,6 +102,7 @@ pub fn credential_from_files(
     }
     let Contents { keys, rest } = found;
     match (keys.is_empty(), rest.contains(BEGIN_CERTIFICATE)) {
+        (_, false) if rest.contains(REQUEST) => return Err(FileError::RequestAlone),
         (true, true) => return Err(FileError::CertificateAlone),
         (true, false) => return Err(FileError::NothingFound),
         (false, false) => return Err(FileError::KeyAlone),
@@ -118,6 +127,9 @@ pub fn credential_from_files(
 }
 
 const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+
+/// How the labels of PKCS#10 end.
+const REQUEST: &str = "CERTIFICATE REQUEST-----";
 
 /// The content of a file, as PEM.
 #[derive(Default)]
@@ -218,7 +230,14 @@ impl<'a> Reader<'a> {
                 continue;
             }
             match block.label {
-                "PKCS7" | "CMS" => return Err(FileError::Pkcs7),
+                "PKCS7" | "PKCS #7 SIGNED DATA" => {
+                    return Err(self.pkcs7(&self.filter, "pkcs7"));
+                }
+                "CMS" => return Err(self.pkcs7_labelled("CMS")),
+                // Some authorities label it so.
+                "CERTIFICATE" if block.der().is_ok_and(|der| is_pkcs7(&der)) => {
+                    return Err(self.pkcs7_labelled("CERTIFICATE"));
+                }
                 "OPENSSH PRIVATE KEY" => return Err(self.openssh_key()),
                 _ if is_key && block.is_protected => return Err(self.unread_key(PROTECTED)),
                 "ENCRYPTED PRIVATE KEY" => {
@@ -242,7 +261,7 @@ impl<'a> Reader<'a> {
     fn read_binary(&self, bytes: &[u8]) -> Option<Result<Contents, FileError>> {
         Some(match bytes {
             [0x30, 0x80, 0x02, 0x01, 0x03, ..] => Err(self.unread_pkcs12()),
-            [0x30, 0x80, 0x06, 0x09, rest @ ..] if rest.starts_with(PKCS7) => Err(FileError::Pkcs7),
+            _ if is_pkcs7(bytes) => Err(self.pkcs7(&self.filter, "pkcs7 -inform DER")),
             [0x30, ..] => self.read_der(bytes, body_of(bytes)?),
             _ => return None,
         })
@@ -261,7 +280,6 @@ impl<'a> Reader<'a> {
             [0x02, 0x01, 0x00 | 0x01, 0x30, ..] => contents.add("PRIVATE KEY", der),
             [0x02, 0x01, 0x00 | 0x01, 0x02, ..] => contents.add("RSA PRIVATE KEY", der),
             [0x02, 0x01, 0x01, 0x04, ..] => contents.add("EC PRIVATE KEY", der),
-            [0x06, 0x09, rest @ ..] if rest.starts_with(PKCS7) => return Err(FileError::Pkcs7),
             [0x30, ..] => contents.add("PRIVATE KEY", &self.decrypt_key(der)?),
             _ => return Err(FileError::NothingFound),
         }
@@ -307,7 +325,9 @@ impl<'a> Reader<'a> {
 
     fn wrong_password(&self) -> FileError {
         match self.password {
-            Some(_) => FileError::WrongPassword,
+            Some(password) => FileError::WrongPassword {
+                has_blank: text_decoding::has_blank_around(password.expose_secret()),
+            },
             None => FileError::PasswordNeeded,
         }
     }
@@ -317,6 +337,23 @@ impl<'a> Reader<'a> {
             what: "this PKCS#12 file",
             command: self.openssl("pkcs12 -legacy -nodes", "pem"),
         }
+    }
+
+    fn pkcs7(&self, filter: &str, command: &str) -> FileError {
+        FileError::Pkcs7 {
+            file: format!("{}.pem", self.name),
+            command: self.openssl_behind(filter, &format!("{command} -print_certs"), "pem"),
+        }
+    }
+
+    /// The same for a label of PEM under which OpenSSL looks for something else.
+    fn pkcs7_labelled(&self, label: &str) -> FileError {
+        let sed = format!("sed 's/ {label}-----/ PKCS7-----/'");
+        let filter = match self.filter.as_str() {
+            "" => format!("{sed} < {} | ", self.name),
+            filter => format!("{filter}{sed} | "),
+        };
+        self.pkcs7(&filter, "pkcs7")
     }
 
     fn unread_key(&self, form: &'static str) -> FileError {
@@ -341,12 +378,26 @@ impl<'a> Reader<'a> {
 
     /// The command of OpenSSL 3 that makes a file beside this one, which only its owner reads.
     fn openssl(&self, command: &str, extension: &str) -> String {
-        let Self { name, filter, .. } = self;
-        match filter.as_str() {
+        self.openssl_behind(&self.filter, command, extension)
+    }
+
+    fn openssl_behind(&self, filter: &str, command: &str, extension: &str) -> String {
+        let name = &self.name;
+        match filter {
             "" => format!("openssl {command} -in {name} -out {name}.{extension}"),
             filter => format!("{filter}openssl {command} -out {name}.{extension}"),
         }
     }
+}
+
+/// Whether the bytes are PKCS#7, in DER or in BER with a length that is not given.
+fn is_pkcs7(bytes: &[u8]) -> bool {
+    let body = match bytes {
+        [0x30, 0x80, body @ ..] => Some(body),
+        [0x30, ..] => body_of(bytes),
+        _ => None,
+    };
+    matches!(body, Some([0x06, 0x09, rest @ ..]) if rest.starts_with(PKCS7))
 }
 
 /// Splits DER into its first value with the header, and the rest.

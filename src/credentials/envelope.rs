@@ -28,10 +28,17 @@ const FAMILY: &str = "vfd";
 const MAX_BYTES: usize = 128 * 1024;
 const TAG_BYTES: usize = 16;
 
-/// Whether the payload claims to be an envelope of this program, of any version.
+/// Whether the payload claims to be an envelope of this program: of any version, or of this one in other letters.
 pub fn is_envelope(payload: &str) -> bool {
-    let payload = text_decoding::without_byte_order_mark(payload).trim_start();
-    payload.starts_with(FAMILY) && payload.contains('.')
+    let version = unwrapped(payload).split_once('.').map(|(first, _)| first);
+    version
+        .is_some_and(|version| version.starts_with(FAMILY) || version.eq_ignore_ascii_case(VERSION))
+}
+
+/// The payload without what tools leave around a text; no payload begins or ends so.
+pub(super) fn unwrapped(payload: &str) -> &str {
+    let payload = text_decoding::without_byte_order_mark(payload);
+    payload.trim_matches(|c: char| c.is_whitespace() || ['"', '\''].contains(&c))
 }
 
 /// Returns the id of the key that sealed this envelope; `None` if it is not of this version.
@@ -108,12 +115,14 @@ pub(super) fn open(
     if payload.len() > MAX_BYTES {
         return Err(Cause::TooLong.into());
     }
-    if text_decoding::without_byte_order_mark(payload).trim() != payload {
+    if unwrapped(payload) != payload {
         return Err(Cause::Surrounded.into());
     }
     let parts: Vec<&str> = payload.split('.').collect();
-    if parts[0] != VERSION {
-        return Err(Cause::EnvelopeVersion.into());
+    match parts[0] {
+        VERSION => {}
+        other if other.eq_ignore_ascii_case(VERSION) => return Err(Cause::EnvelopeCase.into()),
+        _ => return Err(Cause::EnvelopeVersion.into()),
     }
     let [_, id, nonce, ciphertext] = parts[..] else {
         return Err(Cause::EnvelopeDamaged.into());

@@ -7,6 +7,7 @@
 //! The plain text is a bare secret (`encryptString`, the `encrypted` cast), JSON (`encrypted:array`), or a
 //! PHP-serialised string or array (`encrypt`).
 
+use super::envelope;
 use super::key_ring::{KEY_BYTES, decode_key};
 use super::pem::credential_from_pem;
 use super::php::{self, Php};
@@ -75,15 +76,20 @@ pub(super) fn decrypt(
     if payload.is_empty() {
         return Err(Cause::Empty.into());
     }
-    // Base64 of `{"iv":`, as every payload begins.
-    let begins_like_one = payload.starts_with("eyJpdiI6");
+    // Base64 of `{"iv":`, as every payload begins, in whatever letters.
+    let begins_like_one = |payload: &str| {
+        let begin = payload.get(..8).unwrap_or_default();
+        begin.eq_ignore_ascii_case("eyJpdiI6")
+    };
     let json = STANDARD.decode(payload).map_err(|_| match payload {
-        _ if begins_like_one => Cause::LaravelDamaged,
+        _ if begins_like_one(payload) => Cause::LaravelDamaged,
+        _ if begins_like_one(envelope::unwrapped(payload)) => Cause::Surrounded,
         _ => Cause::PlainText,
     })?;
-    let payload: Payload<'_> = serde_json::from_slice(&json).map_err(|_| match json.first() {
-        Some(b'{') => Cause::LaravelDamaged,
-        _ => Cause::NeitherForm,
+    let is_one = begins_like_one(payload) || json.starts_with(b"{");
+    let payload: Payload<'_> = serde_json::from_slice(&json).map_err(|_| match is_one {
+        true => Cause::LaravelDamaged,
+        false => Cause::NeitherForm,
     })?;
     if keys.is_empty() {
         return Err(Cause::LaravelNoKey.into());

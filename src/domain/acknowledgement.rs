@@ -64,8 +64,12 @@ pub struct Acknowledgement {
     pub acknowledged_by: String,
     /// `None` when it was not made through verifyd, or by a version that did not record it.
     pub acknowledged_through: Option<Actor>,
-    pub acknowledged_at: DateTime<Utc>,
+    /// A time is `None` where another application recorded one that cannot be shown, such as `infinity`.
+    pub acknowledged_at: Option<DateTime<Utc>>,
     pub expires_at: Option<DateTime<Utc>>,
+    /// The recorded end is no time that can be shown, and counts as past.
+    pub is_past: bool,
+    pub is_withdrawn: bool,
     pub withdrawn_at: Option<DateTime<Utc>>,
     pub withdrawn_by: Option<String>,
     pub withdrawn_through: Option<Actor>,
@@ -74,7 +78,7 @@ pub struct Acknowledgement {
 impl Acknowledgement {
     /// Returns whether it is neither withdrawn nor expired.
     pub fn is_active(&self, now: DateTime<Utc>) -> bool {
-        self.withdrawn_at.is_none() && self.expires_at.is_none_or(|at| now < at)
+        !self.is_withdrawn && !self.is_past && self.expires_at.is_none_or(|at| now < at)
     }
 
     /// Returns whether it applies to a check with this key and reason code. (The status of the acknowledged

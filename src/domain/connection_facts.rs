@@ -49,11 +49,10 @@ pub struct CredentialExpiry {
 /// What is recorded with a credential about when it expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordedExpiry {
-    /// Nothing, or a time before all times.
     Absent,
     At(DateTime<Utc>),
     Never,
-    /// No time. It counts as absent.
+    /// No time, or one before the year 1. It counts as absent.
     Invalid,
 }
 

@@ -35,7 +35,7 @@ causes! {
         "Store a credential for the connection";
     TooLong, "the payload is longer than any credential",
         "Store the credential again";
-    Surrounded, "the payload has a space, a line end or a byte order mark around it",
+    Surrounded, "the payload has a space, line end, quotation mark or byte order mark around it",
         "Remove what stands around the payload, or store the credential again";
     PlainText, "the payload is plain text, not encrypted",
         "Replace the secret, which others may have read, and store the new one with verifyd or with Crypt";
@@ -45,6 +45,8 @@ causes! {
         "Store the credential again, in a column that is long enough";
     EnvelopeVersion, "the envelope's version is unknown to this program",
         "Run the version of verifyd that sealed it, or store the credential again";
+    EnvelopeCase, "upper and lower case of the envelope were changed",
+        "Store the credential again";
     KeyNotConfigured, "the key that it was sealed with is not configured",
         "Add that key to credentials.keys, or store the credential again";
     NotAuthentic, "it was changed, was sealed for another place, or its key is another one",

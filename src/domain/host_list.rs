@@ -1,19 +1,27 @@
 //! Takes the hosts of PostgreSQL's address apart: `postgres://USER:PASSWORD@HOST:PORT,HOST:PORT/…`, which is no URL.
 
-use url::Url;
+use std::borrow::Cow;
+use url::{Url, form_urlencoded};
 
 /// How an address begins that may have several hosts. In any other one a comma is a part of a name.
 const BEGINNINGS: [&str; 2] = ["postgres://", "postgresql://"];
 
+/// Parameters that take the place of the host before the database.
+const OF_A_HOST: [&str; 2] = ["host", "hostaddr"];
+
+/// What stands for a host that a parameter takes the place of: a URL with a user or a port needs one.
+const REPLACED: &str = "localhost";
+
 /// An address with one host or several.
 pub struct HostList<'a> {
     before: &'a str,
-    hosts: Vec<&'a str>,
+    hosts: Vec<Cow<'a, str>>,
     behind: &'a str,
 }
 
 impl<'a> HostList<'a> {
-    /// Splits the address at the commas between its hosts. No host has one; user and password may.
+    /// Splits the address at the commas between its hosts. No host has one; user and password may. As libpq does, it
+    /// takes an address without a host before the database where a parameter has one.
     pub fn of(address: &'a str) -> Self {
         let mut beginnings = BEGINNINGS.iter();
         let start = beginnings
@@ -22,10 +30,18 @@ impl<'a> HostList<'a> {
         let rest = &address[start..];
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let from = rest[..end].rfind('@').map_or(0, |at| at + 1);
+        let behind = &rest[end..];
+        let mut hosts: Vec<Cow<'a, str>> = rest[from..end].split(',').map(Cow::from).collect();
+        if let [only] = hosts.as_mut_slice()
+            && is_left_out(only)
+            && has_host(behind)
+        {
+            *only = Cow::from(format!("{REPLACED}{only}"));
+        }
         Self {
             before: &address[..start + from],
-            hosts: rest[from..end].split(',').collect(),
-            behind: &rest[end..],
+            hosts,
+            behind,
         }
     }
 
@@ -56,6 +72,19 @@ impl<'a> HostList<'a> {
     }
 }
 
+/// Whether nothing stands where the host does, or only its port.
+fn is_left_out(host: &str) -> bool {
+    let port = host.strip_prefix(':').unwrap_or(host);
+    port.is_empty() || port.len() < host.len() && port.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Whether a parameter has the host.
+fn has_host(behind: &str) -> bool {
+    let query = behind.split_once('?').map_or("", |(_, query)| query);
+    let mut parameters = form_urlencoded::parse(query.as_bytes());
+    parameters.any(|(name, value)| OF_A_HOST.contains(&&*name) && !value.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +107,24 @@ mod tests {
                 ],
             ),
             ("postgres://a,", &["postgres://a", "postgres://"]),
+            ("postgres://?host=/run", &["postgres://localhost?host=/run"]),
+            (
+                "postgres://u:p@/db?sslmode=disable&host=/cloudsql/a:b:c",
+                &["postgres://u:p@localhost/db?sslmode=disable&host=/cloudsql/a:b:c"],
+            ),
+            (
+                "postgresql://:5433/db?hostaddr=::1",
+                &["postgresql://localhost:5433/db?hostaddr=::1"],
+            ),
+            ("postgres:///db", &["postgres:///db"]),
+            ("postgres:///db?host=", &["postgres:///db?host="]),
+            ("postgres://::1/db?host=h", &["postgres://::1/db?host=h"]),
+            ("postgres://a:/db?host=h", &["postgres://a:/db?host=h"]),
+            (
+                "postgres://,a/db?host=h",
+                &["postgres:///db?host=h", "postgres://a/db?host=h"],
+            ),
+            ("redis://?host=h", &["redis://?host=h"]),
         ] {
             let found: Vec<String> = HostList::of(address).addresses().collect();
             assert_eq!(found, each, "{address}");

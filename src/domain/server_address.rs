@@ -4,7 +4,8 @@
 
 use super::text_decoding::{Named, is_left_by_copying};
 use percent_encoding::percent_decode_str;
-use url::{ParseError, Url};
+use std::borrow::Cow;
+use url::{ParseError, Url, form_urlencoded};
 
 /// Characters that end or divide the parts of a URL, in the order in which messages name them.
 const RESERVED: [char; 9] = ['#', '/', '?', '@', '[', ']', ':', ' ', '%'];
@@ -189,6 +190,32 @@ pub fn unknown_parameter(
     } else {
         format!("the parameter {name:?} is not known, allowed: {allowed}")
     })
+}
+
+/// Says which known parameter stands there more than once, also by another of the names that mean the same: one value
+/// would count without a word, and what is appended to an address could lower what it asks of TLS.
+pub fn repeated_parameter(
+    parameters: form_urlencoded::Parse<'_>,
+    same: &[&[&str]],
+) -> Option<String> {
+    let mut found: Vec<Cow<'_, str>> = Vec::new();
+    for (name, _) in parameters {
+        let names = same.iter().find(|names| names.contains(&&*name));
+        let mut earlier = found.iter();
+        let earlier = earlier.find(|earlier| {
+            **earlier == name || names.is_some_and(|names| names.contains(&&***earlier))
+        });
+        if let Some(earlier) = earlier {
+            return Some(match *earlier == name {
+                true => format!("the parameter {name} stands there twice; leave one out"),
+                false => format!(
+                    "the parameters {earlier} and {name} stand beside each other; leave one out"
+                ),
+            });
+        }
+        found.push(name);
+    }
+    None
 }
 
 /// Whether it can only be meant as a parameter.

@@ -102,6 +102,12 @@ pub fn without_line_end(text: &str) -> &str {
     text.strip_suffix('\r').unwrap_or(text)
 }
 
+/// Whether a text begins or ends with a blank. It may be meant, so a secret with one is suspected only once it is
+/// refused.
+pub fn has_blank_around(text: &str) -> bool {
+    text.trim() != text
+}
+
 /// A character as a message shows it: `U+00A0 NO-BREAK SPACE`. Characters of ordinary scripts have their
 /// number only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Checks the files of trusted authorities that variables of the environment name, before TLS reads them: its errors
 //! name neither variable nor file, or blame the server's certificate.
 
-use super::{CertificatesError, certificates};
+use super::{CertificatesError, certificates, open_regular};
 use std::ffi::{OsStr, OsString};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "SSL_CERT_FILE";
@@ -48,8 +49,11 @@ fn of_folder(folder: &Path) -> Option<String> {
 }
 
 fn of_file(variable: &str, path: &Path, needs_certificate: bool) -> Option<String> {
-    let held = match std::fs::read(path) {
-        Ok(pem) => certificates(&pem).err()?,
+    let mut pem = Vec::new();
+    // TLS reads it again.
+    let read = open_regular(path).and_then(|mut file| file.read_to_end(&mut pem));
+    let held = match read {
+        Ok(_) => certificates(&pem).err()?,
         Err(error) => return Some(unreadable("file", path, variable, &error)),
     };
     let counts = needs_certificate || held == CertificatesError::Broken;
@@ -87,7 +91,11 @@ mod tests {
         };
         for (name, path, words) in [
             (FILE, missing.as_path(), "cannot be read: No such file"),
-            (FILE, folder.path(), "cannot be read: "),
+            (
+                FILE,
+                folder.path(),
+                "cannot be read: it is a directory, allowed: a regular file",
+            ),
             (FILE, &empty, "holds no certificate in PEM"),
             (FILE, &broken, "holds a certificate that cannot be parsed"),
             (FOLDERS, &missing, "cannot be read: No such file"),

@@ -71,7 +71,7 @@ fn too_long(signs: &[(&str, Duration, Duration)]) -> Option<String> {
     Some(format!("{what} for {} s", lasted.as_secs()))
 }
 
-/// `GET /readyz`: 200 when a claim is possible, else 503 with the reason.
+/// `GET /readyz`: 200 when a claim would succeed once a slot is free, else 503 with the reason.
 pub async fn ready(State(health): State<Arc<Health>>) -> Response {
     let checks = health.readiness().await;
     let ready = checks.iter().all(|(_, problem)| problem.is_none());

@@ -10,7 +10,7 @@ use super::write_timeout::WriteTimeout;
 use crate::domain::trace_parent::TraceParent;
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use axum::middleware;
 use axum::response::IntoResponse as _;
 use hyper::body::Incoming;
@@ -147,7 +147,14 @@ async fn answer(
     let is_health = HEALTH.contains(&request.uri().path());
     let method = request.method().clone();
     let parent = traced_parent(request.headers());
+    let has_host = has_host(request.version(), request.headers());
+    // hyper removes a Content-Length beside it and reads on: what follows may be another request to a proxy than it is
+    // here. RFC 9112, 6.1: such a connection ends.
+    let is_last = !has_host || request.headers().contains_key(header::TRANSFER_ENCODING);
     let answered = async {
+        if !has_host {
+            return without_host(request.uri().path());
+        }
         if slot.is_reserved() && !is_health {
             return all_in_use(request.uri().path());
         }
@@ -168,14 +175,36 @@ async fn answer(
     } else {
         request_metrics::measured(&method, parent, answered).await
     };
-    if let Some(leftover) = leftover
-        && !leftover.discard(expects_continue, &slot).await
-    {
+    let is_read = match leftover {
+        Some(leftover) => leftover.discard(expects_continue, &slot).await,
+        None => true,
+    };
+    if is_last || !is_read {
         is_unread.store(true, Ordering::Relaxed);
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
     Ok(response.map(|body| AnswerBody::of(body, &slot)))
+}
+
+/// Whether the request names its host once: RFC 9112, 3.2. One of HTTP/1.0 need not.
+fn has_host(version: Version, headers: &HeaderMap) -> bool {
+    let mut named = headers.get_all(header::HOST).iter();
+    let is_of_host = |byte: &u8| byte.is_ascii_graphic() && !b"@/?#\\,".contains(byte);
+    match (named.next(), named.next()) {
+        (Some(host), None) => host.as_bytes().iter().all(is_of_host),
+        (None, _) => version != Version::HTTP_11,
+        (Some(_), Some(_)) => false,
+    }
+}
+
+fn without_host(path: &str) -> Response<Body> {
+    const ALLOWED: &str = "one host, with or without a port";
+    if path.starts_with(super::api::PREFIX) {
+        return super::api::invalid_host(path, ALLOWED);
+    }
+    let text = format!("The header Host is missing, repeated or no host. Allowed: {ALLOWED}.\n");
+    (StatusCode::BAD_REQUEST, text).into_response()
 }
 
 /// The span of the client, if it names one in one header.
@@ -209,6 +238,35 @@ fn all_in_use(path: &str) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_names_its_host_once() {
+        for (version, hosts, has_one) in [
+            (Version::HTTP_11, &["verifyd.example:443"][..], true),
+            (Version::HTTP_11, &["[::1]:9464"], true),
+            (Version::HTTP_11, &["a_b"], true),
+            // For a target without an authority.
+            (Version::HTTP_11, &[""], true),
+            (Version::HTTP_11, &[], false),
+            (Version::HTTP_11, &["a", "a"], false),
+            (Version::HTTP_11, &["a, b"], false),
+            (Version::HTTP_11, &["a b"], false),
+            (Version::HTTP_11, &["u@a"], false),
+            (Version::HTTP_11, &["a/b"], false),
+            (Version::HTTP_10, &[], true),
+            (Version::HTTP_10, &["a", "b"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(header::HOST, HeaderValue::from_static(host));
+            }
+            assert_eq!(
+                has_host(version, &headers),
+                has_one,
+                "{version:?} {hosts:?}"
+            );
+        }
+    }
 
     #[test]
     fn only_answers_that_need_the_database_yield_in_the_reserve() {

@@ -152,6 +152,17 @@ impl Unmet {
             ],
         }
     }
+
+    /// The same with what was found, in quotation marks where nobody would see all of it.
+    pub fn with_found(mut self, found: &str) -> Self {
+        let found = match !found.is_empty() && found.trim() == found {
+            true => found.to_owned(),
+            false => format!("{found:?}"),
+        };
+        self.evidence
+            .push(Evidence::new(EvidenceKind::Found, found));
+        self
+    }
 }
 
 /// Everything a provider needs for one check.

@@ -105,6 +105,14 @@ impl StoreError {
         }
     }
 
+    /// Returns the error of opening a connection with these words behind its text.
+    pub fn with_more(mut self, words: &str) -> Self {
+        if let Self::Unavailable(why) | Self::Refused(why) = &mut self {
+            why.text += words;
+        }
+        self
+    }
+
     /// Returns the text and code, where the error has them.
     pub fn detail(&self) -> Option<&Detail> {
         match self {

@@ -532,7 +532,6 @@ impl From<AcknowledgementRow> for Acknowledgement {
     fn from(row: AcknowledgementRow) -> Self {
         let text = |text: Option<Text>| text.map(|text| text.0);
         let needed = |needed: Option<Text>| text(needed).unwrap_or_default();
-        let at = row.acknowledged_at.unwrap_or(Time::Unknown);
         Self {
             id: AcknowledgementId(row.id),
             operation_run_id: RunId(row.operation_run_id),
@@ -541,9 +540,11 @@ impl From<AcknowledgementRow> for Acknowledgement {
             reason: needed(row.reason),
             acknowledged_by: needed(row.acknowledged_by),
             acknowledged_through: None,
-            acknowledged_at: at.happened(),
-            expires_at: row.expires_at.and_then(Time::expiry),
-            withdrawn_at: row.withdrawn_at.map(Time::happened),
+            acknowledged_at: row.acknowledged_at.and_then(Time::known),
+            expires_at: row.expires_at.and_then(Time::known),
+            is_past: row.expires_at.is_some_and(Time::is_past_end),
+            is_withdrawn: row.withdrawn_at.is_some(),
+            withdrawn_at: row.withdrawn_at.and_then(Time::known),
             withdrawn_by: text(row.withdrawn_by),
             withdrawn_through: None,
         }
@@ -583,7 +584,7 @@ fn attach(all: &mut [Acknowledgement], noted: Vec<ActorRow>) -> Result<(), Store
             a.id.0 == row.acknowledgement_id && a.operation_run_id.0 == row.operation_run_id
         };
         for found in all.iter_mut().filter(of) {
-            if row.action == ACKNOWLEDGED && found.acknowledged_at == row.at {
+            if row.action == ACKNOWLEDGED && found.acknowledged_at == Some(row.at) {
                 found.acknowledged_through = Some(actor.clone());
             } else if row.action == WITHDRAWN && found.withdrawn_at == Some(row.at) {
                 found.withdrawn_through = Some(actor.clone());

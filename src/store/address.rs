@@ -16,6 +16,21 @@ const SSL_MODES: &[&str] = &[
     "verify-full",
 ];
 
+/// Names of one parameter.
+pub(super) const SSL_MODE: &[&str] = &["sslmode", "ssl-mode"];
+pub(super) const AUTHORITIES: &[&str] = &["sslrootcert", "ssl-root-cert", "ssl-ca"];
+pub(super) const CLIENT_CERTIFICATE: &[&str] = &["sslcert", "ssl-cert"];
+pub(super) const CLIENT_KEY: &[&str] = &["sslkey", "ssl-key"];
+
+/// Parameters that the driver takes for the same.
+const SAME: &[&[&str]] = &[
+    SSL_MODE,
+    AUTHORITIES,
+    CLIENT_CERTIFICATE,
+    CLIENT_KEY,
+    &["host", "hostaddr"],
+];
+
 /// The allowed parameters after `?` in the URL. The driver would ignore, and log, any other.
 const PARAMETERS: &[&str] = &[
     "sslmode",
@@ -110,10 +125,13 @@ fn problem_of_host(text: &str) -> Option<String> {
     // Just read.
     let url = Url::parse(text).ok()?;
     let is_known = |name: &str| PARAMETERS.contains(&name) || name.starts_with("options[");
-    server_address::unknown_parameter(&url, is_known, &PARAMETERS.join(", ")).or_else(|| {
-        url.query_pairs()
-            .find_map(|(name, value)| wrong_value(&name, &format!("the parameter {name}"), &value))
-    })
+    server_address::unknown_parameter(&url, is_known, &PARAMETERS.join(", "))
+        .or_else(|| {
+            url.query_pairs().find_map(|(name, value)| {
+                wrong_value(&name, &format!("the parameter {name}"), &value)
+            })
+        })
+        .or_else(|| server_address::repeated_parameter(url.query_pairs(), SAME))
 }
 
 fn embedded_problem(text: &str) -> Option<String> {
@@ -147,7 +165,9 @@ fn embedded_problem(text: &str) -> Option<String> {
     if let Some(control) = file.chars().find(|c| c.is_control()) {
         return Some(format!("the path holds {}; remove it", Named(control)));
     }
-    form_urlencoded::parse(query.as_bytes()).find_map(|(name, value)| {
+    let parameters = form_urlencoded::parse(query.as_bytes());
+    let mut each = parameters;
+    let wrong = each.find_map(|(name, value)| {
         let mut known = EMBEDDED_PARAMETERS.iter();
         match known.find(|(known, ..)| *known == name) {
             None => {
@@ -164,7 +184,8 @@ fn embedded_problem(text: &str) -> Option<String> {
                 Some(another_value(&format!("the parameter {name}"), &allowed))
             }
         }
-    })
+    });
+    wrong.or_else(|| server_address::repeated_parameter(parameters, &[]))
 }
 
 fn another_value(shown: &str, allowed: &str) -> String {
@@ -271,6 +292,34 @@ mod tests {
                 "the parameter statement-cache-capacity",
             ),
             ("host=", "the parameter host"),
+            (
+                "sslmode=verify-full&port=5433&sslmode=disable",
+                "the parameter sslmode stands there twice; leave one out",
+            ),
+            (
+                "sslmode=verify-full&sslm%6Fde=verify-full",
+                "the parameter sslmode stands there twice",
+            ),
+            (
+                "sslmode=verify-full&ssl-mode=disable",
+                "the parameters sslmode and ssl-mode stand beside each other; leave one out",
+            ),
+            (
+                "ssl-ca=/a&sslrootcert=/b",
+                "the parameters ssl-ca and sslrootcert stand beside",
+            ),
+            (
+                "hostaddr=::1&host=h",
+                "the parameters hostaddr and host stand beside",
+            ),
+            (
+                "options[search_path]=a&options[search_path]=b",
+                "the parameter options[search_path] stands there twice",
+            ),
+            (
+                "password=S3cret!&password=S3cret!",
+                "the parameter password stands there twice",
+            ),
             ("host=a,b", "allowed: one host; write several before"),
             (
                 "target_session_attrs=any",
@@ -327,6 +376,7 @@ mod tests {
             "host=::1&port=5433",
             "hostaddr=::1",
             "options[search_path]=app",
+            "options[search_path]=app&options[jit]=off&options=-c%20x",
             "statement-cache-capacity=0",
             "target_session_attrs=primary",
         ] {
@@ -346,6 +396,9 @@ mod tests {
             "postgres://h1,h2",
             "postgres://u:p@[::1]:5432,10.0.0.1:5432/db",
             "postgres://u:a,b@h/db",
+            "postgres://?host=/var/run/postgresql",
+            "postgres:///db?host=h&port=5433",
+            "postgres://u:p@:5433/db?hostaddr=10.0.0.1",
         ] {
             assert_eq!(problem(address), None, "{address}");
         }
@@ -355,6 +408,9 @@ mod tests {
             ("postgres://u:S3cret@h1:1,h2:x/db", "the port is not"),
             ("postgres://u:S3cret@h1:1,h2:0/db", "the port is not"),
             ("postgres://u:S3cret@h1,,h2/db", "the host is missing"),
+            ("postgres://u:S3cret@/db?host=", "the host is missing"),
+            ("postgres://?host=h1,h2", "allowed: one host; write several"),
+            ("postgres://u:S3cret@,h2/db?host=h1", "the host is missing"),
             ("postgres://u:S3cret@h1,::1/db", "must be in brackets"),
             (
                 "postgres://u:S3cret@h1,h2/db?hostaddr=::1",
@@ -366,6 +422,10 @@ mod tests {
             ),
             ("postgres://u:S3cret,1/2@h/db", "percent-encode / as %2F"),
             ("postgres://u:S3cret@h1,h2/db#x", "percent-encode #"),
+            (
+                "postgres://u:S3cret@h1,h2/db?sslmode=require&ssl-mode=allow",
+                "the parameters sslmode and ssl-mode stand beside",
+            ),
         ] {
             let problem = problem(address).unwrap_or_default();
             assert!(problem.contains(words), "{address}: {problem}");
@@ -425,6 +485,10 @@ mod tests {
                 "the parameter vfs has another value, allowed: unix, unix-dotfile",
             ),
             ("100%ff.db", "percent-encode % as %25"),
+            (
+                "x.db?mode=rw&cache=private&mode=rwc",
+                "the parameter mode stands there twice; leave one out",
+            ),
         ] {
             let problem = problem(&format!("sqlite:{rest}")).unwrap_or_default();
             assert!(problem.contains(words), "{rest}: {problem}");

@@ -56,8 +56,8 @@ macro_rules! time {
     };
 }
 
-/// The end of a period, to be compared with a time: `Time::expiry` in SQL. What comes after the year 9999 is later than
-/// every time. In SQLite it is NULL where it is no time.
+/// The end of a period, to be compared with a time: `Time::is_past_end` in SQL. What comes after the year 9999 is later
+/// than every time. In SQLite it is NULL where it is no time.
 macro_rules! end {
     (postgres $column:literal) => {
         concat!($column, "::timestamptz")

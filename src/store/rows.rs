@@ -410,10 +410,10 @@ impl CredentialPart {
 /// Returns the expiry that is recorded with a credential.
 pub(super) fn recorded_expiry(at: Option<Time>) -> RecordedExpiry {
     match at {
-        None | Some(Time::Before) => RecordedExpiry::Absent,
+        None => RecordedExpiry::Absent,
         Some(Time::At(at)) => RecordedExpiry::At(at),
         Some(Time::After) => RecordedExpiry::Never,
-        Some(Time::Unknown) => RecordedExpiry::Invalid,
+        Some(Time::Before | Time::Unknown) => RecordedExpiry::Invalid,
     }
 }
 

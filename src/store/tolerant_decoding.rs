@@ -130,14 +130,11 @@ impl Time {
         }
     }
 
-    /// Returns the end of a period. `infinity` commonly means never, so it counts as no end. `-infinity`, and
-    /// a value that is no time, count as past: nothing is trusted for longer than was written.
-    pub fn expiry(self) -> Option<DateTime<Utc>> {
-        match self {
-            Self::At(at) => Some(at),
-            Self::After => None,
-            Self::Before | Self::Unknown => Some(EARLIEST),
-        }
+    /// Whether it is the end of a period that is past, though no known time. `infinity` commonly means never, so it
+    /// counts as no end. `-infinity`, and a value that is no time, count as past: nothing is trusted for longer than was
+    /// written.
+    pub fn is_past_end(self) -> bool {
+        matches!(self, Self::Before | Self::Unknown)
     }
 
     /// Of something that has happened, whenever that was: the nearest time that can be shown.

@@ -36,7 +36,8 @@ pub struct AcknowledgementView {
     pub acknowledged_by: String,
     /// Who it was by what verifyd knows; null where it does not.
     pub acknowledged_through: Option<Actor>,
-    pub acknowledged_at: DateTime<Utc>,
+    /// A time is null where another application recorded one outside the years 1 to 9999.
+    pub acknowledged_at: Option<DateTime<Utc>>,
     pub expires_at: Option<DateTime<Utc>>,
     pub withdrawn_at: Option<DateTime<Utc>>,
     pub withdrawn_by: Option<String>,
@@ -49,7 +50,7 @@ impl AcknowledgementView {
         let a = acknowledgement;
         Self {
             id: a.id.0,
-            standing: if a.withdrawn_at.is_some() {
+            standing: if a.is_withdrawn {
                 Standing::Withdrawn
             } else if a.is_active(now) {
                 Standing::Active
@@ -88,11 +89,11 @@ impl AcknowledgementView {
 
     /// Who, when, on which run, until when; without the reason.
     pub fn summary(&self) -> String {
-        let day = |at: DateTime<Utc>| at.format("%Y-%m-%d").to_string();
+        let on = |at: Option<DateTime<Utc>>| at.map(|at| at.format(" on %Y-%m-%d").to_string());
         let mut text = format!(
-            "acknowledged by {} on {}",
+            "acknowledged by {}{}",
             who(&self.acknowledged_by, self.acknowledged_through.as_ref()),
-            day(self.acknowledged_at)
+            on(self.acknowledged_at).unwrap_or_default()
         );
         if self.inherited {
             text.push_str(&format!(" (run {})", self.operation_run_id));
@@ -104,11 +105,12 @@ impl AcknowledgementView {
                     let by = who(by, self.withdrawn_through.as_ref());
                     text.push_str(&format!(" by {by}"));
                 }
-                if let Some(at) = self.withdrawn_at {
-                    text.push_str(&format!(" on {}", day(at)));
-                }
+                text.push_str(&on(self.withdrawn_at).unwrap_or_default());
             }
-            (Standing::Expired, Some(at)) => text.push_str(&format!(", expired on {}", day(at))),
+            (Standing::Expired, at) => {
+                text.push_str(", expired");
+                text.push_str(&on(at).unwrap_or_default());
+            }
             (_, Some(at)) => text.push_str(&format!(", until {}", at.format("%Y-%m-%d %H:%M UTC"))),
             (_, None) => {}
         }

@@ -111,8 +111,10 @@ fn said(id: i64, run: i64, key: &str) -> Acknowledgement {
         reason: "known".into(),
         acknowledged_by: "Ann".into(),
         acknowledged_through: None,
-        acknowledged_at: at(20),
+        acknowledged_at: Some(at(20)),
         expires_at: None,
+        is_past: false,
+        is_withdrawn: false,
         withdrawn_at: None,
         withdrawn_by: None,
         withdrawn_through: None,
@@ -337,6 +339,7 @@ fn acknowledged_problems_are_counted_apart_and_change_nothing_else() {
 fn withdrawn_and_expired_ones_are_history() {
     let run = completed(Outcome::Succeeded, vec![warning("a")]);
     let mut withdrawn = said(1, 4, "a");
+    withdrawn.is_withdrawn = true;
     withdrawn.withdrawn_at = Some(at(25));
     withdrawn.withdrawn_by = Some("Bob".into());
     let mut expired = said(2, 5, "a");
@@ -362,6 +365,35 @@ fn withdrawn_and_expired_ones_are_history() {
     assert_eq!((&a.acknowledgement, a.history.len()), (&None, 3));
     assert!(a.acknowledgeable);
     assert_eq!(readable(&view).acknowledged, 0);
+}
+
+/// As another application may record them: `infinity`, or no time.
+#[test]
+fn a_time_that_cannot_be_shown_is_left_out() {
+    let strange = Acknowledgement {
+        acknowledged_at: None,
+        ..said(1, 5, "a")
+    };
+    let past = Acknowledgement {
+        is_past: true,
+        ..strange.clone()
+    };
+    let withdrawn = Acknowledgement {
+        is_withdrawn: true,
+        ..strange.clone()
+    };
+    for (acknowledgement, standing, summary) in [
+        (strange, Standing::Active, "acknowledged by “Ann”"),
+        (past, Standing::Expired, "acknowledged by “Ann”, expired"),
+        (
+            withdrawn,
+            Standing::Withdrawn,
+            "acknowledged by “Ann”, withdrawn",
+        ),
+    ] {
+        let view = AcknowledgementView::of(&acknowledgement, RunId(5), at(30));
+        assert_eq!((view.standing, &*view.summary()), (standing, summary));
+    }
 }
 
 #[test]
@@ -403,6 +435,7 @@ fn no_name_looks_like_the_token_beside_it() {
         let mut said = said(1, 5, "a");
         said.acknowledged_by = name.into();
         said.acknowledged_through = through.clone();
+        said.is_withdrawn = true;
         said.withdrawn_at = Some(at(25));
         said.withdrawn_by = Some(name.into());
         said.withdrawn_through = through;

@@ -29,8 +29,8 @@ const MEND_FIRST: &str = "mend those that are named, then run `verifyd doctor` a
 const CORRECT_ROW: &str =
     "correct the row, and whoever wrote it; until then the connection's runs end blocked";
 
-const INVALID_EXPIRY: &str = "provider_credentials.expires_at is no time, and counts as absent; allowed: null, infinity \
-                              or a time of the years 1 to 9999, such as 2030-01-05";
+const INVALID_EXPIRY: &str = "provider_credentials.expires_at is no time from the year 1 on, and counts as absent; \
+                              allowed: null, infinity or such a time, as 2030-01-05";
 
 const CORRECT_EXPIRY: &str = "correct the value, and whoever wrote it";
 
@@ -70,7 +70,7 @@ struct Credentials {
     unreadable_count: u64,
     closed: Vec<Closed>,
     refused: Vec<Refused>,
-    /// Those whose recorded expiry is no time.
+    /// Those whose recorded expiry is invalid.
     invalid_expiry: Option<Affected>,
     /// Keys that have decrypted one, by the ids in envelopes; `None` stands for Laravel's.
     opening: BTreeSet<Option<String>>,

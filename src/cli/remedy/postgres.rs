@@ -197,7 +197,8 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
     ),
     (
         ("", "database.password_file:"),
-        "let database.password_file name a file with nothing but the password",
+        "let database.password_file name a regular file with nothing but the password; it is read again and again, so it \
+         can be no pipe",
     ),
     (
         ("", "database.password_file is set"),

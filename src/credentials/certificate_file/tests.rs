@@ -205,6 +205,7 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
     let with = |key: &str| format!("{key}{CERTIFICATE}").into_bytes();
     let nothing = "it holds neither a certificate nor a private key";
     let public_key = ec.public_key_pem();
+    let request = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n";
     let broken = [&AES256[..200], &[0xff; 40], &AES256[240..]].concat();
     let cases: Vec<(Vec<u8>, Option<&str>, &str)> = vec![
         (Vec::new(), None, nothing),
@@ -216,6 +217,16 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
         (CERTIFICATE.into(), None, "--private-key FILE"),
         (der(CERTIFICATE), None, "--private-key FILE"),
         (KEY.into(), None, "a private key and no certificate"),
+        (request.into(), None, "the request for a certificate"),
+        (
+            format!(
+                "{KEY}{}",
+                request.replace("CERTIFICATE R", "NEW CERTIFICATE R")
+            )
+            .into(),
+            None,
+            "the request for a certificate",
+        ),
         (der(KEY), None, "a private key and no certificate"),
         (with(&other.serialize_pem()), None, "public keys differ"),
         (with(&ec.serialize_pem()), None, "must be an RSA key"),
@@ -233,6 +244,11 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
             "the password does not open it",
         ),
         (RC2.into(), Some("wrong"), "the password does not open it"),
+        (
+            AES256.into(),
+            Some("pässword 1 "),
+            "the password does not open it; the password begins or ends with a blank",
+        ),
         (
             TRIPLE_DES.into(),
             Some("wrong"),
@@ -274,7 +290,11 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
             Some(PASSWORD),
             "base64 -d | openssl pkcs12 -legacy -nodes -out x.pfx.pem",
         ),
-        (ber(&der(PKCS7_PEM)), None, "never holds a private key"),
+        (
+            ber(&der(PKCS7_PEM)),
+            None,
+            "openssl pkcs7 -inform DER -print_certs -in x.pfx -out x.pfx.pem",
+        ),
         (
             b"\x1e\xf1\xb5\xb0\0\0\0\0".to_vec(),
             None,
@@ -282,8 +302,43 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
         ),
         (broken, Some(PASSWORD), ""),
         (AES256[..AES256.len() - 7].into(), Some(PASSWORD), nothing),
-        (PKCS7_PEM.into(), None, "never holds a private key"),
-        (der(PKCS7_PEM), None, "never holds a private key"),
+        (
+            PKCS7_PEM.into(),
+            None,
+            "never holds a private key; export the certificate with its private key as .pfx, or give x.pfx.pem with \
+             --certificate and the key's file with --private-key, after making it with: \
+             openssl pkcs7 -print_certs -in x.pfx -out x.pfx.pem",
+        ),
+        (
+            PKCS7_PEM.replace(" PKCS7-", " PKCS #7 SIGNED DATA-").into(),
+            None,
+            "with: openssl pkcs7 -print_certs -in x.pfx -out x.pfx.pem",
+        ),
+        (
+            PKCS7_PEM.replace(" PKCS7-", " CMS-").into(),
+            None,
+            "with: sed 's/ CMS-----/ PKCS7-----/' < x.pfx | openssl pkcs7 -print_certs -out x.pfx.pem",
+        ),
+        (
+            format!("{KEY}{}", PKCS7_PEM.replace(" PKCS7-", " CERTIFICATE-")).into(),
+            None,
+            "with: sed 's/ CERTIFICATE-----/ PKCS7-----/' < x.pfx | openssl pkcs7 -print_certs",
+        ),
+        (
+            utf16(&PKCS7_PEM.replace(" PKCS7-", " CMS-")),
+            None,
+            r"tr -cd '\11-\176' < x.pfx | sed 's/ CMS-----/ PKCS7-----/' | openssl pkcs7 -print_certs",
+        ),
+        (
+            der(PKCS7_PEM),
+            None,
+            "openssl pkcs7 -inform DER -print_certs -in x.pfx -out x.pfx.pem",
+        ),
+        (
+            STANDARD.encode(der(PKCS7_PEM)).into(),
+            None,
+            "base64 -d | openssl pkcs7 -inform DER -print_certs -out x.pfx.pem",
+        ),
         (
             b"\xfe\xed\xfe\xed\0\0\0\x02".to_vec(),
             None,

@@ -67,7 +67,11 @@ fn every_payload_that_cannot_be_decrypted_has_its_cause() {
         (&copied, Cause::NotAuthentic),
         (&other_bytes, Cause::NotAuthentic),
         (&other_key, Cause::KeyNotConfigured),
+        (&format!("\"{good}\""), Cause::Surrounded),
+        (&format!(" '{good}'\n"), Cause::Surrounded),
         (&good.replace("vfd1.", "vfd2."), Cause::EnvelopeVersion),
+        (&good.replace("vfd1.", "VFD1."), Cause::EnvelopeCase),
+        (&good.to_uppercase(), Cause::EnvelopeCase),
         (&format!("vfd1.k1.{}", "A".repeat(200_000)), Cause::TooLong),
         (CANARY, Cause::PlainText),
         ("{\"client_secret\": \"x\"}", Cause::PlainText),
@@ -76,6 +80,9 @@ fn every_payload_that_cannot_be_decrypted_has_its_cause() {
         (&no_payload, Cause::LaravelDamaged),
         (&CBC_STRING[..60], Cause::LaravelDamaged),
         (&CBC_STRING[..61], Cause::LaravelDamaged),
+        (&CBC_STRING.to_uppercase(), Cause::LaravelDamaged),
+        (&CBC_STRING.to_lowercase(), Cause::LaravelDamaged),
+        (&format!("\"{CBC_STRING}\""), Cause::Surrounded),
     ] {
         assert_eq!(flaw(&ours, payload).cause, cause, "{payload}");
     }

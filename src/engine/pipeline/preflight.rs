@@ -380,9 +380,14 @@ impl Preflight {
             .unwrap_or_default()
             .to_owned();
         if !modules.contains(&module.as_str()) {
+            // Also where the run has repeated it.
+            let is_own = connection.module.as_ref() == Some(&module);
+            let path = match is_own {
+                true => "provider_connections.module",
+                false => "context.module",
+            };
             let allowed = modules.join(", ");
-            let unmet = other(Reason::ModuleUnknown, "context.module", &allowed, &module);
-            return Err(at(unmet));
+            return Err(at(other(Reason::ModuleUnknown, path, &allowed, &module)));
         }
         subject.module = Some(module.clone());
         Ok((Arc::clone(provider), module))
@@ -446,16 +451,7 @@ fn bare(reason: Reason) -> Unmet {
 
 /// Fails for a field with a value that is not allowed.
 fn other(reason: Reason, path: &str, allowed: &str, found: &str) -> Unmet {
-    let mut unmet = Unmet::field(reason, path, allowed);
-    // What nobody would see otherwise.
-    let found = match !found.is_empty() && found.trim() == found {
-        true => found.to_owned(),
-        false => format!("{found:?}"),
-    };
-    unmet
-        .evidence
-        .push(Evidence::new(EvidenceKind::Found, found));
-    unmet
+    Unmet::field(reason, path, allowed).with_found(found)
 }
 
 /// Fails for a member of the context that has a wrong type.

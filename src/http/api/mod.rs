@@ -242,10 +242,21 @@ fn rendered(mut response: Response, path: &str, id: &RequestId) -> Response {
 /// What a request is answered for which there is no connection but a reserved one.
 pub fn all_in_use(path: &str) -> Response {
     let problem = Problem::new(Kind::Unavailable, "All connections are in use. Try again.");
+    before_routing(path, problem.retry_after(Duration::from_secs(5)))
+}
+
+/// What a request is answered that does not name its host as `allowed` says.
+pub fn invalid_host(path: &str, allowed: &str) -> Response {
+    let problem = "is missing, repeated or no host";
+    before_routing(
+        path,
+        Problem::field(Kind::InvalidHeader, "Host", problem, allowed),
+    )
+}
+
+fn before_routing(path: &str, problem: Problem) -> Response {
     let id = RequestId::fresh();
-    let mut response = problem
-        .retry_after(Duration::from_secs(5))
-        .render(path, &id.0);
+    let mut response = problem.render(path, &id.0);
     id.add_to(&mut response);
     response
 }

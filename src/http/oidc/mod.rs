@@ -104,7 +104,7 @@ impl OidcSettings {
 }
 
 fn read_secret(path: &Path) -> Result<Zeroizing<String>, String> {
-    let bytes = files::read(path, SECRET_BYTES).map_err(|error| error.to_string())?;
+    let bytes = files::read_regular(path, SECRET_BYTES).map_err(|error| error.to_string())?;
     let text = text_decoding::decode(&bytes).map_err(|error| error.to_string())?;
     match text_decoding::without_line_end(&text) {
         "" => Err("it is empty".to_owned()),
@@ -125,10 +125,10 @@ pub enum SignInError {
     Refused(String),
     /// The provider does not accept verifyd itself, with this code.
     #[error(
-        "the provider does not accept verifyd as its client ({0}): correct http.oidc.client_id or the secret in \
-        http.oidc.client_secret_file"
+        "the provider does not accept verifyd as its client ({code}): correct http.oidc.client_id or the secret in \
+        http.oidc.client_secret_file{}", if *.has_blank { ", which begins or ends with a blank" } else { "" }
     )]
-    WrongClient(String),
+    WrongClient { code: String, has_blank: bool },
     #[error("the provider's answer cannot be trusted: its ID token {0}")]
     Untrusted(&'static str),
     /// The person is known, and may do nothing. `hash` is that of [`Person`].
@@ -153,7 +153,7 @@ impl SignInError {
             Self::Refused(code) => {
                 format!("Your organization's provider refused the sign-in ({code}). Start again.")
             }
-            Self::WrongClient(code) => format!(
+            Self::WrongClient { code, .. } => format!(
                 "Your organization's provider does not accept verifyd's client_id or secret ({code}). Tell your \
                 operator, or log in with an API token."
             ),
@@ -289,7 +289,8 @@ impl SignIn {
             .await;
         let token = redeemed.map_err(|error| match error {
             NoToken::Refused(code) if CLIENT_REFUSED.contains(&code.as_str()) => {
-                SignInError::WrongClient(code)
+                let has_blank = secret.is_some_and(text_decoding::has_blank_around);
+                SignInError::WrongClient { code, has_blank }
             }
             NoToken::Refused(code) => SignInError::Refused(code_of(&code)),
             NoToken::Unavailable(cause) => SignInError::Unavailable(cause),

@@ -37,17 +37,15 @@ pub(super) fn cloud<'a>(
     connection: &ProviderConnection,
 ) -> Result<&'a Cloud, Unmet> {
     clouds.get(connection.cloud.as_deref()).ok_or_else(|| {
-        let mut unmet = Unmet::field(
+        let unmet = Unmet::field(
             Reason::CloudUnknown,
             "provider_connections.cloud",
             &format!("one of: {}", clouds.keys().join(", ")),
         );
-        if let Some(found) = &connection.cloud {
-            unmet
-                .evidence
-                .push(Evidence::new(EvidenceKind::Found, found));
+        match &connection.cloud {
+            Some(found) => unmet.with_found(found),
+            None => unmet,
         }
-        unmet
     })
 }
 

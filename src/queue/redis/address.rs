@@ -75,7 +75,7 @@ fn problem_of_url(text: &str, of_sentinels: bool) -> Option<String> {
         if has(SENTINEL_USERNAME) && !has(SENTINEL_PASSWORD) {
             return says("it has a sentinel_username and no sentinel_password");
         }
-        None
+        server_address::repeated_parameter(url.query_pairs(), &[])
     })
 }
 
@@ -200,7 +200,7 @@ fn name_and_database(path: &str) -> Option<(&str, u32)> {
 fn parameter(url: &Url, wanted: &str) -> Option<String> {
     let value = url.query()?.split('&').find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
-        (name == wanted).then_some(value)
+        percent_decode_str(name).eq(wanted.bytes()).then_some(value)
     })?;
     Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
 }
@@ -264,6 +264,18 @@ mod tests {
             ),
             ("redis+sentinel://h/m?protocol=4", "allowed: 2, 3, resp2"),
             (
+                "redis://h?protocol=3&protocol=2",
+                "the parameter protocol stands there twice; leave one out",
+            ),
+            (
+                "redis+sentinel://h,i/m?sentinel_password=S3cret&sentinel_password=S3cret",
+                "the parameter sentinel_password stands there twice",
+            ),
+            (
+                "redis+sentinel://h/m?sentinel_password=a&sentinel%5Fpassword=b",
+                "the parameter sentinel_password stands there twice",
+            ),
+            (
                 "redis://h?sentinel_password=a",
                 "is not known, allowed: protocol",
             ),
@@ -289,7 +301,7 @@ mod tests {
     #[test]
     fn sentinels_are_read_with_credentials_of_their_own() {
         let text = "rediss+sentinel://u:p%40w@h,[::1]:7/my.master-1/2\
-                    ?protocol=3&sentinel_username=s&sentinel_password=a+b%26c";
+                    ?protocol=3&sentinel_username=s&sentinel%5Fpassword=a+b%26c";
         assert_eq!(problem(text), None);
         let Some(Target::Sentinels(target)) = read(text) else {
             panic!("no Sentinels");

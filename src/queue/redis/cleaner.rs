@@ -3,6 +3,7 @@
 //! - `done`: every acknowledged delivery, its payload and its meta.
 //! - `dead`: dead letters beyond `dead_keep`, the oldest of a sample first.
 //! - `data`: payloads longer than any hint, also those that no entry leads to.
+//! - `meta:*` without a payload, `meta` and `signal`, which only a producer writes.
 //! - `workers:metadata:*` of workers that are on the list no more (a killed process), a few keys at
 //!   a time.
 //!
@@ -26,6 +27,8 @@ static CLEAN_DEAD: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("lua/clean_dead.lua")));
 static CLEAN_LARGE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("lua/clean_large.lua")));
+static CLEAN_META: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("lua/clean_meta.lua")));
 static FORGET_WORKER: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("lua/forget_worker.lua")));
 
@@ -47,6 +50,8 @@ pub(super) struct Cleaner {
     dead_keep: usize,
     /// The cursor of SCAN.
     cursor: u64,
+    /// The same for metas.
+    meta_cursor: u64,
 }
 
 impl Cleaner {
@@ -57,6 +62,7 @@ impl Cleaner {
             every: settings.clean_interval,
             dead_keep: settings.dead_keep,
             cursor: 0,
+            meta_cursor: 0,
         }
     }
 
@@ -109,8 +115,9 @@ impl Cleaner {
             ..Malformed::default()
         }
         .report();
+        let metas = self.clean_meta().await?;
         self.forget_workers().await?;
-        Ok(removed + too_large)
+        Ok(removed + too_large + metas)
     }
 
     async fn invoke(&self, script: &ScriptInvocation<'_>) -> Result<u64, QueueError> {
@@ -128,6 +135,23 @@ impl Cleaner {
             .arg(SAMPLED)
             .arg(MAX_PAYLOAD_BYTES);
         self.invoke(&script).await
+    }
+
+    /// Runs one step of a scan that never ends.
+    async fn clean_meta(&mut self) -> Result<u64, QueueError> {
+        let mut script = CLEAN_META.prepare_invoke();
+        script
+            .key(&self.keys.data)
+            .key(&self.keys.meta)
+            .key(&self.keys.signal)
+            .arg(self.meta_cursor)
+            .arg(SCANNED);
+        let (cursor, removed): (u64, u64) = self
+            .connections
+            .call(async |connection| script.invoke_async(connection).await)
+            .await?;
+        self.meta_cursor = cursor;
+        Ok(removed)
     }
 
     /// Runs one step of a scan that never ends: its cost does not depend on the number of keys.

@@ -22,6 +22,12 @@ const SENTINELS: Remedies = &[
         "leave sentinel_password (or, where the primary answers so, the password of Redis) out of redis.url \
          (REDIS_URL): that server has none",
     ),
+    // Protected mode, too, speaks of authentication.
+    (
+        &["WRONGPASS", "NOAUTH", "uthentication failed"],
+        "correct sentinel_username and sentinel_password of redis.url (REDIS_URL), or, where the primary answers so, \
+         its user and password",
+    ),
 ];
 
 /// What mends an error of Redis or of the way to it.
@@ -42,8 +48,9 @@ const QUEUE: Remedies = &[
     // Its text quotes the command's arguments.
     (
         &["unknown command"],
-        "if this is a Sentinel, write redis.url (REDIS_URL) as redis+sentinel://HOST:PORT/NAME, with TLS \
-         rediss+sentinel://, where NAME is the one that Sentinel has for the primary; else let Redis have that command",
+        "let Redis have that command; if a Sentinel answers so, write redis.url (REDIS_URL) as \
+         redis+sentinel://HOST:PORT/NAME, with TLS rediss+sentinel://, where NAME is the one that Sentinel has for the \
+         primary",
     ),
     // Its text speaks of much that other remedies are found by.
     (
@@ -105,7 +112,7 @@ const QUEUE: Remedies = &[
     ),
     (
         &["WRONGPASS", "NOAUTH", "uthentication"],
-        "correct user and password of redis.url (REDIS_URL), for Sentinels sentinel_username and sentinel_password",
+        "correct user and password of redis.url (REDIS_URL)",
     ),
     (
         &["MISCONF"],
@@ -257,6 +264,13 @@ mod tests {
         ] {
             let remedy = remedy(&format!("the server answers {said}"));
             assert!(remedy.contains(advice), "{said}: {remedy}");
+            // Only what a Sentinel answers is about Sentinels.
+            let is_of_sentinels = said.contains("unknown command");
+            assert_eq!(
+                remedy.contains("entinel"),
+                is_of_sentinels,
+                "{said}: {remedy}"
+            );
         }
         for (said, advice) in [
             (
@@ -294,6 +308,15 @@ mod tests {
             (
                 "Sentinel h:26379: the server answers ERR AUTH <password> called without any password configured",
                 "leave sentinel_password",
+            ),
+            (
+                "Sentinel h:26379: the server answers WRONGPASS invalid username-password pair or user is disabled.",
+                "correct sentinel_username and sentinel_password",
+            ),
+            (
+                "Sentinel h:26379: the server answers DENIED Redis is running in protected mode. 4) Set up an \
+                 authentication password",
+                "protected mode off",
             ),
             (
                 "Sentinel h:26379: no server listens there: Connection refused (os error 111)",

@@ -176,9 +176,14 @@ impl Connector {
         opened.map_err(|error| self.named_in(opening(error)))
     }
 
-    /// Adds to the error of opening a connection the variables of the environment that may be its cause.
+    /// Adds to the error of opening a connection the variables of the environment, or the file of the password, that
+    /// may be its cause.
     pub(super) fn named_in(&self, error: StoreError) -> StoreError {
-        self.variables.named_in(error)
+        let error = self.variables.named_in(error);
+        match &self.password {
+            Some(file) => file.named_in(error),
+            None => error,
+        }
     }
 
     pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {

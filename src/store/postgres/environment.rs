@@ -33,7 +33,8 @@ const fn of_parameter(
     }
 }
 
-/// `PGHOST` and `PGHOSTADDR` are not read, as every address has a host; `PGAPPNAME` neither, nor files of passwords.
+/// `PGHOST` and `PGHOSTADDR` are not read, as every address has a host, or a parameter for it; `PGAPPNAME` neither, nor
+/// files of passwords.
 const VARIABLES: &[Variable] = &[
     Variable {
         what: "the port",
@@ -52,11 +53,7 @@ const VARIABLES: &[Variable] = &[
     Variable {
         what: "the password",
         is_in_address: |url| url.password().is_some(),
-        ..of_parameter(
-            PASSWORD,
-            &["password"],
-            &[("28P01", ""), ("", "with this password")],
-        )
+        ..of_parameter(PASSWORD, &["password"], OF_PASSWORD)
     },
     Variable {
         what: "the database",
@@ -65,16 +62,20 @@ const VARIABLES: &[Variable] = &[
     },
     of_parameter(
         "PGSSLMODE",
-        &["sslmode", "ssl-mode"],
+        address::SSL_MODE,
         &[("", "does not support TLS"), ("", "no encryption")],
     ),
     of_parameter(
         "PGSSLROOTCERT",
-        &["sslrootcert", "ssl-root-cert", "ssl-ca"],
+        address::AUTHORITIES,
         &[("", "UnknownIssuer")],
     ),
-    of_parameter("PGSSLCERT", &["sslcert", "ssl-cert"], OF_CLIENT_CERTIFICATE),
-    of_parameter("PGSSLKEY", &["sslkey", "ssl-key"], OF_CLIENT_CERTIFICATE),
+    of_parameter(
+        "PGSSLCERT",
+        address::CLIENT_CERTIFICATE,
+        OF_CLIENT_CERTIFICATE,
+    ),
+    of_parameter("PGSSLKEY", address::CLIENT_KEY, OF_CLIENT_CERTIFICATE),
     // The driver puts those of the address behind these.
     of_parameter(
         "PGOPTIONS",
@@ -87,6 +88,9 @@ const VARIABLES: &[Variable] = &[
         ],
     ),
 ];
+
+/// Signs of the errors of a connection that the password may be the cause of.
+pub(super) const OF_PASSWORD: &[Sign] = &[("28P01", ""), ("", "with this password")];
 
 const PORT: &str = "PGPORT";
 
@@ -172,18 +176,16 @@ impl ReadVariables {
     }
 
     /// Adds to the error of a connection the variables that may be its cause.
-    pub fn named_in(&self, mut error: StoreError) -> StoreError {
+    pub fn named_in(&self, error: StoreError) -> StoreError {
         let is_cause = |known: &Variable| known.errors.iter().any(|sign| error.has(*sign));
         let causes = self.variables.iter().filter(|known| is_cause(known));
         let causes: Vec<String> = causes
             .map(|known| format!("{} to the variable {}", known.what, known.name))
             .collect();
-        if let StoreError::Unavailable(why) | StoreError::Refused(why) = &mut error
-            && !causes.is_empty()
-        {
-            why.text += &format!("; {} leaves {}", self.key, causes.join(" and "));
+        match causes.is_empty() {
+            true => error,
+            false => error.with_more(&format!("; {} leaves {}", self.key, causes.join(" and "))),
         }
-        error
     }
 }
 

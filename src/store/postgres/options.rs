@@ -105,6 +105,7 @@ mod tests {
             ("postgres://u@h/db?host=[::1]", "::1"),
             ("postgres://u@h/db?host=::1", "::1"),
             ("postgres://u@h/db?hostaddr=::1", "::1"),
+            ("postgres:///db?host=db.example", "db.example"),
             ("postgres://u@10.0.0.1/db", "10.0.0.1"),
             ("postgres://u@db.example/db", "db.example"),
         ] {
@@ -113,6 +114,8 @@ mod tests {
         for url in [
             "postgres://u@%2Fvar%2Frun%2Fpostgresql/db",
             "postgres://u@localhost/db?host=/var/run/postgresql",
+            "postgres://?host=/var/run/postgresql",
+            "postgres://u:p@:5433/db?host=/var/run/postgresql",
         ] {
             let socket = only_host(url)
                 .get_socket()

@@ -1,5 +1,6 @@
 //! The password in a file, as short-lived tokens of cloud providers are given to a process.
 
+use super::environment::OF_PASSWORD;
 use crate::domain::server_address;
 use crate::domain::text_decoding;
 use crate::files;
@@ -67,6 +68,16 @@ impl PasswordFile {
         self.latest().password.clone()
     }
 
+    /// Adds to the error of a connection what may be wrong with the password, of which it quotes nothing.
+    pub(super) fn named_in(&self, error: StoreError) -> StoreError {
+        let is_refused = OF_PASSWORD.iter().any(|sign| error.has(*sign));
+        match is_refused && text_decoding::has_blank_around(self.password().expose_secret()) {
+            true => error
+                .with_more("; the password in database.password_file begins or ends with a blank"),
+            false => error,
+        }
+    }
+
     /// When the file was last read.
     pub(super) fn read_at(&self) -> DateTime<Utc> {
         self.latest().read_at
@@ -129,8 +140,7 @@ fn unusable(path: &Path, why: &str) -> String {
 
 /// The content without the line end at its end. An error quotes nothing of it.
 fn read(path: &Path) -> Result<SecretString, String> {
-    let file = files::open_regular(path).map_err(|error| error.to_string())?;
-    let bytes = files::limited(file, MAX_FILE_BYTES).map_err(|error| error.to_string())?;
+    let bytes = files::read_regular(path, MAX_FILE_BYTES).map_err(|error| error.to_string())?;
     let text = text_decoding::decode(&bytes).map_err(|error| error.to_string())?;
     let password = text_decoding::without_line_end(&text);
     if password.is_empty() {
@@ -145,6 +155,7 @@ fn read(path: &Path) -> Result<SecretString, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::store_error::{Code, Detail};
 
     #[test]
     fn what_is_no_password_is_refused_without_quoting_it() {
@@ -164,14 +175,29 @@ mod tests {
             assert!(error.contains("database.password_file: /"), "{error}");
             assert!(!error.contains("s3cr"), "{error}");
         }
+        let refused = || {
+            let code = Code::Sqlstate("28P01".to_owned());
+            StoreError::Refused(Detail::new("password authentication failed", Some(code)))
+        };
+        for content in ["a token ", " a token\n", "a token\u{a0}\r\n", "a token"] {
+            std::fs::write(&path, content).unwrap();
+            let file = PasswordFile::open(&path).unwrap().unwrap();
+            let named = file.named_in(refused()).to_string();
+            let is_named = named.ends_with("begins or ends with a blank");
+            assert_eq!(is_named, content != "a token", "{content:?}: {named}");
+            assert!(!named.contains("a token"), "{named}");
+            let other = StoreError::Unavailable("no server listens there".into());
+            let other = file.named_in(other).to_string();
+            assert!(other.ends_with("listens there"), "{content:?}: {other}");
+        }
         for content in ["a token", "a token\n", "a token\r\n", "\u{feff}a token"] {
             std::fs::write(&path, content).unwrap();
             let file = PasswordFile::open(&path).unwrap().unwrap();
             assert_eq!(file.password().expose_secret(), "a token", "{content:?}");
         }
         for (path, words) in [
-            (folder.path(), "no regular file"),
-            (Path::new("/dev/zero"), "no regular file"),
+            (folder.path(), "it is a directory, allowed: a regular"),
+            (Path::new("/dev/zero"), "it is a device, allowed: a regular"),
             (folder.path().join("nope").as_path(), "No such file"),
         ] {
             let error = PasswordFile::open(path).err().unwrap().to_string();
@@ -182,7 +208,10 @@ mod tests {
             let pipe = folder.path().join("pipe");
             rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
             let error = PasswordFile::open(&pipe).err().unwrap().to_string();
-            assert!(error.contains("no regular file"), "{error}");
+            assert!(
+                error.contains("it is a pipe, allowed: a regular"),
+                "{error}"
+            );
         }
         assert!(PasswordFile::open(Path::new("")).unwrap().is_none());
     }

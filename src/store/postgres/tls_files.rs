@@ -2,6 +2,7 @@
 
 use crate::domain::text_decoding;
 use crate::files::{self, CertificatesError, certificates};
+use crate::store::address;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -27,7 +28,7 @@ struct TlsFile {
 }
 
 const AUTHORITIES: TlsFile = TlsFile {
-    parameters: &["sslrootcert", "ssl-root-cert", "ssl-ca"],
+    parameters: address::AUTHORITIES,
     variable: "PGSSLROOTCERT",
     check: |pem| match certificates(pem) {
         Ok(_) => Ok(()),
@@ -36,7 +37,7 @@ const AUTHORITIES: TlsFile = TlsFile {
 };
 
 const CERTIFICATE: TlsFile = TlsFile {
-    parameters: &["sslcert", "ssl-cert"],
+    parameters: address::CLIENT_CERTIFICATE,
     variable: "PGSSLCERT",
     check: |pem| {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
@@ -50,7 +51,7 @@ const CERTIFICATE: TlsFile = TlsFile {
 };
 
 const KEY: TlsFile = TlsFile {
-    parameters: &["sslkey", "ssl-key"],
+    parameters: address::CLIENT_KEY,
     variable: "PGSSLKEY",
     check: |pem| {
         let key = PrivateKeyDer::from_pem_slice(pem)
@@ -105,9 +106,8 @@ impl TlsFile {
 
     /// Returns what names the file, and its path; of a variable its content, too, which the driver takes as well.
     fn named(&self, url: &Url) -> Result<Option<(String, Zeroizing<String>)>, String> {
-        let parameters = url.query_pairs();
-        let meant = parameters.filter(|(name, _)| self.parameters.contains(&&**name));
-        match meant.last() {
+        let mut parameters = url.query_pairs();
+        match parameters.find(|(name, _)| self.parameters.contains(&&**name)) {
             // Not to be quoted: it may be a key.
             Some((name, value)) if value.contains(PEM) => Err(format!(
                 "the parameter {name} holds PEM, allowed: the path of a file"
@@ -125,7 +125,8 @@ impl TlsFile {
     }
 
     fn read(&self, name: &str, path: &str) -> Result<Option<Zeroizing<String>>, String> {
-        let bytes = files::read(Path::new(path), MAX_FILE_BYTES)
+        // The driver reads it again.
+        let bytes = files::read_regular(Path::new(path), MAX_FILE_BYTES)
             .map_err(|error| format!("the TLS file {path:?} of {name} cannot be read: {error}"))?;
         let decoded = text_decoding::decode(&bytes).ok();
         let decoded = decoded.filter(|text| text.as_bytes() != bytes.as_slice());
@@ -175,6 +176,9 @@ mod tests {
         let broken = write("broken", garbage.as_bytes());
         let second = format!("{}{garbage}", certificate.pem());
         let second = write("second", second.as_bytes());
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        let pipe = pipe.to_str().unwrap();
         let broken_key = write("broken_key", armoured("PRIVATE KEY").as_bytes());
         for (query, problem) in [
             (
@@ -235,6 +239,10 @@ mod tests {
             (
                 format!("sslmode=prefer&sslcert={der}&sslkey={encrypted}"),
                 format!("the TLS file {der:?} of the parameter sslcert holds no certificate in PEM"),
+            ),
+            (
+                format!("sslcert={pem}&sslkey={pipe}"),
+                format!("the TLS file {pipe:?} of the parameter sslkey cannot be read: it is a pipe, allowed: a regular file"),
             ),
             (
                 "sslkey=-----BEGIN%20PRIVATE%20KEY-----".to_owned(),

@@ -213,6 +213,7 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
     for (column, value, reason) in [
         ("provider", "acme", Reason::ProviderUnknown),
         ("cloud", "moon", Reason::CloudUnknown),
+        ("cloud", "", Reason::CloudUnknown),
         ("client_id", "nobody", Reason::ClientIdMalformed),
     ] {
         let id = world.connection(1, &tenant, "health_check").await;
@@ -238,6 +239,23 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
             let run = expect(run, Reason::ConnectionMalformed).await;
             let evidence = check(&run, "preflight.target_scope")["evidence"].clone();
             assert_eq!(evidence[0]["value"], "provider_connections.entra_tenant_id");
+            assert_eq!(evidence[2]["value"], found);
+        }
+    }
+
+    for (value, found) in [("", "\"\""), (" ", "\" \""), ("teleport", "teleport")] {
+        let id = world.connection(1, &tenant, "health_check").await;
+        world.set(id, &format!("module = '{value}'")).await;
+        let recorded = world.record(id, |_| {}).await;
+        let unnamed = world
+            .record(id, |new| {
+                new.context.as_object_mut().unwrap().remove("module");
+            })
+            .await;
+        for run in [recorded, unnamed] {
+            let run = expect(run, Reason::ModuleUnknown).await;
+            let evidence = check(&run, "preflight.provider")["evidence"].clone();
+            assert_eq!(evidence[0]["value"], "provider_connections.module");
             assert_eq!(evidence[2]["value"], found);
         }
     }

@@ -223,6 +223,8 @@ fn health(worker: &Worker, queue: Arc<dyn Queue>) -> Health {
     }
 }
 
+const MOMENT: Duration = Duration::from_millis(100);
+
 /// The health endpoints over HTTP.
 struct Served {
     address: SocketAddr,
@@ -243,6 +245,14 @@ impl Served {
             closing,
             serving,
         }
+    }
+
+    /// Those of this worker, which may leave hints waiting for a moment only.
+    async fn of(world: &World, worker: &Worker) -> Self {
+        let mut health = health(worker, Arc::clone(&worker.queue));
+        health.reconciler = Arc::clone(&worker.reconciler_state);
+        health.untaken_after = 20 * MOMENT;
+        Self::new(world, health).await
     }
 
     async fn end(self) {
@@ -276,11 +286,7 @@ async fn a_worker_that_leaves_hints_waiting_is_not_alive() {
         if let Some(defect) = defect {
             worker.queue = defective(defect);
         }
-        let second = Duration::from_secs(1);
-        let mut health = health(&worker, Arc::clone(&worker.queue));
-        health.reconciler = Arc::clone(&worker.reconciler_state);
-        health.untaken_after = 2 * second;
-        let served = Served::new(&world, health).await;
+        let served = Served::of(&world, &worker).await;
         let address = served.address;
         let stop = CancellationToken::new();
         let running = tokio::spawn(worker.run(stop.clone()));
@@ -289,7 +295,7 @@ async fn a_worker_that_leaves_hints_waiting_is_not_alive() {
             for run in 1..=40 {
                 let hint = Hint::new(RunId(1_000_000 + run));
                 world.services.queue.send(&[hint]).await.unwrap();
-                tokio::time::sleep(second / 10).await;
+                tokio::time::sleep(MOMENT).await;
                 alive_is(address, 200).await;
             }
         } else {
@@ -310,18 +316,14 @@ async fn a_worker_without_a_free_slot_may_leave_hints_waiting() {
         .worker_with(|services| services.settings.worker.concurrency = 1)
         .await;
     worker.queue = defective(Defect::TakesNothing);
-    let second = Duration::from_secs(1);
-    let mut health = health(&worker, Arc::clone(&worker.queue));
-    health.reconciler = Arc::clone(&worker.reconciler_state);
-    health.untaken_after = 2 * second;
-    let served = Served::new(&world, health).await;
+    let served = Served::of(&world, &worker).await;
     let address = served.address;
     let slots = Arc::clone(&worker.state.slots);
     let slot = slots.acquire().await;
     let stop = CancellationToken::new();
     let running = tokio::spawn(worker.run(stop.clone()));
     for _ in 0..40 {
-        tokio::time::sleep(second / 10).await;
+        tokio::time::sleep(MOMENT).await;
         alive_is(address, 200).await;
     }
     drop(slot);

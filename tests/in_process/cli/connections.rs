@@ -47,15 +47,19 @@ async fn connections_are_shown_disabled_and_given_new_credentials() {
 async fn a_recorded_expiry_that_is_no_time_is_named() {
     let desk = Desk::new().await;
     let id = desk.add(Scenario::Healthy, "--secret-stdin", SIMULATED_SECRET);
-    desk.sql("UPDATE provider_credentials SET expires_at = '2030-1-5'")
+    let named = "provider_credentials.expires_at is no time from the year 1 on";
+    for invalid in ["2030-1-5", "0000-12-31", "-infinity"] {
+        desk.sql(&format!(
+            "UPDATE provider_credentials SET expires_at = '{invalid}'"
+        ))
         .await;
-    let named = "provider_credentials.expires_at is no time";
-    let shown = stdout(&desk.ends(&format!("connections show {id}"), 0));
-    assert_holds(&shown, named);
-    let listed = desk.json("connections list --json");
-    assert_eq!(listed[0]["credential_expires_at"], Value::Null);
-    let checked = stdout(&desk.ends("doctor", 0));
-    assert_holds(&checked, &format!("connection {id}: {named}"));
+        let shown = stdout(&desk.ends(&format!("connections show {id}"), 0));
+        assert_holds(&shown, named);
+        let listed = desk.json("connections list --json");
+        assert_eq!(listed[0]["credential_expires_at"], Value::Null, "{invalid}");
+        let checked = stdout(&desk.ends("doctor", 0));
+        assert_holds(&checked, &format!("connection {id}: {named}"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Whatever stands in a path, a query, a header, a form or a body: an answer that is no failure.
 
 use crate::api::scene::{DOCUMENT, Scene, operations, with_id};
+use crate::api::slow_peers::{begun, rest};
 use crate::pages::person::Person;
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, COOKIE, ORIGIN};
@@ -270,5 +271,33 @@ async fn no_input_of_a_page_is_a_failure() {
         }
         let named = person.get("/connections?name=%00").await;
         assert_eq!(named.status(), 422);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_a_proxy_may_read_otherwise_ends_its_connection() {
+    let scene = Scene::sqlite().await;
+    let next = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    // Also where it is asked for what needs no token.
+    for path in ["/v1/runs", "/healthz", "/login"] {
+        for hosts in ["", "Host: x\r\nHost: x\r\n", "Host: x, y\r\n"] {
+            let head = format!("GET {path} HTTP/1.1\r\n{hosts}\r\n{next}");
+            let answer = rest(begun(&scene, &head).await).await;
+            assert!(answer.starts_with("HTTP/1.1 400"), "{hosts}: {answer}");
+            assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+            let is_problem = answer.contains("urn:verifyd:problem:invalid-header");
+            assert_eq!(is_problem, path == "/v1/runs", "{answer}");
+        }
+    }
+    let answer = rest(begun(&scene, "GET /healthz HTTP/1.0\r\n\r\n").await).await;
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    // By Content-Length the second request is a part of the first one's body.
+    for length in ["Content-Length: 6\r\n", ""] {
+        let head = format!(
+            "POST /login HTTP/1.1\r\nHost: x\r\n{length}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{next}"
+        );
+        let answer = rest(begun(&scene, &head).await).await;
+        assert!(answer.contains("connection: close"), "{length}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
     }
 }

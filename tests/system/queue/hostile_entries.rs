@@ -38,6 +38,8 @@ async fn until_nothing_is_left(plain: &mut MultiplexedConnection) {
             ("SCARD", "q:done"),
             ("SCARD", "q:dead"),
             ("ZCARD", "q:scheduled"),
+            ("EXISTS", "q:meta"),
+            ("EXISTS", "q:signal"),
         ] {
             left.push((key, number(plain, &[counting, key]).await));
         }
@@ -152,6 +154,16 @@ async fn ids_and_metas_of_any_size_stay_in_redis() {
             .await
             .unwrap();
     }
+    // Metas without a payload, one of them no meta, and keys that nobody reads.
+    for id in [&b"no-payload"[..], b"\xff\x00", long.as_bytes()] {
+        let meta = [&b"q:meta:alone-"[..], id].concat();
+        let mut pipe = redis::pipe();
+        pipe.cmd("HSET").arg(meta).arg(&["status", "Pending"]);
+        pipe.query_async::<()>(&mut plain).await.unwrap();
+    }
+    number(&mut plain, &["RPUSH", "q:meta:a-list", &large]).await;
+    number(&mut plain, &["HSET", "q:meta", "a", &large]).await;
+    number(&mut plain, &["RPUSH", "q:signal", &large]).await;
     // The same one several times.
     entry(&mut plain, "copied", &hint(6)).await;
     for _ in 0..5 {

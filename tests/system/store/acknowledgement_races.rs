@@ -126,7 +126,7 @@ async fn the_applications_own_table_is_used_as_it_is() {
     new.expires_at = Some("2999-01-02T03:04:05Z".parse().unwrap());
     let (made, _) = bed.store.acknowledge(&new).await.unwrap().unwrap();
     assert_eq!(made.expires_at, new.expires_at);
-    let off = (made.acknowledged_at - now()).num_seconds();
+    let off = (made.acknowledged_at.unwrap() - now()).num_seconds();
     assert!(off.abs() < 1800, "{off}");
     let second = checked(&bed, 1, &[BROKEN]).await;
     assert_eq!(of(&bed.store, second).await, [made.id]);

@@ -135,7 +135,7 @@ pub async fn an_acknowledgement_is_recorded_once_for_a_check_of_a_run(bed: &Bed)
         ("it is planned", "Ann")
     );
     assert_eq!((made.expires_at, made.withdrawn_at), (new.expires_at, None));
-    assert!((now() - made.acknowledged_at).abs() < TimeDelta::hours(1));
+    assert!((now() - made.acknowledged_at.unwrap()).abs() < TimeDelta::hours(1));
     let again = bed.store.acknowledge(&accept(run, 1, BROKEN)).await;
     assert_eq!(again.unwrap(), Some((made.clone(), false)));
     let beside = accepted(bed, run, 1, BESIDE).await;
@@ -472,6 +472,8 @@ pub async fn a_time_of_any_form_means_the_same_everywhere(bed: &Bed) {
         set("expires_at", time).await;
         let read = bed.store.acknowledgement(ack).await.unwrap().unwrap();
         assert_eq!(read.is_active(now()), *is_active, "{time}");
+        let is_shown = |at: DateTime<Utc>| at > DateTime::UNIX_EPOCH;
+        assert!(read.expires_at.is_none_or(is_shown), "{time}: {read:?}");
         let active = match is_active {
             true => vec![ack],
             false => Vec::new(),
@@ -501,10 +503,16 @@ pub async fn a_time_of_any_form_means_the_same_everywhere(bed: &Bed) {
     };
     for time in made {
         set("acknowledged_at", time).await;
+        let read = bed.store.acknowledgement(ack).await.unwrap().unwrap();
+        assert_eq!(read.acknowledged_at, None, "{time}");
         assert_eq!(listed(false).await, [ack], "{time}");
         assert_eq!(listed(true).await, [ack], "{time}");
         assert_eq!(of(&bed.store, first).await, [ack], "{time}");
     }
+    set("withdrawn_at", "infinity").await;
+    let read = bed.store.acknowledgement(ack).await.unwrap().unwrap();
+    assert_eq!((read.is_withdrawn, read.withdrawn_at), (true, None));
+    assert_eq!(listed(true).await, []);
     set("acknowledged_at", "2001-01-05").await;
     assert_eq!(listed(false).await, []);
     // Nor is there any of a run that is not completed.

@@ -204,7 +204,7 @@ pub async fn a_time_that_is_none_stops_nothing(bed: &Bed) {
     );
 }
 
-/// `infinity` is the usual word for never, and what comes before all times is none.
+/// `infinity` is the usual word for never, and what comes before all times is no end that anybody means.
 pub async fn the_expiry_of_a_credential_is_read_alike_everywhere(bed: &Bed) {
     bed.exec(
         "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, status, entra_tenant_id) \
@@ -213,12 +213,12 @@ pub async fn the_expiry_of_a_credential_is_read_alike_everywhere(bed: &Bed) {
          VALUES (1, 'client_secret', 'x')",
     )
     .await;
-    let (never, absent) = match bed.is_postgres() {
+    let (never, invalid) = match bed.is_postgres() {
         true => (["infinity", "290000-01-01"], ["-infinity", "4713-01-01 BC"]),
-        false => (["infinity", "99999-01-01"], ["-infinity", "-4713-01-01"]),
+        false => (["infinity", "99999-01-01"], ["-infinity", "0000-12-31"]),
     };
     let times = never.map(|time| (time, true)).into_iter();
-    for (time, is_never) in times.chain(absent.map(|time| (time, false))) {
+    for (time, is_never) in times.chain(invalid.map(|time| (time, false))) {
         bed.exec(&format!(
             "UPDATE provider_credentials SET expires_at = '{time}'"
         ))
@@ -227,7 +227,7 @@ pub async fn the_expiry_of_a_credential_is_read_alike_everywhere(bed: &Bed) {
         let credential = start.unwrap().credential.unwrap();
         let expiry = match is_never {
             true => RecordedExpiry::Never,
-            false => RecordedExpiry::Absent,
+            false => RecordedExpiry::Invalid,
         };
         assert_eq!(credential.expiry, expiry, "{time}");
         let filter = ConnectionFilter {
@@ -252,6 +252,7 @@ pub async fn the_expiry_of_a_credential_is_read_alike_everywhere(bed: &Bed) {
         "2461000",
         "2030-1-5",
         "2030-01-05T03:04:05+0200",
+        "-4713-01-01",
     ] {
         bed.exec(&format!(
             "UPDATE provider_credentials SET expires_at = '{time}'"

@@ -3,6 +3,8 @@
 pub mod fake;
 mod in_a_browser;
 mod over_http;
+mod place;
+mod session_ends;
 
 use serde_json::json;
 use std::path::PathBuf;
