@@ -82,7 +82,7 @@ impl Services {
                 &settings.http,
                 settings.database.max_connections,
             )),
-            reads: Arc::new(Reads::new(replica, settings.worker.heartbeat_interval)),
+            reads: Arc::new(Reads::new(replica)),
             settings,
             store,
             queue,

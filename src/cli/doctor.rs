@@ -25,6 +25,7 @@ use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::Pooling;
 use crate::ports::store::{SchemaFinding, Store, StoreError};
+use crate::ports::workers::WorkerRecord;
 use crate::telemetry::build_info::{BUILD, BuildInfo};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -160,6 +161,7 @@ async fn in_time(
 /// Tries everything that `serve` needs.
 pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
     let mut lines = vec![ok("version", version()), ok("config", settings.summary())];
+    let mut latest = None;
     let store = tokio::time::timeout(TIMEOUT, database(settings, &mut lines)).await;
     match store {
         Ok(Some(store)) => {
@@ -184,7 +186,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
                 .await;
                 let dead_after = settings.worker.dead_after;
                 in_time("runs", store, &mut lines, async |store, lines| {
-                    runs(store, dead_after, lines).await;
+                    latest = runs(store, dead_after, lines).await;
                 })
                 .await;
             }
@@ -199,7 +201,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
             remedy::of_opening(settings.is_embedded()),
         )),
     }
-    lines.extend(replica::check(settings).await);
+    lines.extend(replica::check(settings, latest).await);
     queue::check(settings, &mut lines).await;
     keys(settings, &mut lines);
     lines.push(modules::check(settings));
@@ -405,14 +407,19 @@ fn disk(store: &dyn Store, lines: &mut Vec<Line>) {
     }
 }
 
-/// What is to be said of runs, and of what follows from them.
-async fn runs(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>) {
+/// What is to be said of runs, and of what follows from them. Returns the worker with the latest heartbeat.
+async fn runs(
+    store: &dyn Store,
+    dead_after: Duration,
+    lines: &mut Vec<Line>,
+) -> Option<WorkerRecord> {
     guards(store, lines).await;
     lines.extend(partitions::check(store).await);
     lines.push(webhooks::check(store).await);
     throttling::check(store, lines).await;
-    activity(store, dead_after, lines).await;
+    let latest = activity(store, dead_after, lines).await;
     invalid_runs::check(store, lines).await;
+    latest
 }
 
 /// Says how many more there are than [`SHOWN`].
@@ -448,14 +455,18 @@ async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
     }));
 }
 
-/// Shows queued runs and workers.
-async fn activity(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>) {
+/// Shows queued runs and workers. Returns the worker with the latest heartbeat.
+async fn activity(
+    store: &dyn Store,
+    dead_after: Duration,
+    lines: &mut Vec<Line>,
+) -> Option<WorkerRecord> {
     let now = SystemClock.now();
     let (counts, workers) = match (store.counts().await, store.workers().await) {
         (Ok(counts), Ok(workers)) => (counts, workers),
         (Err(failure), _) | (_, Err(failure)) => {
             lines.push(error("runs", &failure));
-            return;
+            return None;
         }
     };
     let beating = workers
@@ -486,6 +497,7 @@ async fn activity(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>
     } else {
         ok("runs", found)
     });
+    workers.into_iter().max_by_key(|worker| worker.beat_at)
 }
 
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {

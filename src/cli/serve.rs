@@ -102,10 +102,12 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     );
     let ended = CancellationToken::new();
     let reporting = tokio::spawn(service_manager::report(health, ended.clone()));
+    let following = Arc::clone(&services.reads).follow(Arc::clone(&worker.state), stop.clone());
+    let following = tokio::spawn(following);
     let worked = work(&services, worker, stop).await;
     closing.cancel();
-    // Runs do not depend on it.
-    let _ = debugging.await;
+    // Runs do not depend on them.
+    let _ = tokio::join!(following, debugging);
     let served = serving.await;
     if let Some(traces) = traces {
         traces.flush().await;

@@ -4,6 +4,7 @@ use super::error::Problem;
 use super::print::Shown;
 use super::settings::Settings;
 use crate::http::oidc::OidcSettings;
+use crate::http::reads::MAX_HEARTBEAT_INTERVAL;
 use secrecy::ExposeSecret as _;
 
 /// All contradictions.
@@ -70,7 +71,19 @@ pub(super) fn find(settings: &Settings) -> Vec<Problem> {
             ),
         });
     }
-    if settings.is_embedded() && !settings.database.read_url.expose_secret().is_empty() {
+    let has_replica = !settings.database.read_url.expose_secret().is_empty();
+    if has_replica && worker.heartbeat_interval > MAX_HEARTBEAT_INTERVAL {
+        problems.push(Problem {
+            source: None,
+            message: format!(
+                "{} must be at most {} s where {} is set: heartbeats tell how far the replica is behind",
+                said("worker.heartbeat_interval"),
+                MAX_HEARTBEAT_INTERVAL.as_secs(),
+                said("database.read_url")
+            ),
+        });
+    }
+    if has_replica && settings.is_embedded() {
         problems.push(Problem {
             source: None,
             message: format!(

@@ -65,7 +65,7 @@ pub async fn send_heartbeat(
     worker: &WorkerState,
 ) -> Result<(), StoreError> {
     let sent = Instant::now();
-    store
+    let beat_at = store
         .heartbeat(&Heartbeat {
             worker_id: worker.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -74,6 +74,7 @@ pub async fn send_heartbeat(
         })
         .await?;
     worker.lease.renew(sent);
+    worker.heartbeats.add(sent, beat_at);
     Ok(())
 }
 

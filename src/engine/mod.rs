@@ -9,6 +9,7 @@
 //!   progress, and [`schema`] watches whether the database's schema fits.
 //! - [`worker`] runs these parts and drains them.
 
+pub(crate) mod heartbeats;
 pub mod lease;
 mod liveness;
 pub mod pipeline;

@@ -1,5 +1,6 @@
 //! A worker process: runs heartbeat, reconciler, fair queuing and the consumer of hints, and drains them.
 
+use super::heartbeats::ConfirmedHeartbeats;
 use super::lease::{self, Lease};
 use super::liveness::FailureStreak;
 use super::pipeline::Pipeline;
@@ -28,6 +29,7 @@ pub struct WorkerState {
     pub id: WorkerId,
     pub settings: WorkerSettings,
     pub lease: Lease,
+    pub heartbeats: ConfirmedHeartbeats,
     pub schema: SchemaWatch,
     pub slots: Arc<Slots>,
     pub in_flight: InFlightRuns,
@@ -45,6 +47,7 @@ impl WorkerState {
         Self {
             id,
             lease: Lease::new(settings.self_fence_after()),
+            heartbeats: ConfirmedHeartbeats::default(),
             slots: Arc::new(Slots::new(settings.concurrency)),
             settings,
             schema: SchemaWatch::default(),

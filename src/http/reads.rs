@@ -3,7 +3,10 @@
 //! What decides something, and what says whether verifyd works, is read on the primary: sign-in, access, workers, live
 //! pages. What a replica cannot answer in time, or does not have yet, is asked once more of the primary.
 
-use crate::ports::store::Store;
+use crate::engine::heartbeats::ConfirmedHeartbeats;
+use crate::engine::worker::WorkerState;
+use crate::ports::replica::Replayed;
+use crate::ports::store::{Store, StoreError};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::CACHE_CONTROL;
@@ -12,12 +15,16 @@ use axum::middleware::Next;
 use axum::response::Response;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// A replica that is further behind is not read.
 pub const MAX_LAG: Duration = Duration::from_secs(30);
+
+/// Longest `worker.heartbeat_interval` with a replica: one that has every heartbeat but the latest is near enough.
+pub const MAX_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A page says so from here on.
 const MENTIONED_LAG: Duration = Duration::from_secs(5);
@@ -31,6 +38,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest time for an answer from the replica, so that there is time to ask the primary.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For how long a replica that has failed a request is not read, whatever a look finds: the next request might fail, too.
+const LEFT_FOR: Duration = Duration::from_secs(60);
 
 /// After this time any replica that is read has what was committed before.
 pub const SETTLED_AFTER: Duration = MAX_LAG.saturating_add(LOOK_TIMEOUT);
@@ -47,35 +57,76 @@ pub struct Reads {
 #[derive(Debug)]
 struct Replica {
     store: Arc<dyn Store>,
-    /// See [`quiet`].
-    quiet: Duration,
     seen: Mutex<Seen>,
-    /// Held during a look.
-    looking: tokio::sync::Mutex<()>,
 }
 
-/// What the last look has found.
-#[derive(Clone, Copy, Debug, Default)]
+/// What is known of the replica.
+#[derive(Debug, Default)]
 struct Seen {
+    /// When it was last looked at.
     at: Option<Instant>,
     /// `None`: it is not to be read.
     lag: Option<Duration>,
+    /// A request has failed: it is not looked at before.
+    left_until: Option<Instant>,
+    /// What the log last said: that it is read (`None`), or why not.
+    logged: Option<Option<String>>,
 }
 
 impl Seen {
-    fn is_old(self) -> bool {
-        let pause = match self.lag {
-            Some(_) => LOOK_EVERY,
-            None => LOOK_AGAIN,
-        };
-        self.at.is_none_or(|at| at.elapsed() >= pause)
-    }
-
     /// Returns how far the replica may be behind by now; `None`: it is not to be read.
-    fn lag_by_now(self) -> Option<Duration> {
+    fn lag_by_now(&self) -> Option<Duration> {
         let age = self.at?.elapsed();
         self.lag.filter(|_| age < LOOK_TIMEOUT).map(|lag| lag + age)
     }
+
+    /// Whether a request has failed a short time ago.
+    fn is_left(&self) -> bool {
+        self.left_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Returns whether the log now says something else than before.
+    fn note(&mut self, found: &Result<Duration, NotRead>) -> bool {
+        self.at = Some(Instant::now());
+        self.lag = found.as_ref().ok().copied();
+        let known = match found {
+            Ok(lag) | Err(NotRead::Late(lag)) => Some(*lag),
+            Err(_) => None,
+        };
+        measure(self.lag, known);
+        let now = Some(found.as_ref().err().map(ToString::to_string));
+        if matches!(found, Err(NotRead::Awaited)) || self.logged == now {
+            return false;
+        }
+        match found {
+            Ok(_) => tracing::info!("lists and details are read from database.read_url"),
+            Err(error) => {
+                tracing::warn!(%error, "database.read_url is not read; reading database.url");
+            }
+        }
+        self.logged = now;
+        true
+    }
+}
+
+/// Why the replica is not read. The text is that of the log, and the same as long as the cause is.
+#[derive(Debug, thiserror::Error)]
+enum NotRead {
+    /// The first heartbeat of this process was sent a moment ago, or not yet. That is not logged.
+    #[error("it does not have the first heartbeat of this process yet")]
+    Awaited,
+    #[error("it has no heartbeat of this process: it is of another database, or far behind")]
+    Foreign,
+    #[error("it accepts writes: it was promoted, or never was a replica")]
+    Promoted,
+    #[error("it may be more than {} s behind", MAX_LAG.as_secs())]
+    Late(Duration),
+    #[error("its lag is unknown, as a heartbeat of this process was late")]
+    Unknown,
+    #[error("it does not answer in time")]
+    Silent,
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The replica, for one request.
@@ -83,35 +134,75 @@ impl Seen {
 pub struct Reader {
     store: Arc<dyn Store>,
     lag: Duration,
-    is_used: Arc<AtomicBool>,
+    attempt: Arc<Attempt>,
 }
 
 impl Reader {
     /// Returns the replica; the answer says so.
     pub fn store(&self) -> &dyn Store {
-        self.is_used.store(true, Ordering::Relaxed);
+        self.attempt.is_used.send_replace(true);
         self.store.as_ref()
     }
 
     /// Returns the lag that the page has to mention.
     pub fn mentioned_lag(&self) -> Option<Duration> {
-        let is_used = self.is_used.load(Ordering::Relaxed);
-        (is_used && self.lag >= MENTIONED_LAG).then_some(self.lag)
+        (self.attempt.is_used() && self.lag >= MENTIONED_LAG).then_some(self.lag)
     }
 }
 
+/// A request that the replica may answer.
+#[derive(Debug, Default)]
+struct Attempt {
+    is_used: watch::Sender<bool>,
+    /// The error of the replica.
+    failure: Mutex<Option<String>>,
+}
+
+tokio::task_local! {
+    static ATTEMPT: Arc<Attempt>;
+}
+
+impl Attempt {
+    fn is_used(&self) -> bool {
+        *self.is_used.borrow()
+    }
+
+    /// Returns the answer; `None`: the replica was used, and has taken too long. What the primary answers takes as long
+    /// as it takes.
+    async fn of(self: &Arc<Self>, answer: impl Future<Output = Response>) -> Option<Response> {
+        let overdue = async {
+            let mut is_used = self.is_used.subscribe();
+            let _ = is_used.wait_for(|is_used| *is_used).await;
+            tokio::time::sleep(ANSWER_TIMEOUT).await;
+        };
+        tokio::select! {
+            answer = ATTEMPT.scope(Arc::clone(self), answer) => Some(answer),
+            () = overdue => None,
+        }
+    }
+}
+
+/// Whether the request is repeated on the primary after this error, so that it is none of the request. It is kept as the
+/// cause for which the replica is left.
+pub fn is_of_replica(error: &StoreError) -> bool {
+    let kept = ATTEMPT.try_with(|attempt| {
+        let is_used = attempt.is_used();
+        if is_used {
+            *attempt.failure.lock() = Some(error.to_string());
+        }
+        is_used
+    });
+    kept.unwrap_or(false)
+}
+
 impl Reads {
-    /// `heartbeat_interval`: a worker commits that often.
-    pub fn new(replica: Option<Arc<dyn Store>>, heartbeat_interval: Duration) -> Self {
+    pub fn new(replica: Option<Arc<dyn Store>>) -> Self {
+        let replica = replica.map(|store| Replica {
+            store,
+            seen: Mutex::default(),
+        });
         Self {
-            replica: replica.map(|store| {
-                Arc::new(Replica {
-                    store,
-                    quiet: quiet(heartbeat_interval),
-                    seen: Mutex::default(),
-                    looking: tokio::sync::Mutex::default(),
-                })
-            }),
+            replica: replica.map(Arc::new),
         }
     }
 
@@ -119,33 +210,52 @@ impl Reads {
         self.replica.is_some()
     }
 
+    /// Compares the replica with the heartbeats of this worker until `stop`. Before, and without, it is not read.
+    pub async fn follow(self: Arc<Self>, worker: Arc<WorkerState>, stop: CancellationToken) {
+        if let Some(replica) = &self.replica {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = replica.follow(&worker) => {}
+            }
+        }
+    }
+
     /// Answers a request, one that only reads with a [`Reader`] as its extension where the replica is to be read.
     pub async fn answer(&self, mut request: Request, next: Next) -> Response {
         let (Some(replica), true) = (&self.replica, may_be_behind(&request)) else {
             return next.run(request).await;
         };
-        let Some(lag) = replica.lag() else {
+        let lag = replica.seen.lock().lag_by_now();
+        let Some(lag) = lag else {
             return next.run(request).await;
         };
         let again = repeated(&request);
-        let is_used = Arc::new(AtomicBool::new(false));
+        let attempt = Arc::new(Attempt::default());
         request.extensions_mut().insert(Reader {
             store: Arc::clone(&replica.store),
             lag,
-            is_used: Arc::clone(&is_used),
+            attempt: Arc::clone(&attempt),
         });
-        let answered = tokio::time::timeout(ANSWER_TIMEOUT, next.clone().run(request)).await;
-        let is_used = is_used.load(Ordering::Relaxed);
-        match answered {
-            Ok(response) if !is_used => response,
-            Ok(mut response) if !is_wanting(response.status()) => {
+        match attempt.of(next.clone().run(request)).await {
+            Some(response) if !attempt.is_used() => response,
+            Some(mut response) if !is_wanting(response.status()) => {
                 let age = HeaderValue::from(lag.as_secs());
                 response.headers_mut().insert(DATA_AGE, age);
                 response
             }
-            Ok(response) if response.status() == StatusCode::NOT_FOUND => next.run(again).await,
-            _ => {
-                replica.leave();
+            Some(response) if response.status() == StatusCode::NOT_FOUND => next.run(again).await,
+            Some(_) => {
+                let response = next.run(again).await;
+                // What fails on the primary, too, is no fault of the replica.
+                if !response.status().is_server_error() {
+                    let failure = attempt.failure.lock().take();
+                    let failure = failure.unwrap_or_else(|| "it failed a request".to_owned());
+                    replica.leave(NotRead::Failed(failure));
+                }
+                response
+            }
+            None => {
+                replica.leave(NotRead::Silent);
                 next.run(again).await
             }
         }
@@ -160,50 +270,75 @@ impl Reads {
 }
 
 impl Replica {
-    /// Returns how far it is behind, by what the last look has found. The first request after a while begins another
-    /// look, and is answered by the primary.
-    fn lag(self: &Arc<Self>) -> Option<Duration> {
-        let seen = *self.seen.lock();
-        if seen.is_old() {
-            let replica = Arc::clone(self);
-            tokio::spawn(async move { replica.look().await });
+    async fn follow(&self, worker: &WorkerState) {
+        measure(None, None);
+        loop {
+            let left_until = self.seen.lock().left_until;
+            if let Some(until) = left_until {
+                tokio::time::sleep_until(until).await;
+            }
+            let pause = match self.look(worker).await {
+                Ok(_) | Err(NotRead::Awaited) => LOOK_EVERY,
+                Err(_) => LOOK_AGAIN,
+            };
+            tokio::time::sleep(pause).await;
         }
-        seen.lag_by_now()
     }
 
-    async fn look(&self) {
-        let Ok(_only_look) = self.looking.try_lock() else {
-            return;
+    /// Looks at the replica. Requests that failed meanwhile count for more.
+    async fn look(&self, worker: &WorkerState) -> Result<Duration, NotRead> {
+        let replayed = self.store.replayed(&worker.id);
+        let found = match tokio::time::timeout(LOOK_TIMEOUT, replayed).await {
+            Ok(Ok(replayed)) => lag_of(replayed, &worker.heartbeats),
+            Ok(Err(error)) => Err(NotRead::Failed(error.to_string())),
+            Err(_) => Err(NotRead::Silent),
         };
-        let began = Instant::now();
-        let looked = tokio::time::timeout(LOOK_TIMEOUT, self.store.lag(self.quiet)).await;
-        let lag = looked.ok().and_then(Result::ok).flatten();
-        let seconds = lag.map_or(f64::NAN, |lag| lag.as_secs_f64());
-        metrics::gauge!("verifyd_replica_lag_seconds").set(seconds);
-        self.note(began, lag.filter(|lag| *lag <= MAX_LAG));
+        let mut seen = self.seen.lock();
+        if !seen.is_left() {
+            seen.note(&found);
+        }
+        drop(seen);
+        found
     }
 
-    /// It has not answered: for a while it is not read.
-    fn leave(&self) {
-        self.note(Instant::now(), None);
-    }
-
-    fn note(&self, at: Instant, lag: Option<Duration>) {
-        let seen = Seen { at: Some(at), lag };
-        let before = std::mem::replace(&mut *self.seen.lock(), seen);
-        match (before.lag, lag) {
-            (Some(_), None) => tracing::warn!(
-                "database.read_url does not answer in time, or lags by more than {MAX_LAG:?}; reading database.url"
-            ),
-            (None, Some(_)) => tracing::info!("lists and details are read from database.read_url"),
-            _ => {}
+    /// It has failed a request: for a while it is not read.
+    fn leave(&self, why: NotRead) {
+        let mut seen = self.seen.lock();
+        if !seen.is_left() {
+            seen.left_until = Some(Instant::now() + LEFT_FOR);
+            seen.note(&Err(why));
         }
     }
 }
 
-/// Returns how long the primary may have no commit, as heartbeats may be late.
-pub fn quiet(heartbeat_interval: Duration) -> Duration {
-    MAX_LAG.min(2 * heartbeat_interval)
+/// Sets the metrics: what the replica is read with, and its lag if that is known.
+fn measure(used: Option<Duration>, known: Option<Duration>) {
+    metrics::gauge!("verifyd_replica_usable").set(u8::from(used.is_some()));
+    let seconds = known.map_or(f64::NAN, |lag| lag.as_secs_f64());
+    metrics::gauge!("verifyd_replica_lag_seconds").set(seconds);
+}
+
+/// Returns the lag of a replica that may be read.
+fn lag_of(replayed: Replayed, heartbeats: &ConfirmedHeartbeats) -> Result<Duration, NotRead> {
+    if !replayed.is_replica {
+        return Err(NotRead::Promoted);
+    }
+    let Some(beat_at) = replayed.beat_at else {
+        let is_due = heartbeats.oldest().is_some_and(|age| age > MAX_LAG);
+        return Err(match is_due {
+            true => NotRead::Foreign,
+            false => NotRead::Awaited,
+        });
+    };
+    let dated = heartbeats.date(beat_at).ok_or(NotRead::Unknown)?;
+    if dated.at_most <= MAX_LAG {
+        Ok(dated.lag)
+    } else if dated.lag > MAX_LAG / 2 {
+        Err(NotRead::Late(dated.at_most))
+    } else {
+        // This process has sent the heartbeat after that one late.
+        Err(NotRead::Unknown)
+    }
 }
 
 /// Whether the request only reads, and does not ask for what is new.
@@ -232,6 +367,7 @@ fn repeated(request: &Request) -> Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chrono::DateTime;
 
     fn request(method: Method, cache_control: Option<&'static str>) -> Request {
         let mut request = Request::new(Body::empty());
@@ -257,27 +393,106 @@ mod tests {
         }
     }
 
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_replica_that_is_not_read_is_looked_at_less_often() {
-        for (lag, pause) in [(Some(Duration::ZERO), LOOK_EVERY), (None, LOOK_AGAIN)] {
-            let at = Some(Instant::now());
-            let seen = Seen { at, lag };
-            assert!(!seen.is_old());
-            tokio::time::advance(pause).await;
-            assert!(seen.is_old());
+    async fn a_replica_is_read_while_it_has_a_heartbeat_of_this_process_that_is_new_enough() {
+        let at = |seconds| DateTime::from_timestamp(1_000_000 + seconds, 0);
+        let beats = ConfirmedHeartbeats::default();
+        let found = |is_replica, beat_at| {
+            let replayed = Replayed {
+                is_replica,
+                beat_at,
+            };
+            lag_of(replayed, &beats)
+        };
+        assert!(matches!(found(true, None), Err(NotRead::Awaited)));
+        beats.add(Instant::now(), at(0).unwrap());
+        tokio::time::advance(seconds(5)).await;
+        assert!(matches!(found(true, None), Err(NotRead::Awaited)));
+        assert!(matches!(found(true, at(0)), Ok(lag) if lag.is_zero()));
+        assert!(matches!(found(false, at(0)), Err(NotRead::Promoted)));
+        assert!(matches!(found(true, at(60)), Err(NotRead::Unknown)));
+
+        beats.add(Instant::now(), at(5).unwrap());
+        tokio::time::advance(seconds(25)).await;
+        assert!(matches!(found(true, at(0)), Ok(lag) if lag == seconds(25)));
+        tokio::time::advance(seconds(1)).await;
+        assert!(matches!(found(true, at(0)), Err(NotRead::Late(lag)) if lag == seconds(31)));
+        assert!(matches!(found(true, None), Err(NotRead::Foreign)));
+
+        // Heartbeats are held up.
+        tokio::time::advance(seconds(20)).await;
+        assert!(matches!(found(true, at(5)), Err(NotRead::Unknown)));
+        beats.add(Instant::now(), at(51).unwrap());
+        assert!(matches!(found(true, at(5)), Err(NotRead::Unknown)));
+        assert!(matches!(found(true, at(51)), Ok(lag) if lag.is_zero()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_an_answer_of_the_replica_may_take_too_long() {
+        let attempt = Arc::new(Attempt::default());
+        let slow = async || {
+            tokio::time::sleep(3 * ANSWER_TIMEOUT).await;
+            Response::default()
+        };
+        assert!(attempt.of(slow()).await.is_some());
+        let late_use = async {
+            tokio::time::sleep(2 * ANSWER_TIMEOUT).await;
+            attempt.is_used.send_replace(true);
+            tokio::time::sleep(ANSWER_TIMEOUT / 2).await;
+            Response::default()
+        };
+        assert!(attempt.of(late_use).await.is_some());
+        assert!(attempt.of(slow()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_error_is_kept_where_the_primary_is_asked_again() {
+        let denied = StoreError::Schema("denied".into());
+        assert!(!is_of_replica(&denied));
+        let attempt = Arc::new(Attempt::default());
+        for is_used in [false, true] {
+            attempt.is_used.send_replace(is_used);
+            let failing = async {
+                assert_eq!(is_of_replica(&denied), is_used);
+                Response::default()
+            };
+            attempt.of(failing).await;
+            let kept = attempt.failure.lock().is_some();
+            assert_eq!(kept, is_used);
         }
-        assert!(Seen::default().is_old());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_cause_is_logged_once_while_it_lasts() {
+        let mut seen = Seen::default();
+        for (found, is_logged) in [
+            (Err(NotRead::Awaited), false),
+            (Err(NotRead::Late(seconds(31))), true),
+            (Err(NotRead::Late(seconds(41))), false),
+            (Err(NotRead::Promoted), true),
+            (Ok(seconds(1)), true),
+            (Ok(seconds(2)), false),
+            (Err(NotRead::Promoted), true),
+        ] {
+            assert_eq!(seen.note(&found), is_logged, "{found:?}");
+            assert_eq!(seen.lag_by_now(), found.ok());
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_seen_of_a_replica_ages_and_counts_for_a_while() {
         let seen = Seen {
             at: Some(Instant::now()),
-            lag: Some(Duration::from_secs(2)),
+            lag: Some(seconds(2)),
+            ..Seen::default()
         };
-        tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(seen.lag_by_now(), Some(Duration::from_secs(5)));
-        tokio::time::advance(Duration::from_secs(2)).await;
+        tokio::time::advance(seconds(3)).await;
+        assert_eq!(seen.lag_by_now(), Some(seconds(5)));
+        tokio::time::advance(seconds(2)).await;
         assert_eq!(seen.lag_by_now(), None);
         assert_eq!(Seen::default().lag_by_now(), None);
     }

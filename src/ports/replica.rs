@@ -1,15 +1,24 @@
 //! A replica of the database: it only reads, and lags.
 
+use crate::domain::WorkerId;
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
-use std::time::Duration;
+use chrono::{DateTime, Utc};
 
-/// Tells how far a server is behind its primary. What a database does that is no replica.
+/// What a server says of itself as a replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Whether it only follows a primary.
+    pub is_replica: bool,
+    /// The latest heartbeat of the worker that it has.
+    pub beat_at: Option<DateTime<Utc>>,
+}
+
+/// Tells what a server has of its primary. What a database does that has no replicas.
 #[async_trait]
 pub trait ReplicaStore: Send + Sync {
-    /// Returns how old the server's data is; `None`: it cannot tell. `quiet`: how long a primary may commit nothing at
-    /// all, so that a replica which has everything seems older than it is.
-    async fn lag(&self, _quiet: Duration) -> Result<Option<Duration>, StoreError> {
-        Ok(Some(Duration::ZERO))
+    /// Returns the heartbeat that the server has of this worker: no other database has one, as its name is random.
+    async fn replayed(&self, _worker: &WorkerId) -> Result<Replayed, StoreError> {
+        Ok(Replayed::default())
     }
 }

@@ -33,8 +33,8 @@ pub struct Heartbeat {
 /// Keeps the list of workers.
 #[async_trait]
 pub trait WorkerStore: Send + Sync {
-    /// Renews this worker's lease on all its runs.
-    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError>;
+    /// Renews this worker's lease on all its runs. Returns the time of that, by the database's clock.
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<DateTime<Utc>, StoreError>;
 
     /// Takes the worker off the list.
     async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError>;

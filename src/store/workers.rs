@@ -9,11 +9,13 @@ use crate::domain::WorkerId;
 use crate::ports::store_error::StoreError;
 use crate::ports::workers::{Heartbeat, WorkerRecord, WorkerStore};
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 /// How each database writes a heartbeat.
 #[async_trait]
 pub(super) trait Beat {
-    async fn beat(&self, beat: Statement) -> Result<(), StoreError>;
+    /// Returns `beat_at`.
+    async fn beat(&self, beat: Statement) -> Result<(DateTime<Utc>,), StoreError>;
 }
 
 const BEAT: Sql = both!(
@@ -22,7 +24,8 @@ const BEAT: Sql = both!(
      VALUES ($1, $2, $3, $4, " clock!() ", " clock!()
     ") ON CONFLICT (worker_id) DO UPDATE SET version = excluded.version,
         concurrency = excluded.concurrency, in_flight = excluded.in_flight,
-        beat_at = excluded.beat_at"
+        beat_at = excluded.beat_at
+     RETURNING beat_at"
 );
 
 const RETIRE: Sql = both!("DELETE FROM " own!(workers) " WHERE worker_id = $1");
@@ -35,13 +38,14 @@ const WORKERS: Sql = both!(
 
 #[async_trait]
 impl<S: SqlStore + Beat> WorkerStore for S {
-    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<DateTime<Utc>, StoreError> {
         let beat = BEAT
             .bind(&heartbeat.worker_id.0)
             .bind(&heartbeat.version)
             .bind(i32::try_from(heartbeat.concurrency).unwrap_or(i32::MAX))
             .bind(i32::try_from(heartbeat.in_flight).unwrap_or(i32::MAX));
-        self.beat(beat).await
+        let (beat_at,) = self.beat(beat).await?;
+        Ok(beat_at)
     }
 
     async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {

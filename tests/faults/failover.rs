@@ -1,7 +1,6 @@
 //! A real standby takes over from a primary that is gone.
 
 use crate::scene::{COMPLETED, Scene};
-use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use test_support::postgres::TestDatabase;
 use test_support::private_postgres::PrivatePostgres;
@@ -45,15 +44,6 @@ async fn is_left(server: &PrivatePostgres) {
         left.fetch_one(&mut sql).await.unwrap() == 0
     })
     .await;
-}
-
-/// What `doctor` says of the hosts.
-fn hosts_found(scene: &Scene) -> Value {
-    let output = scene.bench.run(&["doctor", "--json"]);
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let mut parts = answer["parts"].as_array().unwrap().iter();
-    let hosts = parts.find(|part| part["part"] == "hosts");
-    hosts.unwrap_or(&answer)["found"].clone()
 }
 
 /// For a while the workers see a standby, which only reads. Then it is promoted. What a client was
@@ -114,7 +104,7 @@ async fn a_worker_with_both_hosts_in_its_url_follows_the_primary() {
     scene.bench.set("DATABASE_URL", url);
     let (of_primary, of_standby) = (primary.port(), standby.port());
     assert_eq!(
-        hosts_found(&scene),
+        scene.bench.examined("hosts")["found"],
         format!(
             "127.0.0.1:{of_standby} standby, 127.0.0.1:{of_primary} primary; in use is 127.0.0.1:{of_primary}"
         )
@@ -224,7 +214,7 @@ async fn a_worker_leaves_a_former_primary_and_never_returns_to_it() {
     scene.bench.set("DATABASE_URL", url);
     let of_former = former.port();
     assert_eq!(
-        hosts_found(&scene),
+        scene.bench.examined("hosts")["found"],
         format!(
             "127.0.0.1:{of_former} former primary, 127.0.0.1:{through} primary; in use is 127.0.0.1:{through}"
         )

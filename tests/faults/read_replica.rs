@@ -1,4 +1,5 @@
-//! Lists and details are read from a real replica while it is near enough, and from the primary otherwise.
+//! Lists and details are read from a real replica of this database while it is near enough, and from the primary
+//! otherwise.
 
 use crate::scene::Scene;
 use reqwest::header::{
@@ -8,10 +9,13 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 use serde_json::Value;
 use sqlx::{Connection as _, Executor as _, PgConnection};
-use test_support::bench::Daemon;
+use test_support::bench::{Bench, Daemon};
 use test_support::postgres::TestDatabase;
 use test_support::private_postgres::PrivatePostgres;
 use test_support::waiting::until;
+use verifyd_simulator::SimulatorOptions;
+
+const READ_URL: &str = "VERIFYD__DATABASE__READ_URL";
 
 /// What is asked again and again is not what is limited here.
 const NO_LIMITS: [(&str, &str); 2] = [
@@ -134,23 +138,41 @@ async fn sessions(server: &mut PgConnection) -> Vec<i32> {
         .unwrap()
 }
 
-/// What `doctor` says of the replica.
-fn state_of_replica(scene: &Scene) -> String {
-    let output = scene.bench.run(&["doctor", "--json"]);
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let mut parts = answer["parts"].as_array().unwrap().iter();
-    let replica = parts.find(|part| part["part"] == "replica");
-    replica.unwrap_or(&answer)["state"].to_string()
+/// The address of this database on a standby.
+fn on(standby: &PrivatePostgres, database: &str) -> String {
+    let mut url: url::Url = database.parse().unwrap();
+    url.set_port(Some(standby.port())).unwrap();
+    url.into()
 }
+
+/// Whether this worker has logged a line with this text.
+fn says(worker: &Daemon, text: &str) -> bool {
+    let lines = worker.lines.lock().unwrap();
+    lines.iter().any(|line| line.contains(text))
+}
+
+/// Waits until the metrics of this worker have these lines. Nobody asks it for anything else.
+async fn measures(worker: &Daemon, lines: &[&str]) {
+    until("the metrics say so", async || {
+        let (_, metrics) = worker.get("/metrics").await;
+        let has = |line: &&str| metrics.lines().any(|there| there == *line);
+        lines.iter().all(has)
+    })
+    .await;
+}
+
+const UNUSABLE: [&str; 2] = [
+    "verifyd_replica_usable 0",
+    "verifyd_replica_lag_seconds NaN",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_and_details_are_read_from_a_replica_that_is_near_enough() {
     let primary = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
     let mut standby = primary.standby();
-    let mut url: url::Url = scene.bench.database.url().parse().unwrap();
-    url.set_port(Some(standby.port())).unwrap();
-    scene.bench.set("VERIFYD__DATABASE__READ_URL", url);
+    let url = on(&standby, &scene.bench.database.url());
+    scene.bench.set(READ_URL, url);
     let token = scene.bench.token(&["read", "run", "admin"]);
     let worker = scene.bench.serve(&NO_LIMITS);
     scene.completes(1).await;
@@ -168,7 +190,8 @@ async fn lists_and_details_are_read_from_a_replica_that_is_near_enough() {
     let after = sessions(&mut replica).await;
     let is_kept = before.iter().any(|session| after.contains(session));
     assert!(is_kept, "{before:?} {after:?}");
-    assert_eq!(state_of_replica(&scene), "\"ok\"");
+    assert_eq!(scene.bench.examined("replica")["state"], "ok");
+    measures(&worker, &["verifyd_replica_usable 1"]).await;
 
     // From now on the replica has nothing new.
     let pause = replica.execute("SELECT pg_wal_replay_pause()");
@@ -195,7 +218,7 @@ async fn lists_and_details_are_read_from_a_replica_that_is_near_enough() {
     assert!(old.age >= Some(5), "{:?}", old.age);
 
     until("it lags by more than is read", async || {
-        let lag = "SELECT extract(epoch FROM now() - pg_last_xact_replay_timestamp()) > 31";
+        let lag = "SELECT extract(epoch FROM now() - pg_last_xact_replay_timestamp()) > 40";
         sqlx::query_scalar::<_, bool>(lag)
             .fetch_one(&mut replica)
             .await
@@ -203,7 +226,12 @@ async fn lists_and_details_are_read_from_a_replica_that_is_near_enough() {
     })
     .await;
     person.reads_primary().await;
-    assert_eq!(state_of_replica(&scene), "\"warning\"");
+    measures(&worker, &["verifyd_replica_usable 0"]).await;
+    until("the log says why", async || {
+        says(&worker, "it may be more than 30 s behind")
+    })
+    .await;
+    assert_eq!(scene.bench.examined("replica")["state"], "warning");
     let resume = replica.execute("SELECT pg_wal_replay_resume()");
     resume.await.unwrap();
     person
@@ -212,7 +240,117 @@ async fn lists_and_details_are_read_from_a_replica_that_is_near_enough() {
 
     drop(replica);
     standby.crash();
+    measures(&worker, &UNUSABLE).await;
     person.reads_primary().await;
-    assert_eq!(state_of_replica(&scene), "\"warning\"");
+    assert_eq!(scene.bench.examined("replica")["state"], "warning");
+    drop(scene);
+}
+
+/// Rows of others are shown to nobody, and a run that is not there is not missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_another_database_is_not_read() {
+    let primary = PrivatePostgres::start();
+    let other = PrivatePostgres::start();
+    let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
+    let token = scene.bench.token(&["read"]);
+    let mut followers = Vec::new();
+    for server in [&primary, &other] {
+        let database = TestDatabase::create_on(&server.url()).await;
+        let foreign = Bench::on(database, SimulatorOptions::default()).await;
+        let connection = foreign.healthy(1);
+        let run = foreign.record(&[connection], 1).await[0];
+        // It has heartbeats, too.
+        let working = foreign.serve(&[]);
+        let standby = server.standby();
+        let url = on(&standby, &foreign.database.url());
+        let worker = scene
+            .bench
+            .serve(&[NO_LIMITS[0], NO_LIMITS[1], (READ_URL, &url)]);
+        let person = Person::at(&worker, &token).await;
+        followers.push(((foreign, working, standby), url, worker, person, run));
+    }
+    for (_, url, worker, person, run) in &followers {
+        until("the log says why", async || {
+            let list = person.get("/v1/runs").await;
+            assert_eq!(list.age, None);
+            assert!(!list.has(*run), "{}", list.text);
+            says(worker, "it has no heartbeat of this process")
+        })
+        .await;
+        measures(worker, &UNUSABLE).await;
+        scene.bench.set(READ_URL, url.as_str());
+        let line = scene.bench.examined("replica");
+        assert_eq!(line["state"], "warning");
+        let found = line["found"].as_str().unwrap();
+        assert!(found.contains("it has no heartbeat"), "{found}");
+    }
+    drop(scene);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_replica_is_not_read() {
+    let primary = PrivatePostgres::start();
+    let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
+    let standby = primary.standby();
+    let url = on(&standby, &scene.bench.database.url());
+    scene.bench.set(READ_URL, url);
+    let token = scene.bench.token(&["read"]);
+    let worker = scene.bench.serve(&NO_LIMITS);
+    let person = Person::at(&worker, &token).await;
+    person.get_from_replica("/v1/runs", |_| true).await;
+
+    let mut promoted = PgConnection::connect(&standby.url()).await.unwrap();
+    let promote = promoted.execute("SELECT pg_promote()");
+    promote.await.unwrap();
+    measures(&worker, &UNUSABLE).await;
+    let run = scene.record(1).await[0];
+    let list = person.get("/v1/runs").await;
+    assert_eq!(list.age, None);
+    assert!(list.has(run), "{}", list.text);
+    until("the log says why", async || {
+        says(&worker, "it accepts writes")
+    })
+    .await;
+    let line = scene.bench.examined("replica");
+    let found = line["found"].as_str().unwrap();
+    assert!(found.contains("it accepts writes"), "{found}");
+    drop(scene);
+}
+
+/// First it refuses a look, then only a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_refuses_the_role_is_not_read() {
+    let primary = PrivatePostgres::start();
+    let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
+    scene.bench.execute("CREATE ROLE looker LOGIN").await;
+    let standby = primary.standby();
+    let url = on(&standby, &scene.bench.url_of("looker"));
+    scene.bench.set(READ_URL, url);
+    let token = scene.bench.token(&["read"]);
+    let worker = scene.bench.serve(&NO_LIMITS);
+    let person = Person::at(&worker, &token).await;
+    until("the log says why", async || {
+        assert_eq!(person.get("/v1/runs").await.age, None);
+        says(&worker, "permission denied for schema verifyd")
+    })
+    .await;
+    measures(&worker, &UNUSABLE).await;
+    assert_eq!(scene.bench.examined("replica")["state"], "warning");
+
+    let grants =
+        "GRANT USAGE ON SCHEMA verifyd TO looker; GRANT SELECT ON verifyd.workers TO looker";
+    scene.bench.execute(grants).await;
+    until("the log says why", async || {
+        for path in ["/v1/runs", "/runs"] {
+            assert_eq!(person.get(path).await.age, None);
+        }
+        says(&worker, "permission denied for table")
+    })
+    .await;
+    measures(&worker, &UNUSABLE).await;
+    // Every request was answered.
+    for failure in ["a request failed", "a page could not be read"] {
+        assert!(!says(&worker, failure), "{failure}");
+    }
     drop(scene);
 }

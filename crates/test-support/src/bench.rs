@@ -170,6 +170,15 @@ impl Bench {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// What `doctor` finds of a part that has one line.
+    pub fn examined(&self, part: &str) -> Value {
+        let output = self.run(&["doctor", "--json"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut parts = answer["parts"].as_array().unwrap().iter();
+        let found = parts.find(|line| line["part"] == part).cloned();
+        found.unwrap_or_else(|| panic!("{answer}"))
+    }
+
     /// Records a run of this connection by the command line.
     pub fn enqueue(&self, connection: i64) -> i64 {
         let recorded = self.json(&["enqueue", "--connection", &connection.to_string()]);

@@ -272,6 +272,13 @@ fn keys_that_contradict_each_other_are_refused_with_both_origins() {
         ("VERIFYD__DATABASE__READ_URL", read_url),
     ]);
     assert_holds(&error, "must be empty where database.url (\"sqlite:x.db\"");
+    let error = errors(&[
+        ("DATABASE_URL", read_url),
+        ("VERIFYD__DATABASE__READ_URL", read_url),
+        ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "11s"),
+        ("VERIFYD__WORKER__DEAD_AFTER", "22s"),
+    ]);
+    assert_holds(&error, "must be at most 10 s where database.read_url (");
 }
 
 #[test]

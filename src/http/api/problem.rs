@@ -2,6 +2,7 @@
 
 use crate::domain::names::UnknownName;
 use crate::http::rate_limit::whole_seconds;
+use crate::http::reads::is_of_replica;
 use crate::operations::OperationError;
 use crate::ports::store::StoreError;
 use axum::body::Body;
@@ -240,8 +241,11 @@ impl IntoResponse for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        let is_final = !is_of_replica(&error);
         if error.is_transient() {
-            tracing::warn!(%error, "a request needs the database");
+            if is_final {
+                tracing::warn!(%error, "a request needs the database");
+            }
             return Self::new(
                 Kind::Unavailable,
                 "The database does not answer or is busy. Try again.",
@@ -249,7 +253,9 @@ impl From<StoreError> for Problem {
             .retry_after(RETRY);
         }
         // What the database said is for the log: it may name what is none of the caller's business.
-        tracing::error!(%error, "a request failed");
+        if is_final {
+            tracing::error!(%error, "a request failed");
+        }
         if let Some(lacks) = error.lacks() {
             let detail = format!("{lacks}; the log says why, under this request's id.");
             return Self::new(Kind::Unavailable, detail).retry_after(RETRY);

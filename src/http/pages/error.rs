@@ -6,6 +6,7 @@ use super::input::Path;
 use crate::domain::access::Scope;
 use crate::http::query::QueryText;
 use crate::http::rate_limit::whole_seconds;
+use crate::http::reads::is_of_replica;
 use crate::operations::OperationError;
 use crate::ports::store::StoreError;
 use askama::Template;
@@ -147,7 +148,9 @@ impl IntoResponse for PageError {
                 "This is a defect of verifyd. Its log says where.".to_owned(),
             ),
             Self::Store(error) if error.is_transient() => {
-                tracing::warn!(%error, "a page could not be read");
+                if !is_of_replica(error) {
+                    tracing::warn!(%error, "a page could not be read");
+                }
                 (
                     StatusCode::SERVICE_UNAVAILABLE,
                     "The database does not answer",
@@ -156,7 +159,9 @@ impl IntoResponse for PageError {
                 )
             }
             Self::Store(error) => {
-                tracing::error!(%error, "a page could not be read");
+                if !is_of_replica(error) {
+                    tracing::error!(%error, "a page could not be read");
+                }
                 let (status, title) = match error.lacks() {
                     Some(lacks) => (StatusCode::SERVICE_UNAVAILABLE, lacks),
                     None => (

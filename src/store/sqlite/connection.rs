@@ -8,7 +8,7 @@ use crate::store::sql_store::{self, InProcess, SqlConnection, SqlRow, SqlStore, 
 use crate::store::statement::{Statement, Value};
 use crate::store::workers::Beat;
 use async_trait::async_trait;
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::pool::PoolConnection;
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
@@ -84,9 +84,8 @@ impl SqlStore for SqliteStore {
 
 #[async_trait]
 impl Beat for SqliteStore {
-    async fn beat(&self, beat: Statement) -> Result<(), StoreError> {
-        sql_store::execute(self, beat).await?;
-        Ok(())
+    async fn beat(&self, beat: Statement) -> Result<(DateTime<Utc>,), StoreError> {
+        sql_store::transaction(self, async |tx| beat.fetch_one(tx).await).await
     }
 }
 

@@ -63,10 +63,7 @@ async fn replicas_share_the_budget_of_a_throttled_application() {
         limits += u32::from(rate > 0.0);
     }
     assert!(limits > 0);
-    let examined = bench.json(&["doctor"]);
-    let parts = examined["parts"].as_array().unwrap();
-    let found = parts.iter().find(|part| part["part"] == "throttling");
-    let found = found.unwrap_or_else(|| panic!("{examined}"));
+    let found = bench.examined("throttling");
     assert_eq!(found["state"], "warning", "{found}");
     let said = found["found"].as_str().unwrap();
     assert!(

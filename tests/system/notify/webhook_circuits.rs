@@ -33,17 +33,6 @@ pub async fn record(bench: &Bench, connection: i64, runs: usize) {
     }
 }
 
-fn webhooks_line(bench: &Bench) -> Value {
-    let output = bench.run(&["doctor", "--json"]);
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let lines = said["parts"].as_array().unwrap();
-    lines
-        .iter()
-        .find(|line| line["part"] == "webhooks")
-        .unwrap()
-        .clone()
-}
-
 /// A pause of a circuit is twice the limit of an attempt: longer than a test.
 const LONG: (&str, &str) = ("REQUEST_TIMEOUT", "5m");
 
@@ -95,7 +84,7 @@ async fn an_open_circuit_records_without_trying() {
     assert_eq!(shown["failures"], FAILURES, "{shown}");
     assert!(!shown["circuit_probe_at"].is_null() && !shown["oldest_pending_since"].is_null());
     assert_eq!(listed(&bench, other)["circuit"], "closed");
-    let line = webhooks_line(&bench);
+    let line = bench.examined("webhooks");
     assert_eq!(line["state"], "warning");
     let found = line["found"].as_str().unwrap();
     assert!(
@@ -123,7 +112,7 @@ async fn an_open_circuit_records_without_trying() {
     due_now(&bench).await;
     let arrived = ended(&bench, broken).await;
     assert!(arrived.iter().all(|d| d["state"] == "delivered"));
-    assert_eq!(webhooks_line(&bench)["state"], "ok");
+    assert_eq!(bench.examined("webhooks")["state"], "ok");
 }
 
 /// As if the pauses of all messages had passed.
@@ -185,7 +174,7 @@ async fn what_waits_for_too_long_is_given_up_counted_and_listed() {
     ] {
         until(line, async || daemon.get("/metrics").await.1.contains(line)).await;
     }
-    let line = webhooks_line(&bench);
+    let line = bench.examined("webhooks");
     let found = line["found"].as_str().unwrap();
     assert!(found.contains("5 given up, 5 of them by age"), "{found}");
     let page = workers_page(&bench, &daemon).await;

@@ -45,7 +45,7 @@ async fn a_call_that_is_cancelled_while_it_begins_leaves_no_transaction() {
 
 async fn call(store: Arc<dyn Store>, is_heartbeat: bool) -> Result<(), StoreError> {
     match is_heartbeat {
-        true => store.heartbeat(&heartbeat("w1")).await,
+        true => store.heartbeat(&heartbeat("w1")).await.map(drop),
         false => store.counts().await.map(drop),
     }
 }
