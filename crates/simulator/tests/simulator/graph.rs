@@ -417,8 +417,7 @@ async fn an_app_has_a_limit_in_all_its_tenants() {
     let options = SimulatorOptions {
         throttle: ThrottleLimits {
             identity: RateLimit { calls: 2, window },
-            application: RateLimit { calls: 3, window },
-            ..ThrottleLimits::default()
+            ..ThrottleLimits::of_application(3)
         },
         ..SimulatorOptions::default()
     };
