@@ -417,7 +417,8 @@ async fn an_app_has_a_limit_in_all_its_tenants() {
     let options = SimulatorOptions {
         throttle: ThrottleLimits {
             identity: RateLimit { calls: 2, window },
-            ..ThrottleLimits::of_application(3)
+            application: RateLimit { calls: 3, window },
+            ..ThrottleLimits::default()
         },
         ..SimulatorOptions::default()
     };
