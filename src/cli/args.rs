@@ -310,6 +310,9 @@ pub struct SimulateArgs {
     /// Time added to every answer, e.g. 50ms
     #[arg(long, default_value = "0ms", value_parser = duration)]
     pub latency: std::time::Duration,
+    /// Graph requests of each application in 10 s, in all tenants
+    #[arg(long, value_name = "N", default_value_t = verifyd_simulator::ThrottleLimits::APPLICATION_CALLS, value_parser = whole_number(1..=u32::MAX))]
+    pub application_limit: u32,
     /// Certificate (PEM) to register for all simulated applications; repeatable
     #[arg(long = "certificate", value_name = "FILE")]
     pub certificates: Vec<PathBuf>,

@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-use verifyd_simulator::{FEDERATED_SUBJECT, RunningSimulator, Simulator, SimulatorOptions};
+use verifyd_simulator::{
+    FEDERATED_SUBJECT, RunningSimulator, Simulator, SimulatorOptions, ThrottleLimits,
+};
 
 /// Largest file with a certificate, as for a connection.
 const MAX_CERTIFICATE_BYTES: usize = 64 * 1024;
@@ -29,6 +31,7 @@ pub async fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         port: args.port,
         latency: args.latency,
         certificates_pem,
+        throttle: ThrottleLimits::of_application(args.application_limit),
         ..SimulatorOptions::default()
     })
     .await?;

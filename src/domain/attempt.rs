@@ -9,7 +9,7 @@ text_enum! {
     pub enum AttemptEnd: "end_reason" {
         /// The run was completed by it.
         Completed => "completed",
-        /// The provider asked to wait. Does not count.
+        /// The provider throttles for longer than an attempt waits. Does not count.
         Throttled => "throttled",
         /// The worker was stopped, or the schema does not fit. Does not count.
         Shutdown => "shutdown",

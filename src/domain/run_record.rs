@@ -2,8 +2,10 @@
 
 use super::acknowledgement::Acknowledgement;
 use super::attempt::AttemptRecord;
+use super::budget::BudgetKey;
 use super::onboarding::OnboardingSession;
 use super::run::OperationRun;
+use chrono::{DateTime, Utc};
 
 /// A run with its related data, which views are built from.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +17,17 @@ pub struct RunRecord {
     pub acknowledgements: Vec<Acknowledgement>,
     /// The run of the previous report of the connection. `None` when there is none, or it was deleted.
     pub previous: Option<OperationRun>,
+    /// `None`: it waits for no provider.
+    pub provider_wait: Option<ProviderWait>,
+}
+
+/// What a queued run waits for that was released because its provider throttles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderWait {
+    /// When it may be claimed again.
+    pub until: DateTime<Utc>,
+    /// The budget of its application, where that is limited.
+    pub budget: Option<BudgetKey>,
 }
 
 /// An onboarding session with the run that it points to.

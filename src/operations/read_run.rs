@@ -3,13 +3,16 @@
 
 use super::OperationError;
 use crate::domain::access::Binding;
+use crate::domain::attempt::{AttemptEnd, AttemptRecord};
+use crate::domain::budget::BudgetKey;
 use crate::domain::run::OperationRun;
-use crate::domain::run_record::{RunRecord, SessionRecord};
+use crate::domain::run_record::{ProviderWait, RunRecord, SessionRecord};
 use crate::domain::{RunId, RunStatus, SessionId};
 use crate::ports::store::{Store, StoreError};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 /// Between two looks at a run.
 const POLL: Duration = Duration::from_millis(100);
@@ -54,12 +57,55 @@ async fn with_what_belongs_to_it(
         (p.workspace_id, p.tenant_id) == (run.workspace_id, run.tenant_id)
             && p.completed_at <= run.completed_at
     });
+    let attempts = store.attempts(run.id).await?;
     Ok(RunRecord {
-        attempts: store.attempts(run.id).await?,
         acknowledgements: store.acknowledgements_of(run.id).await?,
+        provider_wait: provider_wait(store, &run, &attempts).await?,
+        attempts,
         previous,
         run,
     })
+}
+
+async fn provider_wait(
+    store: &dyn Store,
+    run: &OperationRun,
+    attempts: &[AttemptRecord],
+) -> Result<Option<ProviderWait>, StoreError> {
+    let last = attempts.last().and_then(|attempt| attempt.end_reason);
+    if run.status != RunStatus::Queued || last != Some(AttemptEnd::Throttled) {
+        return Ok(None);
+    }
+    let Some(until) = store.claimable_from(run.id).await? else {
+        return Ok(None);
+    };
+    let budget = budget(store, run).await?;
+    Ok(Some(ProviderWait { until, budget }))
+}
+
+/// Returns the budget of the run's application, where there is one. The run may name the connection of another tenant.
+async fn budget(store: &dyn Store, run: &OperationRun) -> Result<Option<BudgetKey>, StoreError> {
+    let Some(connection) = run.request().provider_connection_id else {
+        return Ok(None);
+    };
+    let connection = match store.connection(connection).await {
+        Ok(Some((connection, _))) => connection,
+        // An invalid value ends the next attempt.
+        Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let owner = (Some(connection.workspace_id), Some(connection.tenant_id));
+    if owner != (run.workspace_id, run.tenant_id) {
+        return Ok(None);
+    }
+    let client = connection
+        .client_id
+        .and_then(|id| Uuid::try_parse(&id).ok());
+    let mut budgets = store.budgets().await?.into_iter().map(|found| found.key);
+    Ok(budgets.find(|key| {
+        let cloud = connection.cloud.as_ref();
+        Some(key.client_id) == client && cloud.is_none_or(|cloud| *cloud == key.cloud)
+    }))
 }
 
 /// Returns the run as soon as it is completed, or as it stands when the time is over. `seen` is told of

@@ -169,6 +169,8 @@ impl Unmet {
 #[derive(Clone, Debug)]
 pub struct Target {
     pub run_id: RunId,
+    /// Whether an earlier attempt at the run ended without completing it.
+    pub is_repeated: bool,
     pub connection: ProviderConnection,
     pub credential: Credential,
     /// When it was last replaced; what was replaced just now may not be known everywhere yet.
@@ -199,6 +201,8 @@ pub enum Disposition {
     /// The provider refuses for now without saying for how long: the run is released for at least this time,
     /// and for longer each time.
     Backoff(Duration),
+    /// verifyd itself holds the requests of the application back: the run is released until there is room for them.
+    Budget(Duration),
 }
 
 /// The result of a provider's check.

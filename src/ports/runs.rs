@@ -7,6 +7,7 @@ use crate::domain::run::{OperationRun, Outcome, RunState, RunStatus, RunSummary}
 use crate::domain::{ConnectionId, RunId, TenantId};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 /// Which runs to list. Newest first.
@@ -40,6 +41,9 @@ pub trait RunStore: Send + Sync {
 
     /// The attempts of a run, oldest first.
     async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError>;
+
+    /// Returns when a run that was released may be claimed again. `None`: it may be claimed now.
+    async fn claimable_from(&self, run: RunId) -> Result<Option<DateTime<Utc>>, StoreError>;
 
     /// Counts for metrics and `doctor`.
     async fn counts(&self) -> Result<RunCounts, StoreError>;

@@ -16,6 +16,7 @@ use crate::ports::log_throttle::log_limited;
 use crate::ports::runs::{RunCounts, RunStore};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 /// `$2`: largest context in bytes. A context that is larger, or NULL, is NULL.
 const RUN: Sql = both!(
@@ -63,6 +64,11 @@ const PARTS: Sql = Sql {
     ),
 };
 
+const CLAIMABLE_FROM: Sql = both!(
+    "SELECT d.not_before FROM " own!(run_deliveries)
+    " d WHERE d.run_id = $1 AND d.not_before > " now!()
+);
+
 const COUNTS: Sql = both!(
     "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
             count(*) FILTER (WHERE status = 'running') AS running, "
@@ -93,6 +99,12 @@ impl<S: SqlStore> RunStore for S {
 
     async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
         rows::all(fetch_all::<AttemptRow>(self, OWN_ATTEMPTS.bind(run.0)).await?)
+    }
+
+    async fn claimable_from(&self, run: RunId) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let found: Option<(DateTime<Utc>,)> =
+            fetch_optional(self, CLAIMABLE_FROM.bind(run.0)).await?;
+        Ok(found.map(|(from,)| from))
     }
 
     async fn counts(&self) -> Result<RunCounts, StoreError> {

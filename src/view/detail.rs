@@ -3,6 +3,7 @@
 use super::diff::DiffView;
 use super::report::RunView;
 use super::timeline::Timeline;
+use super::waiting::WaitingView;
 use crate::domain::run_record::RunRecord;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -14,14 +15,22 @@ use utoipa::ToSchema;
 pub struct RunDetail {
     #[serde(flatten)]
     pub run: RunView,
+    /// Why a queued run is not claimed yet; null where nothing but a free worker is missing.
+    pub waiting: Option<WaitingView>,
     pub timeline: Timeline,
     pub diff: DiffView,
 }
 
 impl RunDetail {
     pub fn of(record: &RunRecord, now: DateTime<Utc>) -> Self {
+        let mut run = RunView::of(&record.run, &record.acknowledgements, now);
+        let waiting = record.provider_wait.as_ref().map(WaitingView::of);
+        if let Some(waiting) = &waiting {
+            run.verdict = waiting.sentence(now);
+        }
         Self {
-            run: RunView::of(&record.run, &record.acknowledgements, now),
+            run,
+            waiting,
             timeline: Timeline::of(&record.run, &record.attempts, now),
             diff: DiffView::of(&record.run, record.previous.as_ref()),
         }

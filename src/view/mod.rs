@@ -12,6 +12,7 @@ pub mod overview;
 pub mod report;
 pub mod run_item;
 pub mod timeline;
+pub mod waiting;
 pub mod words;
 
 pub use acknowledgement::AcknowledgementView;

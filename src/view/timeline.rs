@@ -81,7 +81,7 @@ impl AttemptView {
             end: match attempt.end_reason {
                 None => "in progress",
                 Some(AttemptEnd::Completed) => "completed the run",
-                Some(AttemptEnd::Throttled) => "released: the provider asked to wait",
+                Some(AttemptEnd::Throttled) => "released: the provider throttles",
                 Some(AttemptEnd::Shutdown) => "released: the worker was stopped",
                 Some(AttemptEnd::Error) => "released after an error in verifyd",
                 Some(AttemptEnd::WorkerLost) => {

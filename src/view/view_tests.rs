@@ -7,16 +7,18 @@ use super::{
 };
 use crate::domain::acknowledgement::{Acknowledgement, Actor, Surface};
 use crate::domain::attempt::{AttemptEnd, AttemptRecord};
+use crate::domain::budget::BudgetKey;
 use crate::domain::onboarding::OnboardingSession;
 use crate::domain::report::{
     Check, CheckStatus, Identity, NextStep, Overall, ReportDraft, Severity,
 };
 use crate::domain::run::{OperationRun, Outcome, RUN_TYPE, RunStatus};
-use crate::domain::run_record::{RunRecord, SessionRecord};
+use crate::domain::run_record::{ProviderWait, RunRecord, SessionRecord};
 use crate::domain::{AcknowledgementId, Reason, RunId, SessionId, TenantId, TokenId, WorkspaceId};
 use crate::view::acknowledgement::Standing;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 fn at(second: i64) -> DateTime<Utc> {
     "2026-03-04T05:00:00Z".parse::<DateTime<Utc>>().unwrap() + TimeDelta::seconds(second)
@@ -99,6 +101,7 @@ fn record(run: OperationRun, attempts: Vec<AttemptRecord>) -> RunRecord {
         attempts,
         acknowledgements: Vec::new(),
         previous: None,
+        provider_wait: None,
     }
 }
 
@@ -516,6 +519,36 @@ fn the_timeline_of_a_run() {
     strange.created_at = None;
     let t = RunDetail::of(&record(strange, vec![]), at(1)).timeline;
     assert_eq!((t.waited_ms, t.worked_ms), (None, None));
+}
+
+#[test]
+fn a_run_that_waits_for_its_provider_says_for_how_long() {
+    let mut waiting = record(run(5, RunStatus::Queued, None, None), vec![]);
+    let plain = RunDetail::of(&waiting, at(4));
+    assert_eq!(plain.waiting, None);
+    let mut wait = ProviderWait {
+        until: at(20),
+        budget: None,
+    };
+    waiting.provider_wait = Some(wait.clone());
+    let shown = RunDetail::of(&waiting, at(4));
+    let sentence = "Waiting because the provider throttles: about 16 s.";
+    assert_eq!(shown.run.verdict, sentence);
+    wait.budget = Some(BudgetKey {
+        cloud: "global".into(),
+        client_id: Uuid::nil(),
+    });
+    waiting.provider_wait = Some(wait);
+    let shown = RunDetail::of(&waiting, at(21));
+    let sentence = "Waiting for the budget of the application 00000000-0000-0000-0000-000000000000, \
+                    which Microsoft throttles: about 1 s.";
+    assert_eq!(shown.run.verdict, sentence);
+    let json = serde_json::to_value(shown.waiting).unwrap();
+    let wanted = json!({
+        "reason": "application_budget", "until": "2026-03-04T05:00:20Z",
+        "client_id": Uuid::nil().to_string(), "cloud": "global",
+    });
+    assert_eq!(json, wanted);
 }
 
 #[test]

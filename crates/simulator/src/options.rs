@@ -62,6 +62,18 @@ pub struct ThrottleLimits {
     pub application: RateLimit,
 }
 
+impl ThrottleLimits {
+    /// The published limit of all calls of one app in all its tenants within ten seconds.
+    pub const APPLICATION_CALLS: u32 = 130_000;
+
+    /// The published limits, with another one for all calls of one app in all its tenants.
+    pub fn of_application(calls: u32) -> Self {
+        let mut limits = Self::default();
+        limits.application.calls = calls;
+        limits
+    }
+}
+
 impl Default for ThrottleLimits {
     /// The published limits.
     fn default() -> Self {
@@ -75,7 +87,7 @@ impl Default for ThrottleLimits {
                 window: Duration::from_secs(20),
             },
             application: RateLimit {
-                calls: 130_000,
+                calls: Self::APPLICATION_CALLS,
                 window: Duration::from_secs(10),
             },
         }

@@ -96,6 +96,7 @@ pub fn secret(text: &str) -> Credential {
 pub fn target(module: &str) -> Target {
     Target {
         run_id: RunId(1),
+        is_repeated: false,
         connection: ProviderConnection {
             id: ConnectionId(7),
             workspace_id: WorkspaceId(8),

@@ -6,6 +6,7 @@ use super::preflight::{PreflightResult, RunSubject};
 use super::{Pipeline, Transition};
 use crate::domain::completion::Completion;
 use crate::domain::connection_facts::KeptFacts;
+use crate::domain::pause::with_jitter;
 use crate::domain::reason::Reason;
 use crate::domain::run::RunRequest;
 use crate::engine::scheduling::in_flight::Phase;
@@ -55,6 +56,7 @@ impl Pipeline {
         let deadline = attempt.deadline;
         let target = Target {
             run_id: run.id,
+            is_repeated: claim.own_attempt > 1,
             connection: ready.connection,
             credential: ready.credential,
             credential_changed_at: ready.credential_changed_at,
@@ -160,7 +162,10 @@ fn complete(completion: Completion) -> Transition {
 /// The longest pause that is chosen here.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 
-/// Returns the wait that the provider named, or one as long as the run has taken so far, which doubles each
+/// Largest random part of a wait for a budget, as a share of it.
+const BUDGET_JITTER: f64 = 0.2;
+
+/// Returns the wait that the provider or its limiter named, or one as long as the run has taken so far, which doubles each
 /// pause. `room`: the longest possible wait.
 fn pause(disposition: Disposition, spent: Duration, room: Duration) -> Option<Duration> {
     match disposition {
@@ -169,6 +174,11 @@ fn pause(disposition: Disposition, spent: Duration, room: Duration) -> Option<Du
         Disposition::Backoff(least) => {
             let wait = least.max(spent.min(LONGEST_PAUSE));
             (least <= room).then(|| wait.min(room))
+        }
+        // Replicas choose these times by themselves, and those that are bounded are the same.
+        Disposition::Budget(wait) => {
+            let wait = with_jitter(wait, BUDGET_JITTER, LONGEST_PAUSE);
+            (!room.is_zero()).then(|| wait.min(room))
         }
     }
 }
@@ -196,6 +206,20 @@ mod tests {
             seconds(90_000),
         );
         assert_eq!(late, Some(LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn a_wait_for_a_budget_has_jitter_and_ends_with_the_total_deadline() {
+        let wait = || pause(Disposition::Budget(seconds(50)), seconds(600), seconds(90));
+        let waits: Vec<Duration> = std::iter::repeat_with(wait).take(100).flatten().collect();
+        assert_eq!(waits.len(), 100);
+        assert!(waits.iter().any(|wait| *wait != waits[0]));
+        let bounds = seconds(50)..=seconds(60);
+        assert!(waits.iter().all(|wait| bounds.contains(wait)), "{waits:?}");
+        for (room, wait) in [(seconds(9), Some(seconds(9))), (Duration::ZERO, None)] {
+            let last = pause(Disposition::Budget(seconds(50)), seconds(600), room);
+            assert_eq!(last, wait);
+        }
     }
 
     #[test]

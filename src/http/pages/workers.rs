@@ -1,4 +1,5 @@
-//! `GET /workers`: replicas with their load, webhooks that wait, and what producers got wrong.
+//! `GET /workers`: replicas with their load, applications that Microsoft throttles, webhooks that wait, and what producers
+//! got wrong.
 
 use super::Pages;
 use super::error::{PageError, render};
@@ -38,6 +39,9 @@ struct WorkersPage {
     queued: u64,
     running: u64,
     versions: usize,
+    budgets: Vec<LimitedApplication>,
+    /// Limited applications that are not among `budgets`.
+    more_budgets: usize,
     webhooks: Webhooks,
     mistakes: Vec<Mistake>,
     /// The invalid runs that are not among `mistakes`, in words.
@@ -45,6 +49,30 @@ struct WorkersPage {
     dead_letters: Vec<Mistake>,
     /// Payloads in the queue that are no hints.
     rejected: u64,
+}
+
+/// An application that Microsoft throttles across its directories.
+struct LimitedApplication {
+    client_id: String,
+    cloud: String,
+    rate: String,
+    throttled: Moment,
+}
+
+async fn budgets(
+    pages: &Pages,
+    now: DateTime<Utc>,
+) -> Result<(Vec<LimitedApplication>, usize), PageError> {
+    let budgets = pages.store.budgets().await?;
+    let more = budgets.len().saturating_sub(SHOWN as usize);
+    let shown = budgets.into_iter().take(SHOWN as usize);
+    let shown = shown.map(|budget| LimitedApplication {
+        client_id: budget.key.client_id.to_string(),
+        cloud: budget.key.cloud,
+        rate: counted(budget.per_minute.into(), "request"),
+        throttled: Moment::of(budget.decreased_at, now),
+    });
+    Ok((shown.collect(), more))
 }
 
 /// What waits for webhooks.
@@ -116,7 +144,7 @@ struct Mistake {
     problem: String,
 }
 
-/// Endpoints, invalid runs and dead letters that are shown, of each.
+/// Applications, endpoints, invalid runs and dead letters that are shown, of each.
 const SHOWN: u32 = 20;
 
 /// A queue that does not answer within this is left out.
@@ -179,6 +207,7 @@ pub async fn page(
     let (rejected, dead_letters) = dead_letters(&pages).await;
     let now = pages.clock.now();
     let webhooks = webhooks(&pages, now).await?;
+    let (budgets, more_budgets) = budgets(&pages, now).await?;
     let rows: Vec<Row> = workers
         .into_iter()
         .map(|w| Row {
@@ -204,6 +233,8 @@ pub async fn page(
         in_flight: alive().map(|r| r.in_flight).sum(),
         concurrency: alive().map(|r| r.concurrency).sum(),
         versions: versions.len(),
+        budgets,
+        more_budgets,
         webhooks,
         mistakes,
         more,

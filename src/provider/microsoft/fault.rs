@@ -35,15 +35,26 @@ pub(super) struct Advice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Later {
     pub wait: Duration,
-    /// The provider named this time; else it named none, or one after which it refused again.
-    pub asked: bool,
+    pub cause: LaterCause,
+}
+
+/// Who has chosen when to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LaterCause {
+    /// Nobody: the provider named no time, or one after which it refused again.
+    Refused,
+    /// The provider.
+    Asked,
+    /// The limiter: the budget of the application has permits by then.
+    Budget,
 }
 
 impl From<Later> for Disposition {
     fn from(later: Later) -> Self {
-        match later.asked {
-            true => Self::Later(later.wait),
-            false => Self::Backoff(later.wait),
+        match later.cause {
+            LaterCause::Refused => Self::Backoff(later.wait),
+            LaterCause::Asked => Self::Later(later.wait),
+            LaterCause::Budget => Self::Budget(later.wait),
         }
     }
 }

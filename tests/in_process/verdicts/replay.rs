@@ -191,7 +191,9 @@ async fn replay(provider: &MicrosoftProvider, server: &Server, cloud: String, ca
                 false => "failed",
             };
             let later = match findings.disposition {
-                Disposition::Later(wait) | Disposition::Backoff(wait) => Some(wait),
+                Disposition::Later(wait)
+                | Disposition::Backoff(wait)
+                | Disposition::Budget(wait) => Some(wait),
                 Disposition::Finished => None,
             };
             (outcome, findings.checks, later)

@@ -1,34 +1,27 @@
 //! Microsoft throttles an application across its tenants, and replicas share what is left, on the real binary.
 
 use std::io::Write as _;
-use std::time::Duration;
 use test_support::bench::Bench;
-use verifyd_simulator::{Endpoint, RateLimit, Scenario, SimulatorOptions, ThrottleLimits};
+use verifyd_simulator::{Endpoint, Scenario, SimulatorOptions, ThrottleLimits};
 
 const TENANTS: u32 = 25;
 
 /// Of each tenant.
-const RUNS: i64 = 12;
+const RUNS: i64 = 6;
 
-/// Each replica has more requests under way than are allowed within a second. Where each goes by its own refusals
-/// alone, more requests are refused than answered.
+/// A pause takes most of ten seconds. Where each request waits for its own `Retry-After`, each run that is left is
+/// claimed and refused in each of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_share_the_budget_of_a_throttled_application() {
     let options = SimulatorOptions {
-        throttle: ThrottleLimits {
-            application: RateLimit {
-                calls: 60,
-                window: Duration::from_secs(1),
-            },
-            ..ThrottleLimits::default()
-        },
+        throttle: ThrottleLimits::of_application(200),
         ..SimulatorOptions::default()
     };
     let bench = Bench::with(options).await;
     let connections: Vec<i64> = (1..=TENANTS)
         .map(|tenant| bench.healthy(tenant.into()))
         .collect();
-    let concurrency = [("VERIFYD__WORKER__CONCURRENCY", "16")];
+    let concurrency = [("VERIFYD__WORKER__CONCURRENCY", "4")];
     let replicas = [bench.serve(&concurrency), bench.serve(&concurrency)];
     bench.record(&connections, RUNS).await;
     bench.all_completed().await;
@@ -49,7 +42,7 @@ async fn replicas_share_the_budget_of_a_throttled_application() {
         "measured: {answered} requests were answered, {throttled} refused"
     );
     assert!(
-        throttled > 0 && 2 * throttled < answered,
+        throttled > 0 && 8 * throttled < answered,
         "{answered} requests were answered, {throttled} refused"
     );
 

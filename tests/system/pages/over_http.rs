@@ -4,10 +4,15 @@ use crate::api::scene::{ALL, Scene};
 use crate::pages::person::{Person, location, tenant};
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderValue, SET_COOKIE};
+use serde_json::Value;
 use std::time::Duration;
 use test_support::waiting::PATIENCE;
 use test_support::world::operator;
+use verifyd::domain::WorkerId;
 use verifyd::domain::access::{Binding, Scope};
+use verifyd::domain::budget::{BudgetKey, Throttling};
+use verifyd::ports::budgets::PermitRequest;
+use verifyd::ports::store::{AttemptEnd, ClaimPolicy};
 use verifyd_simulator::Scenario;
 
 /// The form that acknowledges a check.
@@ -523,4 +528,77 @@ async fn a_row_that_nobody_can_work_on_is_shown_and_breaks_no_list() {
         .await;
     let workers = person.page("/workers").await;
     assert!(workers.contains("and 2 more runs</li>"), "{workers}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_waits_for_a_budget_says_so_everywhere() {
+    let scene = Scene::sqlite().await;
+    let store = &scene.world.services.store;
+    let connection = scene.add(1, Scenario::Healthy).await;
+    let run = scene.world.record(connection, |_| {}).await;
+    let policy = ClaimPolicy {
+        max_attempts: 3,
+        lease: PATIENCE,
+        isolated: false,
+    };
+    let claimed = store.claim(run, &WorkerId("w".into()), &policy).await;
+    let claim = claimed.unwrap().claimed().unwrap();
+    let hour = Some(Duration::from_secs(3_600));
+    let released = store.release(&claim, AttemptEnd::Throttled, hour, false);
+    assert!(released.await.unwrap());
+
+    let token = scene.master().await;
+    let person = scene.operator().await;
+    let path = format!("/v1/runs/{run}");
+    let waiting = scene.get(&token, &path).await.body["waiting"].clone();
+    assert_eq!(waiting["reason"], "provider_throttled");
+    assert_eq!(waiting["client_id"], Value::Null);
+    let page = person.page(&format!("/runs/{run}")).await;
+    assert!(page.contains("Waiting because the provider throttles: about "));
+    assert!(
+        !person
+            .page("/workers")
+            .await
+            .contains("Throttled applications")
+    );
+
+    let row = scene.world.row(connection).await;
+    let client = row.client_id.unwrap();
+    let limited = |client: &str| BudgetKey {
+        cloud: row.cloud.clone().unwrap(),
+        client_id: client.parse().unwrap(),
+    };
+    let throttling = Throttling {
+        unpermitted_per_minute: 6_000,
+        pause: Duration::ZERO,
+    };
+    let request = PermitRequest {
+        wanted: 0,
+        throttling: Some(throttling),
+    };
+    store.permits(&limited(&client), &request).await.unwrap();
+    let shown = scene.get(&token, &path).await.body;
+    assert_eq!(shown["waiting"]["reason"], "application_budget");
+    assert_eq!(shown["waiting"]["client_id"], client);
+    assert_eq!(shown["waiting"]["cloud"], "simulated");
+    let words = format!("Waiting for the budget of the application {client}");
+    let verdict = shown["verdict"].as_str().unwrap();
+    assert!(verdict.starts_with(&words), "{verdict}");
+    let page = person.page(&format!("/runs/{run}")).await;
+    assert!(page.contains(&words), "{page}");
+    let arguments = ["runs", "show", &run.to_string()].map(str::to_owned);
+    let terminal = scene.cli(arguments.into()).await;
+    let terminal = String::from_utf8(terminal.stdout).unwrap();
+    let in_one_line = terminal.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(in_one_line.contains(&words), "{terminal}");
+    let workers = person.page("/workers").await;
+    assert!(workers.contains("Throttled applications") && workers.contains(&client));
+
+    // The connection of another tenant says nothing of its application.
+    scene
+        .world
+        .sql("PRAGMA foreign_keys = OFF; UPDATE provider_connections SET tenant_id = 2")
+        .await;
+    let waiting = scene.get(&token, &path).await.body["waiting"].clone();
+    assert_eq!(waiting["reason"], "provider_throttled", "{waiting}");
 }

@@ -15,7 +15,7 @@ use crate::provider::microsoft::graph_error::{self, EXPIRED_PAGE};
 use crate::provider::microsoft::http::{
     Answer, Body, Caller, Intermediary, Login, Payload, Request, Scope,
 };
-use crate::provider::microsoft::limiter::{LimitedRequests, Limiters};
+use crate::provider::microsoft::limiter::{LimitedRequests, Limiters, WaitingCheck};
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
@@ -99,9 +99,13 @@ impl<'a> Session<'a> {
             Material::load(&target.credential, target.deadline, shared.clock.now()).await?;
         let key = TokenKey::new(target.connection.id, &material, cloud, tenant, client_id);
         let obtained = obtain(shared, target, &key, &material).await?;
-        let (of, check) = (target.connection.tenant_id, target.correlation_id);
+        let check = WaitingCheck {
+            id: target.correlation_id,
+            tenant: target.connection.tenant_id,
+            has_waited: target.is_repeated,
+        };
         let limiters = &shared.limiters;
-        let limited = limiters.requests(&cloud.key, client_id, tenant, of, check);
+        let limited = limiters.requests(&cloud.key, client_id, tenant, check);
         Ok(Self {
             shared,
             target,

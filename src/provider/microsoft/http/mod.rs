@@ -11,7 +11,7 @@ pub(super) use body::Body;
 pub(super) use intermediary::Intermediary;
 
 use super::cloud::Clouds;
-use super::fault::{Fault, Later, Retry};
+use super::fault::{Fault, Later, LaterCause, Retry};
 use super::limiter::{LimitedRequests, ThrottleScope};
 use super::settings::MicrosoftSettings;
 use crate::domain::Reason;
@@ -248,7 +248,10 @@ impl Caller {
         if is_too_long || fault.reason == Reason::Throttled {
             fault.later = Some(Later {
                 wait: wait.max(self.defer_after),
-                asked: is_too_long || (asked.is_some() && !fits),
+                cause: match is_too_long || (asked.is_some() && !fits) {
+                    true => LaterCause::Asked,
+                    false => LaterCause::Refused,
+                },
             });
         }
         None

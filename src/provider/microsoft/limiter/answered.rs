@@ -1,4 +1,4 @@
-//! Counts the requests that were answered lately: the rate that the provider has allowed.
+//! Counts the requests that the provider has answered lately: a budget begins with their rate.
 
 use std::collections::VecDeque;
 use std::time::Duration;

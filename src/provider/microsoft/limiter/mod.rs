@@ -2,16 +2,20 @@
 //!
 //! Nothing is held back before the first such refusal, and the database is not asked. From then on each request needs
 //! a permit of the application's budget, which all replicas share in the database: see `domain::budget`. A process
-//! takes the permits of a second at a time, and gives them to its checks in the order of [`queue`].
+//! takes the permits of a second at a time, and gives them to its checks in the order of [`queue`]. A check that would
+//! wait for long gives its slot back, and comes again when the budget has permits for it: see [`places`].
 
 mod answered;
 mod gauges;
+mod places;
 mod queue;
 mod refusals;
 #[cfg(test)]
 mod tests;
 
-use super::fault::{Fault, Later};
+pub(super) use refusals::ThrottleScope;
+
+use super::fault::{Fault, Later, LaterCause};
 use crate::domain::budget::{Budget, BudgetKey, MAX_PAUSE, Permits, SETTLING_TIME, Throttling};
 use crate::domain::{Reason, TenantId};
 use crate::ports::budgets::{BudgetStore, PermitRequest};
@@ -21,11 +25,12 @@ use chrono::{DateTime, Utc};
 use gauges::{Rates, WaitingGauge};
 use moka::future::Cache;
 use parking_lot::Mutex;
-use queue::{Waiter, WaitingRequests};
+use places::Places;
+use queue::{Answer, Waiter, WaitingRequests};
 use refusals::Refusals;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
@@ -55,27 +60,6 @@ const RESERVE: Duration = Duration::from_millis(500);
 
 const REMARK: &str = "verifyd holds requests of this application back, because Microsoft throttles it across its \
                       directories.";
-
-/// Whom a refusal is about, as Graph says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ThrottleScope {
-    /// The application in all its directories.
-    Application,
-    /// One directory.
-    Directory,
-}
-
-impl ThrottleScope {
-    /// Reads `x-ms-throttle-scope`: `Tenant_Application/ReadWrite/…`; `None`: it names nothing that is known.
-    pub fn parse(value: &str) -> Option<Self> {
-        let scope = value.split('/').next().unwrap_or_default();
-        let scope = scope.trim().to_ascii_lowercase();
-        if scope.starts_with("tenant") {
-            return Some(Self::Directory);
-        }
-        scope.contains("application").then_some(Self::Application)
-    }
-}
 
 /// The limiters of all applications.
 pub(super) struct Limiters {
@@ -114,8 +98,7 @@ impl Limiters {
         cloud: &str,
         client_id: Uuid,
         directory: Uuid,
-        tenant: TenantId,
-        check: Uuid,
+        check: WaitingCheck,
     ) -> LimitedRequests {
         let limiter = match &self.store {
             None => None,
@@ -141,21 +124,31 @@ impl Limiters {
         LimitedRequests {
             limiter,
             directory,
-            tenant,
             check,
             has_begun: AtomicBool::new(false),
+            place: OnceLock::new(),
         }
     }
+}
+
+/// A check that may have to wait for permits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WaitingCheck {
+    pub id: Uuid,
+    pub tenant: TenantId,
+    /// Whether it is not the first attempt at its run.
+    pub has_waited: bool,
 }
 
 /// Requests of one check to Graph, in one directory.
 pub(super) struct LimitedRequests {
     limiter: Option<Arc<Limiter>>,
     directory: Uuid,
-    tenant: TenantId,
-    check: Uuid,
+    check: WaitingCheck,
     /// Whether one of them was sent.
     has_begun: AtomicBool,
+    /// When the check comes again. None of its requests waits any more.
+    place: OnceLock<Instant>,
 }
 
 impl std::fmt::Debug for LimitedRequests {
@@ -173,23 +166,19 @@ impl LimitedRequests {
         self.has_begun.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until a request may be sent. A check that has sent none gives its slot back soon, as any does in a long
-    /// pause; else one that has begun waits for its turn for as long as its deadline allows.
+    /// Waits until a request may be sent. A check that would wait for long gives its slot back: at once in a long pause,
+    /// behind more requests than get permits soon, or where other tenants are before it; else one that has sent none
+    /// soon, and one that has begun at the end of its deadline.
     pub async fn permit(&self, deadline: Instant) -> Result<(), Fault> {
         let Some(limiter) = &self.limiter else {
             return Ok(());
         };
-        if limiter.is_limited.load(Ordering::Relaxed) {
-            let has_begun = self.has_begun.load(Ordering::Relaxed);
-            let waited = limiter
-                .wait(self.tenant, self.check, has_begun, deadline)
-                .await;
-            if let Err(later) = waited {
-                let mut fault = Fault::new(Reason::Throttled);
-                fault.remark = Some(REMARK.into());
-                fault.later = Some(later);
-                return Err(fault);
-            }
+        if limiter.is_limited.load(Ordering::Relaxed) && !limiter.permits(self, deadline).await {
+            metrics::counter!("verifyd_provider_budget_timeouts_total").increment(1);
+            let mut fault = Fault::new(Reason::Throttled);
+            fault.remark = Some(REMARK.into());
+            fault.later = Some(limiter.later(self));
+            return Err(fault);
         }
         self.begin();
         Ok(())
@@ -227,6 +216,7 @@ struct Limiter {
 struct State {
     answered: AnsweredRequests,
     waiting: WaitingRequests,
+    places: Places,
     /// The task that gives permits, for as long as there is a limit.
     task: Option<AbortHandle>,
     refusals: Refusals,
@@ -266,14 +256,10 @@ impl Drop for Limiter {
 }
 
 impl Limiter {
-    /// Waits for a permit; returns when to come again where none comes in time.
-    async fn wait(
-        self: &Arc<Self>,
-        tenant: TenantId,
-        check: Uuid,
-        has_begun: bool,
-        deadline: Instant,
-    ) -> Result<(), Later> {
+    /// Waits for a permit of this check. False: none comes in time.
+    async fn permits(self: &Arc<Self>, requests: &LimitedRequests, deadline: Instant) -> bool {
+        let check = &requests.check;
+        let has_begun = requests.has_begun.load(Ordering::Relaxed);
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
         let soon = now + self.longest_wait;
@@ -281,49 +267,66 @@ impl Limiter {
         if !has_begun {
             until = until.min(soon);
         }
-        let permitted = {
+        let answered = {
             let mut state = self.state.lock();
             if !self.is_limited.load(Ordering::Relaxed) {
-                return Ok(());
+                return true;
             }
             let is_paused = state.paused_until.is_some_and(|end| end > soon);
-            if let Some(next) = state.next.filter(|next| is_paused || *next > until) {
-                metrics::counter!("verifyd_provider_budget_timeouts_total").increment(1);
-                return Err(self.later(next - now, is_paused));
+            let is_late = state.next.is_some_and(|next| next > until);
+            let is_first = !has_begun && !check.has_waited;
+            if is_paused
+                || is_late
+                || requests.place.get().is_some()
+                || (is_first && state.places.is_behind(check.tenant, now))
+            {
+                return false;
             }
-            let (permit, permitted) = oneshot::channel();
+            let (answer, answered) = oneshot::channel();
             let waiter = Waiter {
-                tenant,
-                check,
-                permit,
+                tenant: check.tenant,
+                check: check.id,
+                answer,
             };
-            let is_first = state.waiting.is_empty();
+            let was_empty = state.waiting.is_empty();
             state.waiting.push(waiter, has_begun);
+            let served_soon = self
+                .longest_wait
+                .div_duration_f64(state.interval_of_share());
+            state.waiting.release_beyond(served_soon);
             self.start(&mut state);
-            if is_first {
+            if was_empty {
                 self.changed.notify_one();
             }
-            permitted
+            answered
         };
         let _waiting = WaitingGauge::new();
-        let later = match timeout_at(until, permitted).await {
-            Ok(Ok(Err(pause))) => self.later(pause, true),
+        match timeout_at(until, answered).await {
+            Ok(Ok(Answer::Release)) | Err(_) => return false,
             // Where the sender is gone, nothing is limited any more.
-            Ok(_) => return Ok(()),
-            Err(_) => {
-                let next = self.state.lock().next.unwrap_or(until);
-                self.later(next.saturating_duration_since(Instant::now()), false)
-            }
-        };
-        metrics::counter!("verifyd_provider_budget_timeouts_total").increment(1);
-        Err(later)
+            Ok(Ok(Answer::Permit) | Err(_)) => {}
+        }
+        if !has_begun {
+            let mut state = self.state.lock();
+            state.places.serve(check.tenant, Instant::now());
+        }
+        true
     }
 
-    /// When a check may come again. `asked`: whether the provider has named that time.
-    fn later(&self, wait: Duration, asked: bool) -> Later {
+    /// Returns when this check comes again: all its requests at the same time.
+    fn later(&self, requests: &LimitedRequests) -> Later {
+        let now = Instant::now();
+        let place = requests.place.get_or_init(|| {
+            let mut state = self.state.lock();
+            let earliest = state.next.max(Some(now + self.longest_wait)).unwrap_or(now);
+            let interval = state.interval_of_share();
+            let interval = interval.mul_f64(state.waiting.requests_per_check());
+            let tenant = requests.check.tenant;
+            state.places.take(tenant, now, earliest, interval)
+        });
         Later {
-            wait: wait.max(self.longest_wait),
-            asked,
+            wait: place.saturating_duration_since(now).max(self.longest_wait),
+            cause: LaterCause::Budget,
         }
     }
 
@@ -494,7 +497,7 @@ impl State {
             let Some(waiter) = self.waiting.pop() else {
                 continue;
             };
-            if waiter.permit.send(Ok(())).is_ok() {
+            if waiter.answer.send(Answer::Permit).is_ok() {
                 self.left -= 1;
                 self.used = self.used.saturating_add(1);
                 self.next = Some(next + self.interval);
@@ -538,9 +541,7 @@ impl State {
         if pause <= longest {
             return;
         }
-        while let Some(waiter) = self.waiting.pop() {
-            let _ = waiter.permit.send(Err(pause));
-        }
+        self.waiting.release_all();
     }
 
     fn use_permits(&mut self, permits: Permits, now: Instant) {
@@ -550,9 +551,14 @@ impl State {
         self.taken = Some(permits);
     }
 
+    /// Returns the time from one permit to the next where all replicas use theirs.
+    fn interval_of_share(&self) -> Duration {
+        self.taken.map_or(SECOND, |taken| taken.interval_of_share())
+    }
+
     /// Takes an equal share of the budget as it was last, for a second.
     fn take_share(&mut self, now: Instant) {
-        let interval = self.taken.map_or(SECOND, |taken| taken.interval_of_share());
+        let interval = self.interval_of_share();
         let count = SECOND.as_nanos() / interval.as_nanos().max(1);
         self.left = u32::try_from(count).unwrap_or(u32::MAX).max(1);
         self.interval = interval;

@@ -1,11 +1,11 @@
 //! Requests that wait for a permit, in the order in which they get one.
 //!
 //! A check that has begun goes first: where all checks got on at the same pace, a low rate would let none of them end
-//! before its deadline. Among the checks that have begun, and among the others, tenants take turns.
+//! before its deadline. Among the checks that have begun, and among the others, tenants take turns. Of both no more wait
+//! than get permits soon, so that a throttled application leaves slots to others.
 
 use crate::domain::TenantId;
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -18,8 +18,23 @@ pub(super) struct Waiter {
     pub tenant: TenantId,
     /// The check that it belongs to.
     pub check: Uuid,
-    /// Says that the request may be sent, or for how long none may.
-    pub permit: oneshot::Sender<Result<(), Duration>>,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// What a request that waits is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It may be sent.
+    Permit,
+    /// Its check gives the slot back.
+    Release,
+}
+
+impl Waiter {
+    fn release(self) {
+        // Nobody may wait for it any more.
+        let _ = self.answer.send(Answer::Release);
+    }
 }
 
 /// Waiting requests of all tenants.
@@ -28,6 +43,8 @@ pub(super) struct WaitingRequests {
     begun: Turns,
     first: Turns,
     given: u32,
+    /// Checks that have got their first permit.
+    checks: u32,
 }
 
 impl WaitingRequests {
@@ -50,10 +67,35 @@ impl WaitingRequests {
         let Some(waiter) = next else {
             return self.begun.pop();
         };
+        self.checks = self.checks.saturating_add(1);
         for other in self.first.take_check(waiter.tenant, waiter.check) {
             self.begun.push(other);
         }
         Some(waiter)
+    }
+
+    /// Returns how many requests a check makes, by those that have got permits so far.
+    pub fn requests_per_check(&self) -> f64 {
+        let most = f64::from(FIRST_REQUESTS);
+        let requests = most / 2.0 + f64::from(self.given);
+        (requests / (1.0 + f64::from(self.checks))).clamp(1.0, most)
+    }
+
+    /// Releases checks that so many permits do not suffice for: the newest of the tenant with the most requests first.
+    /// One that has begun and one that has not may wait all the same.
+    pub fn release_beyond(&mut self, permits: f64) {
+        self.forget_cancelled();
+        self.begun.release_beyond(permits);
+        self.first
+            .release_beyond(permits / self.requests_per_check());
+    }
+
+    /// Releases all checks that wait.
+    pub fn release_all(&mut self) {
+        for turns in [&mut self.begun, &mut self.first] {
+            let all = std::mem::take(turns).waiting.into_values().flatten();
+            all.for_each(Waiter::release);
+        }
     }
 
     /// Forgets requests that nobody waits for any more.
@@ -111,9 +153,28 @@ impl Turns {
         taken
     }
 
+    /// Releases checks until no more requests wait than this, or only those of one check.
+    fn release_beyond(&mut self, most: f64) {
+        while self.len() as f64 > most {
+            // The last one of those with equally many.
+            let requests = |tenant: &&TenantId| self.waiting.get(*tenant).map_or(0, VecDeque::len);
+            let largest = self.order.iter().max_by_key(requests).copied();
+            let newest = largest.and_then(|tenant| self.waiting.get(&tenant)?.back());
+            let Some(&Waiter { tenant, check, .. }) = newest else {
+                return;
+            };
+            let mut all = self.waiting.values().flatten();
+            if all.all(|waiter| waiter.check == check) {
+                return;
+            }
+            let released = self.take_check(tenant, check).into_iter();
+            released.for_each(Waiter::release);
+        }
+    }
+
     fn forget_cancelled(&mut self) {
         for of_tenant in self.waiting.values_mut() {
-            of_tenant.retain(|waiter| !waiter.permit.is_closed());
+            of_tenant.retain(|waiter| !waiter.answer.is_closed());
         }
         self.forget_empty();
     }
@@ -143,12 +204,12 @@ mod tests {
         tenant: i64,
         check: u128,
         begun: bool,
-    ) -> oneshot::Receiver<Result<(), Duration>> {
-        let (permit, waiting) = oneshot::channel();
+    ) -> oneshot::Receiver<Answer> {
+        let (answer, waiting) = oneshot::channel();
         let waiter = Waiter {
             tenant: TenantId(tenant),
             check: Uuid::from_u128(check),
-            permit,
+            answer,
         };
         queue.push(waiter, begun);
         waiting
@@ -198,6 +259,32 @@ mod tests {
         assert_eq!(popped(&mut queue), order);
         assert!(queue.is_empty());
         drop(waiting);
+    }
+
+    #[test]
+    fn checks_beyond_what_permits_suffice_for_are_released() {
+        let mut queue = WaitingRequests::default();
+        let mut begun: Vec<_> = [(1, 10), (1, 11), (1, 12), (2, 20)]
+            .map(|(tenant, check)| wait(&mut queue, tenant, check, true))
+            .into();
+        // No request has got a permit: a check is expected to make four.
+        let mut first: Vec<_> = [(3, 30), (4, 40), (4, 41)]
+            .map(|(tenant, check)| wait(&mut queue, tenant, check, false))
+            .into();
+        queue.release_beyond(11.0);
+        let is_released = |waiting: &mut Vec<oneshot::Receiver<Answer>>| -> Vec<bool> {
+            let answers = waiting.iter_mut().map(oneshot::Receiver::try_recv);
+            answers
+                .map(|answer| answer == Ok(Answer::Release))
+                .collect()
+        };
+        assert_eq!(is_released(&mut begun), [false; 4]);
+        assert_eq!(is_released(&mut first), [false, false, true]);
+        queue.release_beyond(2.0);
+        assert_eq!(is_released(&mut begun), [false, true, true, false]);
+        assert_eq!(queue.len(), 3);
+        queue.release_beyond(0.0);
+        assert_eq!(queue.len(), 2, "one of each kind");
     }
 
     #[test]

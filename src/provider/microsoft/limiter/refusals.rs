@@ -4,7 +4,6 @@
 //! broken. Such a directory must not hold the others back for as long as that lasts: where it is refused again, and the
 //! others are answered, the refusal is its own.
 
-use super::ThrottleScope;
 use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -12,6 +11,27 @@ use uuid::Uuid;
 
 /// Refusals without a scope, of two directories within this time, are taken for the application's.
 const SAME_MOMENT: Duration = Duration::from_secs(10);
+
+/// Whom a refusal is about, as Graph says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThrottleScope {
+    /// The application in all its directories.
+    Application,
+    /// One directory.
+    Directory,
+}
+
+impl ThrottleScope {
+    /// Reads `x-ms-throttle-scope`: `Tenant_Application/ReadWrite/…`; `None`: it names nothing that is known.
+    pub fn parse(value: &str) -> Option<Self> {
+        let scope = value.split('/').next().unwrap_or_default();
+        let scope = scope.trim().to_ascii_lowercase();
+        if scope.starts_with("tenant") {
+            return Some(Self::Directory);
+        }
+        scope.contains("application").then_some(Self::Application)
+    }
+}
 
 /// The refusals of one application.
 #[derive(Debug, Default)]

@@ -82,10 +82,33 @@ impl BudgetStore for Database {
 
 /// The requests of a new check of this tenant, in a directory of its own.
 async fn requests(limiters: &Limiters, tenant: u32) -> Arc<LimitedRequests> {
+    requests_of(limiters, tenant, false).await
+}
+
+/// The same, of a run that was released before.
+async fn repeated(limiters: &Limiters, tenant: u32) -> Arc<LimitedRequests> {
+    requests_of(limiters, tenant, true).await
+}
+
+async fn requests_of(limiters: &Limiters, tenant: u32, has_waited: bool) -> Arc<LimitedRequests> {
     let directory = Uuid::from_u128(tenant.into());
-    let of = TenantId(tenant.into());
-    let requests = limiters.requests("global", CLIENT, directory, of, Uuid::new_v4());
+    let check = WaitingCheck {
+        id: Uuid::new_v4(),
+        tenant: TenantId(tenant.into()),
+        has_waited,
+    };
+    let requests = limiters.requests("global", CLIENT, directory, check);
     Arc::new(requests.await)
+}
+
+/// When a check that was refused comes again.
+async fn place(requests: &LimitedRequests, deadline: Duration) -> Duration {
+    let refused = requests.permit(Instant::now() + deadline).await;
+    let fault = refused.expect_err("it gets no permit");
+    assert_eq!(fault.reason, Reason::Throttled);
+    let later = fault.later.unwrap();
+    assert_eq!(later.cause, LaterCause::Budget);
+    later.wait
 }
 
 /// Has the application throttled after 100 answers within six seconds, for four more: with one replica 420 requests a
@@ -179,6 +202,7 @@ async fn a_directory_that_alone_is_refused_again_holds_no_other_back() {
     }
     assert!(healthy.permit(Instant::now() + seconds(20)).await.is_err());
     sleep(seconds(42)).await;
+    let healthy = repeated(&limiters, 2).await;
     for _ in 0..10 {
         drop(waits(send(&healthy, 1, seconds(20))).await);
         healthy.answered();
@@ -245,12 +269,10 @@ async fn a_long_pause_is_not_waited_for() {
     begun.begin();
     begun.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
     let began = Instant::now();
-    for requests in [&begun, &requests(&limiters, 2).await] {
-        let fault = requests.permit(began + seconds(600)).await.unwrap_err();
-        assert_eq!(fault.reason, Reason::Throttled);
-        let later = fault.later.unwrap();
-        assert!(later.asked && later.wait == seconds(40), "{later:?}");
-    }
+    assert_eq!(place(&begun, seconds(600)).await, seconds(40));
+    // Not at the same moment.
+    let next = place(&requests(&limiters, 2).await, seconds(600)).await;
+    assert!((seconds(41)..=seconds(48)).contains(&next), "{next:?}");
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
@@ -259,11 +281,11 @@ async fn a_long_pause_is_not_waited_for() {
 async fn nobody_waits_for_a_long_pause_that_begins_meanwhile() {
     let database = Database::of(1);
     let limiters = database.limiters();
-    let begun = requests(&limiters, 1).await;
-    begun.begin();
-    throttle(&begun).await;
+    throttle(&requests(&limiters, 1).await).await;
     let other = requests(&database.limiters(), 2).await;
     for is_own in [true, false] {
+        let begun = requests(&limiters, 1).await;
+        begun.begin();
         let sent = send(&begun, 100, seconds(600));
         sleep(seconds(6)).await;
         if is_own {
@@ -290,7 +312,36 @@ async fn with_the_lowest_rate() -> Limiters {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_waits_in_vain_for_its_first_permit_ends_throttled_soon() {
+async fn a_check_waits_five_seconds_for_its_first_permit() {
+    let database = Database::of(1);
+    let limiters = database.limiters();
+    throttle(&requests(&limiters, 1).await).await;
+    sleep(seconds(6)).await;
+    // A check that has begun uses all permits, but each eighth.
+    let begun = requests(&limiters, 1).await;
+    begun.begin();
+    let begun = send(&begun, 1_000, seconds(600));
+    let mut first = JoinSet::new();
+    for tenant in 10..30 {
+        let requests = requests(&limiters, tenant).await;
+        first.spawn(async move {
+            let began = Instant::now();
+            let permitted = requests.permit(began + seconds(30)).await;
+            (permitted, began.elapsed())
+        });
+    }
+    let ended = first.join_all().await;
+    let waited = ended.iter().filter(|(_, waited)| *waited >= seconds(5));
+    assert!(waited.count() >= 2, "{ended:?}");
+    assert!(ended.iter().any(|(permitted, _)| permitted.is_ok()));
+    let longest = ended.iter().map(|(_, waited)| *waited).max();
+    assert!(longest < Some(seconds(6)), "{ended:?}");
+    drop(begun);
+}
+
+/// Its run would be claimed and released again and again.
+#[tokio::test(start_paused = true)]
+async fn checks_that_many_are_before_come_again_one_after_another() {
     let limiters = with_the_lowest_rate().await;
     let began = Instant::now();
     let mut sent = Vec::new();
@@ -298,23 +349,81 @@ async fn a_check_that_waits_in_vain_for_its_first_permit_ends_throttled_soon() {
         let requests = requests(&limiters, tenant).await;
         sent.push(send(&requests, 1, seconds(30)));
     }
-    let mut refused = 0;
+    let mut places = Vec::new();
     for mut one in sent {
-        let Err(fault) = one.join_next().await.unwrap().unwrap() else {
-            continue;
-        };
-        assert_eq!(fault.reason, Reason::Throttled);
-        let later = fault.later.unwrap();
-        assert!(!later.asked && later.wait == seconds(5), "{later:?}");
-        refused += 1;
+        if let Err(fault) = one.join_next().await.unwrap().unwrap() {
+            places.push(fault.later.unwrap().wait);
+        }
     }
-    assert!((10..16).contains(&refused), "{refused}");
-    assert!(began.elapsed() < Duration::from_millis(5_100));
+    // The budget has permits for one of them.
+    assert!(began.elapsed() < seconds(2), "{:?}", began.elapsed());
+    assert!((15..=19).contains(&places.len()), "{places:?}");
+    places.sort_unstable();
+    assert!(places.last() <= Some(&MAX_PAUSE), "{places:?}");
+    for pair in places.windows(2).take(10) {
+        let step = pair[1] - pair[0];
+        assert!((seconds(1)..=seconds(8)).contains(&step), "{places:?}");
+    }
 }
 
-/// The permits of the next 20 seconds are other replicas'. The engine then chooses a pause that grows.
 #[tokio::test(start_paused = true)]
-async fn a_time_that_the_provider_has_not_named_is_not_said_to_be_its_own() {
+async fn the_next_check_of_a_tenant_comes_after_those_that_wait() {
+    let limiters = with_the_lowest_rate().await;
+    let begun = requests(&limiters, 1).await;
+    begun.permit(Instant::now() + seconds(30)).await.unwrap();
+    // Another tenant's check is released.
+    let held = send(&begun, 100, seconds(20));
+    place(&requests(&limiters, 2).await, seconds(1)).await;
+    drop(held);
+    // One that gets its turn meanwhile does not get a second one.
+    let first = requests(&limiters, 3).await;
+    first.permit(Instant::now() + seconds(30)).await.unwrap();
+    let began = Instant::now();
+    for tenant in [3, 2] {
+        place(&requests(&limiters, tenant).await, seconds(30)).await;
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    // The run that was released comes again.
+    let again = repeated(&limiters, 2).await;
+    again.permit(Instant::now() + seconds(30)).await.unwrap();
+}
+
+/// Their slots are other applications' then.
+#[tokio::test(start_paused = true)]
+async fn no_more_checks_that_have_begun_wait_than_get_permits_soon() {
+    let limiters = with_the_lowest_rate().await;
+    let began = Instant::now();
+    let mut checks = JoinSet::new();
+    for tenant in 10..30 {
+        let requests = requests(&limiters, tenant).await;
+        requests.begin();
+        checks.spawn(async move {
+            for _ in 0..4 {
+                requests.permit(began + seconds(30)).await?;
+            }
+            Ok::<_, Fault>(())
+        });
+    }
+    let (mut ended, mut released) = (0, 0);
+    while let Some(check) = checks.join_next().await {
+        match check.unwrap() {
+            Ok(()) => ended += 1,
+            Err(_) => {
+                released += 1;
+                assert!(began.elapsed() < seconds(6), "{:?}", began.elapsed());
+            }
+        }
+    }
+    assert!(
+        (3..=6).contains(&ended),
+        "{ended} ended, {released} released"
+    );
+    assert!(began.elapsed() < seconds(27), "before their deadline");
+}
+
+/// The permits of the next 20 seconds are other replicas'.
+#[tokio::test(start_paused = true)]
+async fn a_check_comes_again_when_the_budget_has_permits() {
     let database = Database::of(1);
     let limiters = database.limiters();
     let begun = requests(&limiters, 1).await;
@@ -327,9 +436,8 @@ async fn a_time_that_the_provider_has_not_named_is_not_said_to_be_its_own() {
     let sent = send(&begun, 1, seconds(600));
     sleep(seconds(1)).await;
     let first = requests(&limiters, 2).await;
-    let fault = first.permit(Instant::now() + seconds(30)).await;
-    let later = fault.unwrap_err().later.unwrap();
-    assert!(!later.asked && later.wait > seconds(15), "{later:?}");
+    let wait = place(&first, seconds(30)).await;
+    assert!(wait > seconds(15), "{wait:?}");
     drop(sent);
 }
 
