@@ -215,7 +215,7 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
     if args.json {
         output::json(&serde_json::json!({ "ok": !failed, "parts": lines }))?;
     } else {
-        lines.iter().for_each(print::line);
+        print::lines(&lines);
     }
     Ok(exit::passed(!failed))
 }
