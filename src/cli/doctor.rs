@@ -16,7 +16,7 @@ mod replica;
 mod sessions;
 mod throttling;
 mod webhooks;
-mod writing;
+pub(super) mod writing;
 
 use super::args::JsonArg;
 use super::{exit, output, remedy};

@@ -162,7 +162,10 @@ runs {
         no_half_completed_run,
         other_types_are_free,
         what_a_rule_of_the_application_refuses_is_found_by_trying,
-        what_a_rule_of_the_application_refuses_of_permissions_is_found_by_trying;
+        what_a_rule_of_the_application_refuses_of_permissions_is_found_by_trying,
+        what_a_rule_of_the_application_changes_is_found_by_reading_it_back,
+        a_rule_of_one_tenant_is_not_taken_for_one_of_all,
+        replicas_that_try_writing_at_the_same_time_disturb_nobody;
     guards:
         a_completed_run_survives_a_save_of_an_older_copy,
         a_completed_run_keeps_its_report_under_any_context,
