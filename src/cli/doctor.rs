@@ -16,7 +16,7 @@ mod replica;
 mod sessions;
 mod throttling;
 mod webhooks;
-mod writing;
+pub(super) mod writing;
 
 use super::args::JsonArg;
 use super::{exit, output, remedy};
@@ -217,7 +217,7 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
     if args.json {
         output::json(&serde_json::json!({ "ok": !failed, "parts": lines }))?;
     } else {
-        lines.iter().for_each(print::line);
+        print::lines(&lines);
     }
     Ok(exit::passed(!failed))
 }

@@ -1,6 +1,7 @@
 //! `verifyd migrate`
 
 use super::args::MigrateArgs;
+use super::doctor::writing::{self, Role};
 use super::{exit, output, remedy};
 use crate::app;
 use crate::config::Settings;
@@ -53,7 +54,11 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     }
     let store = wait_for(settings, args.wait_for).await?;
     let migrated = store.migrate().await?;
-    if let Some(unfit) = remedy::unfit(findings(store.as_ref()).await?.iter()) {
+    let mut unfit = remedy::unfit(findings(store.as_ref()).await?.iter());
+    if unfit.is_none() {
+        unfit = writing::refusal(store.as_ref(), Role::Migrate).await;
+    }
+    if let Some(unfit) = unfit {
         if !args.json.json {
             let mark = "✗".red().to_string();
             print_migrated(store.as_ref(), &migrated, args.enforce, &mark);

@@ -1,5 +1,6 @@
 //! `verifyd serve`
 
+use super::doctor::writing::{self, Role};
 use super::{remedy, service_manager, stop};
 use crate::app::Services;
 use crate::config::Settings;
@@ -49,7 +50,9 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
         anyhow::bail!(unfit);
     }
     require_writable(services.store.as_ref()).await?;
-    require_sweeps(services.store.as_ref()).await?;
+    if let Some(refusal) = writing::refusal(services.store.as_ref(), Role::Serve).await {
+        anyhow::bail!(refusal);
+    }
     if services.queue.kind() == "in_process" && services.store.kind() == "postgres" {
         tracing::warn!(
             "no redis.url: hints stay in this process, and runs recorded elsewhere are found by a \
@@ -131,14 +134,6 @@ async fn require_writable(store: &dyn Store) -> anyhow::Result<()> {
     match store.check_writable().await {
         Ok(()) | Err(StoreError::Contended(_)) => Ok(()),
         Err(error) => Err(error).context("nothing can be served"),
-    }
-}
-
-/// Refuses to start where every sweep is refused. A lock or an outage ends.
-async fn require_sweeps(store: &dyn Store) -> anyhow::Result<()> {
-    match store.try_sweeping().await {
-        Err(error) if !error.is_transient() => Err(error).context("nothing can be served"),
-        Ok(()) | Err(_) => Ok(()),
     }
 }
 

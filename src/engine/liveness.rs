@@ -73,6 +73,27 @@ impl RepeatedFailure {
     }
 }
 
+/// For how long the database has refused claims, or completions, with an error that does not pass, and accepted none
+/// between. Whether it refuses all of them is for a test to say.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    pub claims: RepeatedFailure,
+    pub completions: RepeatedFailure,
+}
+
+impl Refusals {
+    /// Returns whether either has lasted for longer than this.
+    pub fn last_longer_than(&self, period: Duration) -> bool {
+        self.claims.lasted() > period || self.completions.lasted() > period
+    }
+
+    /// Records that the test was made: the next one follows when refusals have lasted as long again.
+    pub fn tested(&self) {
+        self.claims.ended();
+        self.completions.ended();
+    }
+}
+
 /// Failures further apart than this say nothing about the time between them, in which little was tried.
 const MAX_GAP: Duration = Duration::from_secs(300);
 

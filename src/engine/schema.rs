@@ -2,8 +2,10 @@
 //!
 //! It fitted when the process started. A migration of the application may change it later: then nothing is
 //! claimed, and the process is not ready, until it fits again.
-//! [`SchemaStore::inspect`](crate::ports::store::SchemaStore::inspect) decides, as it does for `doctor`,
-//! `migrate` and the start of `serve`. It takes many queries; a mark that changes with the schema takes one.
+//! [`InspectStore::inspect`](crate::ports::schema::InspectStore::inspect) and
+//! [`ProbeStore::try_writing`](crate::ports::probe::ProbeStore::try_writing) decide, as they do for `doctor`, `migrate`
+//! and the start of `serve`. They take many queries; a mark that changes with the schema takes one. Rules that the mark
+//! does not show, such as one that reads a table, are tried once the database has refused runs for long.
 
 use crate::ports::store::{SchemaFinding, Store, StoreError};
 use parking_lot::Mutex;
@@ -51,16 +53,33 @@ impl SchemaWatch {
         self.seen.lock().changed_at
     }
 
-    /// Looks at the schema, and in detail only where its mark is not the one that fitted.
-    pub async fn look(&self, store: &dyn Store) -> Result<(), StoreError> {
+    /// Looks at the schema, and in detail only where its mark is not the one that fitted, or where runs have been
+    /// refused for long.
+    pub async fn look(&self, store: &dyn Store, is_suspect: bool) -> Result<(), StoreError> {
         let _guard = self.looking.lock().await;
         // First the mark: what changes after it is found by the next look.
         let mark = store.schema_mark().await?;
-        if self.fits() && self.seen.lock().mark.as_ref() == Some(&mark) {
+        let (fits, known) = (self.fits(), self.seen.lock().mark.clone());
+        if fits && known.as_ref() == Some(&mark) && !is_suspect {
             return Ok(());
         }
         let findings = store.inspect().await?;
-        self.found(mark, findings.into_iter().find(|finding| finding.fatal));
+        let mut problem = findings.into_iter().find(|finding| finding.fatal);
+        // The start of the process has tried it just before the first look.
+        if problem.is_none() && known.is_some() {
+            problem = match store.try_writing().await {
+                Ok(_) => None,
+                // What could not be tried refuses nothing, and mends nothing.
+                Err(error) if error.is_transient() && fits => None,
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => Some(SchemaFinding::fatal(
+                    "operation_runs",
+                    error.to_string(),
+                    "run: verifyd doctor",
+                )),
+            };
+        }
+        self.found(mark, problem);
         Ok(())
     }
 
@@ -87,7 +106,7 @@ impl SchemaWatch {
 
     /// Looks at the schema after a statement failed because of it.
     pub async fn state(&self, store: &dyn Store) -> SchemaState {
-        if let Err(error) = self.look(store).await {
+        if let Err(error) = self.look(store, false).await {
             tracing::debug!(%error, "cannot inspect the schema");
         }
         let seen = self.seen.lock();

@@ -2,7 +2,7 @@
 
 use super::heartbeats::ConfirmedHeartbeats;
 use super::lease::{self, Lease};
-use super::liveness::FailureStreak;
+use super::liveness::{FailureStreak, Refusals};
 use super::pipeline::Pipeline;
 use super::reconciler::{ConsumerStalled, Reconciler, ReconcilerState};
 use super::scheduling::Scheduler;
@@ -35,6 +35,7 @@ pub struct WorkerState {
     pub in_flight: InFlightRuns,
     /// For how long no claim has been answered.
     pub claim_failures: FailureStreak,
+    pub refusals: Refusals,
     /// Fires at the signal to stop.
     pub stopping: CancellationToken,
     /// Fires at the end of the grace period: runs in flight are released.
@@ -53,6 +54,7 @@ impl WorkerState {
             schema: SchemaWatch::default(),
             in_flight: InFlightRuns::default(),
             claim_failures: FailureStreak::default(),
+            refusals: Refusals::default(),
             stopping: CancellationToken::new(),
             release_now: CancellationToken::new(),
         }

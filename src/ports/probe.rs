@@ -158,14 +158,10 @@ pub trait ProbeStore: Send + Sync {
         Ok(Pooling::None)
     }
 
-    /// Writes what `serve` writes, as the user of `database.url`, and rolls back.
+    /// Writes what `serve` writes, reads it back, and rolls back, as the user of `database.url`: `doctor` shows what comes
+    /// of it, and decides for `migrate`, the start of `serve` and readiness. An error that is not transient refuses to
+    /// serve. No worker sees the runs, and nobody is notified; in PostgreSQL each try uses up ids.
     async fn try_writing(&self) -> Result<Writing, StoreError>;
-
-    /// Reads and locks runs as a sweep does, and rolls back: what is refused of it is refused of every sweep. SQLite has
-    /// no policies that could.
-    async fn try_sweeping(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
 
     /// Returns the tables that verifyd inserts into and whose next ids are taken, as after a restore of rows alone, or no
     /// ids that verifyd takes.

@@ -173,6 +173,16 @@ impl StoreError {
         )
     }
 
+    /// Whether a CHECK refuses the row, whatever a trigger makes of it.
+    pub fn violates_check(&self) -> bool {
+        let code = self.detail().and_then(|detail| detail.code.as_ref());
+        match code {
+            Some(Code::Sqlstate(code)) => code == "23514",
+            Some(Code::Sqlite(code)) => *code == 275,
+            Some(Code::Trigger) | None => false,
+        }
+    }
+
     /// What the database lacks for verifyd, in words, where a person has to mend it: nothing is wrong with the call.
     pub fn lacks(&self) -> Option<&'static str> {
         const OF_RULE: Option<&str> = Some("The database refuses this to verifyd");

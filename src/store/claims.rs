@@ -15,7 +15,7 @@ use crate::domain::run::{ClaimedRun, ContextProblem, RunRequest};
 use crate::domain::{RunId, TenantId, WorkerId, WorkspaceId};
 use crate::ports::claims::{Claim, ClaimAnswer, ClaimPolicy, ClaimStore, ContextSize};
 use crate::ports::starting_point::StartingPoint;
-use crate::ports::store_error::StoreError;
+use crate::ports::store_error::{Code, Detail, StoreError};
 use async_trait::async_trait;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -284,6 +284,12 @@ impl ContextRow {
             _ => (unreadable(), size),
         }
     }
+}
+
+/// The error of a run whose row a trigger, or row-level security, keeps as it is.
+pub(super) fn kept() -> StoreError {
+    let why = "row-level security or a trigger keeps the row of operation_runs as it is";
+    StoreError::Refused(Detail::new(why, Some(Code::Trigger)))
 }
 
 /// A context that the database cannot show.

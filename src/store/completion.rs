@@ -13,7 +13,7 @@ use crate::domain::completion_event::{CompletionEvent, WebhookEvent};
 use crate::domain::permission::{InventoryRefresh, PermissionDetails};
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::claims::{Claim, CompletionStore, ContextSize};
-use crate::ports::store_error::StoreError;
+use crate::ports::store_error::{Code, Detail, StoreError};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -226,9 +226,20 @@ pub(super) struct Completed {
     pub events: Vec<CompletionEvent>,
     /// Whether deliveries to webhooks were recorded.
     pub has_deliveries: bool,
+    /// Whether a trigger of the application has kept or changed a row, so that it lacks its result.
+    pub is_altered: bool,
 }
 
 impl Completed {
+    /// Refuses what a trigger has altered. The transaction is not to be committed then: its attempts have not ended.
+    pub fn unaltered(self) -> Result<Self, StoreError> {
+        if self.is_altered {
+            let why = "a trigger keeps or changes what is written to operation_runs";
+            return Err(StoreError::Refused(Detail::new(why, Some(Code::Trigger))));
+        }
+        Ok(self)
+    }
+
     pub fn contains(&self, run: RunId) -> bool {
         self.events.iter().any(|n| n.operation_run_id == run)
     }

@@ -1,6 +1,11 @@
 //! What `doctor` does with a run as `serve` would, as far as it is the same in both databases. All of it is
 //! rolled back.
 
+mod read_back;
+mod written;
+
+use self::read_back::{Written, changed_columns};
+use self::written::{completions, facts, inventories};
 use super::bounds::{is_claimable, is_valid_connection};
 use super::claims::{ClaimRequest, release_in};
 use super::completion::{Completed, CompletionRequest, InventoryRow};
@@ -14,26 +19,18 @@ use super::starting_point::keep;
 use super::statement::{Sql, Statement};
 use super::sweep::{Due, due_runs, runs_without_lease};
 use crate::domain::attempt::AttemptEnd;
-use crate::domain::completion::Completion;
-use crate::domain::connection_facts::{ConnectionFacts, KeptFacts};
-use crate::domain::permission::{
-    InventoryEntry, InventoryRefresh, InventorySource, PermissionDetails, PermissionStatus,
-    StoredPermission,
-};
-use crate::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
-use crate::domain::{ConnectionId, Outcome, Reason, RunId, TenantId, WorkerId};
+use crate::domain::report::redact::clean;
+use crate::domain::{ConnectionId, RunId, TenantId, WorkerId};
 use crate::ports::claims::{Claim, ClaimPolicy};
 use crate::ports::probe::{
     CLAIMING, COMPLETING, KEEPING_FACTS, RECORDING, RELEASING, SWEEPING, WRITING_INVENTORY, Writing,
 };
-use crate::ports::store_error::StoreError;
+use crate::ports::store_error::{Code, Detail, StoreError};
 use crate::ports::sweep::{SweepCursor, SweepPolicy};
 use async_trait::async_trait;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-/// A check of an existing connection as the API records it: see `insert_run!` of `recording`.
+/// A check of an existing connection as the API records it: see `insert_run!` of `recording`. `$1`: the connection.
 macro_rules! record {
     ($db:ident $columns:literal, $values:literal) => {
         sql_for!(
@@ -42,8 +39,7 @@ macro_rules! record {
             each!("jsonb_build_object", "json_object")
             "('provider', c.provider, 'module', c.module, 'provider_connection_id', c.id, 'target_scope', "
             each!("jsonb_build_object", "json_object") "('entra_tenant_id', c.entra_tenant_id)), " now!() $values
-            " FROM provider_connections c WHERE " is_valid_connection!() " ORDER BY c.id LIMIT 1 RETURNING id, "
-            is_unfilled!()
+            " FROM provider_connections c WHERE c.id = $1 RETURNING id, " is_unfilled!()
         )
     };
 }
@@ -55,25 +51,50 @@ const RECORD_EMPTY: Sql = both!(record!(
     ", NULL, NULL, NULL"
 ));
 
-/// The connection that [`RECORD`] records a check of, and its tenant.
-const CHECKED: Sql = both!(
-    "SELECT CAST(c.id AS bigint), CAST(c.tenant_id AS bigint) FROM provider_connections c WHERE " is_valid_connection!()
-    " ORDER BY c.id LIMIT 1"
+/// A check of a connection that does not exist, of the workspace and tenant of the newest run of any type. `$1`: the
+/// connection.
+macro_rules! record_without_connection {
+    ($db:ident $columns:literal, $values:literal) => {
+        sql_for!(
+            $db "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at" $columns
+            ") SELECT coalesce((SELECT r.workspace_id FROM operation_runs r ORDER BY r.id DESC LIMIT 1), 1),
+                 (SELECT r.tenant_id FROM operation_runs r ORDER BY r.id DESC LIMIT 1), " run_type!() ", 'queued', "
+            each!("jsonb_build_object", "json_object")
+            "('provider', 'microsoft', 'module', 'health_check', 'provider_connection_id', CAST($1 AS bigint),
+              'target_scope', " each!("jsonb_build_object", "json_object")
+            "('entra_tenant_id', '00000000-0000-0000-0000-000000000000')), " now!() $values
+            " RETURNING id, " is_unfilled!()
+        )
+    };
+}
+
+const RECORD_WITHOUT_CONNECTION: Sql = both!(record_without_connection!("", ""));
+
+const RECORD_EMPTY_WITHOUT_CONNECTION: Sql = both!(record_without_connection!(
+    ", outcome, started_at, completed_at",
+    ", NULL, NULL, NULL"
+));
+
+/// Connections of as many tenants as are tried: [`RECORD`] records a check of each, until one is accepted. A rule that
+/// refuses the runs of one tenant stops nothing else.
+const SAMPLES: Sql = both!(
+    "SELECT CAST(min(c.id) AS bigint), CAST(c.tenant_id AS bigint) FROM provider_connections c WHERE "
+    is_valid_connection!() " GROUP BY c.tenant_id ORDER BY 1 LIMIT 3"
 );
 
-/// Counts what [`RECORD`] records a check of.
-const CHECKABLE: Sql = both!(
-    "SELECT CAST(count(*) AS bigint) FROM (SELECT 1 FROM provider_connections c WHERE "
-    is_valid_connection!() " LIMIT 1) AS checkable"
-);
-
-/// A run that the next worker would claim, where no check can be recorded. Never waits for a lock.
+/// Runs that the next worker would claim, where no check can be recorded: the latest ones, since those that are refused
+/// stay. Never waits for a lock.
 const QUEUED: Sql = both!(
     "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!()
     " AND r.status = 'queued' AND r.started_at IS NULL AND " is_claimable!() " AND " has_own_id!("r")
-    " ORDER BY r.id LIMIT 1"
+    " ORDER BY r.id DESC LIMIT 3"
     postgres_only!(" FOR NO KEY UPDATE SKIP LOCKED")
 );
+
+/// Begins what [`UNDO_RUN`] undoes: everything that is tried with one run.
+const TRY_RUN: Sql = both!("SAVEPOINT tried_run");
+
+const UNDO_RUN: Sql = both!("ROLLBACK TO SAVEPOINT tried_run");
 
 /// Begins what [`UNDO`] undoes, which is also possible after an error. Of several of this name the last one counts.
 const TRY: Sql = both!("SAVEPOINT tried");
@@ -100,111 +121,53 @@ struct Checked {
     tenant: TenantId,
 }
 
-/// Returns a completion with each outcome.
-fn completions(
-    claim: &Claim,
-    checked: Option<Checked>,
-) -> Result<Vec<CompletionRequest>, StoreError> {
-    let outcomes = [Outcome::Succeeded, Outcome::Failed, Outcome::Blocked].into_iter();
-    outcomes
-        .map(|outcome| CompletionRequest::new(claim, &completion(claim, outcome, checked)))
-        .collect()
-}
-
-/// A completion as a check makes it. Its inventory is written by itself: see [`inventories`].
-fn completion(claim: &Claim, outcome: Outcome, checked: Option<Checked>) -> Completion {
-    let reason = (outcome != Outcome::Succeeded).then_some(Reason::InternalError);
-    let check = Check {
-        key: "engine.completion".to_owned(),
-        title: "The check could be finished".to_owned(),
-        status: match reason {
-            Some(_) => CheckStatus::Fail,
-            None => CheckStatus::Pass,
-        },
-        message: reason.map_or_else(|| "A test of doctor.".to_owned(), Reason::message),
-        blocking: true,
-        evidence: Vec::new(),
-        severity: Severity::High,
-        next_steps: vec![NextStep {
-            url: "/".to_owned(),
-            label: "Look at the run".to_owned(),
-        }],
-        reason_code: reason,
-    };
-    let finished = ReportDraft {
-        identity: Identity::default(),
-        generated_at: claim.claimed_at,
-        previous_report_id: None,
-        checks: vec![check],
-    }
-    .finish(&[], "/");
-    let blocked = reason.filter(|_| outcome == Outcome::Blocked);
-    Completion {
-        outcome,
-        fingerprint: finished.report.fingerprint.clone(),
-        overall: finished.report.summary.overall.as_str().to_owned(),
-        failure_summary: finished.failure_summary(outcome),
-        blocked: blocked.map(|reason| finished.blocked_by(reason)),
-        report: finished.json,
-        checked: None,
-        inventory: None,
-        connection: checked.map(|checked| checked.connection),
-        facts: None,
-    }
-}
-
-/// Returns two inventories with the same permissions, each granted in one and missing in the other: the second one
-/// updates what the first one inserts. What is stored of the tenant is part of both, and so stays as it is.
-fn inventories(run: RunId, tenant: TenantId, stored: &[StoredPermission]) -> [InventoryRow; 2] {
-    use PermissionStatus::{Granted, Missing};
-    let source = InventorySource::AppRoleAssignments;
-    [[Granted, Missing], [Missing, Granted]].map(|statuses| {
-        let keys = ["Doctor.Read.All", "Doctor.ReadWrite.All"];
-        let entries = keys.into_iter().zip(statuses).map(|(key, status)| {
-            let details = PermissionDetails {
-                required: true,
-                source: (status == Granted).then_some(source),
-                ..PermissionDetails::default()
-            };
-            (key.to_owned(), InventoryEntry { status, details })
-        });
-        let kept = stored.iter().map(|row| {
-            let details = serde_json::from_value(row.details.clone()).unwrap_or_default();
-            let status = row.status;
-            (
-                row.permission_key.clone(),
-                InventoryEntry { status, details },
-            )
-        });
-        let entries: BTreeMap<String, InventoryEntry> = kept.chain(entries).collect();
-        let refresh = InventoryRefresh {
-            workspace_id: None,
-            tenant_id: tenant,
-            source,
-            entries: Arc::new(entries.into()),
-        };
-        InventoryRow::new(run, &Arc::new(refresh))
-    })
-}
-
-fn facts(checked: Checked) -> KeptFacts {
-    KeptFacts {
-        connection_id: checked.connection,
-        tenant_id: checked.tenant,
-        entra_tenant_id: String::new(),
-        client_id: String::new(),
-        credential_changed_at: None,
-        expiry_found_at: None,
-        facts: ConnectionFacts::default(),
-    }
-}
-
 /// What has come of recording a check.
 enum Recorded {
     Run(RunId),
-    /// There is no connection to check, its check is there already, or something else says why verifyd cannot.
+    /// Its check is there already, or something else says why verifyd cannot.
     Nothing,
     Refused(StoreError),
+}
+
+/// What may keep or change a row of `operation_runs` without an error.
+struct Keeper {
+    is_restricted: bool,
+    triggers: Vec<String>,
+}
+
+impl Keeper {
+    async fn of(steps: &mut dyn RunSteps) -> Result<Self, StoreError> {
+        Ok(Self {
+            is_restricted: steps.is_restricted().await?,
+            triggers: steps.triggers().await?,
+        })
+    }
+
+    /// The error of a row that stays as it is.
+    fn keeps_row(&self) -> StoreError {
+        let keeper = match self.is_restricted {
+            true => "row-level security or a trigger",
+            false => "a trigger",
+        };
+        self.refuses(format!("{keeper} keeps the row of operation_runs as it is"))
+    }
+
+    /// The error of a row of which these columns are not as they were written.
+    fn changes(&self, columns: &[&str]) -> StoreError {
+        self.refuses(format!(
+            "a trigger changes what is written to operation_runs: {}",
+            columns.join(", ")
+        ))
+    }
+
+    fn refuses(&self, mut text: String) -> StoreError {
+        if !self.triggers.is_empty() {
+            let names = self.triggers.iter().map(|name| clean(name, 63));
+            let names: Vec<String> = names.collect();
+            text.push_str(&format!(" (triggers: {})", names.join(", ")));
+        }
+        StoreError::Refused(Detail::new(text, Some(Code::Trigger)))
+    }
 }
 
 /// What each database does in its own way of the steps of `serve` with a run, with the functions of `serve`. All of it is
@@ -214,8 +177,12 @@ pub(super) trait RunSteps: Send {
     /// The connection of the transaction, for shared statements.
     fn connection(&mut self) -> Box<dyn SqlConnection + '_>;
 
-    /// Inserts a check by [`RECORD`] or [`RECORD_EMPTY`]. Returns its id, and whether nothing has filled its row.
-    async fn insert(&mut self, record: Sql) -> Result<Option<(i64, bool)>, sqlx::Error>;
+    /// Inserts a check of the connection by this statement. Returns its id, and whether nothing has filled its row.
+    async fn insert(
+        &mut self,
+        record: Sql,
+        connection: ConnectionId,
+    ) -> Result<Option<(i64, bool)>, sqlx::Error>;
 
     /// Whether it is no fault, or named elsewhere, that verifyd cannot record a run.
     async fn is_named(&mut self, refusal: &sqlx::Error) -> Result<bool, StoreError>;
@@ -235,28 +202,29 @@ pub(super) trait RunSteps: Send {
     async fn is_restricted(&mut self) -> Result<bool, StoreError> {
         Ok(false)
     }
+
+    /// Returns the names of the application's triggers on updates of `operation_runs`.
+    async fn triggers(&mut self) -> Result<Vec<String>, StoreError>;
 }
 
-/// Records a check. What is refused is undone; where that fails, nothing more can be tried.
-async fn record(steps: &mut dyn RunSteps) -> Result<Recorded, StoreError> {
+/// Records a check by the first statement, or by the second where the first fills its row. What is refused is undone;
+/// where that fails, nothing more can be tried.
+async fn record(
+    steps: &mut dyn RunSteps,
+    (plain, empty): (Sql, Sql),
+    connection: ConnectionId,
+) -> Result<Recorded, StoreError> {
     TRY.execute(&mut *steps.connection()).await?;
-    let mut recorded = steps.insert(RECORD).await;
+    let mut recorded = steps.insert(plain, connection).await;
     if let Ok(Some((_, false))) = recorded {
         UNDO.execute(&mut *steps.connection()).await?;
-        recorded = steps.insert(RECORD_EMPTY).await;
+        recorded = steps.insert(empty, connection).await;
     }
     let error = match recorded {
         Ok(Some((run, _))) if run > 0 => return Ok(Recorded::Run(RunId(run))),
         // No worker claims it, as the test of the next ids says.
         Ok(Some(_)) => return Ok(Recorded::Nothing),
-        Ok(None) => {
-            let checkable = CHECKABLE.fetch_one(&mut *steps.connection()).await;
-            let (checkable,): (i64,) = checkable?;
-            return Ok(match checkable {
-                0 => Recorded::Nothing,
-                _ => Recorded::Refused(kept_out()),
-            });
-        }
+        Ok(None) => return Ok(Recorded::Refused(kept_out())),
         Err(error) => error,
     };
     // A trigger of SQLite may have ended the transaction (ROLLBACK): what came next would stay.
@@ -279,8 +247,9 @@ async fn record(steps: &mut dyn RunSteps) -> Result<Recorded, StoreError> {
 /// have notified for the first, and committed before that could be seen.
 async fn record_and_notify(
     steps: &mut dyn RunSteps,
+    connection: ConnectionId,
 ) -> Result<(Recorded, Option<bool>), StoreError> {
-    let recorded = record(steps).await?;
+    let recorded = record(steps, (RECORD, RECORD_EMPTY), connection).await?;
     let Recorded::Run(_) = recorded else {
         return Ok((recorded, None));
     };
@@ -289,7 +258,7 @@ async fn record_and_notify(
         return Ok((recorded, notifies));
     }
     UNDO.execute(&mut *steps.connection()).await?;
-    let recorded = record(steps).await?;
+    let recorded = record(steps, (RECORD, RECORD_EMPTY), connection).await?;
     let notifies = match recorded {
         Recorded::Run(_) => steps.has_notified().await?,
         Recorded::Nothing | Recorded::Refused(_) => None,
@@ -297,31 +266,76 @@ async fn record_and_notify(
     Ok((recorded, notifies))
 }
 
-/// Returns the run of [`QUEUED`].
-async fn queued(steps: &mut dyn RunSteps) -> Result<Option<RunId>, StoreError> {
-    let queued = Statement::from(QUEUED);
-    let queued: Option<(i64,)> = queued.fetch_optional(&mut *steps.connection()).await?;
-    Ok(queued.map(|(run,)| RunId(run)))
+/// Returns the connections of [`SAMPLES`].
+async fn samples(steps: &mut dyn RunSteps) -> Result<Vec<Checked>, StoreError> {
+    let samples = Statement::from(SAMPLES);
+    let samples: Vec<(i64, i64)> = samples.fetch_all(&mut *steps.connection()).await?;
+    let samples = samples.into_iter().map(|(connection, tenant)| Checked {
+        connection: ConnectionId(connection),
+        tenant: TenantId(tenant),
+    });
+    Ok(samples.collect())
 }
 
-/// Releases the run and undoes it. False: its row stayed as it is.
-async fn release(steps: &mut dyn RunSteps, claim: &Claim) -> Result<bool, StoreError> {
+/// Returns the runs of [`QUEUED`].
+async fn queued(steps: &mut dyn RunSteps) -> Result<Vec<RunId>, StoreError> {
+    let queued = Statement::from(QUEUED);
+    let queued = queued.fetch_ids(&mut *steps.connection()).await?;
+    Ok(queued.into_iter().map(RunId).collect())
+}
+
+/// Tests what a step has left in the row.
+async fn is_as_written(
+    steps: &mut dyn RunSteps,
+    keeper: &Keeper,
+    run: RunId,
+    written: &Written<'_>,
+) -> Result<(), StoreError> {
+    let changed = changed_columns(&mut *steps.connection(), run, written).await?;
+    let has_changed = |column: &&str| changed.contains(column);
+    if changed.is_empty() {
+        Ok(())
+    } else if ["status", "outcome", "completed_at"]
+        .iter()
+        .all(has_changed)
+    {
+        Err(keeper.keeps_row())
+    } else {
+        Err(keeper.changes(&changed))
+    }
+}
+
+/// Releases the run and undoes it.
+async fn release(
+    steps: &mut dyn RunSteps,
+    keeper: &Keeper,
+    claim: &Claim,
+) -> Result<(), StoreError> {
     TRY.execute(&mut *steps.connection()).await?;
     let end = AttemptEnd::Shutdown;
-    let released = release_in(&mut *steps.connection(), claim, end, None).await?;
+    if !release_in(&mut *steps.connection(), claim, end, None).await? {
+        return Err(keeper.keeps_row());
+    }
+    is_as_written(steps, keeper, claim.run.id, &Written::Release).await?;
     UNDO.execute(&mut *steps.connection()).await?;
-    Ok(released)
+    Ok(())
 }
 
-/// Completes the run and undoes it. False: its row stayed as it is.
+/// Completes the run and undoes it.
 async fn complete(
     steps: &mut dyn RunSteps,
+    keeper: &Keeper,
     request: &CompletionRequest,
-) -> Result<bool, StoreError> {
+) -> Result<(), StoreError> {
     TRY.execute(&mut *steps.connection()).await?;
     let completed = steps.complete(request).await?;
+    if !completed.is_altered && !completed.contains(request.run) {
+        return Err(keeper.keeps_row());
+    }
+    let written = Written::Completion(request);
+    is_as_written(steps, keeper, request.run, &written).await?;
     UNDO.execute(&mut *steps.connection()).await?;
-    Ok(completed.contains(request.run))
+    Ok(())
 }
 
 /// Refreshes the inventory of the tenant twice, and undoes it.
@@ -368,36 +382,106 @@ pub(super) async fn try_sweep(connection: &mut dyn SqlConnection) -> Result<(), 
 }
 
 /// Does with a run what `serve` does with it. A trigger or a constraint of the application may refuse each step. Where
-/// it refuses the check that is recorded, only a queued run of another producer shows whether it refuses all runs.
+/// it refuses the checks that are recorded, only queued runs of other producers show whether it refuses all runs.
 pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreError> {
-    let (recorded, notifies) = record_and_notify(steps).await?;
-    match recorded {
-        Recorded::Run(run) => {
-            try_steps(steps, run).await?;
-            Ok(Writing::Accepted { notifies })
+    let keeper = Keeper::of(steps).await?;
+    let (mut refusal, mut unrecorded) = (None, None);
+    let samples = samples(steps).await?;
+    for sample in &samples {
+        TRY_RUN.execute(&mut *steps.connection()).await?;
+        match record_and_notify(steps, sample.connection).await? {
+            (Recorded::Run(run), notifies) => {
+                match try_steps(steps, &keeper, run, Some(*sample)).await {
+                    Ok(()) => return Ok(Writing::Accepted { notifies }),
+                    Err(error) => undo_run(steps, &mut refusal, error).await?,
+                }
+            }
+            (Recorded::Refused(error), _) => {
+                unrecorded.get_or_insert(refused(RECORDING, error));
+            }
+            (Recorded::Nothing, _) => {}
         }
-        Recorded::Nothing => {
-            let Some(run) = queued(steps).await? else {
-                return Ok(Writing::NothingTried);
-            };
-            try_claiming(steps, run).await?;
+    }
+    if let Some(refusal) = refusal {
+        return Err(refusal);
+    }
+    if samples.is_empty() {
+        try_run_without_connection(steps, &keeper).await?;
+    }
+    let queued = queued(steps).await?;
+    match unrecorded {
+        None if queued.is_empty() => Ok(Writing::NothingTried),
+        None => {
+            try_queued(steps, &queued, None).await?;
             Ok(Writing::OnlyClaimed)
         }
-        Recorded::Refused(error) => {
-            let error = refused(RECORDING, error);
-            match queued(steps).await? {
-                Some(run) => match try_steps(steps, run).await {
-                    Err(refusal) if is_of_this_transaction(&refusal) => {
-                        Ok(Writing::NotRecording(error))
-                    }
-                    tried => tried.map(|()| Writing::NotRecording(error)),
-                },
-                // Where policies hide all runs, none is found and `serve` finds none either.
-                None if steps.is_restricted().await? => Err(error),
-                None => Ok(Writing::NotTried(error)),
+        Some(error) if queued.is_empty() => Ok(Writing::NotTried(error)),
+        Some(error) => {
+            let checked = samples.first().copied();
+            match try_queued(steps, &queued, Some((&keeper, checked))).await {
+                Err(refusal) if !is_of_this_transaction(&refusal) => Err(refusal),
+                _ => Ok(Writing::NotRecording(error)),
             }
         }
     }
+}
+
+/// Undoes what was tried with a run, and notes what refused it, unless another run was refused before. What may pass ends
+/// the test, and so does a trigger of SQLite that has ended the transaction.
+async fn undo_run(
+    steps: &mut dyn RunSteps,
+    refusal: &mut Option<StoreError>,
+    error: StoreError,
+) -> Result<(), StoreError> {
+    let undone = UNDO_RUN.execute(&mut *steps.connection()).await;
+    if error.is_transient() || undone.is_err() {
+        return Err(error);
+    }
+    refusal.get_or_insert(error);
+    Ok(())
+}
+
+/// Tries a run where there is no connection that one could be of. It shows only what a CHECK refuses of every run: a
+/// trigger may ask for the connection.
+async fn try_run_without_connection(
+    steps: &mut dyn RunSteps,
+    keeper: &Keeper,
+) -> Result<(), StoreError> {
+    TRY_RUN.execute(&mut *steps.connection()).await?;
+    let by = (RECORD_WITHOUT_CONNECTION, RECORD_EMPTY_WITHOUT_CONNECTION);
+    let Recorded::Run(run) = record(steps, by, ConnectionId(1)).await? else {
+        return Ok(());
+    };
+    let mut refusal = None;
+    match try_steps(steps, keeper, run, None).await {
+        Ok(()) => _ = UNDO_RUN.execute(&mut *steps.connection()).await?,
+        Err(error) => undo_run(steps, &mut refusal, error).await?,
+    }
+    match refusal {
+        Some(error) if error.violates_check() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Tries queued runs of other producers until one is accepted: each step, or only the claim.
+async fn try_queued(
+    steps: &mut dyn RunSteps,
+    runs: &[RunId],
+    each_step: Option<(&Keeper, Option<Checked>)>,
+) -> Result<(), StoreError> {
+    let mut refusal = None;
+    for run in runs {
+        TRY_RUN.execute(&mut *steps.connection()).await?;
+        let tried = match each_step {
+            Some((keeper, checked)) => try_steps(steps, keeper, *run, checked).await,
+            None => try_claiming(steps, *run).await,
+        };
+        match tried {
+            Ok(()) => return Ok(()),
+            Err(error) => undo_run(steps, &mut refusal, error).await?,
+        }
+    }
+    refusal.map_or(Ok(()), Err)
 }
 
 /// Whether a foreign key has refused what follows a claim. PostgreSQL tests the keys of a row again, also those that stay,
@@ -406,33 +490,33 @@ fn is_of_this_transaction(refusal: &StoreError) -> bool {
     matches!(refusal.step(), Some(RELEASING | COMPLETING)) && refusal.sqlstate() == Some("23503")
 }
 
-/// Claims, releases and completes the run, and writes what a check has found.
-async fn try_steps(steps: &mut dyn RunSteps, run: RunId) -> Result<(), StoreError> {
-    let keeper = match steps.is_restricted().await? {
-        true => "row-level security or a trigger",
-        false => "a trigger",
-    };
+/// Claims, releases and completes the run, and writes what a check of this connection has found.
+async fn try_steps(
+    steps: &mut dyn RunSteps,
+    keeper: &Keeper,
+    run: RunId,
+    checked: Option<Checked>,
+) -> Result<(), StoreError> {
+    let at = |step: &'static str| move |error| refused(step, error);
     let claimed = steps.claim(claim(run)).await;
-    let claim = accepted(CLAIMING, keeper, claimed)?;
-    let released = release(steps, &claim).await;
-    accepted(RELEASING, keeper, released.map(is_changed))?;
-    let found = Statement::from(CHECKED);
-    let found: Option<(i64, i64)> = found.fetch_optional(&mut *steps.connection()).await?;
-    let checked = found.map(|(connection, tenant)| Checked {
-        connection: ConnectionId(connection),
-        tenant: TenantId(tenant),
-    });
+    let claim = claimed
+        .and_then(|claim| claim.ok_or_else(|| keeper.keeps_row()))
+        .map_err(at(CLAIMING))?;
+    let claimed = is_as_written(steps, keeper, run, &Written::Claim).await;
+    claimed.map_err(at(CLAIMING))?;
+    let released = release(steps, keeper, &claim).await;
+    released.map_err(at(RELEASING))?;
     for request in completions(&claim, checked)? {
-        let completed = complete(steps, &request).await;
-        accepted(COMPLETING, keeper, completed.map(is_changed))?;
+        let completed = complete(steps, keeper, &request).await;
+        completed.map_err(at(COMPLETING))?;
     }
     let Some(checked) = checked else {
         return Ok(());
     };
     let written = refresh_inventories(steps, run, checked.tenant).await;
-    written.map_err(|error| refused(WRITING_INVENTORY, error))?;
+    written.map_err(at(WRITING_INVENTORY))?;
     let kept = execute(steps, keep(&facts(checked))).await;
-    kept.map_err(|error| refused(KEEPING_FACTS, error))
+    kept.map_err(at(KEEPING_FACTS))
 }
 
 /// Claims a run of another producer, as the next worker would. It is not completed: a rollback does not undo what a
@@ -443,10 +527,6 @@ async fn try_claiming(steps: &mut dyn RunSteps, run: RunId) -> Result<(), StoreE
     Ok(())
 }
 
-fn is_changed(changed: bool) -> Option<()> {
-    changed.then_some(())
-}
-
 /// Names the step that was refused. What a trigger does besides, in other tables, is not about verifyd's schema.
 fn refused(step: &str, error: StoreError) -> StoreError {
     match error {
@@ -454,15 +534,4 @@ fn refused(step: &str, error: StoreError) -> StoreError {
         StoreError::Refused(why) | StoreError::Schema(why) => StoreError::Refused(why.at(step)),
         other => other,
     }
-}
-
-/// Returns what the step has written. `None` is a refusal, too, by `keeper`.
-fn accepted<T>(
-    step: &str,
-    keeper: &str,
-    written: Result<Option<T>, StoreError>,
-) -> Result<T, StoreError> {
-    let kept = || format!("{keeper} keeps the row of operation_runs as it is").into();
-    let written = written.and_then(|written| written.ok_or_else(|| StoreError::Refused(kept())));
-    written.map_err(|error| refused(step, error))
 }

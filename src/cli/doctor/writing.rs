@@ -1,6 +1,7 @@
-//! Tests the writes of `serve`, which are rolled back, and the ids that its next rows get.
+//! Tests the writes of `serve`, which are rolled back, and the ids that its next rows get. The same test decides for
+//! `migrate` and for the start of `serve`.
 
-use super::{Line, State, bad, error, ok};
+use super::{Line, State, TIMEOUT, bad, error, ok};
 use crate::cli::remedy::REPEATED_KEY;
 use crate::ports::probe::{
     CLAIMING, COMPLETING, RECORDING, RELEASING, SWEEPING, UnusableIds, WRITING_INVENTORY, Writing,
@@ -78,6 +79,8 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
         Ok(Writing::NotTried(failure)) => {
             let line = refused(&failure, REFUSING_ALL);
             Line {
+                // Whether claims are refused depends on what is queued by chance: `serve` starts.
+                state: State::Warning,
                 found: format!("{}; {NONE_QUEUED}", line.found),
                 ..line
             }
@@ -87,12 +90,54 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
             remedy: Some("try again; else look for locks and load".to_owned()),
             ..error(PART, &failure)
         },
-        Err(failure) if failure.step() == Some(WRITING_INVENTORY) => {
-            refused(&failure, REFUSING_PERMISSIONS)
-        }
-        Err(failure) => refused(&failure, REFUSING_RULE),
+        Err(failure) => of_failure(&failure),
     });
     notifies
+}
+
+/// A line for a test that has failed.
+fn of_failure(failure: &StoreError) -> Line {
+    match failure.step() {
+        Some(WRITING_INVENTORY) => refused(failure, REFUSING_PERMISSIONS),
+        _ => refused(failure, REFUSING_RULE),
+    }
+}
+
+/// Whose writes are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Role {
+    /// That of `serve`, which needs everything.
+    Serve,
+    /// That of `migrate`, which may lack rights that `serve` has.
+    Migrate,
+}
+
+/// Why nothing can be served: what `doctor` shows as failed of the writes, with its remedy. `None` where they are accepted,
+/// or could not be tried for a reason that passes, such as a lock or an outage.
+pub(in crate::cli) async fn refusal(store: &dyn Store, role: Role) -> Option<String> {
+    let failure = match tokio::time::timeout(TIMEOUT, store.try_writing()).await {
+        Ok(Ok(_)) => return None,
+        Ok(Err(failure)) => failure,
+        Err(_) => {
+            let seconds = TIMEOUT.as_secs();
+            tracing::warn!(seconds, "what `serve` writes could not be tried in time");
+            return None;
+        }
+    };
+    if failure.is_transient() {
+        tracing::warn!(error = %failure, "what `serve` writes could not be tried");
+        return None;
+    }
+    if role == Role::Migrate && !is_refused_by_a_rule(&failure) {
+        return None;
+    }
+    let line = of_failure(&failure);
+    let remedy = line.remedy.map(|remedy| format!(". {remedy}"));
+    Some(format!(
+        "the database does not take what `serve` writes:\n  {}{}",
+        line.found,
+        remedy.unwrap_or_default()
+    ))
 }
 
 /// A line for the next ids of a table.

@@ -69,6 +69,7 @@ impl Pipeline {
             match answer {
                 ClaimAnswer::Claimed(claim) => {
                     self.refused_claims.granted();
+                    self.worker.refusals.claims.ended();
                     let settings = &self.worker.settings;
                     let deadline = began + settings.run_deadline;
                     let completion_deadline = match claim.exhausted {
@@ -155,6 +156,9 @@ impl Pipeline {
         }
         metrics::counter!("verifyd_claims_refused_total", "class" => error.class()).increment(1);
         self.refused_claims.refused();
+        if !error.is_transient() {
+            self.worker.refusals.claims.failed();
+        }
         match may_succeed_soon {
             true => Processed::Contended,
             false => Processed::Refused,

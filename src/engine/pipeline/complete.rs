@@ -133,6 +133,7 @@ impl Pipeline {
             });
             let error = match completed.await {
                 Ok(true) => {
+                    self.worker.refusals.completions.ended();
                     tracing::info!(
                         outcome = %completion.outcome,
                         overall = completion.overall,
@@ -169,6 +170,9 @@ impl Pipeline {
             // Before the forced completion the cause may be another one, which may end.
             let reduced = claim.context.reduced();
             let Some(context) = reduced.filter(|_| claim.forced_completion) else {
+                if !error.is_transient() {
+                    self.worker.refusals.completions.failed();
+                }
                 return self.release_refused(attempt).await;
             };
             claim.to_mut().context = context;

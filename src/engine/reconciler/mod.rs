@@ -212,11 +212,18 @@ impl Reconciler {
         Ok(next)
     }
 
-    /// Checks whether the schema fits. When it was changed, ids may have restarted, behind the cursor.
+    /// Checks whether the schema fits, also where runs have been refused for long. When it was changed, ids may have
+    /// restarted, behind the cursor.
     async fn look_at_schema(&mut self) {
         let schema = &self.worker.schema;
         let before = schema.changed_at();
-        let looked = with_timeout(SWEEP_TIMEOUT, schema.look(self.store.as_ref())).await;
+        let refusals = &self.worker.refusals;
+        let is_suspect = refusals.last_longer_than(self.worker.settings.dead_after);
+        let look = schema.look(self.store.as_ref(), is_suspect);
+        let looked = with_timeout(SWEEP_TIMEOUT, look).await;
+        if is_suspect {
+            refusals.tested();
+        }
         if let Err(error) = looked {
             // The sweep logs it, too, as a warning.
             tracing::debug!(%error, "cannot inspect the schema");

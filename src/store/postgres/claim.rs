@@ -182,7 +182,7 @@ impl PostgresStore {
         call: ClaimRequest,
         length: Length,
     ) -> Result<ClaimAnswer, StoreError> {
-        let run = call.run;
+        let (run, isolated) = (call.run, call.policy.isolated);
         self.transaction_with_end(async |tx| {
             self.limit_lock_waits(tx).await?;
             if length == Length::Short {
@@ -199,6 +199,8 @@ impl PostgresStore {
             let Some(mut claim) = self.claim_locked(tx, call).await? else {
                 let queued = self.still_queued_runs(tx, vec![run.0]).await?;
                 return Ok(End::Rollback(match queued.get(&run.0) {
+                    // Nothing else keeps the row of a run that is isolated.
+                    Some(false) if isolated => return Err(claims::kept()),
                     Some(false) => ClaimAnswer::RequiresIsolation,
                     _ => ClaimAnswer::NotClaimable,
                 }));

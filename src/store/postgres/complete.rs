@@ -47,6 +47,9 @@ macro_rules! own_members {
 /// The keys stand beside each join: of a table whose statistics are of a time when it was empty, the planner takes a
 /// join for cheap that reads all of it.
 ///
+/// A trigger of the application may keep the row, or put back what it was: whether the row has its result is known from
+/// what is returned of each attempt that was ended.
+///
 /// One statement is enough, though others may have committed between its snapshot and its locks: a run that
 /// it locks is running in its newest version, and the statement that ends the attempt tests the token on the
 /// newest version of the attempt's row.
@@ -66,7 +69,7 @@ const COMPLETE: &str = sql!(
     ), forgotten AS (
         DELETE FROM verifyd.run_deliveries d USING ended e
         WHERE d.run_id = ANY($1) AND d.run_id = e.run_id
-    )
+    ), written AS (
     UPDATE operation_runs r
     SET status = 'completed', outcome = d.outcome, completed_at = now(), failure_summary = d.failures,
         context = (d.defaults - 'target_scope') || CASE WHEN pg_column_size(r.context) > d.kept
@@ -85,8 +88,13 @@ const COMPLETE: &str = sql!(
             AS d (id, outcome, patch, failures, defaults, kept)
         JOIN ended e ON e.run_id = d.id
     WHERE r.id = d.id AND " is_of_type!(postgres "r") " AND " status!() " = 'running'
-     RETURNING r.id, now(), EXISTS (SELECT FROM verifyd.webhook_endpoints e
-                                    WHERE e.workspace_id = r.workspace_id AND e.enabled)"
+     RETURNING r.id, EXISTS (SELECT FROM verifyd.webhook_endpoints e
+                             WHERE e.workspace_id = r.workspace_id AND e.enabled) AS has_webhooks,
+        r.status = 'completed' AND r.outcome = d.outcome
+            AND r.context -> 'verification_report' = d.patch -> 'verification_report' AS is_whole
+    )
+    SELECT e.run_id, now(), coalesce(w.has_webhooks, false), coalesce(w.is_whole, false)
+    FROM ended e LEFT JOIN written w ON w.id = e.run_id"
 );
 
 /// Writes in the order of the connections, in which every writer locks them. Never moves back to a run that
@@ -134,7 +142,7 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
         calls: Vec<Self>,
     ) -> BatchResult<PostgresStore, Self> {
         let mut tx = store.begin_batch(&mut connection).await?;
-        let completed = store.complete_runs(&mut tx, &calls).await?;
+        let completed = store.complete_runs(&mut tx, &calls).await?.unaltered()?;
         tx.commit().await?;
         let answers = calls
             .iter()
@@ -185,10 +193,11 @@ impl PostgresStore {
                 limit_statements(&mut self.shared(&mut *tx)).await?;
             }
             let is_running = lock_running(&mut self.shared(&mut *tx), request.run).await?;
-            match is_running {
-                true => self.complete_runs(tx, std::slice::from_ref(request)).await,
-                false => Ok(Completed::default()),
+            if !is_running {
+                return Ok(Completed::default());
             }
+            let completed = self.complete_runs(tx, std::slice::from_ref(request));
+            completed.await?.unaltered()
         })
         .await
     }
@@ -215,7 +224,8 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Completes the runs whose token is the current one and that are not locked.
+    /// Completes the runs whose token is the current one and that are not locked. What a trigger has altered is for the
+    /// caller to refuse.
     pub(super) async fn complete_runs(
         &self,
         tx: &mut PgConnection,
@@ -226,7 +236,7 @@ impl PostgresStore {
                 calls.iter().map(|$call| $value).collect::<Vec<_>>()
             };
         }
-        let rows: Vec<(i64, DateTime<Utc>, bool)> = self
+        let rows: Vec<(i64, DateTime<Utc>, bool, bool)> = self
             .rows(COMPLETE)
             .bind(column!(c => c.run.0))
             .bind(column!(c => c.attempt))
@@ -238,11 +248,13 @@ impl PostgresStore {
             .bind(column!(c => c.kept))
             .fetch_all(&mut *tx)
             .await?;
+        let is_altered = rows.iter().any(|(.., is_whole)| !is_whole);
         let mut calls: HashMap<i64, &CompletionRequest> =
             calls.iter().map(|call| (call.run.0, call)).collect();
         let mut done: Vec<Done<'_>> = rows
             .into_iter()
-            .filter_map(|(run, at, has_webhooks)| Some((calls.remove(&run)?, at, has_webhooks)))
+            .filter(|(.., is_whole)| *is_whole)
+            .filter_map(|(run, at, has_webhooks, _)| Some((calls.remove(&run)?, at, has_webhooks)))
             .collect();
         done.sort_unstable_by_key(|(call, ..)| call.run);
         let inventories: Vec<&InventoryRow> = done
@@ -251,7 +263,11 @@ impl PostgresStore {
             .collect();
         self.refresh_inventories(tx, &inventories).await?;
         let written = self.write_latest_reports(tx, &done).await?;
-        conclude(&mut self.shared(&mut *tx), done, written).await
+        let completed = conclude(&mut self.shared(&mut *tx), done, written).await?;
+        Ok(Completed {
+            is_altered,
+            ..completed
+        })
     }
 
     /// Returns what [`conclude`] needs of the rows.

@@ -45,8 +45,8 @@ const FILLED: &str = "
     ORDER BY a.attnum";
 
 /// `$1`: names of tables, as statements resolve them. The mark changes when a table is created again, renamed
-/// or truncated, and when a column, a unique index, a privilege, row-level security, or a setting of the database or the
-/// role changes.
+/// or truncated, and when a column, a unique index, a constraint, a trigger or its function, a privilege, row-level
+/// security, or a setting of the database or the role changes.
 /// It reads only catalogues.
 const MARK: &str = "
     SELECT md5(concat_ws(' ', (SELECT string_agg(s::text, ';' ORDER BY s::text) FROM pg_db_role_setting s
@@ -61,7 +61,11 @@ const MARK: &str = "
                            ORDER BY a.attnum)
          FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
         (SELECT string_agg(concat_ws(' ', i.indexrelid, i.indkey), ',' ORDER BY i.indexrelid)
-         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid)), ';'
+         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid),
+        (SELECT string_agg(k.oid::text, ',' ORDER BY k.oid)
+         FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('c', 'f', 'x')),
+        (SELECT string_agg(concat_ws(' ', g.oid, g.tgenabled, p.oid, p.xmin), ',' ORDER BY g.oid)
+         FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid WHERE g.tgrelid = c.oid AND NOT g.tgisinternal)), ';'
         ORDER BY t.name)))
     FROM unnest($1::text[]) AS t(name) LEFT JOIN pg_class c ON c.oid = to_regclass(t.name)";
 

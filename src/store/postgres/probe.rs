@@ -4,6 +4,7 @@
 use super::inspect::UNNAMED;
 use super::sessions::{self, PoolerSessions};
 use super::{ADVISORY_SPACE, PostgresStore};
+use crate::domain::ConnectionId;
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
@@ -91,6 +92,16 @@ const CONNECTION_LIMIT: &str = "
 
 /// Longest time for each statement of a sweep that is tried, in milliseconds: without an index it reads the whole table.
 const SWEEPING_MS: u32 = 2_000;
+
+/// The same for the other statements: a trigger may wait, and a lock may be held, for as long as a statement of `serve`
+/// may take. That refuses nothing, and `serve` does not wait for it before it starts.
+const LIMIT: &str = "SET LOCAL statement_timeout = 4000; SET LOCAL lock_timeout = 2000";
+
+/// Triggers of the application that UPDATEs of runs fire.
+const TRIGGERS: &str = r"
+    SELECT t.tgname::text FROM pg_trigger t
+    WHERE t.tgrelid = to_regclass('operation_runs') AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+      AND t.tgtype & 16 = 16 AND t.tgname NOT LIKE 'verifyd\_%' ORDER BY 1";
 
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
 const LEAST_IN_POOL: u32 = 2;
@@ -199,8 +210,13 @@ impl RunSteps for Steps<'_> {
         Box::new(self.store.shared(&mut *self.tx))
     }
 
-    async fn insert(&mut self, record: Sql) -> Result<Option<(i64, bool)>, sqlx::Error> {
+    async fn insert(
+        &mut self,
+        record: Sql,
+        connection: ConnectionId,
+    ) -> Result<Option<(i64, bool)>, sqlx::Error> {
         sqlx::query_as(record.postgres)
+            .bind(connection.0)
             .persistent(false)
             .fetch_optional(&mut *self.tx)
             .await
@@ -263,6 +279,11 @@ impl RunSteps for Steps<'_> {
             .scalar::<bool>("SELECT row_security_active('operation_runs')")
             .persistent(false);
         Ok(restricted.fetch_one(&mut *self.tx).await?)
+    }
+
+    async fn triggers(&mut self) -> Result<Vec<String>, StoreError> {
+        let triggers = self.store.scalar::<String>(TRIGGERS).persistent(false);
+        Ok(triggers.fetch_all(&mut *self.tx).await?)
     }
 }
 
@@ -375,6 +396,7 @@ impl ProbeStore for PostgresStore {
 
     async fn try_writing(&self) -> Result<Writing, StoreError> {
         self.transaction_with_end(async |tx| {
+            sqlx::raw_sql(LIMIT).execute(&mut *tx).await?;
             let nobody = format!("doctor-{}", Uuid::new_v4().simple());
             for statement in WRITTEN {
                 sqlx::query(statement)
@@ -392,14 +414,6 @@ impl ProbeStore for PostgresStore {
             self.try_sweep(tx).await?;
             let writing = self.try_run(tx).await?;
             Ok(End::Rollback(writing))
-        })
-        .await
-    }
-
-    async fn try_sweeping(&self) -> Result<(), StoreError> {
-        self.transaction_with_end(async |tx| {
-            self.try_sweep(tx).await?;
-            Ok(End::Rollback(()))
         })
         .await
     }

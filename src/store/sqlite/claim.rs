@@ -131,7 +131,7 @@ impl BatchedCall<SqliteStore> for ClaimRequest {
 #[async_trait]
 impl ClaimByItself for SqliteStore {
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
-        let run = call.run;
+        let (run, isolated) = (call.run, call.policy.isolated);
         self.transaction_with_end(async |tx| {
             if let Some(claim) = self.claim_prepared(tx, call).await? {
                 return Ok(End::Commit(ClaimAnswer::Claimed(Box::new(claim))));
@@ -139,6 +139,8 @@ impl ClaimByItself for SqliteStore {
             let queued = self.still_queued_runs(tx, &[run.0], true).await?;
             Ok(End::Rollback(match queued.is_empty() {
                 true => ClaimAnswer::NotClaimable,
+                // Or it has become due just now: then it is delivered again.
+                false if isolated => return Err(claims::kept()),
                 false => ClaimAnswer::RequiresIsolation,
             }))
         })

@@ -1,6 +1,7 @@
 //! The tests of `doctor`.
 
 use super::{SqliteStore, now};
+use crate::domain::ConnectionId;
 use crate::ports::claims::Claim;
 use crate::ports::probe::{DiskSpace, ProbeStore, TableSize, Writing};
 use crate::ports::schema::SchemaStore as _;
@@ -24,6 +25,11 @@ const WRITTEN: &str = sql!(
 /// SQLITE_CONSTRAINT_UNIQUE: the application allows one run of a connection at a time, and one is there.
 const NOT_UNIQUE: &str = "2067";
 
+/// Triggers of the application on runs.
+const TRIGGERS: &str = r"
+    SELECT name FROM sqlite_master
+    WHERE type = 'trigger' AND lower(tbl_name) = 'operation_runs' AND name NOT LIKE 'verifyd\_%' ESCAPE '\' ORDER BY 1";
+
 const NOW: &str = sql!("SELECT " now!());
 
 /// Sizes with indexes. It reads the whole file.
@@ -43,8 +49,13 @@ impl RunSteps for Steps<'_> {
         Box::new(&mut *self.tx)
     }
 
-    async fn insert(&mut self, record: Sql) -> Result<Option<(i64, bool)>, sqlx::Error> {
+    async fn insert(
+        &mut self,
+        record: Sql,
+        connection: ConnectionId,
+    ) -> Result<Option<(i64, bool)>, sqlx::Error> {
         sqlx::query_as(record.sqlite)
+            .bind(connection.0)
             .fetch_optional(&mut *self.tx)
             .await
     }
@@ -67,6 +78,11 @@ impl RunSteps for Steps<'_> {
         let now: String = sqlx::query_scalar(NOW).fetch_one(&mut *self.tx).await?;
         let rows = [row];
         self.store.refresh_inventories(self.tx, &rows, &now).await
+    }
+
+    async fn triggers(&mut self) -> Result<Vec<String>, StoreError> {
+        let triggers = sqlx::query_scalar(TRIGGERS);
+        Ok(triggers.fetch_all(&mut *self.tx).await?)
     }
 }
 

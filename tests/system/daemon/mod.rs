@@ -22,6 +22,7 @@ mod refused_completions;
 mod refused_sweeps;
 mod replicas;
 mod reused_ids;
+mod rules;
 mod schema;
 mod secrets;
 mod service_manager;

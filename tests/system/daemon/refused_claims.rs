@@ -106,14 +106,14 @@ async fn refusals_keep_no_slot_from_the_others_whatever_their_code() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_waits_is_not_repeated_in_its_slot() {
     let bench = Bench::new().await;
-    let slow = bench.healthy(2);
+    let [_, slow] = [1, 2].map(|tenant| bench.healthy(tenant));
     bench
         .execute(
             "CREATE SEQUENCE refusals;
              CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
                  'BEGIN PERFORM nextval(''refusals''); PERFORM pg_sleep(3600); RETURN new; END';
              CREATE TRIGGER hold BEFORE UPDATE ON operation_runs FOR EACH ROW
-                 EXECUTE FUNCTION hold()",
+                 WHEN (old.tenant_id = 2) EXECUTE FUNCTION hold()",
         )
         .await;
     let _daemon = bench.serve(&[
@@ -208,13 +208,13 @@ async fn hints_are_held_while_the_database_only_reads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_completions_are_logged_once_a_minute() {
     let bench = Bench::new().await;
-    let connection = bench.healthy(1);
+    let [_, connection] = [1, 2].map(|tenant| bench.healthy(tenant));
     bench
         .execute(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
                  'BEGIN RAISE EXCEPTION ''not today''; END';
              CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
-                 WHEN (new.status = 'completed') EXECUTE FUNCTION refuse()",
+                 WHEN (new.status = 'completed' AND new.tenant_id = 2) EXECUTE FUNCTION refuse()",
         )
         .await;
     let began = Instant::now();
@@ -236,7 +236,7 @@ async fn refused_completions_are_logged_once_a_minute() {
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_that_were_refused_are_granted_once_the_rule_is_gone() {
     let bench = Bench::new().await;
-    let refused = bench.healthy(2);
+    let [_, refused] = [1, 2].map(|tenant| bench.healthy(tenant));
     bench.execute(RULE).await;
     bench.record(&[refused], REFUSED).await;
     let daemon = bench.serve(&[

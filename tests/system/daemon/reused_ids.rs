@@ -14,6 +14,7 @@ const OWN: &str =
     "SELECT count(*) FROM verifyd.run_attempts a JOIN operation_runs r ON r.id = a.run_id
     WHERE NOT a.earlier AND a.end_reason = 'completed' AND a.counted AND r.outcome = 'succeeded'";
 
+/// With ids from 1 on: of the sequence those are used up that a test of the schema was given.
 async fn record(bench: &Bench, connection: i64, runs: usize) -> Vec<i64> {
     let context = serde_json::json!({
         "provider": "microsoft", "module": "health_check", "provider_connection_id": connection,
@@ -21,9 +22,9 @@ async fn record(bench: &Bench, connection: i64, runs: usize) -> Vec<i64> {
     });
     let recorded = format!(
         "WITH recorded AS (INSERT INTO operation_runs
-             (workspace_id, tenant_id, type, status, context, created_at)
-         SELECT 1, 1, 'provider.connection.check', 'queued', '{context}', now()
-         FROM generate_series(1, {runs}) RETURNING id),
+             (id, workspace_id, tenant_id, type, status, context, created_at)
+         SELECT id, 1, 1, 'provider.connection.check', 'queued', '{context}', now()
+         FROM generate_series(1, {runs}) AS id RETURNING id),
          told AS (INSERT INTO verifyd.run_deliveries (run_id, delivered_at)
          SELECT id, now() FROM recorded ON CONFLICT (run_id) DO UPDATE
          SET delivered_at = now(), not_before = NULL)

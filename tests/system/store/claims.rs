@@ -5,7 +5,7 @@ use crate::store::fixtures::{ISOLATED, POLICY, at_once, context, failed, succeed
 use std::time::Duration;
 use verifyd::domain::run::{RUN_TYPE, RunRequest};
 use verifyd::domain::{RunId, RunStatus};
-use verifyd::ports::store::{AttemptEnd, Claim, ContextSize, StoreError};
+use verifyd::ports::store::{AttemptEnd, Claim, ClaimAnswer, ContextSize, StoreError};
 
 pub async fn a_queued_run_is_claimed_with_a_lease(bed: &Bed) {
     let run = bed.queued().await;
@@ -183,4 +183,29 @@ pub async fn a_release_cannot_end_as_completed(bed: &Bed) {
         .await;
     assert!(matches!(refused, Err(StoreError::Refused(_))));
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+}
+
+/// In isolation it is not claimed either: without an error it would be tried again at once, and keep the isolation.
+pub async fn a_run_whose_row_a_trigger_keeps_is_refused(bed: &Bed) {
+    let run = bed.queued().await;
+    bed.exec(if bed.is_postgres() {
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER keep BEFORE UPDATE ON operation_runs FOR EACH ROW
+             WHEN (new.status = 'running') EXECUTE FUNCTION keep()"
+    } else {
+        "CREATE TRIGGER keep BEFORE UPDATE ON operation_runs WHEN new.status = 'running'
+         BEGIN SELECT RAISE(IGNORE); END"
+    })
+    .await;
+    let claimed = bed.store.claim(run, &worker("w1"), &POLICY).await.unwrap();
+    assert!(
+        matches!(claimed, ClaimAnswer::RequiresIsolation),
+        "{claimed:?}"
+    );
+    let claimed = bed.store.claim(run, &worker("w1"), &ISOLATED).await;
+    assert!(
+        matches!(claimed, Err(StoreError::Refused(_))),
+        "{claimed:?}"
+    );
+    assert_eq!(bed.run(run).await.status, RunStatus::Queued);
 }

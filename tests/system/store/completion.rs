@@ -194,6 +194,48 @@ pub async fn a_refused_completion_writes_nothing(bed: &Bed) {
     assert!(bed.store.complete(&held, &blocked()).await.unwrap());
 }
 
+/// Without an error of the database nothing else says so: the run would end without its report, or stay.
+pub async fn a_completion_of_which_a_trigger_keeps_the_row_is_refused(bed: &Bed) {
+    let run = bed.queued().await;
+    let held = bed.claim(run, "w1").await;
+    let rules: &[&str] = match bed.is_postgres() {
+        true => &["RETURN NULL", "new.context := old.context; RETURN new"],
+        false => &["RAISE(IGNORE)"],
+    };
+    for (number, rule) in rules.iter().enumerate() {
+        let name = format!("keep_{number}");
+        let (create, on) = match bed.is_postgres() {
+            true => (
+                format!(
+                    "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {rule}; END'; \
+                     CREATE TRIGGER {name} BEFORE UPDATE ON operation_runs FOR EACH ROW \
+                     WHEN (new.status = 'completed') EXECUTE FUNCTION {name}()"
+                ),
+                " ON operation_runs",
+            ),
+            false => (
+                format!(
+                    "CREATE TRIGGER {name} BEFORE UPDATE ON operation_runs \
+                     WHEN new.status = 'completed' BEGIN SELECT {rule}; END"
+                ),
+                "",
+            ),
+        };
+        bed.exec(&create).await;
+        let refused = bed.store.complete(&held, &with_inventory()).await;
+        assert!(
+            matches!(refused, Err(StoreError::Refused(_))),
+            "{rule}: {refused:?}"
+        );
+        let stored = bed.run(run).await;
+        assert_eq!((stored.status, stored.report()), (RunStatus::Running, None));
+        assert_eq!(bed.attempts(run).await[0].end_reason, None, "{rule}");
+        bed.has_learnt_nothing().await;
+        bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
+    }
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+}
+
 /// What verifyd reads of `context(1)`.
 fn own_members() -> Value {
     let mut own = context(1);

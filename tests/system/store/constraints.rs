@@ -1,7 +1,7 @@
 //! What the tables that verifyd owns refuse, whoever writes.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{blocked, context, quoted, report_of};
+use crate::store::fixtures::{at_once, blocked, context, quoted, report_of, succeeded};
 use serde_json::{Value, json};
 use verifyd::domain::RunStatus;
 use verifyd::domain::run::RUN_TYPE;
@@ -266,5 +266,122 @@ pub async fn what_a_rule_of_the_application_refuses_is_found_by_trying(bed: &Bed
     assert!(matches!(tried, Writing::NotTried(_)), "{tried:?}");
     for table in ["workers", "run_attempts", "run_deliveries"] {
         assert_eq!(bed.count(&bed.own(table)).await, 0, "{table}");
+    }
+}
+
+/// A trigger that changes a row raises no error. In SQLite it can only write the row once more, and guards keep what is
+/// completed.
+pub async fn what_a_rule_of_the_application_changes_is_found_by_reading_it_back(bed: &Bed) {
+    const COMPLETED: &str = "new.status = 'completed'";
+    const RUNNING: &str = "new.status = 'running'";
+    bed.connection(7).await;
+    let of_postgres = [
+        (
+            COMPLETED,
+            "context := old.context",
+            "completing a run",
+            "context.verification_report",
+        ),
+        (
+            COMPLETED,
+            "outcome := 'failed'",
+            "completing a run",
+            "outcome",
+        ),
+        (
+            "new.outcome = 'failed'",
+            "failure_summary := '[]'",
+            "completing a run",
+            "failure_summary",
+        ),
+        (
+            "new.outcome = 'blocked'",
+            "context := jsonb_set(new.context, '{next_steps}', '[]')",
+            "completing a run",
+            "context.next_steps",
+        ),
+        (
+            RUNNING,
+            "started_at := NULL",
+            "claiming a run",
+            "started_at",
+        ),
+    ];
+    let of_sqlite = [(RUNNING, "started_at = NULL", "claiming a run", "started_at")];
+    let rules = match bed.is_postgres() {
+        true => &of_postgres[..],
+        false => &of_sqlite[..],
+    };
+    for (number, (condition, change, step, column)) in rules.iter().enumerate() {
+        let name = format!("changes_{number}");
+        let (create, on) = if bed.is_postgres() {
+            let change = change.replace('\'', "''");
+            let create = format!(
+                "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS \
+                 'BEGIN new.{change}; RETURN new; END'; \
+                 CREATE TRIGGER {name} BEFORE UPDATE ON operation_runs FOR EACH ROW WHEN ({condition}) \
+                 EXECUTE FUNCTION {name}()"
+            );
+            (create, " ON operation_runs")
+        } else {
+            let create = format!(
+                "CREATE TRIGGER {name} AFTER UPDATE ON operation_runs WHEN {condition} \
+                 BEGIN UPDATE operation_runs SET {change} WHERE id = new.id; END"
+            );
+            (create, "")
+        };
+        bed.exec(&create).await;
+        let tried = bed.store.try_writing().await;
+        bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
+        let said = tried.unwrap_err().to_string();
+        let found = format!(
+            "{step}: a trigger changes what is written to operation_runs: {column} (triggers: {name})"
+        );
+        assert!(said.contains(&found), "{found}: {said}");
+    }
+    assert!(accepts_all(bed).await);
+    assert_eq!(bed.count("operation_runs").await, 0);
+}
+
+/// It would stop the runs of all others.
+pub async fn a_rule_of_one_tenant_is_not_taken_for_one_of_all(bed: &Bed) {
+    for tenant in [8, 7] {
+        bed.connection(tenant).await;
+    }
+    let refused = "new.status = 'running' AND new.tenant_id = 8";
+    assert_eq!(said_under(bed, 0, refused, true).await, None);
+    let refused = "new.status = 'running' AND new.tenant_id IN (7, 8)";
+    let said = said_under(bed, 1, refused, true).await;
+    assert!(said.is_some_and(|said| said.contains("claiming a run: not today")));
+}
+
+/// Of the same connection, while its runs are worked on.
+pub async fn replicas_that_try_writing_at_the_same_time_disturb_nobody(bed: &Bed) {
+    let connection = bed.connection(7).await;
+    let runs = bed.many_queued(12).await;
+    let stores = [bed.store.clone(), bed.replica().await];
+    let trying = at_once(
+        &stores,
+        6,
+        |store, _| async move { store.try_writing().await },
+    );
+    let working = async {
+        for run in &runs {
+            let mut completion = succeeded();
+            completion.connection = Some(connection);
+            bed.complete(*run, &completion).await;
+        }
+    };
+    let (tried, ()) = tokio::join!(trying, working);
+    for tried in tried {
+        // A lock that is not had in time refuses nothing.
+        let is_refused = tried.as_ref().is_err_and(|error| !error.is_transient());
+        assert!(!is_refused, "{tried:?}");
+    }
+    assert_eq!(bed.listed().await.len(), runs.len());
+    for run in runs {
+        let attempts = bed.attempts(run).await;
+        assert_eq!(attempts.len(), 1, "{attempts:?}");
+        assert!(bed.run(run).await.report().is_some());
     }
 }

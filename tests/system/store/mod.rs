@@ -98,7 +98,8 @@ runs {
         spent_attempts_make_the_next_claim_exhausted,
         a_run_put_back_from_outside_supersedes_the_open_attempt,
         a_release_needs_the_current_token,
-        a_release_cannot_end_as_completed;
+        a_release_cannot_end_as_completed,
+        a_run_whose_row_a_trigger_keeps_is_refused;
     completion:
         a_completion_writes_run_report_and_attempt,
         other_keys_of_context_are_kept,
@@ -109,6 +110,7 @@ runs {
         a_forged_token_completes_nothing,
         two_holders_race_to_complete_and_one_wins,
         a_refused_completion_writes_nothing,
+        a_completion_of_which_a_trigger_keeps_the_row_is_refused,
         a_completion_keeps_of_a_refused_context_what_its_claim_says,
         a_forced_completion_keeps_of_a_large_context_what_verifyd_reads,
         the_latest_report_never_moves_back,
@@ -160,7 +162,10 @@ runs {
         no_half_completed_run,
         other_types_are_free,
         what_a_rule_of_the_application_refuses_is_found_by_trying,
-        what_a_rule_of_the_application_refuses_of_permissions_is_found_by_trying;
+        what_a_rule_of_the_application_refuses_of_permissions_is_found_by_trying,
+        what_a_rule_of_the_application_changes_is_found_by_reading_it_back,
+        a_rule_of_one_tenant_is_not_taken_for_one_of_all,
+        replicas_that_try_writing_at_the_same_time_disturb_nobody;
     guards:
         a_completed_run_survives_a_save_of_an_older_copy,
         a_completed_run_keeps_its_report_under_any_context,

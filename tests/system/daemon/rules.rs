@@ -1,0 +1,194 @@
+//! Rules of the application that refuse every run, or change what is written to it: `doctor` says so, and nothing is
+//! migrated or served.
+
+use crate::daemon::doctor::examined;
+use serde_json::Value;
+use test_support::bench::{Bench, Daemon};
+use test_support::waiting::until;
+
+/// Puts back the context of a run that is completed.
+const PUTS_BACK: &str = "
+    CREATE FUNCTION put_back() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN new.context := old.context; RETURN new; END';
+    CREATE TRIGGER put_back BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION put_back()";
+
+/// Sweeps and looks at the schema are frequent, and refusals count soon.
+const FREQUENT: [(&str, &str); 3] = [
+    ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "500ms"),
+    ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
+    ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
+];
+
+fn constraint(condition: &str) -> String {
+    format!("ALTER TABLE operation_runs ADD CONSTRAINT refused CHECK ({condition})")
+}
+
+const DROP_CONSTRAINT: &str = "ALTER TABLE operation_runs DROP CONSTRAINT refused";
+
+/// What `doctor` says of the writes is said by both, with what mends it.
+async fn is_neither_migrated_nor_served(bench: &Bench, said: &str) {
+    let (code, bad) = examined(bench);
+    let writing = bad.iter().find(|(part, ..)| part == "writing");
+    let (_, found, remedy) = writing.unwrap_or_else(|| panic!("{said}: {bad:?}"));
+    assert_eq!(code, 1, "{bad:?}");
+    assert!(found.contains(said), "{said}: {found}");
+    for command in ["migrate", "serve"] {
+        let output = bench.run(&[command]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command}: {text}");
+        assert!(text.contains(found), "{command}: {text}");
+        assert!(text.contains(remedy), "{command}: {text}");
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert!(!shown.contains('✓'), "{shown}");
+    }
+    assert_eq!(bench.count("operation_runs").await, 0);
+    assert_eq!(bench.count("verifyd.run_attempts").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_refuses_every_run_is_neither_migrated_nor_served() {
+    const BY_CHECK: &str = "new row for relation \"operation_runs\" violates check constraint";
+    let bench = Bench::new().await;
+    // Also before there is a connection that could be checked.
+    for (condition, step) in [
+        ("status IN ('queued', 'done')", "claiming a run"),
+        ("outcome <> 'succeeded'", "completing a run"),
+    ] {
+        bench.execute(&constraint(condition)).await;
+        is_neither_migrated_nor_served(&bench, &format!("{step}: {BY_CHECK}")).await;
+        bench.execute(DROP_CONSTRAINT).await;
+    }
+    bench.healthy(1);
+    for (rule, dropped, said) in [
+        (
+            constraint("outcome <> 'blocked'"),
+            DROP_CONSTRAINT,
+            format!("completing a run: {BY_CHECK}"),
+        ),
+        // Larger than a report of one check, smaller than one of many.
+        (
+            constraint("octet_length(context::text) < 8192"),
+            DROP_CONSTRAINT,
+            format!("completing a run: {BY_CHECK}"),
+        ),
+        (
+            PUTS_BACK.to_owned(),
+            "DROP TRIGGER put_back ON operation_runs",
+            "completing a run: a trigger changes what is written to operation_runs: \
+             context.verification_report (triggers: put_back)"
+                .to_owned(),
+        ),
+    ] {
+        bench.execute(&rule).await;
+        is_neither_migrated_nor_served(&bench, &said).await;
+        bench.execute(dropped).await;
+    }
+    bench.success(&["migrate"]);
+    bench.serve(&[]).ready().await;
+}
+
+/// Waits until readiness says that the schema does not fit, and nothing of what the log says.
+async fn until_unfit(daemon: &Daemon, said: &str) {
+    until("it is not ready", async || {
+        let (status, body) = daemon.get("/readyz").await;
+        assert!(!body.contains(said), "{body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let schema = body["checks"]["schema"].as_str().unwrap();
+        status == 503 && schema == "the schema does not fit; the log says why"
+    })
+    .await;
+    let lines = daemon.lines.lock().unwrap().join("\n");
+    assert!(lines.contains(said), "{said}: {lines}");
+    // A restart would not help.
+    assert_eq!(daemon.get("/healthz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_claimed_while_a_rule_refuses_every_run() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    let daemon = bench.serve(&FREQUENT);
+    daemon.ready().await;
+    for (rule, dropped, said) in [
+        (
+            constraint("outcome <> 'succeeded'"),
+            DROP_CONSTRAINT,
+            "completing a run: new row",
+        ),
+        (
+            PUTS_BACK.to_owned(),
+            "DROP TRIGGER put_back ON operation_runs",
+            "completing a run: a trigger changes",
+        ),
+    ] {
+        let before = bench.count("verifyd.run_attempts").await;
+        // A row that is there may break it.
+        bench.execute("DELETE FROM operation_runs").await;
+        bench.execute(&rule).await;
+        until_unfit(&daemon, said).await;
+        let runs = bench.record(&[connection], 1).await;
+        bench.hint(&runs).await;
+        bench.until_taken().await;
+        until_unfit(&daemon, said).await;
+        assert_eq!(bench.count("verifyd.run_attempts").await, before);
+        bench.execute(dropped).await;
+        daemon.ready().await;
+        bench.all_completed().await;
+    }
+}
+
+/// It reads a table: neither the catalogues nor the test at the start say that it refuses runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_begins_to_refuse_every_run_makes_a_worker_not_ready() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    bench
+        .execute(
+            "CREATE TABLE gate (closed text NOT NULL);
+             INSERT INTO gate VALUES ('');
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF new.status = (SELECT closed FROM public.gate) THEN RAISE 'a closed gate'; END IF;
+                 RETURN new; END $$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let daemon = bench.serve(&FREQUENT);
+    daemon.ready().await;
+    for status in ["running", "completed"] {
+        let close = format!("UPDATE gate SET closed = '{status}'");
+        bench.execute(&close).await;
+        bench.record(&[connection], 6).await;
+        until_unfit(&daemon, "a closed gate").await;
+        bench.execute("UPDATE gate SET closed = ''").await;
+        daemon.ready().await;
+        // The pauses between the attempts end.
+        bench
+            .execute(
+                "UPDATE verifyd.run_deliveries SET not_before = NULL WHERE run_id IN (
+                     SELECT run_id FROM verifyd.run_deliveries WHERE not_before IS NOT NULL
+                     ORDER BY run_id FOR UPDATE SKIP LOCKED)",
+            )
+            .await;
+        bench.all_completed().await;
+    }
+}
+
+/// The runs of the first connection alone are refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_of_one_tenant_stops_no_start() {
+    let bench = Bench::new().await;
+    let [_, healthy] = [2, 1].map(|tenant| bench.healthy(tenant));
+    bench
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''not today''; END';
+             CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
+                 WHEN (old.tenant_id = 2) EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    assert_eq!(examined(&bench), (0, vec![]));
+    bench.success(&["migrate"]);
+    let daemon = bench.serve(&[]);
+    bench.record(&[healthy], 1).await;
+    bench.all_completed().await;
+    daemon.ready().await;
+}
