@@ -25,23 +25,8 @@ def base(place, name, connections):
     place.admin.rows(f"CREATE DATABASE {name} TEMPLATE template0")
     place.verifyd(name, "migrate")
     db = Db(place.url(name))
-    db.rows(f"""
-        CREATE EXTENSION pg_stat_statements;
-        INSERT INTO tenants (id, workspace_id, name)
-        SELECT n, CASE WHEN n > {connections - QUIET} THEN {WORKSPACES + 1} ELSE n % {WORKSPACES} + 1 END,
-               'Tenant ' || n FROM generate_series(1, {connections}) n;
-        INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, display_name, status,
-            entra_tenant_id, client_id, cloud, module, created_at)
-        SELECT t.id, t.workspace_id, t.id, 'microsoft', t.name,
-               CASE WHEN t.id % 100 = 50 THEN 'disabled' ELSE 'enabled' END,
-               '5c000000-0000-4000-8000-' || lpad(t.id::text, 8, '0') || lpad(CASE
-                   WHEN t.id % 33 = 1 THEN {PERMISSION_MISSING} WHEN t.id % 50 = 2 THEN {SECRET_EXPIRED}
-                   ELSE {HEALTHY} END::text, 4, '0'),
-               '5c000000-0000-4000-8000-c000' || lpad(t.id::text, 8, '0'), 'simulated', 'intune',
-               now() - interval '{DAYS + 1} days'
-        FROM tenants t;
-        SELECT setval(pg_get_serial_sequence('tenants', 'id'), {connections});
-        SELECT setval(pg_get_serial_sequence('provider_connections', 'id'), {connections})""")
+    db.rows("CREATE EXTENSION pg_stat_statements")
+    connect(db, connections)
 
     def seal(connection):
         place.verifyd(name, "connections", "set-credential", str(connection), "--secret-stdin", stdin=SECRET)
@@ -62,16 +47,35 @@ def base(place, name, connections):
     return connections
 
 
-def record(db, count, connections, most=None):
-    """Queued runs of the connections in turn, with the row that says that their hint was sent. As
-    verifyd itself records them."""
-    most = most or connections
+def connect(db, count):
+    """Connections, each of a tenant of its own, without credentials."""
+    db.rows(f"""
+        INSERT INTO tenants (id, workspace_id, name)
+        SELECT n, CASE WHEN n > {count - QUIET} THEN {WORKSPACES + 1} ELSE n % {WORKSPACES} + 1 END,
+               'Tenant ' || n FROM generate_series(1, {count}) n;
+        INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, display_name, status,
+            entra_tenant_id, client_id, cloud, module, created_at)
+        SELECT t.id, t.workspace_id, t.id, 'microsoft', t.name,
+               CASE WHEN t.id % 100 = 50 THEN 'disabled' ELSE 'enabled' END,
+               '5c000000-0000-4000-8000-' || lpad(t.id::text, 8, '0') || lpad(CASE
+                   WHEN t.id % 33 = 1 THEN {PERMISSION_MISSING} WHEN t.id % 50 = 2 THEN {SECRET_EXPIRED}
+                   ELSE {HEALTHY} END::text, 4, '0'),
+               '5c000000-0000-4000-8000-c000' || lpad(t.id::text, 8, '0'), 'simulated', 'intune',
+               now() - interval '{DAYS + 1} days'
+        FROM tenants t;
+        SELECT setval(pg_get_serial_sequence('tenants', 'id'), {count});
+        SELECT setval(pg_get_serial_sequence('provider_connections', 'id'), {count})""")
+
+
+def record(db, count, connections, first=0):
+    """Queued runs of the connections in turn, from the `first`th turn on, with the row that says that their
+    hint was sent. As verifyd itself records them."""
     return [int(row[0]) for row in db.rows(f"""
         WITH recorded AS (
             INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
             SELECT c.workspace_id, c.tenant_id, 'provider.connection.check', 'queued', {RUN}, now()
-            FROM generate_series(0, {count - 1}) n
-            JOIN provider_connections c ON c.id = (n::bigint * 7919) % {most} + 1 ORDER BY n
+            FROM generate_series({first}, {first + count - 1}) n
+            JOIN provider_connections c ON c.id = (n::bigint * 7919) % {connections} + 1 ORDER BY n
             RETURNING id
         ), delivered AS (
             INSERT INTO verifyd.run_deliveries (run_id, delivered_at) SELECT id, now() FROM recorded

@@ -69,9 +69,9 @@ class Asking:
             raise RuntimeError(f"{path}: {status} {body[:300]}")
 
 
-def requests(place, db, name, connections, times):
+def requests(place, db, name, connections, times, **settings):
     """By request: microseconds of PostgreSQL, milliseconds until the answer."""
-    worker = place.serve(name, HTTP__API__REQUESTS_PER_MINUTE=1000000).ready()
+    worker = place.serve(name, HTTP__API__REQUESTS_PER_MINUTE=1000000, **settings).ready()
     asking = Asking(place, name, worker)
     found = {}
     for what, path, workspace in REQUESTS:

@@ -206,11 +206,11 @@ class Place:
     def serve(self, database, latency="0ms", **settings):
         return Worker(self, database, latency, settings)
 
-    def send(self, queue, runs):
-        """A hint for each, by the script of contracts/."""
+    def send(self, queue, runs, redis=None):
+        """A hint for each, by the script of contracts/. A thread has a connection of its own."""
         keys = [f"{queue}:{part}" for part in ("data", "active", "signal", "meta")]
         for start in range(0, len(runs), 1000):
-            self.redis.pipeline([
+            (redis or self.redis).pipeline([
                 ("EVALSHA", self.script, len(keys), *keys, str(uuid.uuid4()),
                  json.dumps({"v": 1, "operation_run_id": int(run)}), 1)
                 for run in runs[start:start + 1000]])
@@ -240,6 +240,11 @@ class Worker:
 
     def cpu(self):
         return stat(self.process.pid)[0]
+
+    def resident(self):
+        """Bytes of memory."""
+        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def get(self, path, headers=None, data=None):
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers or {}, data=data)
