@@ -399,7 +399,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_is_read_while_it_has_a_heartbeat_of_this_process_that_is_new_enough() {
-        let at = |seconds| DateTime::from_timestamp(1_000_000 + seconds, 0);
+        let at = |seconds: i64| DateTime::from_timestamp(1_000_000 + seconds, 0);
         let beats = ConfirmedHeartbeats::default();
         let found = |is_replica, beat_at| {
             let replayed = Replayed {

@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_replica_that_is_not_read_is_a_warning() {
-        let at = |seconds| DateTime::from_timestamp(1_000_000 + seconds, 0).unwrap();
+        let at = |seconds: i64| DateTime::from_timestamp(1_000_000 + seconds, 0).unwrap();
         let latest = WorkerRecord {
             worker_id: "w1".to_owned(),
             version: String::new(),

@@ -271,7 +271,7 @@ async fn a_long_pause_is_not_waited_for() {
     let began = Instant::now();
     assert_eq!(place(&begun, seconds(600)).await, seconds(40));
     // Not at the same moment.
-    let next = place(&requests(&limiters, 2).await, seconds(600)).await;
+    let next = place(&*requests(&limiters, 2).await, seconds(600)).await;
     assert!((seconds(41)..=seconds(48)).contains(&next), "{next:?}");
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
@@ -281,7 +281,7 @@ async fn a_long_pause_is_not_waited_for() {
 async fn nobody_waits_for_a_long_pause_that_begins_meanwhile() {
     let database = Database::of(1);
     let limiters = database.limiters();
-    throttle(&requests(&limiters, 1).await).await;
+    throttle(&*requests(&limiters, 1).await).await;
     let other = requests(&database.limiters(), 2).await;
     for is_own in [true, false] {
         let begun = requests(&limiters, 1).await;
@@ -315,7 +315,7 @@ async fn with_the_lowest_rate() -> Limiters {
 async fn a_check_waits_five_seconds_for_its_first_permit() {
     let database = Database::of(1);
     let limiters = database.limiters();
-    throttle(&requests(&limiters, 1).await).await;
+    throttle(&*requests(&limiters, 1).await).await;
     sleep(seconds(6)).await;
     // A check that has begun uses all permits, but each eighth.
     let begun = requests(&limiters, 1).await;
@@ -373,14 +373,14 @@ async fn the_next_check_of_a_tenant_comes_after_those_that_wait() {
     begun.permit(Instant::now() + seconds(30)).await.unwrap();
     // Another tenant's check is released.
     let held = send(&begun, 100, seconds(20));
-    place(&requests(&limiters, 2).await, seconds(1)).await;
+    place(&*requests(&limiters, 2).await, seconds(1)).await;
     drop(held);
     // One that gets its turn meanwhile does not get a second one.
     let first = requests(&limiters, 3).await;
     first.permit(Instant::now() + seconds(30)).await.unwrap();
     let began = Instant::now();
     for tenant in [3, 2] {
-        place(&requests(&limiters, tenant).await, seconds(30)).await;
+        place(&*requests(&limiters, tenant).await, seconds(30)).await;
     }
     assert_eq!(began.elapsed(), Duration::ZERO);
     // The run that was released comes again.
