@@ -365,7 +365,7 @@ async fn runs_that_share_an_id_cost_nobody_anything() {
     }
     let open = "verifyd.run_attempts WHERE ended_at IS NULL";
     assert_eq!(bed.count(open).await, 0);
-    bed.store.try_writing().await.unwrap();
+    let _tried = bed.store.try_writing().await.unwrap();
     let me = worker("w2");
     bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
     let runs = repeated.iter().chain(&healthy);
