@@ -150,7 +150,9 @@ async fn note(pages: &Pages, error: &SignInError, sender: &Sender) {
         SignInError::Unavailable(_) => return,
         SignInError::NoAccess { person, .. } => (person.as_str(), "no_access"),
         SignInError::NotBegun => ("unknown", "not_begun"),
-        SignInError::Refused(_) | SignInError::WrongClient(_) => ("unknown", "refused_by_provider"),
+        SignInError::Refused(_) | SignInError::WrongClient { .. } => {
+            ("unknown", "refused_by_provider")
+        }
         SignInError::Untrusted(_) => ("unknown", "untrusted_token"),
     };
     // Strangers, who can cause the others at will, do not hide it.
@@ -169,7 +171,7 @@ fn failed(pages: &Pages, next: &str, error: &SignInError) -> Response {
             tracing::warn!(cause, "the provider of http.oidc cannot be used");
             StatusCode::SERVICE_UNAVAILABLE
         }
-        SignInError::WrongClient(_) => {
+        SignInError::WrongClient { .. } => {
             tracing::warn!(cause = %error, "the provider of http.oidc cannot be used");
             StatusCode::SERVICE_UNAVAILABLE
         }

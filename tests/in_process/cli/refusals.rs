@@ -11,7 +11,7 @@ const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const OTHER_KEY: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
 
 impl Desk {
-    pub(super) async fn sql(&self, statement: &'static str) {
+    pub(super) async fn sql(&self, statement: &str) {
         let file = std::fs::read_dir(self.folder.path()).unwrap();
         let file = file
             .map(|entry| entry.unwrap().path())
@@ -23,6 +23,7 @@ impl Desk {
             .execute("PRAGMA ignore_check_constraints = ON")
             .await
             .unwrap();
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
         database.execute(statement).await.unwrap();
     }
 }
