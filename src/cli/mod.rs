@@ -153,23 +153,25 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             .context("the configuration cannot be used")
     };
     let needs_database = cli.command.needs_database();
-    let ready = || -> anyhow::Result<Settings> {
+    let without_warnings_of = |part: &str| -> anyhow::Result<Settings> {
         let settings = load()?;
-        logs::init(&settings.log)?;
+        if logs_chosen {
+            logs::init(&settings.log)?;
+        } else {
+            logs::init(&settings.log.without_warnings_of(part))?;
+        }
+        Ok(settings)
+    };
+    let ready = || -> anyhow::Result<Settings> {
+        // A slow statement, with all its text, would bury the result.
+        let settings = without_warnings_of("sqlx::query")?;
         if needs_database {
             app::require_database(&settings)?;
         }
         Ok(settings)
     };
     // It says itself what it waits for.
-    let examining = || -> anyhow::Result<Settings> {
-        let mut settings = load()?;
-        if !logs_chosen {
-            settings.log.leave_out_slow_statements();
-        }
-        logs::init(&settings.log)?;
-        Ok(settings)
-    };
+    let examining = || without_warnings_of("sqlx");
     let services = async || Services::open(ready()?).await;
     match cli.command {
         Command::Report(command) => report::run(&command),
@@ -186,8 +188,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Bench(command) => {
             let mut settings = load()?;
             if !logs_chosen {
-                // A line for each run would bury the result.
-                settings.log.filter = "warn".to_owned();
+                // A line for each run, or the text of a slow statement, would bury the result.
+                settings.log.filter = "warn,sqlx::query=error".to_owned();
             }
             logs::init(&settings.log)?;
             bench::run(settings, &command).await

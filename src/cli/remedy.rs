@@ -281,7 +281,7 @@ mod tests {
                 "ignore_startup_parameters",
             ),
             (
-                "the driver cannot sign in (SCRAM) with this password: SASLprep (RFC 4013) prohibits a character",
+                "the driver cannot sign in (SCRAM) with this password: SASLprep (RFC 4013) prohibits in it",
                 "another password",
             ),
             ("invalid peer certificate: UnknownIssuer", "sslrootcert"),

@@ -152,7 +152,11 @@ impl Service<dns::Name> for AddressGuard {
     }
 }
 
-/// Whether the address is one of the public Internet (IANA's special-purpose registries).
+/// Serves a machine of Azure its settings and certificates, as 169.254.169.254 does elsewhere.
+const AZURE_WIRE_SERVER: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+
+/// Whether the address is one of the public Internet (IANA's special-purpose registries), and leads out of the cloud that
+/// this machine is in.
 fn is_global(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_global_v4(ip),
@@ -173,6 +177,8 @@ fn is_global_v4(ip: Ipv4Addr) -> bool {
         // IETF protocol assignments, and the former 6to4 relays
         || (a == 192 && b == 0 && c == 0)
         || (a == 192 && b == 88 && c == 99)
+        // Azure's services for its machines: one address in every network, whoever it belongs to
+        || ip == AZURE_WIRE_SERVER
         // Benchmarks
         || (a == 198 && (18..20).contains(&b))
         // Reserved, and broadcast
@@ -213,6 +219,10 @@ mod tests {
             "0.0.0.0",
             "10.1.2.3",
             "100.64.0.1",
+            // Metadata of Alibaba, of Azure and of Oracle
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
             "127.0.0.1",
             "169.254.169.254",
             "172.16.0.1",
@@ -234,6 +244,10 @@ mod tests {
             "::7f00:1",
             "64:ff9b::a00:1",
             "64:ff9b:1::1",
+            "64:ff9b::a83f:8110",
+            "::ffff:168.63.129.16",
+            // Metadata of Amazon
+            "fd00:ec2::254",
             "100::1",
             "2001::1",
             "2001:db8::1",
@@ -254,6 +268,7 @@ mod tests {
         for ip in [
             "20.190.128.1",
             "40.126.0.1",
+            "168.63.129.15",
             "172.32.0.1",
             "100.128.0.1",
             "198.20.0.1",

@@ -57,14 +57,23 @@ impl From<Error> for StoreError {
     }
 }
 
+macro_rules! prohibited {
+    ($what:literal) => {
+        concat!(
+            "the driver cannot sign in (SCRAM) with ",
+            $what,
+            ": SASLprep (RFC 4013) prohibits in it control characters, those for private use or newer than Unicode 3.2 \
+             (most emoji), U+FFFD, and a mix of right-to-left and left-to-right ones"
+        )
+    };
+}
+
 /// Explains what the driver cannot use for a connection. Its text may quote a character of the password.
 fn unusable(said: &str) -> &'static str {
     if said.starts_with("Failed to saslprep password") {
-        "the driver cannot sign in (SCRAM) with this password: SASLprep (RFC 4013) prohibits a character of it, \
-         such as a control character or an emoji"
+        prohibited!("this password")
     } else if said.starts_with("Failed to saslprep username") {
-        "the driver cannot sign in (SCRAM) with the name of this user: SASLprep (RFC 4013) prohibits a character of \
-         it, such as a control character or an emoji"
+        prohibited!("the name of this user")
     } else if said.ends_with("must be given together") {
         "sslcert and sslkey must be given together"
     } else {

@@ -29,11 +29,14 @@ pub struct LogSettings {
 }
 
 impl LogSettings {
-    /// Leaves out what the driver of the database says of slow statements and connections, unless the filter names it.
-    pub fn leave_out_slow_statements(&mut self) {
+    /// Leaves out the warnings of a part of the driver of the database, unless the filter names the driver.
+    #[must_use]
+    pub fn without_warnings_of(&self, part: &str) -> Self {
+        let mut settings = self.clone();
         if !self.filter.is_empty() && !self.filter.contains("sqlx") {
-            self.filter += ",sqlx=error";
+            settings.filter += &format!(",{part}=error");
         }
+        settings
     }
 }
 

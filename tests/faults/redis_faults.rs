@@ -191,13 +191,9 @@ async fn a_consumer_that_cannot_be_revived_ends_the_process() {
     scene.completes(5).await;
     let workers = format!("{}:workers", scene.bench.queue);
     let mut plain = redis_server::connection(&redis.url()).await;
-    redis::pipe()
-        .atomic()
-        .del(&workers)
-        .set(&workers, "not a sorted set")
-        .exec_async(&mut plain)
-        .await
-        .unwrap();
+    // Only registration uses this command.
+    command::<()>(&mut plain, &["ACL", "SETUSER", "default", "-hmset"]).await;
+    command::<()>(&mut plain, &["DEL", &workers]).await;
     // Until it ends, it takes them from the database.
     scene.completes(5).await;
     assert_eq!(worker.ended(), Some(1));
@@ -208,13 +204,54 @@ async fn a_consumer_that_cannot_be_revived_ends_the_process() {
         "{last}"
     );
     // Nothing is left behind.
-    command::<()>(&mut plain, &["DEL", &workers]).await;
-    // A worker also starts where a key of the queue is something else.
-    let active = format!("{}:active", scene.bench.queue);
-    command::<()>(&mut plain, &["SET", &active, "not a list"]).await;
+    command::<()>(&mut plain, &["ACL", "SETUSER", "default", "+hmset"]).await;
     let again = scene.bench.serve(&[]);
     scene.completes(5).await;
     again.ready().await;
+}
+
+/// Also where nobody may remove them.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_another_type_stop_no_run() {
+    let redis = PrivateRedis::start();
+    let scene = Scene::with_redis(&redis).await;
+    let mut plain = redis_server::connection(&redis.url()).await;
+    let queue = &scene.bench.queue;
+    let [scheduled, workers] = ["scheduled", "workers"].map(|key| format!("{queue}:{key}"));
+    // A worker also starts with them.
+    for key in [&scheduled, &workers] {
+        command::<()>(&mut plain, &["SET", key, "x"]).await;
+    }
+    let worker = scene.bench.serve(&[]);
+    scene.completes(5).await;
+    worker.ready().await;
+    scene.bench.hint(&[1; 50]).await;
+    scene.bench.until_taken().await;
+
+    for key in [&scheduled, &workers] {
+        command::<()>(&mut plain, &["ACL", "SETUSER", "default", "-unlink"]).await;
+        redis::pipe()
+            .atomic()
+            .del(key)
+            .set(key, "x")
+            .exec_async(&mut plain)
+            .await
+            .unwrap();
+        until("it polls", async || {
+            worker.metric("verifyd_polling").await > 0.0
+        })
+        .await;
+        scene.completes(5).await;
+        worker.ready().await;
+        command::<()>(&mut plain, &["ACL", "SETUSER", "default", "+unlink"]).await;
+        until("it polls no more", async || {
+            worker.metric("verifyd_polling").await == 0.0
+        })
+        .await;
+    }
+    scene.bench.hint(&[1; 50]).await;
+    scene.bench.until_taken().await;
+    worker.ready().await;
 }
 
 async fn set_max_memory(plain: &mut redis::aio::MultiplexedConnection, bytes: &str) {

@@ -4,12 +4,14 @@
 //! - `dead`: dead letters beyond `dead_keep`, the oldest of a sample first.
 //! - `data`: payloads longer than any hint, also those that no entry leads to.
 //! - `meta:*` without a payload, `meta` and `signal`, which only a producer writes.
+//! - keys of another type, also where no fetcher meets them.
 //! - `workers:metadata:*` of workers that are on the list no more (a killed process), a few keys at
 //!   a time.
 //!
 //! Each step is one atomic script over a bounded chunk, so any number of replicas may clean.
 
 use super::connections::Connections;
+use super::key_types::remove_misfits;
 use super::keys::Keys;
 use super::orphan_recovery::Malformed;
 use super::settings::ConsumerSettings;
@@ -92,6 +94,10 @@ impl Cleaner {
 
     /// Runs one round of all steps. Returns the number of deliveries that it removed.
     async fn round(&mut self) -> Result<u64, QueueError> {
+        // Nobody may be fetching or acknowledging, who would remove them at once.
+        self.connections
+            .call(async |connection| remove_misfits(connection, &self.keys, &[]).await)
+            .await?;
         let mut removed = 0;
         let (data, meta) = (&self.keys.data, &self.keys.meta);
         let mut done = CLEAN_DONE.prepare_invoke();

@@ -8,6 +8,7 @@ use super::connections::Connections;
 use super::delivery::{DeliveryHandler, RawBytes};
 use super::error;
 use super::fetch_signal::{FetchSignal, FetchStrategy};
+use super::key_types::remove_misfits;
 use super::observed::ObservedConnection;
 use super::prefetch::{ConcurrencySlot, PrefetchBackend};
 use super::settings::MISSED_HEARTBEATS;
@@ -233,12 +234,13 @@ impl Fetcher {
         ended: &mut Vec<String>,
     ) -> RedisResult<()> {
         let keys = &self.queue.keys;
+        // First: nothing can be returned to a list that is none.
+        if !self.stop.is_cancelled() {
+            remove_misfits(connection, keys, ended).await?;
+        }
         while let Some(worker) = ended.last() {
             orphan_recovery::return_held(connection, keys, worker).await?;
             ended.pop();
-        }
-        if !self.stop.is_cancelled() {
-            orphan_recovery::remove_wrong_types(connection, keys).await?;
         }
         Ok(())
     }
@@ -252,6 +254,7 @@ impl Fetcher {
             connection: connection.clone(),
             worker: Arc::clone(&activity),
             consumer: Arc::clone(&self.queue.health),
+            works: Arc::default(),
         };
         let context = WorkerContext::new(name);
         let run = AssertUnwindSafe(self.worker(&context, observed)).catch_unwind();

@@ -46,6 +46,34 @@ impl Keys {
         }
     }
 
+    /// Returns the keys that exist once, that of the workers first, and the types that they have. `meta` is only a
+    /// prefix, and what belongs to one delivery or worker goes with it.
+    pub fn types(&self) -> [(&str, &'static str); 8] {
+        let Self {
+            data,
+            active,
+            signal,
+            meta: _,
+            scheduled,
+            done,
+            dead,
+            workers,
+            available: _,
+            completed: _,
+            queue: _,
+        } = self;
+        [
+            (workers, "zset"),
+            (data, "hash"),
+            (active, "list"),
+            (signal, "list"),
+            (scheduled, "zset"),
+            (done, "set"),
+            (dead, "set"),
+            (QUEUES, "zset"),
+        ]
+    }
+
     /// Returns a pattern that matches all keys of the queue, whose name contains no special character.
     pub fn pattern(&self) -> String {
         format!("{}:*", self.queue)

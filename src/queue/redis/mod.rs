@@ -28,6 +28,7 @@
 //! | defaults that differ from their documentation | every setting is given |
 //! | an id that was used before is dropped silently | a new UUIDv7 for each delivery |
 //! | an entry without data or meta, or an id that is read as a number or ULID and written back differently (`007`), ends every worker that gets it | refused by the script; of other writers, repaired or removed when it is fetched (`fetch`) |
+//! | a key of another type ends every worker at each of its starts | `key_types` removes it; meanwhile `depth` fails |
 //! | payloads and metas of any size are fetched | `fetch` looks at the length first: what is longer than any hint is removed unread |
 //! | 8,000 entries that are due in the sorted set wedge the queue | `fetch` moves 500 at a time |
 //! | the bound on concurrency counts only jobs whose worker lives | the permit is held by the handler's own task |
@@ -44,6 +45,7 @@ mod error;
 mod fetch;
 mod fetch_signal;
 mod fetcher;
+mod key_types;
 mod keys;
 mod observed;
 mod orphan_recovery;
@@ -142,9 +144,17 @@ impl Queue for RedisQueue {
     async fn depth(&self) -> Result<u64, QueueError> {
         let mut length = redis::cmd("LLEN");
         length.arg(&self.keys.active);
-        self.connections
-            .call(async |connection| length.query_async(connection).await)
-            .await
+        let depth = self
+            .connections
+            .call(async |connection| {
+                // With a key of another type there may be a length, and yet nothing be fetched.
+                match key_types::misfit(connection, &self.keys).await? {
+                    Some(misfit) => Ok(Err(misfit)),
+                    None => length.query_async(connection).await.map(Ok),
+                }
+            })
+            .await?;
+        depth.map_err(QueueError::Unavailable)
     }
 
     async fn consume(

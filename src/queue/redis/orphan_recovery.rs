@@ -19,8 +19,6 @@ static RETURN_HELD: LazyLock<Script> = LazyLock::new(|| {
         include_str!("lua/return_held.lua")
     ))
 });
-static REMOVE_WRONG_TYPES: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("lua/remove_wrong_types.lua")));
 /// Uses the server's clock, as those of the processes may differ.
 static SEND_HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
     Script::new("return redis.call('ZADD', KEYS[1], 'XX', redis.call('TIME')[1], ARGV[1])")
@@ -116,25 +114,6 @@ pub(super) async fn return_held(
             "returned the deliveries of an ended worker to the queue"
         );
     }
-    Ok(())
-}
-
-/// Removes keys of another type, which would end any worker that fetches.
-pub(super) async fn remove_wrong_types(
-    connection: &mut impl ConnectionLike,
-    keys: &Keys,
-) -> RedisResult<()> {
-    let keys = REMOVE_WRONG_TYPES
-        .key(&keys.active)
-        .key(&keys.data)
-        .key(&keys.signal)
-        .invoke_async(connection)
-        .await?;
-    Malformed {
-        keys,
-        ..Malformed::default()
-    }
-    .report();
     Ok(())
 }
 

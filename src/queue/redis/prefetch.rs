@@ -100,9 +100,14 @@ impl PrefetchBackend {
         let (keys, worker) = (self.keys.clone(), worker.name().to_owned());
         let mut connection = self.connection.clone();
         async move {
+            // Also while no slot is free.
+            connection.set_works(true);
             let mut slots = acquire_slots(slots).await;
             signal.clear();
+            connection.set_works(false);
             let mut fetched = fetch(&mut connection, &keys, &worker, slots.num_permits()).await?;
+            connection.set_works(true);
+            connection.consumer.activity.touch();
             for delivery in &mut fetched.deliveries {
                 delivery.inject_data(ConcurrencySlot::new(slots.split(1)));
             }

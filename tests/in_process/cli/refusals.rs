@@ -23,10 +23,8 @@ impl Desk {
             .execute("PRAGMA ignore_check_constraints = ON")
             .await
             .unwrap();
-        database
-            .execute(sqlx::AssertSqlSafe(statement.to_owned()))
-            .await
-            .unwrap();
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
+        database.execute(statement).await.unwrap();
     }
 }
 

@@ -307,12 +307,17 @@ async fn redis_that_takes_no_hints_says_why() {
         PrivateRedis::start_with(&["--replicaof", "127.0.0.1", &port, "--masterauth", "right"]);
     let lonely = PrivateRedis::start_with(&["--min-replicas-to-write", "1"]);
     let away = PrivateRedis::stopped();
+    let foreign = PrivateRedis::start();
+    let mut plain = redis_server::connection(&foreign.url()).await;
+    let key = format!("{}:scheduled", bench.queue);
+    redis_server::command::<()>(&mut plain, &["SET", &key, "x"]).await;
     let unusable = [
         (at("wrong"), "pass", "password"),
         (small.url(), "oom", "maxmemory"),
         (replica.url(), "readonly", "primary"),
         (lonely.url(), "noreplicas", "min-replicas-to-write"),
         (away.url(), "refused", "Redis runs"),
+        (foreign.url(), "wrongtype", "let nothing else write"),
     ];
     for (url, said, advice) in &unusable {
         bench.set("REDIS_URL", url);

@@ -3,10 +3,12 @@
 use crate::queue::probe::{Consumer, Probe, hints, until};
 use crate::queue::redis::{open, settings};
 use redis::aio::MultiplexedConnection;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use test_support::proxy::Proxy;
 use test_support::redis_server::{PrivateRedis, command, connection};
 use test_support::waiting::{self, PATIENCE};
+use verifyd::ports::queue::Queue;
 
 const HUGE: usize = 100 * 1024 * 1024;
 const LARGE: usize = 4 * 1024 * 1024;
@@ -243,26 +245,91 @@ async fn a_payload_that_grows_later_never_leaves_redis() {
     assert!(returned < LITTLE, "{returned} bytes have left Redis");
 }
 
-/// A producer may write three keys of the queue itself, and so make them anything where they are
-/// not there.
+/// Every key of the queue that exists once.
+const KEYS: [&str; 8] = [
+    "q:workers",
+    "q:data",
+    "q:active",
+    "q:signal",
+    "q:scheduled",
+    "q:done",
+    "q:dead",
+    "core:apalis:queues:list",
+];
+
+/// Makes a key a string, whatever it is, in one step.
+async fn replace(plain: &mut MultiplexedConnection, key: &str) {
+    let mut pipe = redis::pipe();
+    pipe.atomic().del(key).set(key, "x");
+    pipe.exec_async(plain).await.unwrap();
+}
+
+/// Sends hints for this run until one arrives: they may be lost with a key.
+async fn until_one_arrives(queue: &Arc<dyn Queue>, probe: &Probe, run: i64) {
+    waiting::until("a hint arrives", async || {
+        let sent = queue.send(&hints(run..=run)).await;
+        sent.is_ok() && probe.times(run) > 0
+    })
+    .await;
+}
+
+/// Whoever may write a key of the queue can make it anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_another_type_are_removed() {
     let server = PrivateRedis::start();
     let queue = open(&settings(&server.url(), "q"));
     let mut plain = connection(&server.url()).await;
     let probe = Probe::new();
-    for command in [
-        ["HSET", "q:active", "a", "b"],
-        ["RPUSH", "q:data", "a", "b"],
-        ["HSET", "q:signal", "a", "b"],
-    ] {
-        number(&mut plain, &command).await;
+    for key in KEYS {
+        replace(&mut plain, key).await;
+        let error = queue.depth().await.unwrap_err().to_string();
+        for word in [key, "string", "WRONGTYPE"] {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+        number(&mut plain, &["DEL", key]).await;
+    }
+    for key in KEYS {
+        replace(&mut plain, key).await;
     }
     let consumer = Consumer::start(&queue, &probe, 4);
-    waiting::until("a hint can be sent", async || {
-        queue.send(&hints(1..=1)).await.is_ok()
+    until_one_arrives(&queue, &probe, 1).await;
+    // While it works, and one by one.
+    for (run, key) in (2..).zip(KEYS) {
+        replace(&mut plain, key).await;
+        waiting::until(key, async || queue.depth().await.is_ok()).await;
+        until_one_arrives(&queue, &probe, run).await;
+    }
+    // What a silent worker held, which each of the others looks for.
+    replace(&mut plain, "q:inflight:silent").await;
+    number(&mut plain, &["ZADD", "q:workers", "0", "silent"]).await;
+    waiting::until("both are removed", async || {
+        let listed: Option<f64> = command(&mut plain, &["ZSCORE", "q:workers", "silent"]).await;
+        listed.is_none() && number(&mut plain, &["EXISTS", "q:inflight:silent"]).await == 0
     })
     .await;
-    until("the hint arrives", || probe.times(1) > 0).await;
+    // What the workers themselves hold, and none of them is on the list.
+    let held: Vec<String> = command(
+        &mut plain,
+        &[
+            "EVAL",
+            "local held = {}
+            for i, worker in ipairs(redis.call('ZRANGE', 'q:workers', 0, -1)) do
+                held[i] = 'q:inflight:' .. worker
+                redis.call('SET', held[i], 'x')
+            end
+            redis.call('DEL', 'q:workers')
+            return held",
+            "0",
+        ],
+    )
+    .await;
+    assert!(!held.is_empty());
+    until_one_arrives(&queue, &probe, 100).await;
+    for key in held {
+        waiting::until("it is removed", async || {
+            number(&mut plain, &["EXISTS", &key]).await == 0
+        })
+        .await;
+    }
     consumer.stop().await;
 }

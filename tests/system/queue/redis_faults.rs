@@ -99,6 +99,30 @@ async fn starts_before_the_server_does() {
     consumer.stop().await;
 }
 
+/// All places are taken by hints that workers before it fetched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_waits_for_a_place_shows_that_it_lives() {
+    let server = PrivateRedis::start();
+    let queue = open(&settings(&server.url(), "q"));
+    let probe = Probe::new();
+    probe.close_gate();
+    let consumer = Consumer::start(&queue, &probe, 1);
+    send_at_last(&queue, 1).await;
+    until("one is in flight", || probe.in_flight() == 1).await;
+    let mut plain = connection(&server.url()).await;
+    command::<u64>(&mut plain, &["DEL", "q:workers"]).await;
+    until("it starts again", || queue.health().restarts > 0).await;
+    for _ in 0..2 {
+        let from = Instant::now();
+        until("there is another sign", || {
+            queue.health().last_activity.unwrap() < from.elapsed()
+        })
+        .await;
+    }
+    probe.open_gate();
+    consumer.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn survives_a_restart_of_the_server() {
     let mut server = PrivateRedis::start();

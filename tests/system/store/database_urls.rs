@@ -146,7 +146,15 @@ async fn asking_for_scram() -> std::net::SocketAddr {
 
 #[tokio::test]
 async fn a_password_that_the_driver_cannot_prepare_is_the_reason() {
-    for character in ["%E2%80%A8", "%F0%9F%98%80"] {
+    for character in [
+        "%E2%80%A8",
+        "%F0%9F%98%80",
+        // `ẞ`, newer than Unicode 3.2; of private use; U+FFFD; from right to left.
+        "%E1%BA%9E",
+        "%EE%80%80",
+        "%EF%BF%BD",
+        "%D7%90",
+    ] {
         let server = asking_for_scram().await;
         let url = format!("postgres://u:p4ss{character}@{server}/d?sslmode=disable");
         let error = verifyd::store::connect(&settings(&url)).await.unwrap_err();
