@@ -1,4 +1,5 @@
-//! Bodies with a timeout, which also report when a request is complete and when its answer is sent.
+//! Bodies with a timeout, which also report when a request is complete and when its answer is sent. The bytes of large
+//! answers count until they are written.
 
 use super::connection_slots::ConnectionSlot;
 use axum::body::{Body, Bytes};
@@ -201,6 +202,62 @@ impl hyper::body::Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The body of an answer whose bytes hold something, such as permits, until they are written or their connection is
+/// closed. hyper drops a body when it has taken the last bytes, and keeps these until the peer has.
+#[derive(Debug)]
+pub struct HoldingBody<H> {
+    inner: Body,
+    held: Arc<H>,
+}
+
+/// Bytes that hold something.
+struct Holding<H> {
+    bytes: Vec<u8>,
+    _held: Arc<H>,
+}
+
+impl<H> AsRef<[u8]> for Holding<H> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<H: Send + Sync + 'static> HoldingBody<H> {
+    pub fn of(inner: Body, held: H) -> Body {
+        let held = Arc::new(held);
+        Body::new(Self { inner, held })
+    }
+}
+
+impl<H: Send + Sync + 'static> hyper::body::Body for HoldingBody<H> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.inner).poll_frame(cx);
+        frame.map_ok(|frame| {
+            // Copied: a buffer that grew while the answer was made may be twice as long.
+            frame.map_data(|bytes| {
+                Bytes::from_owner(Holding {
+                    bytes: bytes.to_vec(),
+                    _held: Arc::clone(&self.held),
+                })
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -47,6 +47,14 @@ pub struct HttpSettings {
     /// No key sets them.
     #[serde(skip)]
     pub timeouts: HttpTimeouts,
+    /// Most bytes of answers that are not written yet; see `request_limits`. No key sets it: some pages of the largest
+    /// report, and a quarter of what a worker may take.
+    #[serde(skip, default = "unsent_bytes")]
+    pub unsent_bytes: u32,
+}
+
+const fn unsent_bytes() -> u32 {
+    32 * 1024 * 1024
 }
 
 /// How long parts of a request and its response may take. Clients rely on none of them: each only keeps a slow or

@@ -1,13 +1,17 @@
-//! Limits that API and pages share: look-ups of tokens and sessions, and concurrent requests.
+//! Limits that API and pages share: look-ups of tokens and sessions, concurrent requests, and the memory of answers.
 //!
 //! A look-up of a token that was not recently valid is first counted for the address that it comes from. A
-//! request slot is taken after the whole request has arrived, and one token never takes all of them.
+//! request slot is taken after the whole request has arrived, and one token never takes all of them. The bytes of a
+//! large answer count until its peer has taken them, so that no number of clients that do not read fills the memory.
 
 use super::HttpSettings;
+use super::body::HoldingBody;
 use super::connection_slots::network;
 use super::rate_limit::RateLimiter;
 use crate::domain::TokenId;
 use crate::ports::store::StoreError;
+use axum::response::Response;
+use hyper::body::Body as _;
 use moka::future::Cache;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -25,17 +29,37 @@ const VALID_FOR: Duration = Duration::from_secs(600);
 /// Time for which an invalid token is refused without a look-up. No token becomes valid again, and a new one
 /// was never tried before.
 const INVALID_FOR: Duration = Duration::from_secs(300);
-/// Tokens with a semaphore, before those without requests are removed.
+/// Tokens with a share, before those without requests and answers are removed.
 const SHARES: usize = 256;
+/// Longest answer whose bytes do not count: the number of connections bounds these.
+const UNCOUNTED_BYTES: u64 = 64 * 1024;
+/// Longest wait of an answer, which keeps its slot, for the peers of earlier ones to read.
+const UNSENT_WAIT: Duration = Duration::from_secs(2);
 
 /// Of whom a request is: a token, or all that have none.
 type Owner = Option<TokenId>;
+
+/// What an owner may take.
+#[derive(Clone, Debug)]
+struct Share {
+    requests: Arc<Semaphore>,
+    unsent: Arc<Semaphore>,
+}
+
+impl Share {
+    fn is_used(&self) -> bool {
+        Arc::strong_count(&self.requests) > 1 || Arc::strong_count(&self.unsent) > 1
+    }
+}
 
 /// See the module.
 pub struct RequestLimits {
     in_flight: Arc<Semaphore>,
     per_token: usize,
-    shares: Mutex<HashMap<Owner, Arc<Semaphore>>>,
+    /// A permit for each byte.
+    unsent: Arc<Semaphore>,
+    unsent_per_token: u32,
+    shares: Mutex<HashMap<Owner, Share>>,
     look_ups: Semaphore,
     by_address: RateLimiter<Option<IpAddr>>,
     valid: Cache<String, TokenId>,
@@ -57,6 +81,31 @@ pub enum LookUpRefused {
 pub struct RequestSlot {
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
+    /// Of the owner, then of all.
+    unsent: [Arc<Semaphore>; 2],
+    unsent_per_token: u32,
+}
+
+impl RequestSlot {
+    /// Ends the request with its answer. The bytes of a long one count until they are written or the connection is
+    /// closed. `None`: peers do not read earlier answers, of the same owner or of others.
+    pub async fn send(self, answer: Response) -> Option<Response> {
+        let length = answer.body().size_hint().exact();
+        let Some(length) = length.filter(|length| *length > UNCOUNTED_BYTES) else {
+            return Some(answer);
+        };
+        // One that is longer than a share takes all of it.
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        let length = length.min(self.unsent_per_token);
+        let [own, all] = &self.unsent;
+        let count = async {
+            let own = Arc::clone(own).acquire_many_owned(length).await.ok()?;
+            let all = Arc::clone(all).acquire_many_owned(length).await.ok()?;
+            Some((own, all))
+        };
+        let counted = tokio::time::timeout(UNSENT_WAIT, count).await.ok()??;
+        Some(answer.map(|body| HoldingBody::of(body, counted)))
+    }
 }
 
 impl std::fmt::Debug for RequestLimits {
@@ -67,12 +116,14 @@ impl std::fmt::Debug for RequestLimits {
 
 impl RequestLimits {
     /// Admits as many requests at a time as three fifths of `connections`, the connections to the database, so that
-    /// runs find one whatever is asked. A token gets half of them.
+    /// runs find one whatever is asked. A token gets half of them, and half of the bytes that may be unsent.
     pub fn new(settings: &HttpSettings, connections: u32) -> Self {
         let requests = (connections as usize * 3 / 5).max(1);
         Self {
             in_flight: Arc::new(Semaphore::new(requests)),
             per_token: requests.div_ceil(2),
+            unsent: Arc::new(Semaphore::new(settings.unsent_bytes as usize)),
+            unsent_per_token: settings.unsent_bytes / 2,
             shares: Mutex::default(),
             look_ups: Semaphore::new(LOOK_UPS),
             by_address: RateLimiter::per_minute(settings.api.anonymous_requests_per_minute),
@@ -130,16 +181,21 @@ impl RequestLimits {
         let share = {
             let mut shares = self.shares.lock();
             if shares.len() >= SHARES {
-                shares.retain(|_, share| Arc::strong_count(share) > 1);
+                shares.retain(|_, share| share.is_used());
             }
-            let share = shares.entry(owner);
-            Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(self.per_token))))
+            let share = shares.entry(owner).or_insert_with(|| Share {
+                requests: Arc::new(Semaphore::new(self.per_token)),
+                unsent: Arc::new(Semaphore::new(self.unsent_per_token as usize)),
+            });
+            share.clone()
         };
-        let own = share.acquire_owned().await.ok()?;
+        let own = share.requests.acquire_owned().await.ok()?;
         let all = Arc::clone(&self.in_flight).acquire_owned().await.ok()?;
         Some(RequestSlot {
             _own: own,
             _all: all,
+            unsent: [share.unsent, Arc::clone(&self.unsent)],
+            unsent_per_token: self.unsent_per_token,
         })
     }
 }
@@ -155,7 +211,9 @@ fn remembered<T: Clone + Send + Sync + 'static>(lifetime: Duration) -> Cache<Str
 mod tests {
     use super::*;
     use crate::config::{Settings, Sources};
+    use axum::body::{Body, Bytes};
     use futures::FutureExt as _;
+    use http_body_util::BodyExt as _;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn limits(change: impl FnOnce(&mut HttpSettings)) -> RequestLimits {
@@ -182,6 +240,43 @@ mod tests {
         drop(held);
         assert!(enter(token(3)).is_some());
         assert!(enter(token(1)).is_some());
+    }
+
+    /// The bytes of an answer of this length, as hyper keeps them after the body.
+    async fn sent(limits: &RequestLimits, owner: Owner, length: usize) -> Option<Bytes> {
+        let slot = limits.enter(owner).await.expect("a slot");
+        let answer = slot.send(Response::new(Body::from(vec![b'a'; length])));
+        let mut body = answer.await?.into_body();
+        let frame = body.frame().await.expect("a frame").expect("in memory");
+        drop(body);
+        let bytes = frame.into_data().expect("bytes");
+        assert_eq!(bytes.len(), length);
+        Some(bytes)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_are_not_read_are_bounded_for_a_token_and_for_all() {
+        const QUARTER: usize = 1024 * 1024;
+        let limits = limits(|s| s.unsent_bytes = 4 * 1024 * 1024);
+        let send = |owner, length| sent(&limits, owner, length);
+        let held = [send(token(1), QUARTER).await, send(token(1), QUARTER).await];
+        assert!(held.iter().all(Option::is_some));
+        assert!(send(token(1), QUARTER).await.is_none(), "it has its share");
+        let short = send(token(1), 64 * 1024).await;
+        assert!(short.is_some(), "short ones do not count");
+        let long = send(token(2), 9 * QUARTER).await;
+        assert!(long.is_some(), "it takes a share, however long it is");
+        assert!(send(None, QUARTER).await.is_none(), "no more are free");
+        drop(held);
+        assert!(send(None, QUARTER).await.is_some());
+        assert!(send(token(1), QUARTER).await.is_some());
+        // Whoever reads soon enough holds up nobody.
+        let read = async {
+            tokio::time::sleep(UNSENT_WAIT / 2).await;
+            drop(long);
+        };
+        let (waited, ()) = tokio::join!(send(token(2), QUARTER), read);
+        assert!(waited.is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -341,12 +341,15 @@ macro_rules! context_columns {
 
 /// The connection that a context names, as the index has it, before a comparison: in SQLite a number and the same
 /// number as a text are equal. In PostgreSQL the text of an array of numbers may be longer than any text can be:
-/// one cheap call tells, which the planner leaves before the comparison.
+/// one cheap call tells, which the planner leaves before the comparison. In a `CASE`, or else the planner expects that
+/// hardly any context passes it.
 macro_rules! connection_of_context {
     (postgres $context:literal) => {
         concat!(
+            "CASE WHEN ",
             $context,
-            " @? 'strict $.provider_connection_id ? (@.type() == \"string\" || @.type() == \"number\")' AND ",
+            " @? 'strict $.provider_connection_id ? (@.type() == \"string\" || @.type() == \"number\")'
+             THEN true ELSE false END AND ",
             $context,
             " ->> 'provider_connection_id'"
         )

@@ -2,9 +2,9 @@
 //! can use an index.
 
 use super::bounds::{connection_of_context, is_valid_connection};
-use super::dialect::each;
+use super::dialect::{each, run_type};
 use super::overview::anywhere;
-use super::sql::both;
+use super::sql::{both, sql_for};
 use super::statement::{Sql, Statement, Value};
 use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
@@ -28,6 +28,14 @@ pub(super) fn push_binding(query: &mut Statement, table: &str, binding: &Binding
     push(query, &format!(" AND {table}.tenant_id = "), tenant);
 }
 
+/// The number of rows of a page of one connection. PostgreSQL has no statistics of the connections in contexts: for a
+/// page it would read all runs of one and sort them. For a number that it does not know when it plans, it reads the
+/// index from the end, until the page is full.
+const UNKNOWN_LIMIT: [Sql; 2] = [
+    both!(" ORDER BY r.id DESC LIMIT " each!("(SELECT ", "")),
+    both!(each!("::bigint)", "")),
+];
+
 /// Of `operation_runs r`, newest first. `connection`: the condition on the connection in the context.
 pub(super) fn push_run_filter(query: &mut Statement, filter: &RunFilter, connection: Sql) {
     push_binding(query, "r", &filter.binding);
@@ -42,8 +50,28 @@ pub(super) fn push_run_filter(query: &mut Statement, filter: &RunFilter, connect
     }
     push(query, " AND r.tenant_id = ", filter.tenant.map(|id| id.0));
     push(query, " AND r.id < ", filter.before.map(|id| id.0));
-    push(query, " ORDER BY r.id DESC LIMIT ", Some(filter.limit));
+    if filter.connection.is_some() {
+        let [before, after] = UNKNOWN_LIMIT;
+        query.push(before).push_bind(filter.limit).push(after);
+    } else {
+        push(query, " ORDER BY r.id DESC LIMIT ", Some(filter.limit));
+    }
 }
+
+/// The condition on the connection of `verification_check_acknowledgements a` and their `operation_runs r`, before and
+/// after its id. PostgreSQL tests one acknowledgement after the other, until the page is full: there are fewer than
+/// runs. The range of ids leads to the index that has the connection, too, so that only contexts of this one are read.
+const CONNECTION: [Sql; 2] = [
+    Sql {
+        postgres: sql_for!(
+            postgres " AND EXISTS (SELECT FROM operation_runs c
+                WHERE c.id BETWEEN a.operation_run_id AND a.operation_run_id AND c.type = " run_type!()
+            " AND " connection_of_context!("c.context") " = "
+        ),
+        sqlite: sql_for!(sqlite " AND " connection_of_context!("r.context") " = "),
+    },
+    both!(each!(" OFFSET 0)", "")),
+];
 
 /// Of `verification_check_acknowledgements a` and their `operation_runs r`, newest first.
 pub(super) fn push_acknowledgement_filter(
@@ -51,7 +79,6 @@ pub(super) fn push_acknowledgement_filter(
     filter: &AcknowledgementFilter,
     is_active: Sql,
 ) {
-    const CONNECTION: Sql = both!(" AND " connection_of_context!("r.context") " = ");
     push_binding(query, "r", &filter.binding);
     push(
         query,
@@ -59,7 +86,8 @@ pub(super) fn push_acknowledgement_filter(
         filter.run.map(|id| id.0),
     );
     if let Some(id) = filter.connection {
-        query.push(CONNECTION).push_bind(id.to_string());
+        let [before, after] = CONNECTION;
+        query.push(before).push_bind(id.to_string()).push(after);
     }
     if filter.active_only {
         query.push(is_active);

@@ -120,8 +120,9 @@ async fn answer(
     request.extensions_mut().insert(caller);
     let request = body::whole(request, api.settings.max_body_bytes).await?;
     let slot = api.request_limits.enter(Some(owner)).await;
-    let _slot = slot.ok_or_else(|| Problem::of_status(StatusCode::SERVICE_UNAVAILABLE))?;
-    Ok(api.reads.answer(request, next).await)
+    let slot = slot.ok_or_else(|| Problem::of_status(StatusCode::SERVICE_UNAVAILABLE))?;
+    let response = api.reads.answer(request, next).await;
+    slot.send(response).await.ok_or_else(unread)
 }
 
 impl From<Unread> for Problem {
@@ -217,6 +218,14 @@ fn unauthorized(detail: &str, authenticate: &str) -> Problem {
     let mut problem = Problem::new(Kind::Unauthorized, detail);
     problem.authenticate = Some(authenticate.to_owned());
     problem
+}
+
+fn unread() -> Problem {
+    Problem::new(
+        Kind::Unavailable,
+        "Too many answers are not read yet. Read them, then try again.",
+    )
+    .retry_after(Duration::from_secs(5))
 }
 
 fn too_many(wait: Duration) -> Problem {

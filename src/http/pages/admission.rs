@@ -127,11 +127,14 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
     if let Some(visitor) = visitor {
         request.extensions_mut().insert(visitor);
     }
-    let mut answer = match may_be_behind {
+    let answer = match may_be_behind {
         true => pages.reads.answer(request, next).await,
         false => next.run(request).await,
     };
-    drop(slot);
+    let mut answer = match slot {
+        Some(slot) => slot.send(answer).await.ok_or(PageError::Unread)?,
+        None => answer,
+    };
     if is_form
         && pages.reads.has_replica()
         && let Ok(cookie) = HeaderValue::from_str(&changed(is_secure))

@@ -40,6 +40,8 @@ pub enum PageError {
     TooLarge,
     /// It took longer than a request may.
     TooLate,
+    /// Too many answers wait to be read.
+    Unread,
     /// A handler panicked.
     Defect,
     Store(StoreError),
@@ -141,6 +143,11 @@ impl IntoResponse for PageError {
                 "This takes too long",
                 "Others are being served, or the database is slow. Try again in a moment."
                     .to_owned(),
+            ),
+            Self::Unread => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Too many pages are being sent",
+                "Their browsers have not read them yet. Try again in a moment.".to_owned(),
             ),
             Self::Defect => (
                 StatusCode::INTERNAL_SERVER_ERROR,

@@ -47,6 +47,7 @@ mod compression;
 mod migrate_beside_another_application;
 mod migrate_enforce;
 mod migration_locks;
+mod pages_of_a_connection;
 mod partitions;
 mod relation_kinds;
 mod serializable;
