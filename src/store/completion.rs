@@ -113,15 +113,6 @@ impl CompletionRequest {
             },
         })
     }
-
-    /// Returns the keys that no two completions of one transaction may have in common: each row is written by
-    /// one of them.
-    pub fn keys(&self) -> Vec<(&'static str, i64)> {
-        let tenant = self.inventory.as_ref().map(|i| ("tenant", i.tenant));
-        let connection = self.connection.map(|c| ("connection", c.0));
-        let keys = [Some(("run", self.run.0)), tenant, connection];
-        keys.into_iter().flatten().collect()
-    }
 }
 
 /// How each database completes a run that no batch has completed. Each part of the call has a limit.
@@ -163,12 +154,28 @@ const OUTBOX: Sql = both!(
      WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)"
 );
 
+/// Splits what follows from completed runs into rounds: each row is written once in a round, and by the runs in their
+/// order.
+pub(super) fn rounds<T>(items: impl Iterator<Item = T>, row: impl Fn(&T) -> i64) -> Vec<Vec<T>> {
+    let mut rounds: Vec<Vec<T>> = Vec::new();
+    let mut written: HashMap<i64, usize> = HashMap::new();
+    for item in items {
+        let times = written.entry(row(&item)).or_default();
+        match rounds.get_mut(*times) {
+            Some(round) => round.push(item),
+            None => rounds.push(vec![item]),
+        }
+        *times += 1;
+    }
+    rounds
+}
+
 /// A completed run, the time of its completion, and whether its workspace has webhooks.
 pub(super) type Done<'a> = (&'a CompletionRequest, DateTime<Utc>, bool);
 
 /// Makes the events of completed runs: ends acknowledgements that no longer apply, and records deliveries to
-/// webhooks. `written`: the connections whose latest report was written, whether its fingerprint has changed,
-/// and whether acknowledgements may have to be ended.
+/// webhooks. `written`: the runs whose report was written as the latest one, whether its fingerprint has changed, and
+/// whether acknowledgements may have to be ended.
 pub(super) async fn conclude(
     tx: &mut dyn SqlConnection,
     done: Vec<Done<'_>>,
@@ -176,13 +183,13 @@ pub(super) async fn conclude(
 ) -> Result<Completed, StoreError> {
     let written: HashMap<i64, (bool, bool)> = written
         .into_iter()
-        .map(|(connection, changed, acknowledged)| (connection, (changed, acknowledged)))
+        .map(|(run, changed, acknowledged)| (run, (changed, acknowledged)))
         .collect();
     let mut completed = Completed::default();
     for (call, at, has_webhooks) in done {
         let mut event = call.event.clone();
         if let Some(connection) = call.connection {
-            let row = written.get(&connection.0).copied();
+            let row = written.get(&call.run.0).copied();
             event.changed = compare(tx, call, connection, row).await?;
         }
         if has_webhooks {

@@ -58,8 +58,8 @@ pub(super) trait BatchedCall<S: Batching>: Sized + Send + 'static {
     /// For the metrics.
     const NAME: &'static str;
 
-    /// Returns the keys that no two calls of a batch may have in common.
-    fn keys(&self) -> Vec<(&'static str, i64)>;
+    /// Returns the key that no two calls of a batch have in common.
+    fn key(&self) -> i64;
 
     fn batcher(store: &S) -> &Batcher<Self, Self::Answer>;
 
@@ -170,7 +170,7 @@ impl<C, A> Batcher<C, A> {
     }
 
     /// Returns the next batch, in the order of arrival, without calls whose callers have gone.
-    fn next(&self, keys: impl Fn(&C) -> Vec<(&'static str, i64)>) -> Vec<Waiting<C, A>> {
+    fn next(&self, key: impl Fn(&C) -> i64) -> Vec<Waiting<C, A>> {
         let mut state = self.lock();
         let mut batch: Vec<Waiting<C, A>> = Vec::new();
         let mut taken = HashSet::new();
@@ -181,12 +181,10 @@ impl<C, A> Batcher<C, A> {
             if next.answer.is_closed() {
                 continue;
             }
-            let keys = keys(&next.call);
-            if keys.iter().any(|key| taken.contains(key)) {
-                later.push_back(next);
-            } else {
-                taken.extend(keys);
+            if taken.insert(key(&next.call)) {
                 batch.push(next);
+            } else {
+                later.push_back(next);
             }
         }
         later.append(&mut state.waiting);
@@ -329,7 +327,7 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
     }
 
     fn next(&self) -> (Vec<C>, Answers<C::Answer>) {
-        let batch = self.batcher().next(C::keys);
+        let batch = self.batcher().next(C::key);
         batch.into_iter().map(|w| (w.call, w.answer)).unzip()
     }
 

@@ -55,8 +55,8 @@ impl BatchedCall<Doubling> for Number {
     type Answer = i64;
     const NAME: &'static str = "double";
 
-    fn keys(&self) -> Vec<(&'static str, i64)> {
-        vec![("number", self.0)]
+    fn key(&self) -> i64 {
+        self.0
     }
 
     fn batcher(store: &Doubling) -> &Batcher<Self, i64> {
@@ -329,8 +329,8 @@ impl BatchedCall<InDatabase> for InTransaction {
     type Answer = i64;
     const NAME: &'static str = "double";
 
-    fn keys(&self) -> Vec<(&'static str, i64)> {
-        vec![("number", self.0)]
+    fn key(&self) -> i64 {
+        self.0
     }
 
     fn batcher(store: &InDatabase) -> &Batcher<Self, i64> {

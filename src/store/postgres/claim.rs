@@ -121,8 +121,8 @@ impl BatchedCall<PostgresStore> for ClaimRequest {
     type Answer = ClaimAnswer;
     const NAME: &'static str = "claim";
 
-    fn keys(&self) -> Vec<(&'static str, i64)> {
-        vec![("run", self.run.0)]
+    fn key(&self) -> i64 {
+        self.run.0
     }
 
     fn batcher(store: &PostgresStore) -> &Batcher<Self, Self::Answer> {

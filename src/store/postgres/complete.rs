@@ -12,7 +12,7 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{connection_of_context, is_listable, is_too_deep, member};
 use crate::store::claims::lock_running;
 use crate::store::completion::{
-    CompleteByItself, Completed, CompletionRequest, Done, InventoryRow, conclude,
+    CompleteByItself, Completed, CompletionRequest, Done, conclude, rounds,
 };
 use crate::store::dialect::{a_second_after, each, is_about, moment, now};
 use crate::store::repeated_ids::{has_own_id, is_of_type};
@@ -113,14 +113,14 @@ const LATEST_REPORTS: &str = "
         overall = excluded.overall, outcome = excluded.outcome,
         completed_at = excluded.completed_at, changed = l.fingerprint <> excluded.fingerprint
     WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id)
-    RETURNING l.connection_id, l.changed, l.acknowledged";
+    RETURNING l.operation_run_id, l.changed, l.acknowledged";
 
 impl BatchedCall<PostgresStore> for CompletionRequest {
     type Answer = bool;
     const NAME: &'static str = "complete";
 
-    fn keys(&self) -> Vec<(&'static str, i64)> {
-        self.keys()
+    fn key(&self) -> i64 {
+        self.run.0
     }
 
     fn batcher(store: &PostgresStore) -> &Batcher<Self, Self::Answer> {
@@ -257,12 +257,18 @@ impl PostgresStore {
             .filter_map(|(run, at, has_webhooks, _)| Some((calls.remove(&run)?, at, has_webhooks)))
             .collect();
         done.sort_unstable_by_key(|(call, ..)| call.run);
-        let inventories: Vec<&InventoryRow> = done
+        // The first round locks the rows of all tenants or connections, in their order.
+        let inventories = done.iter().filter_map(|(call, ..)| call.inventory.as_ref());
+        for round in rounds(inventories, |row| row.tenant) {
+            self.refresh_inventories(tx, &round).await?;
+        }
+        let reports = done
             .iter()
-            .filter_map(|(call, ..)| call.inventory.as_ref())
-            .collect();
-        self.refresh_inventories(tx, &inventories).await?;
-        let written = self.write_latest_reports(tx, &done).await?;
+            .filter_map(|(call, ..)| Some((call.connection?.0, *call)));
+        let mut written = Vec::new();
+        for round in rounds(reports, |(connection, _)| *connection) {
+            written.extend(self.write_latest_reports(tx, &round).await?);
+        }
         let completed = conclude(&mut self.shared(&mut *tx), done, written).await?;
         Ok(Completed {
             is_altered,
@@ -270,25 +276,18 @@ impl PostgresStore {
         })
     }
 
-    /// Returns what [`conclude`] needs of the rows.
+    /// Writes at most one report for each connection. Returns what [`conclude`] needs of the rows.
     async fn write_latest_reports(
         &self,
         tx: &mut PgConnection,
-        done: &[Done<'_>],
+        reports: &[(i64, &CompletionRequest)],
     ) -> Result<Vec<(i64, bool, bool)>, StoreError> {
-        let reports: Vec<(i64, &CompletionRequest)> = done
-            .iter()
-            .filter_map(|(call, ..)| Some((call.connection?.0, *call)))
-            .collect();
-        if reports.is_empty() {
-            return Ok(Vec::new());
-        }
         macro_rules! column {
             ($report:pat => $value:expr) => {
                 reports.iter().map(|$report| $value).collect::<Vec<_>>()
             };
         }
-        self.forget_latest_reports(tx, &reports).await?;
+        self.forget_latest_reports(tx, reports).await?;
         Ok(self
             .rows(LATEST_REPORTS)
             .bind(column!((connection, _) => *connection))

@@ -105,8 +105,8 @@ impl BatchedCall<SqliteStore> for ClaimRequest {
     type Answer = ClaimAnswer;
     const NAME: &'static str = "claim";
 
-    fn keys(&self) -> Vec<(&'static str, i64)> {
-        vec![("run", self.run.0)]
+    fn key(&self) -> i64 {
+        self.run.0
     }
 
     fn batcher(store: &SqliteStore) -> &Batcher<Self, Self::Answer> {

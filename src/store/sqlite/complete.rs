@@ -5,9 +5,7 @@ use crate::domain::{ConnectionId, RunId};
 use crate::ports::store_error::StoreError;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{connection_of_context, is_listable, member};
-use crate::store::completion::{
-    CompleteByItself, Completed, CompletionRequest, InventoryRow, conclude,
-};
+use crate::store::completion::{CompleteByItself, Completed, CompletionRequest, conclude, rounds};
 use crate::store::dialect::{a_second_after, each, is_about, moment};
 use crate::store::reused_ids::{is_before_creation, is_of_its_run_and_connection};
 use crate::store::sql::sql;
@@ -93,15 +91,15 @@ const LATEST_REPORTS: &str = "
         overall = excluded.overall, outcome = excluded.outcome,
         completed_at = excluded.completed_at, changed = l.fingerprint <> excluded.fingerprint
     WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id)
-    RETURNING connection_id, changed, acknowledged";
+    RETURNING operation_run_id, changed, acknowledged";
 
 impl BatchedCall<SqliteStore> for CompletionRequest {
     /// Whether it is completed now; if not, another token is the current one.
     type Answer = bool;
     const NAME: &'static str = "complete";
 
-    fn keys(&self) -> Vec<(&'static str, i64)> {
-        self.keys()
+    fn key(&self) -> i64 {
+        self.run.0
     }
 
     fn batcher(store: &SqliteStore) -> &Batcher<Self, Self::Answer> {
@@ -161,6 +159,33 @@ impl SqliteStore {
         Ok(())
     }
 
+    /// Writes at most one report for each connection. Returns what [`conclude`] needs of the rows.
+    async fn write_latest_reports(
+        &self,
+        tx: &mut SqliteConnection,
+        reports: &[(ConnectionId, &CompletionRequest)],
+        at: &str,
+    ) -> Result<Vec<(i64, bool, bool)>, StoreError> {
+        let completed = reports
+            .iter()
+            .map(|(connection, call)| (*connection, call.run));
+        self.forget_latest_reports(tx, completed).await?;
+        let latest = reports.iter().map(|(connection, call)| {
+            (
+                connection.0,
+                call.run.0,
+                &call.event.fingerprint,
+                &call.event.overall,
+                call.outcome,
+            )
+        });
+        Ok(sqlx::query_as(LATEST_REPORTS)
+            .bind(json_list(latest)?)
+            .bind(at)
+            .fetch_all(&mut *tx)
+            .await?)
+    }
+
     /// Completes the runs whose token is the current one.
     pub(super) async fn complete_runs(
         &self,
@@ -177,8 +202,12 @@ impl SqliteStore {
         if ended.is_empty() {
             return Ok(Completed::default());
         }
-        let ended = || calls.iter().filter(|call| ended.contains(&call.run.0));
-        let rows = ended().map(|c| {
+        let mut completed: Vec<&CompletionRequest> = calls
+            .iter()
+            .filter(|call| ended.contains(&call.run.0))
+            .collect();
+        completed.sort_unstable_by_key(|call| call.run);
+        let rows = completed.iter().map(|c| {
             (
                 c.run.0,
                 c.outcome,
@@ -193,7 +222,7 @@ impl SqliteStore {
             .fetch_all(&mut *tx)
             .await?;
         // All have the same time; as it is written, too.
-        let Some((_, at_text, at, _)) = rows.first().filter(|_| rows.len() == ended().count())
+        let Some((_, at_text, at, _)) = rows.first().filter(|_| rows.len() == completed.len())
         else {
             return Err(StoreError::Refused(
                 "a run whose attempt was ended is gone".into(),
@@ -203,26 +232,18 @@ impl SqliteStore {
             .bind(json_list(rows.iter().map(|row| row.0))?)
             .execute(&mut *tx)
             .await?;
-        let inventories: Vec<&InventoryRow> =
-            ended().filter_map(|call| call.inventory.as_ref()).collect();
-        self.refresh_inventories(tx, &inventories, at_text).await?;
-        let reports = ended().filter_map(|call| Some((call.connection?, call.run)));
-        self.forget_latest_reports(tx, reports).await?;
-        let latest = ended().filter_map(|call| {
-            Some((
-                call.connection?.0,
-                call.run.0,
-                &call.event.fingerprint,
-                &call.event.overall,
-                call.outcome,
-            ))
-        });
-        let written: Vec<(i64, bool, bool)> = sqlx::query_as(LATEST_REPORTS)
-            .bind(json_list(latest)?)
-            .bind(at_text)
-            .fetch_all(&mut *tx)
-            .await?;
-        let done = ended().map(|call| {
+        let inventories = completed.iter().filter_map(|call| call.inventory.as_ref());
+        for round in rounds(inventories, |row| row.tenant) {
+            self.refresh_inventories(tx, &round, at_text).await?;
+        }
+        let reports = completed
+            .iter()
+            .filter_map(|call| Some((call.connection?, *call)));
+        let mut written = Vec::new();
+        for round in rounds(reports, |(connection, _)| connection.0) {
+            written.extend(self.write_latest_reports(tx, &round, at_text).await?);
+        }
+        let done = completed.into_iter().map(|call| {
             let has_webhooks = rows.iter().any(|row| row.0 == call.run.0 && row.3);
             (call, *at, has_webhooks)
         });

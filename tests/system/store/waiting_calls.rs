@@ -1,7 +1,7 @@
 //! Rules of the application that have claims, completions or releases of some runs wait, beside those of healthy runs.
 
 use crate::store::bed::{Bed, settings};
-use crate::store::fixtures::{ISOLATED, POLICY, succeeded, worker};
+use crate::store::fixtures::{ISOLATED, POLICY, refresh, succeeded, worker};
 use crate::store::pools::WAITING_LONG;
 use futures::future::join_all;
 use std::sync::Arc;
@@ -9,11 +9,12 @@ use std::time::Duration;
 use test_support::waiting::{until, within};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use verifyd::domain::RunId;
+use verifyd::domain::completion::Completion;
+use verifyd::domain::{ConnectionId, RunId};
 use verifyd::ports::store::{AttemptEnd, Claim, ClaimAnswer, Store};
 
 /// Runs that wait, of the tenant 8, and healthy ones, of the tenant 7.
-const WAITING: usize = 6;
+const WAITING: usize = 12;
 const HEALTHY: usize = 60;
 
 /// Has each of these updates of the tenant 8 wait, for longer than a statement may take.
@@ -98,6 +99,15 @@ async fn healthy_runs_are_claimed_before_those_whose_claims_wait() {
     assert_eq!(bed.count(claimed).await, 0);
 }
 
+/// Of a connection and a tenant that all share.
+fn of_one_connection() -> Completion {
+    Completion {
+        connection: Some(ConnectionId(1)),
+        inventory: Some(refresh(7, &[("A.Read", true)])),
+        ..succeeded()
+    }
+}
+
 /// The same of completions, then of releases.
 #[tokio::test]
 async fn healthy_runs_are_completed_and_released_before_those_that_wait() {
@@ -111,7 +121,7 @@ async fn healthy_runs_are_completed_and_released_before_those_that_wait() {
                 let (store, claim) = (Arc::clone(&store), bed.claim(run, "w1").await);
                 calls.push(async move {
                     match is_completed {
-                        true => store.complete(&claim, &succeeded()).await,
+                        true => store.complete(&claim, &of_one_connection()).await,
                         false => store.release(&claim, AttemptEnd::Error, None, false).await,
                     }
                 });
