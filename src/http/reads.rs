@@ -180,6 +180,20 @@ impl Attempt {
             () = overdue => None,
         }
     }
+
+    /// Returns why the replica is left, now that the primary has answered with this status after this time. What fails
+    /// or takes too long there, too, is no fault of the replica: one slow list would keep all from reading it.
+    fn fault(&self, is_overdue: bool, status: StatusCode, took: Duration) -> Option<NotRead> {
+        if status.is_server_error() {
+            return None;
+        }
+        if is_overdue {
+            return (took < ANSWER_TIMEOUT).then_some(NotRead::Silent);
+        }
+        let failure = self.failure.lock().take();
+        let failure = failure.unwrap_or_else(|| "it failed a request".to_owned());
+        Some(NotRead::Failed(failure))
+    }
 }
 
 /// Whether the request is repeated on the primary after this error, so that it is none of the request. It is kept as the
@@ -244,19 +258,16 @@ impl Reads {
                 response
             }
             Some(response) if response.status() == StatusCode::NOT_FOUND => next.run(again).await,
-            Some(_) => {
+            tried => {
+                let is_overdue = tried.is_none();
+                drop(tried);
+                let asked = Instant::now();
                 let response = next.run(again).await;
-                // What fails on the primary, too, is no fault of the replica.
-                if !response.status().is_server_error() {
-                    let failure = attempt.failure.lock().take();
-                    let failure = failure.unwrap_or_else(|| "it failed a request".to_owned());
-                    replica.leave(NotRead::Failed(failure));
+                let fault = attempt.fault(is_overdue, response.status(), asked.elapsed());
+                if let Some(fault) = fault {
+                    replica.leave(fault);
                 }
                 response
-            }
-            None => {
-                replica.leave(NotRead::Silent);
-                next.run(again).await
             }
         }
     }
@@ -447,6 +458,32 @@ mod tests {
         };
         assert!(attempt.of(late_use).await.is_some());
         assert!(attempt.of(slow()).await.is_none());
+    }
+
+    #[test]
+    fn what_the_primary_does_not_answer_in_time_either_is_no_fault_of_the_replica() {
+        const BUSY: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
+        for (is_overdue, status, took, expected) in [
+            (
+                true,
+                StatusCode::OK,
+                Duration::ZERO,
+                Some("it does not answer in time"),
+            ),
+            (true, StatusCode::OK, ANSWER_TIMEOUT, None),
+            (true, BUSY, Duration::ZERO, None),
+            (
+                false,
+                StatusCode::OK,
+                ANSWER_TIMEOUT,
+                Some("it failed a request"),
+            ),
+            (false, BUSY, Duration::ZERO, None),
+        ] {
+            let fault = Attempt::default().fault(is_overdue, status, took);
+            let fault = fault.map(|fault| fault.to_string());
+            assert_eq!(fault.as_deref(), expected, "{is_overdue} {status} {took:?}");
+        }
     }
 
     #[tokio::test]
