@@ -1,8 +1,9 @@
 //! The OpenAPI document, generated from the routes.
 
-use super::problem::{Kind, Problem, TYPE};
-use super::{PREFIX, json, schemas};
-use axum::http::{HeaderValue, StatusCode, header};
+use super::problem::{Kind, TYPE};
+use super::{PREFIX, schemas};
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -119,12 +120,32 @@ fn tidy(value: &mut Value) {
     tag = "api",
     responses((status = 200, description = "OpenAPI 3.1", body = Object)),
 )]
-pub async fn read_document(
-    _: super::input::Query<super::input::Nothing>,
-) -> Result<Response, Problem> {
-    static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
-    let mut response = json(StatusCode::OK, &*DOCUMENT)?;
+pub async fn read_document(_: super::input::Query<super::input::Nothing>) -> Response {
+    // Anybody may ask for it, and need not read it: all answers share its bytes.
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
+    let mut response = Response::new(Body::from(DOCUMENT.clone()));
+    let headers = response.headers_mut();
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, json);
     let public = HeaderValue::from_static("public, max-age=300");
-    response.headers_mut().insert(header::CACHE_CONTROL, public);
-    Ok(response)
+    headers.insert(header::CACHE_CONTROL, public);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::api::input::{Nothing, Query};
+    use axum::body::to_bytes;
+
+    #[tokio::test]
+    async fn answers_share_the_bytes_of_the_document() {
+        let read = async || {
+            let answer = read_document(Query(Nothing)).await;
+            to_bytes(answer.into_body(), usize::MAX).await
+        };
+        let (one, other) = (read().await, read().await);
+        let (one, other) = (one.expect("in memory"), other.expect("in memory"));
+        assert_eq!(one.as_ptr(), other.as_ptr());
+    }
 }
