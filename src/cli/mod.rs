@@ -40,6 +40,7 @@ mod webhooks;
 use crate::app::{self, Services};
 use crate::config::{Settings, Sources};
 use crate::operations::OperationError;
+use crate::store::STATEMENTS;
 use crate::telemetry::logs;
 use anyhow::Context as _;
 pub use args::Cli;
@@ -164,7 +165,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     let ready = || -> anyhow::Result<Settings> {
         // A slow statement, with all its text, would bury the result.
-        let settings = without_warnings_of("sqlx::query")?;
+        let settings = without_warnings_of(STATEMENTS)?;
         if needs_database {
             app::require_database(&settings)?;
         }
@@ -189,7 +190,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let mut settings = load()?;
             if !logs_chosen {
                 // A line for each run, or the text of a slow statement, would bury the result.
-                settings.log.filter = "warn,sqlx::query=error".to_owned();
+                settings.log.filter = format!("warn,{STATEMENTS}=error");
             }
             logs::init(&settings.log)?;
             bench::run(settings, &command).await
