@@ -9,7 +9,7 @@ use self::written::{completions, facts, inventories};
 use super::bounds::{is_claimable, is_valid_connection};
 use super::claims::{ClaimRequest, release_in};
 use super::completion::{Completed, CompletionRequest, InventoryRow};
-use super::dialect::{each, now, postgres_only, run_type};
+use super::dialect::{each, now, own, postgres_only, run_type};
 use super::inventory::permissions_in;
 use super::recording::{is_unfilled, kept_out};
 use super::repeated_ids::has_own_id;
@@ -76,10 +76,12 @@ const RECORD_EMPTY_WITHOUT_CONNECTION: Sql = both!(record_without_connection!(
 ));
 
 /// Connections of as many tenants as are tried: [`RECORD`] records a check of each, until one is accepted. A rule that
-/// refuses the runs of one tenant stops nothing else.
+/// refuses the runs of one tenant stops nothing else. Those that were checked last come first: a rule of tenants that have
+/// left, which may be the oldest ones, does not refuse theirs.
 const SAMPLES: Sql = both!(
-    "SELECT CAST(min(c.id) AS bigint), CAST(c.tenant_id AS bigint) FROM provider_connections c WHERE "
-    is_valid_connection!() " GROUP BY c.tenant_id ORDER BY 1 LIMIT 3"
+    "SELECT CAST(min(c.id) AS bigint), CAST(c.tenant_id AS bigint) FROM provider_connections c LEFT JOIN "
+    own!(latest_reports) " l ON l.connection_id = c.id WHERE " is_valid_connection!()
+    " GROUP BY c.tenant_id ORDER BY max(l.completed_at) DESC NULLS LAST, 1 LIMIT 3"
 );
 
 /// Runs that the next worker would claim, where no check can be recorded: the latest ones, since those that are refused

@@ -163,7 +163,7 @@ impl Share {
                 }
                 Err(error) => {
                     // What got no answer may not have reached the server: nothing is known of the run.
-                    if error.sqlstate().is_none() {
+                    if error.detail().is_none_or(|why| why.code.is_none()) {
                         self.by_itself.lock().remove(&run);
                     }
                     return Err(error);
@@ -221,7 +221,7 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::store_error::Detail;
+    use crate::ports::store_error::{Code, Detail};
     use futures::poll;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
@@ -312,6 +312,20 @@ mod tests {
         let tries = lengths_of_tries(&share, Long).await;
         assert_eq!(tries, (true, vec![Long]), "it is long from the beginning");
         assert!(!share.sends_by_itself(RUN));
+    }
+
+    /// Or else it would be refused with others in each batch.
+    #[tokio::test(start_paused = true)]
+    async fn a_run_whose_row_a_trigger_keeps_goes_by_itself() {
+        for (code, goes_by_itself) in [(Some(Code::Trigger), true), (None, false)] {
+            let share = Share::new(3, TIMEOUT);
+            let call = |_| {
+                let why = Detail::new("kept", code.clone());
+                std::future::ready(Err::<(), _>(StoreError::Refused(why)))
+            };
+            assert!(share.send(RUN, false, call).await.is_err());
+            assert_eq!(share.sends_by_itself(RUN), goes_by_itself);
+        }
     }
 
     #[tokio::test(start_paused = true)]

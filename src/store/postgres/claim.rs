@@ -38,6 +38,8 @@ use uuid::Uuid;
 /// context is not small (reading it may take long, or fail), and those with an open attempt or with attempts
 /// of an earlier run, which have to be ended or set aside first.
 ///
+/// A row of NULL: an attempt was opened, and a trigger of the application has kept the run as it was.
+///
 /// Runs are found by their ids alone, also in the other statements: see `status`.
 const CLAIM: &str = sql!(
     "WITH wanted AS (
@@ -74,7 +76,7 @@ const CLAIM: &str = sql!(
               AND (h.own = 0 OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d
                                             WHERE d.run_id = h.id AND d.not_before > c.at))
         RETURNING run_id, attempt, claimed_at
-    )
+    ), taken AS (
     UPDATE operation_runs r SET status = 'running',
         started_at = CASE WHEN h.own > 0 THEN coalesce(r.started_at, now()) ELSE now() END
     FROM opened o JOIN history h ON h.id = o.run_id
@@ -84,6 +86,8 @@ const CLAIM: &str = sql!(
         h.failed >= $6 AS forced_completion,
         coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at, "
     context_columns!(postgres "NOT $9", "$7")
+    " )
+    SELECT t.* FROM opened o LEFT JOIN taken t ON t.id = o.run_id"
 );
 
 /// Of those that were not claimed: the ones that are still queued, and whether they are not due yet.
@@ -261,6 +265,13 @@ impl PostgresStore {
             .await?;
         let mut claims: Vec<Option<Claim>> = calls.iter().map(|_| None).collect();
         for row in &rows {
+            if row.try_get::<Option<i64>, _>("id")?.is_none() {
+                if prepared {
+                    continue;
+                }
+                // The attempt would stay, and count once its lease has ended.
+                return Err(claims::kept());
+            }
             let run = TakenRow::from_row(row)?;
             let Some(place) = calls.iter().position(|call| call.run.0 == run.id) else {
                 continue;

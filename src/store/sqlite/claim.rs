@@ -192,6 +192,10 @@ impl SqliteStore {
             .bind(MAX_FAILED_COMPLETIONS)
             .fetch_all(&mut *tx)
             .await?;
+        if rows.len() < opened.len() && !prepared {
+            // A trigger has kept a row: the attempt would stay, and count once its lease has ended.
+            return Err(claims::kept());
+        }
         let mut claims: Vec<Option<Claim>> = calls.iter().map(|_| None).collect();
         for row in &rows {
             let run = TakenRow::from_row(row)?;

@@ -208,4 +208,6 @@ pub async fn a_run_whose_row_a_trigger_keeps_is_refused(bed: &Bed) {
         "{claimed:?}"
     );
     assert_eq!(bed.run(run).await.status, RunStatus::Queued);
+    // One that a batch left behind would count.
+    assert_eq!(bed.count(&bed.own("run_attempts")).await, 0);
 }

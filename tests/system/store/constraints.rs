@@ -355,6 +355,18 @@ pub async fn a_rule_of_one_tenant_is_not_taken_for_one_of_all(bed: &Bed) {
     assert!(said.is_some_and(|said| said.contains("claiming a run: not today")));
 }
 
+/// There are three of them, as many as are tried.
+pub async fn a_rule_of_the_oldest_tenants_is_not_taken_for_one_of_all(bed: &Bed) {
+    for tenant in [6, 8, 9] {
+        bed.connection(tenant).await;
+    }
+    let mut completion = succeeded();
+    completion.connection = Some(bed.connection(7).await);
+    bed.completed(&completion).await;
+    let refused = "new.status = 'running' AND new.tenant_id <> 7";
+    assert_eq!(said_under(bed, 0, refused, true).await, None);
+}
+
 /// Of the same connection, while its runs are worked on.
 pub async fn replicas_that_try_writing_at_the_same_time_disturb_nobody(bed: &Bed) {
     let connection = bed.connection(7).await;
