@@ -125,7 +125,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Histogram, "verifyd_provider_request_duration_seconds", "Time of one request to a provider"),
     (Kind::Gauge, "verifyd_provider_budget_requests_per_second", "Lowest budget in use, in requests a second of all replicas; 0: none"),
     (Kind::Gauge, "verifyd_provider_requests_waiting", "Requests that wait for a permit"),
-    (Kind::Counter, "verifyd_provider_budget_timeouts_total", "Requests that got no permit in time"),
+    (Kind::Counter, "verifyd_provider_budget_timeouts_total", "Requests that were refused a permit"),
     (Kind::LabelledCounter, "verifyd_provider_token_cache_lookups_total", "Sign-ins by whether a token was in memory"),
     (Kind::Counter, "verifyd_orphans_released_total", "Orphans of this process that it released"),
     (Kind::Counter, "verifyd_isolation_hints_dropped_total", "Hints of runs that require isolation, dropped because others were first"),

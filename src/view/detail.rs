@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 pub struct RunDetail {
     #[serde(flatten)]
     pub run: RunView,
-    /// Why a queued run is not claimed yet; null where nothing but a free worker is missing.
+    /// How long throttling by the provider keeps a queued run from being claimed; null where it does not.
     pub waiting: Option<WaitingView>,
     pub timeline: Timeline,
     pub diff: DiffView,

@@ -85,7 +85,7 @@ impl Pipeline {
             Ok(findings) => {
                 if let Some(wait) = self.pause(claim, findings.disposition) {
                     let seconds = wait.as_secs_f64();
-                    tracing::debug!(seconds, "the provider asks to wait; releasing the run");
+                    tracing::debug!(seconds, "the provider throttles; releasing the run");
                     return Ok(Transition::Release(AttemptEnd::Throttled, Some(wait)));
                 }
                 RunResult::Checked(Box::new(findings))
@@ -175,7 +175,7 @@ fn pause(disposition: Disposition, spent: Duration, room: Duration) -> Option<Du
             let wait = least.max(spent.min(LONGEST_PAUSE));
             (least <= room).then(|| wait.min(room))
         }
-        // Replicas choose these times by themselves, and those that are bounded are the same.
+        // Replicas choose these times independently, and those that reach the limiter's bound are equal.
         Disposition::Budget(wait) => {
             let wait = with_jitter(wait, BUDGET_JITTER, LONGEST_PAUSE);
             (!room.is_zero()).then(|| wait.min(room))

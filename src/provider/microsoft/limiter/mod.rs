@@ -166,9 +166,9 @@ impl LimitedRequests {
         self.has_begun.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until a request may be sent. A check that would wait for long gives its slot back: at once in a long pause,
-    /// behind more requests than get permits soon, or where other tenants are before it; else one that has sent none
-    /// soon, and one that has begun at the end of its deadline.
+    /// Waits until a request may be sent: for the first one `longest_wait` at most, for others until the end of the
+    /// deadline. The check gives its slot back at once in a long pause, where more requests wait than get permits soon,
+    /// and where runs of other tenants that were released come first.
     pub async fn permit(&self, deadline: Instant) -> Result<(), Fault> {
         let Some(limiter) = &self.limiter else {
             return Ok(());
@@ -286,6 +286,7 @@ impl Limiter {
             let waiter = Waiter {
                 tenant: check.tenant,
                 check: check.id,
+                deadline,
                 answer,
             };
             let was_empty = state.waiting.is_empty();

@@ -5,11 +5,12 @@
 //! than get permits soon, so that a throttled application leaves slots to others.
 
 use crate::domain::TenantId;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Of so many permits one is for a check that has got none yet. A check makes fewer requests than that, so those that
+/// Of so many permits one is for a check that has got none yet. Most checks make fewer requests than that, so those that
 /// have begun end all the same.
 const FIRST_REQUESTS: u32 = 8;
 
@@ -18,6 +19,8 @@ pub(super) struct Waiter {
     pub tenant: TenantId,
     /// The check that it belongs to.
     pub check: Uuid,
+    /// The check's deadline: the newest check has the latest one.
+    pub deadline: Instant,
     pub answer: oneshot::Sender<Answer>,
 }
 
@@ -81,13 +84,15 @@ impl WaitingRequests {
         (requests / (1.0 + f64::from(self.checks))).clamp(1.0, most)
     }
 
-    /// Releases checks that so many permits do not suffice for: the newest of the tenant with the most requests first.
+    /// Releases checks that so many permits do not suffice for: the newest of the tenant with the most checks first.
     /// One that has begun and one that has not may wait all the same.
     pub fn release_beyond(&mut self, permits: f64) {
         self.forget_cancelled();
-        self.begun.release_beyond(permits);
+        let checks = permits / self.requests_per_check();
+        self.begun
+            .release_while(|begun| begun.len() as f64 > permits);
         self.first
-            .release_beyond(permits / self.requests_per_check());
+            .release_while(|first| first.checks() as f64 > checks);
     }
 
     /// Releases all checks that wait.
@@ -153,20 +158,22 @@ impl Turns {
         taken
     }
 
-    /// Releases checks until no more requests wait than this, or only those of one check.
-    fn release_beyond(&mut self, most: f64) {
-        while self.len() as f64 > most {
-            // The last one of those with equally many.
-            let requests = |tenant: &&TenantId| self.waiting.get(*tenant).map_or(0, VecDeque::len);
-            let largest = self.order.iter().max_by_key(requests).copied();
-            let newest = largest.and_then(|tenant| self.waiting.get(&tenant)?.back());
+    /// Releases checks while there are too many, and more than one. The oldest of all stays however many requests it
+    /// makes: else a large one would never end.
+    fn release_while(&mut self, are_too_many: impl Fn(&Self) -> bool) {
+        while self.checks() > 1 && are_too_many(self) {
+            let tenants = self.order.iter();
+            let tenants = tenants.filter_map(|tenant| self.waiting.get(tenant));
+            // Of equals the last one.
+            let largest = tenants.max_by_key(|of_tenant| {
+                let newest = of_tenant.iter().map(|waiter| waiter.deadline).max();
+                (checks(of_tenant), newest)
+            });
+            let newest =
+                largest.and_then(|of_tenant| of_tenant.iter().max_by_key(|waiter| waiter.deadline));
             let Some(&Waiter { tenant, check, .. }) = newest else {
                 return;
             };
-            let mut all = self.waiting.values().flatten();
-            if all.all(|waiter| waiter.check == check) {
-                return;
-            }
             let released = self.take_check(tenant, check).into_iter();
             released.for_each(Waiter::release);
         }
@@ -192,13 +199,24 @@ impl Turns {
     fn len(&self) -> usize {
         self.waiting.values().map(VecDeque::len).sum()
     }
+
+    fn checks(&self) -> usize {
+        self.waiting.values().map(checks).sum()
+    }
+}
+
+/// Returns how many checks these requests belong to.
+fn checks(of_tenant: &VecDeque<Waiter>) -> usize {
+    let checks: HashSet<Uuid> = of_tenant.iter().map(|waiter| waiter.check).collect();
+    checks.len()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
-    /// Adds a request, and returns what keeps it waiting.
+    /// Adds a request, and returns what keeps it waiting. A check with a greater number is newer.
     fn wait(
         queue: &mut WaitingRequests,
         tenant: i64,
@@ -209,6 +227,7 @@ mod tests {
         let waiter = Waiter {
             tenant: TenantId(tenant),
             check: Uuid::from_u128(check),
+            deadline: Instant::now() + Duration::from_secs(check as u64),
             answer,
         };
         queue.push(waiter, begun);
@@ -261,6 +280,13 @@ mod tests {
         drop(waiting);
     }
 
+    fn are_released(waiting: &mut [oneshot::Receiver<Answer>]) -> Vec<bool> {
+        let answers = waiting.iter_mut().map(oneshot::Receiver::try_recv);
+        answers
+            .map(|answer| answer == Ok(Answer::Release))
+            .collect()
+    }
+
     #[test]
     fn checks_beyond_what_permits_suffice_for_are_released() {
         let mut queue = WaitingRequests::default();
@@ -272,19 +298,46 @@ mod tests {
             .map(|(tenant, check)| wait(&mut queue, tenant, check, false))
             .into();
         queue.release_beyond(11.0);
-        let is_released = |waiting: &mut Vec<oneshot::Receiver<Answer>>| -> Vec<bool> {
-            let answers = waiting.iter_mut().map(oneshot::Receiver::try_recv);
-            answers
-                .map(|answer| answer == Ok(Answer::Release))
-                .collect()
-        };
-        assert_eq!(is_released(&mut begun), [false; 4]);
-        assert_eq!(is_released(&mut first), [false, false, true]);
+        assert_eq!(are_released(&mut begun), [false; 4]);
+        assert_eq!(are_released(&mut first), [false, false, true]);
         queue.release_beyond(2.0);
-        assert_eq!(is_released(&mut begun), [false, true, true, false]);
+        assert_eq!(are_released(&mut begun), [false, true, true, false]);
         assert_eq!(queue.len(), 3);
         queue.release_beyond(0.0);
         assert_eq!(queue.len(), 2, "one of each kind");
+    }
+
+    /// Else a check of many requests would always be the one that is released, and a tenant whose turn was last, too.
+    #[test]
+    fn the_oldest_check_is_not_released_however_many_requests_it_makes() {
+        let mut queue = WaitingRequests::default();
+        let waiting = [(1, 10), (1, 10), (1, 10), (1, 10), (2, 20)];
+        let mut begun: Vec<_> = waiting
+            .map(|(tenant, check)| wait(&mut queue, tenant, check, true))
+            .into();
+        // The other tenant has the next turn.
+        drop(queue.pop());
+        queue.release_beyond(3.0);
+        assert_eq!(
+            are_released(&mut begun[1..]),
+            [false, false, false, true],
+            "{:?}",
+            popped(&mut queue)
+        );
+    }
+
+    /// A check sends its first requests at the same time.
+    #[test]
+    fn of_checks_that_have_not_begun_as_many_wait_as_get_all_their_permits() {
+        let mut queue = WaitingRequests::default();
+        let waiting = [10, 10, 10, 20, 20, 20, 30, 30, 30];
+        let mut first: Vec<_> = waiting
+            .map(|check| wait(&mut queue, 1, check, false))
+            .into();
+        // Four requests are expected of each.
+        queue.release_beyond(8.0);
+        let released = are_released(&mut first);
+        assert_eq!(released, waiting.map(|check| check == 30));
     }
 
     #[test]
