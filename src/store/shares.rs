@@ -312,6 +312,13 @@ mod tests {
         let tries = lengths_of_tries(&share, Long).await;
         assert_eq!(tries, (true, vec![Long]), "it is long from the beginning");
         assert!(!share.sends_by_itself(RUN));
+        // Without an answer nothing is known of the run.
+        let unanswered = |_| {
+            let error = StoreError::Unavailable("no answer".into());
+            std::future::ready(Err::<(), _>(error))
+        };
+        assert!(share.send(RUN, false, unanswered).await.is_err());
+        assert!(!share.sends_by_itself(RUN));
     }
 
     /// Or else it would be refused with others in each batch.

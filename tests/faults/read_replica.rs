@@ -106,10 +106,15 @@ impl Person {
         last.unwrap()
     }
 
-    /// Waits until the replica is not read.
+    /// Waits until the replica is not read. A first request also asks the primary where the last look is old.
     async fn reads_primary(&self) {
+        let mut in_a_row = 0;
         until("the primary answers", async || {
-            self.get("/v1/runs").await.age.is_none()
+            in_a_row = match self.get("/v1/runs").await.age {
+                None => in_a_row + 1,
+                Some(_) => 0,
+            };
+            in_a_row == 50
         })
         .await;
     }
@@ -209,13 +214,16 @@ async fn lists_and_details_are_read_from_a_replica_that_is_near_enough() {
     let link = format!("\"{}\"", checked.headers()[LOCATION].to_str().unwrap());
     let changed = cookies(&checked).join("; ");
     let own = format!("{}; {changed}", person.session);
-    let own = person.get_with("/runs", COOKIE, &own).await;
-    assert!(own.text.contains(&link), "{link}: {}", own.text);
-    assert_eq!(own.age, None);
     let says_age = |page: &Answer| page.text.contains("This page shows what was ");
-    let old = person.get_from_replica("/runs", says_age).await;
-    assert!(!old.text.contains(&link), "{link}: {}", old.text);
-    assert!(old.age >= Some(5), "{:?}", old.age);
+    for _ in 0..3 {
+        let old = person.get_from_replica("/runs", says_age).await;
+        assert!(!old.text.contains(&link), "{link}: {}", old.text);
+        assert!(old.age >= Some(5), "{:?}", old.age);
+        // Right after it: the last look is not old.
+        let new = person.get_with("/runs", COOKIE, &own).await;
+        assert!(new.text.contains(&link), "{link}: {}", new.text);
+        assert_eq!(new.age, None);
+    }
 
     until("it lags by more than is read", async || {
         let lag = "SELECT extract(epoch FROM now() - pg_last_xact_replay_timestamp()) > 40";

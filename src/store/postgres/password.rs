@@ -239,7 +239,8 @@ mod tests {
         let file = PasswordFile::open(&path).unwrap().unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();
         let hanging = move || receiver.recv().map_err(|_| "nothing came".to_owned());
-        assert!(!file.reread_by(hanging).await);
+        let reading = tokio::time::timeout(100 * READ_TIMEOUT, file.reread_by(hanging));
+        assert_eq!(reading.await, Ok(false));
         assert!(!file.reread().await);
         assert_eq!(file.password().expose_secret(), "first");
         sender.send(SecretString::from("second")).unwrap();

@@ -165,16 +165,22 @@ async fn files_of_authorities_are_read_before_redis_is_asked() {
     let file = desk.folder.path().join("authorities.pem");
     let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     std::fs::write(&file, broken).unwrap();
-    let mut command = desk.command("doctor");
+    let mut command = desk.command("doctor --json");
     command
         .env("REDIS_URL", "rediss://127.0.0.1:1")
         .env("SSL_CERT_FILE", &file);
-    let told = stdout(&finish(command, ""));
+    let report: Value = serde_json::from_slice(&finish(command, "").stdout).unwrap();
+    // Another part says the same of calls to the outside.
+    let mut parts = report["parts"].as_array().unwrap().iter();
+    let queue = parts.find(|line| line["part"] == "queue").unwrap();
     assert_holds(
-        &told,
+        queue["found"].as_str().unwrap(),
         "of the variable SSL_CERT_FILE holds a certificate that cannot be parsed",
     );
-    assert_holds(&told, "let what is named lead to files of PEM");
+    assert_holds(
+        queue["remedy"].as_str().unwrap(),
+        "let what is named lead to files of PEM",
+    );
 }
 
 /// TLS would skip it, and every call end as `tls_failed`.

@@ -4,6 +4,8 @@ use crate::simulated_cloud;
 use serde_json::Value;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 use test_support::ends_with_test::ends_with_test;
 use verifyd_simulator::{RunningSimulator, Scenario, Simulator, SimulatorOptions};
 
@@ -115,6 +117,9 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// Time for a command to end. One that serves in place of refusing to does not.
+const LIMIT: Duration = Duration::from_secs(300);
+
 fn finish(command: Command, input: &str) -> Output {
     finish_with(command, input.as_bytes())
 }
@@ -128,7 +133,15 @@ fn finish_with(mut command: Command, input: &[u8]) -> Output {
         .unwrap();
     // A command that does not read its input closes it early.
     let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
+    let id = child.id().to_string();
+    let (sender, ended) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let output = ended.recv_timeout(LIMIT).unwrap_or_else(|_| {
+        let _ = Command::new("kill").args(["-KILL", &id]).status();
+        let arguments: Vec<_> = command.get_args().collect();
+        panic!("it does not end: {arguments:?}")
+    });
+    output.unwrap()
 }
 
 fn stderr(output: &Output) -> String {

@@ -142,7 +142,36 @@ async fn batches_of_claims_that_wait_leave_connections_to_other_calls() {
     claims.shutdown().await;
 }
 
-/// The same of completions and releases, whatever claims do.
+/// The same of completions, of which one at a time has a connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_of_completions_that_wait_leave_connections_to_other_calls() {
+    let bed = Bed::postgres().await;
+    let mut held = Vec::new();
+    for run in bed.many_queued(2).await {
+        held.push(bed.claim(run, "w1").await);
+    }
+    hold(&bed, "new.status = 'completed'").await;
+    let mut small = settings(&bed.url());
+    small.max_connections = 4;
+    small.acquire_timeout = Duration::from_secs(5);
+    let store = verifyd::store::connect(&small).await.unwrap();
+    let mut completions = JoinSet::new();
+    for (number, claim) in held.into_iter().enumerate() {
+        let store = Arc::clone(&store);
+        completions.spawn(async move { store.complete(&claim, &succeeded()).await });
+        if number == 0 {
+            let waits = async || bed.count(WAITING).await == 1;
+            until("the first one waits", waits).await;
+        }
+    }
+    let refused = within("the second one is refused", completions.join_next()).await;
+    let refused = refused.unwrap().unwrap().err().unwrap();
+    assert!(matches!(refused, StoreError::TooManyCalls), "{refused}");
+    assert_eq!(bed.count(WAITING).await, 1);
+    completions.shutdown().await;
+}
+
+/// Completions and releases have a share of their own, whatever claims do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
     let bed = Bed::postgres().await;
