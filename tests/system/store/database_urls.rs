@@ -1,7 +1,6 @@
 //! Which database a URL means.
 
 use crate::store::bed::settings;
-use std::time::{Duration, Instant};
 use test_support::postgres::TestDatabase;
 use test_support::proxy::Proxy;
 use test_support::waiting::within;
@@ -45,7 +44,7 @@ async fn behind_ipv6(server: std::net::SocketAddr) -> std::io::Result<std::net::
     Ok(address)
 }
 
-/// A look that waits for that host takes half of the time to open a connection, a minute.
+/// Half of the time to open a connection is longer than the test has.
 #[tokio::test]
 async fn a_host_that_says_nothing_delays_the_first_connection_by_seconds() {
     let database = TestDatabase::create().await;
@@ -56,10 +55,8 @@ async fn a_host_that_says_nothing_delays_the_first_connection_by_seconds() {
     let host = format!("127.0.0.1:{answers}");
     let both = format!("{host},127.0.0.1:{silent}");
     let settings = settings(&database.url().replace(&host, &both));
-    let begun = Instant::now();
     let store = within("it is opened", verifyd::store::connect(&settings)).await;
     store.unwrap().ping().await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(50));
 }
 
 #[tokio::test]
