@@ -18,6 +18,10 @@ const REMEMBERED: usize = 64 * 1024;
 /// Begins every transaction of verifyd's: what was sent before it belongs to another one.
 const BEGIN: &[u8] = b"BEGIN; SET LOCAL";
 
+/// Begins the name of the worker as which a process tries at its start what it rolls back: the same statements, which no
+/// rule means.
+const PROBE: &[u8] = b"doctor-";
+
 /// What happens to all connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -237,15 +241,18 @@ async fn carry_requests(
 ) {
     let mut buffer = vec![0; 16 * 1024];
     let mut sent = Vec::new();
+    let mut is_probe = false;
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         sent.extend_from_slice(&buffer[..n]);
-        if let Some(at) = last(&sent, BEGIN) {
+        if let Some(at @ 1..) = last(&sent, BEGIN) {
             sent.drain(..at);
+            is_probe = false;
         }
+        is_probe |= first(&sent, PROBE).is_some();
         let excess = sent.len().saturating_sub(REMEMBERED);
         sent.drain(..excess);
         let before = sent.len().saturating_sub(n);
-        if let Some(act) = due(shared, &sent, before) {
+        if !is_probe && let Some(act) = due(shared, &sent, before) {
             sent.clear();
             // Before the test sees it.
             let mut releases = shared.releases.subscribe();
