@@ -70,7 +70,7 @@ async fn rows_that_contradict_themselves_are_shown_where_nothing_refuses_them() 
             .await
             .unwrap();
     }
-    for (run_type, status, outcome, completed) in [
+    for (id, (run_type, status, outcome, completed)) in (1..).zip([
         ("provider.connection.check", "pending", "NULL", "NULL"),
         ("provider.connection.check", "queued", "'failed'", "NULL"),
         ("provider.connection.check", "queued", "NULL", "now()"),
@@ -84,10 +84,11 @@ async fn rows_that_contradict_themselves_are_shown_where_nothing_refuses_them() 
         ),
         // Nobody's business here.
         ("report.export", "pending", "NULL", "NULL"),
-    ] {
+    ]) {
+        let id: i32 = id;
         let insert = format!(
-            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, outcome, completed_at) \
-             VALUES (1, 1, '{run_type}', '{status}', {outcome}, {completed})"
+            "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, outcome, completed_at) \
+             VALUES ({id}, 1, 1, '{run_type}', '{status}', {outcome}, {completed})"
         );
         sqlx::query(sqlx::AssertSqlSafe(insert))
             .execute(&mut sql)

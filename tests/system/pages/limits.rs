@@ -218,7 +218,8 @@ async fn pages_that_are_not_read_hold_up_long_answers_of_their_token_alone() {
     assert_eq!(refused.header("retry-after"), "5");
     // Short answers do not wait, nor does another token.
     assert_eq!(person.get("/runs").await.status(), 200);
-    assert_eq!(scene.operator().await.page(&page).await.len(), length);
+    let shown = scene.operator().await.page(&page).await;
+    assert!(shown.len() > 4_000_000, "{} bytes", shown.len());
     drop(lazy);
     until("the share is given back", async || {
         let answer = person.get(&page).await;
