@@ -40,9 +40,10 @@ async fn a_worker_goes_on_while_its_table_is_partitioned() {
 
     bench.become_role("verifyd_operator");
     for _ in 0..3 {
+        // The connection has one active run at a time.
         bench.enqueue(connection);
+        bench.all_completed().await;
     }
-    bench.all_completed().await;
     let succeeded = bench.count("operation_runs WHERE outcome = 'succeeded'");
     assert_eq!(succeeded.await, 4);
     bench.become_role("verifyd_serve");
