@@ -26,7 +26,7 @@ pub struct Dated {
     pub at_most: Duration,
 }
 
-/// The heartbeats of a worker that were confirmed lately.
+/// The heartbeats of a worker that were confirmed within the last minute.
 #[derive(Debug, Default)]
 pub struct ConfirmedHeartbeats(Mutex<VecDeque<Heartbeat>>);
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use test_support::waiting::{until, within};
 use tokio::task::JoinSet;
 use verifyd::domain::run::RUN_TYPE;
-use verifyd::ports::store::{AttemptEnd, StoreError};
+use verifyd::ports::store::{AttemptEnd, Claim, StoreError};
 
 pub async fn a_connection_counts_as_used_until_its_call_ends(bed: &Bed) {
     let run = bed.queued().await;
@@ -27,6 +27,15 @@ pub async fn a_connection_counts_as_used_until_its_call_ends(bed: &Bed) {
     assert!(pools.iter().all(|pool| pool.idle <= pool.max), "{pools:?}");
     // See `bed::settings`.
     assert!(pools.iter().any(|pool| pool.max == 8), "{pools:?}");
+}
+
+/// New runs that a worker has claimed.
+async fn claimed(bed: &Bed, count: usize) -> Vec<Claim> {
+    let mut held = Vec::new();
+    for run in bed.many_queued(count).await {
+        held.push(bed.claim(run, "w1").await);
+    }
+    held
 }
 
 /// A session keeps the settings of its database with which it was opened, also when they are gone.
@@ -146,10 +155,7 @@ async fn batches_of_claims_that_wait_leave_connections_to_other_calls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_of_completions_that_wait_leave_connections_to_other_calls() {
     let bed = Bed::postgres().await;
-    let mut held = Vec::new();
-    for run in bed.many_queued(2).await {
-        held.push(bed.claim(run, "w1").await);
-    }
+    let held = claimed(&bed, 2).await;
     hold(&bed, "new.status = 'completed'").await;
     let mut small = settings(&bed.url());
     small.max_connections = 4;
@@ -175,10 +181,7 @@ async fn batches_of_completions_that_wait_leave_connections_to_other_calls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
     let bed = Bed::postgres().await;
-    let mut held = Vec::new();
-    for run in bed.many_queued(12).await {
-        held.push(bed.claim(run, "w1").await);
-    }
+    let held = claimed(&bed, 12).await;
     let others = bed.many_queued(5).await;
     hold(&bed, "old.status = 'running'").await;
     let mut calls = JoinSet::new();
@@ -225,10 +228,7 @@ async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn completions_that_wait_keep_their_turns() {
     let bed = Bed::postgres().await;
-    let mut held = Vec::new();
-    for run in bed.many_queued(2).await {
-        held.push(bed.claim(run, "w1").await);
-    }
+    let held = claimed(&bed, 2).await;
     hold(&bed, "new.status = 'completed'").await;
     let mut small = settings(&bed.url());
     // Two for completions, one of them for what waits.

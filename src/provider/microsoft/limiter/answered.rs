@@ -1,4 +1,4 @@
-//! Counts the requests that the provider has answered lately: a budget begins with their rate.
+//! Counts the requests that the provider has answered in the last ten seconds: a budget begins with their rate.
 
 use std::collections::VecDeque;
 use std::time::Duration;
