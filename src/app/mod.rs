@@ -169,7 +169,7 @@ impl Services {
             untaken_after: settings.http.stuck_after.max(2 * busy),
             stopping,
             logged: Mutex::default(),
-            rows: Default::default(),
+            rendered: Default::default(),
             database: Default::default(),
         })
     }

@@ -161,7 +161,7 @@ async fn in_time(
 /// Tries everything that `serve` needs.
 pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
     let mut lines = vec![ok("version", version()), ok("config", settings.summary())];
-    let mut latest = None;
+    let mut workers = Vec::new();
     let store = tokio::time::timeout(TIMEOUT, database(settings, &mut lines)).await;
     match store {
         Ok(Some(store)) => {
@@ -186,7 +186,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
                 .await;
                 let dead_after = settings.worker.dead_after;
                 in_time("runs", store, &mut lines, async |store, lines| {
-                    latest = runs(store, dead_after, lines).await;
+                    workers = runs(store, dead_after, lines).await;
                 })
                 .await;
             }
@@ -201,7 +201,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
             remedy::of_opening(settings.is_embedded()),
         )),
     }
-    lines.extend(replica::check(settings, latest).await);
+    lines.extend(replica::check(settings, &workers).await);
     queue::check(settings, &mut lines).await;
     keys(settings, &mut lines);
     lines.push(modules::check(settings));
@@ -407,19 +407,15 @@ fn disk(store: &dyn Store, lines: &mut Vec<Line>) {
     }
 }
 
-/// What is to be said of runs, and of what follows from them. Returns the worker with the latest heartbeat.
-async fn runs(
-    store: &dyn Store,
-    dead_after: Duration,
-    lines: &mut Vec<Line>,
-) -> Option<WorkerRecord> {
+/// What is to be said of runs, and of what follows from them. Returns the workers.
+async fn runs(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>) -> Vec<WorkerRecord> {
     guards(store, lines).await;
     lines.extend(partitions::check(store).await);
     lines.push(webhooks::check(store).await);
     throttling::check(store, lines).await;
-    let latest = activity(store, dead_after, lines).await;
+    let workers = activity(store, dead_after, lines).await;
     invalid_runs::check(store, lines).await;
-    latest
+    workers
 }
 
 /// Says how many more there are than [`SHOWN`].
@@ -455,18 +451,18 @@ async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
     }));
 }
 
-/// Shows queued runs and workers. Returns the worker with the latest heartbeat.
+/// Shows queued runs and workers. Returns the workers.
 async fn activity(
     store: &dyn Store,
     dead_after: Duration,
     lines: &mut Vec<Line>,
-) -> Option<WorkerRecord> {
+) -> Vec<WorkerRecord> {
     let now = SystemClock.now();
     let (counts, workers) = match (store.counts().await, store.workers().await) {
         (Ok(counts), Ok(workers)) => (counts, workers),
         (Err(failure), _) | (_, Err(failure)) => {
             lines.push(error("runs", &failure));
-            return None;
+            return Vec::new();
         }
     };
     let beating = workers
@@ -497,7 +493,7 @@ async fn activity(
     } else {
         ok("runs", found)
     });
-    workers.into_iter().max_by_key(|worker| worker.beat_at)
+    workers
 }
 
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {

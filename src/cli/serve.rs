@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Pause before the webhook sender is started again.
+/// Pause before a part that panicked is started again.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 
 pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Result<ExitCode> {
@@ -105,7 +105,13 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     );
     let ended = CancellationToken::new();
     let reporting = tokio::spawn(service_manager::report(health, ended.clone()));
-    let following = Arc::clone(&services.reads).follow(Arc::clone(&worker.state), stop.clone());
+    let following = {
+        let (reads, state) = (Arc::clone(&services.reads), Arc::clone(&worker.state));
+        let until = stop.clone();
+        restarted("look at the read replica", stop.clone(), move || {
+            Arc::clone(&reads).follow(Arc::clone(&state), until.clone())
+        })
+    };
     let following = tokio::spawn(following);
     let worked = work(&services, worker, stop).await;
     closing.cancel();
@@ -161,7 +167,13 @@ pub async fn work(
     let stop_publishing = CancellationToken::new();
     let publisher = services.completion_event_publisher();
     let publishing = tokio::spawn(publisher.run(stop_publishing.clone()));
-    let sending = tokio::spawn(send_webhooks(services.clone(), stop.clone()));
+    let sending = {
+        let (services, until) = (services.clone(), stop.clone());
+        restarted("webhook sender", stop.clone(), move || {
+            services.webhook_sender().run(until.clone())
+        })
+    };
+    let sending = tokio::spawn(sending);
     let worked = worker.run(stop.clone()).await;
     // Only now, so that the last completions are published, too.
     stop_publishing.cancel();
@@ -170,15 +182,36 @@ pub async fn work(
     worked
 }
 
-/// Sends webhooks until `stop`. Runs do not depend on it, so a panic does not end the process.
-async fn send_webhooks(services: Services, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        let ended = AssertUnwindSafe(services.webhook_sender().run(stop.clone()))
-            .catch_unwind()
-            .await;
-        if ended.is_err() {
-            tracing::error!("the webhook sender panicked; starting it again");
-            tokio::time::sleep(PAUSE_AFTER_PANIC).await;
-        }
+/// Runs a part to its end. Runs do not depend on it, so a panic does not end the process: before `stop` the part is
+/// started again.
+async fn restarted<F: Future<Output = ()>>(
+    name: &'static str,
+    stop: CancellationToken,
+    part: impl Fn() -> F,
+) {
+    while AssertUnwindSafe(part()).catch_unwind().await.is_err() && !stop.is_cancelled() {
+        tracing::error!("the {name} panicked; starting it again");
+        tokio::time::sleep(PAUSE_AFTER_PANIC).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_panics_is_started_again() {
+        let stop = CancellationToken::new();
+        let started = AtomicU32::new(0);
+        let part = || async {
+            let before = started.fetch_add(1, Ordering::Relaxed);
+            assert!(before >= 2, "a defect");
+        };
+        restarted("part", stop.clone(), part).await;
+        assert_eq!(started.load(Ordering::Relaxed), 3);
+        // It does not panic any more.
+        restarted("part", stop, part).await;
+        assert_eq!(started.load(Ordering::Relaxed), 4);
     }
 }

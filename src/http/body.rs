@@ -171,7 +171,10 @@ impl Leftover {
     }
 }
 
-/// The body of an answer. Its connection waits for the next request from its end on.
+/// The body of an answer. Its connection waits for the next request from when hyper has taken the last bytes, also where
+/// the peer has not read them yet. One that reads is done in a moment, and until then its connection is the last to be
+/// closed. One that does not would otherwise keep its slot for the whole of its timeouts, and peers without a token could
+/// take all of them in this way.
 #[derive(Debug)]
 pub struct AnswerBody {
     inner: Body,
@@ -310,7 +313,7 @@ fn why(error: &(dyn std::error::Error + 'static)) -> Unread {
 mod tests {
     use super::*;
     use crate::http::connection_slots::ConnectionSlots;
-    use futures::{StreamExt as _, stream};
+    use futures::{FutureExt as _, StreamExt as _, stream};
     use hyper::server::conn::http1;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
@@ -379,6 +382,32 @@ mod tests {
         ] {
             assert_eq!(discarded(chunks).await, (is_whole, false));
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_read_yields_its_slot() {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let slots = ConnectionSlots::new(1, 1);
+        let slot = Arc::new(slots.take(address).expect("a slot"));
+        let (mut peer, stream) = tokio::io::duplex(1024);
+        let sent = peer.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        sent.await.expect("it fits");
+        let service = {
+            let slot = Arc::clone(&slot);
+            service_fn(move |request: hyper::Request<Incoming>| {
+                let (_, leftover) =
+                    TimedBody::of(request.into_body(), Duration::from_secs(600), &slot);
+                assert!(leftover.is_none(), "it has no body");
+                let answer = AnswerBody::of(Body::from(vec![b'a'; 100_000]), &slot);
+                std::future::ready(Ok::<_, Infallible>(hyper::Response::new(answer)))
+            })
+        };
+        let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        let mut served = Box::pin(served);
+        assert!(futures::poll!(served.as_mut()).is_pending());
+        let other = slots.take(address).expect("a slot");
+        assert!(!other.is_reserved());
+        assert!(slot.evicted().now_or_never().is_some());
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! Assigns the listener's connection slots, and decides which connection is closed for another one.
 //!
 //! A connection *waits* from its accept, and from the end of each answer, until a complete request has
-//! arrived. Only a waiting connection can be closed: its peer loses nothing but the time to connect again, or the
-//! answer to a request whose body it still sends though no more of it is needed.
+//! arrived. Only a waiting connection can be closed: its peer loses nothing but the time to connect again, the rest of an
+//! answer that it is slow to read, or the answer to a request whose body it still sends though no more of it is needed.
 //! Connections beyond the limit for which none can be closed go to a small reserve, where only the health
 //! endpoints answer. There, a connection whose answer needs the database waits until that is sent. So no number of
 //! slow connections, and no slow database, keeps a liveness probe from its answer.

@@ -9,8 +9,10 @@ use crate::ports::single_flight::SingleFlight;
 use crate::ports::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
@@ -46,8 +48,8 @@ pub struct Health {
     pub stopping: CancellationToken,
     /// The message of the last error of the database that was logged.
     pub logged: Mutex<String>,
-    /// Calls of the database: each is made once at a time, however many ask.
-    pub rows: SingleFlight<()>,
+    /// The metrics, and a call of the database: each is made once at a time, however many ask.
+    pub rendered: SingleFlight<Bytes>,
     pub database: SingleFlight<(Problem, Problem)>,
 }
 
@@ -87,19 +89,17 @@ pub async fn ready(State(health): State<Arc<Health>>) -> Response {
     (status, Json(json!({ "ready": ready, "checks": checks }))).into_response()
 }
 
-/// `GET /metrics`: 500 where the measurement panicked, since the gauges then hold old values.
+/// `GET /metrics`: 500 where the measurement panicked, since the gauges then hold old values. Nothing but the number of
+/// connections bounds who asks: requests at the same time share one text, and none is refused for those who do not read.
 pub async fn metrics(State(health): State<Arc<Health>>) -> Response {
     // Before this request uses a connection itself.
     health.measure_connections();
     let measured = Arc::clone(&health);
-    let rows = async move { measured.measure_rows().await };
-    if health.rows.get(panics::counted(rows)).await.is_none() {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    let rendered = async move { measured.render_metrics().await };
+    match health.rendered.get(panics::counted(rendered)).await {
+        Some(text) => ([(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
-    metrics::gauge!("verifyd_runs_in_flight").set(f64::from(health.worker.in_flight.claimed()));
-    let polling = health.reconciler.polling.load(Ordering::Relaxed);
-    metrics::gauge!("verifyd_polling").set(u8::from(polling));
-    health.metrics.render().into_response()
 }
 
 impl Health {
@@ -148,6 +148,16 @@ impl Health {
             let connected = u8::from(self.queue.health().connected);
             metrics::gauge!("verifyd_redis_connected").set(connected);
         }
+    }
+
+    async fn render_metrics(&self) -> Bytes {
+        self.measure_rows().await;
+        let in_flight = self.worker.in_flight.claimed();
+        metrics::gauge!("verifyd_runs_in_flight").set(f64::from(in_flight));
+        let polling = self.reconciler.polling.load(Ordering::Relaxed);
+        metrics::gauge!("verifyd_polling").set(u8::from(polling));
+        // Without what the buffer has grown by: it may be kept until slow clients have read it.
+        Bytes::from(self.metrics.render().into_bytes().into_boxed_slice())
     }
 
     /// Sets the gauges that are read from the database. One that cannot be read in time becomes NaN: an old value

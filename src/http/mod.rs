@@ -66,7 +66,7 @@ pub struct HttpTimeouts {
     /// Of the arrival of a request's body. Shorter than `request`, so that a client learns which it was.
     pub body: Duration,
     /// Of a peer that does not read: within this time it takes 64 KiB of the response, or the rest. A live page
-    /// that has nothing to say is not measured. See `write_timeout`.
+    /// that has nothing to say is not measured. See `write_timeout`, also for the whole of a response.
     pub write: Duration,
     /// Of a whole request to the API or the pages, the wait for its turn included.
     pub request: Duration,

@@ -7,6 +7,7 @@ use crate::engine::heartbeats::ConfirmedHeartbeats;
 use crate::engine::worker::WorkerState;
 use crate::ports::replica::Replayed;
 use crate::ports::store::{Store, StoreError};
+use crate::ports::store_error::Code;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::CACHE_CONTROL;
@@ -14,6 +15,7 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use parking_lot::Mutex;
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -70,7 +72,7 @@ struct Seen {
     /// A request has failed: it is not looked at before.
     left_until: Option<Instant>,
     /// What the log last said: that it is read (`None`), or why not.
-    logged: Option<Option<String>>,
+    logged: Option<Option<Cause>>,
 }
 
 impl Seen {
@@ -94,7 +96,7 @@ impl Seen {
             Err(_) => None,
         };
         measure(self.lag, known);
-        let now = Some(found.as_ref().err().map(ToString::to_string));
+        let now = Some(found.as_ref().err().map(NotRead::cause));
         if matches!(found, Err(NotRead::Awaited)) || self.logged == now {
             return false;
         }
@@ -109,7 +111,10 @@ impl Seen {
     }
 }
 
-/// Why the replica is not read. The text is that of the log, and the same as long as the cause is.
+/// What the log tells apart: texts may name what differs each time, such as a process. Of an error its class and code.
+type Cause = (Discriminant<NotRead>, Option<(&'static str, Option<Code>)>);
+
+/// Why the replica is not read. The text is that of the log.
 #[derive(Debug, thiserror::Error)]
 enum NotRead {
     /// The first heartbeat of this process was sent a moment ago, or not yet. That is not logged.
@@ -125,8 +130,34 @@ enum NotRead {
     Unknown,
     #[error("it does not answer in time")]
     Silent,
-    #[error("{0}")]
-    Failed(String),
+    #[error("it failed a request")]
+    Faulty,
+    #[error("{text}")]
+    Failed {
+        class: &'static str,
+        code: Option<Code>,
+        text: String,
+    },
+}
+
+impl NotRead {
+    fn cause(&self) -> Cause {
+        let error = match self {
+            Self::Failed { class, code, .. } => Some((*class, code.clone())),
+            _ => None,
+        };
+        (discriminant(self), error)
+    }
+}
+
+impl From<&StoreError> for NotRead {
+    fn from(error: &StoreError) -> Self {
+        Self::Failed {
+            class: error.class(),
+            code: error.detail().and_then(|detail| detail.code.clone()),
+            text: error.to_string(),
+        }
+    }
 }
 
 /// The replica, for one request.
@@ -155,7 +186,7 @@ impl Reader {
 struct Attempt {
     is_used: watch::Sender<bool>,
     /// The error of the replica.
-    failure: Mutex<Option<String>>,
+    failure: Mutex<Option<NotRead>>,
 }
 
 tokio::task_local! {
@@ -191,8 +222,7 @@ impl Attempt {
             return (took < ANSWER_TIMEOUT).then_some(NotRead::Silent);
         }
         let failure = self.failure.lock().take();
-        let failure = failure.unwrap_or_else(|| "it failed a request".to_owned());
-        Some(NotRead::Failed(failure))
+        Some(failure.unwrap_or(NotRead::Faulty))
     }
 }
 
@@ -202,7 +232,7 @@ pub fn is_of_replica(error: &StoreError) -> bool {
     let kept = ATTEMPT.try_with(|attempt| {
         let is_used = attempt.is_used();
         if is_used {
-            *attempt.failure.lock() = Some(error.to_string());
+            *attempt.failure.lock() = Some(error.into());
         }
         is_used
     });
@@ -301,7 +331,7 @@ impl Replica {
         let replayed = self.store.replayed(&worker.id);
         let found = match tokio::time::timeout(LOOK_TIMEOUT, replayed).await {
             Ok(Ok(replayed)) => lag_of(replayed, &worker.heartbeats),
-            Ok(Err(error)) => Err(NotRead::Failed(error.to_string())),
+            Ok(Err(error)) => Err(NotRead::from(&error)),
             Err(_) => Err(NotRead::Silent),
         };
         let mut seen = self.seen.lock();
@@ -378,6 +408,7 @@ fn repeated(request: &Request) -> Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::store_error::Detail;
     use chrono::DateTime;
 
     fn request(method: Method, cache_control: Option<&'static str>) -> Request {
@@ -505,6 +536,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_cause_is_logged_once_while_it_lasts() {
+        let refused = |code: &str, text: &str| {
+            let code = Some(Code::Sqlstate(code.to_owned()));
+            NotRead::from(&StoreError::Refused(Detail::new(text, code)))
+        };
         let mut seen = Seen::default();
         for (found, is_logged) in [
             (Err(NotRead::Awaited), false),
@@ -514,6 +549,9 @@ mod tests {
             (Ok(seconds(1)), true),
             (Ok(seconds(2)), false),
             (Err(NotRead::Promoted), true),
+            (Err(refused("40001", "conflict with process 7")), true),
+            (Err(refused("40001", "conflict with process 8")), false),
+            (Err(refused("42501", "permission denied")), true),
         ] {
             assert_eq!(seen.note(&found), is_logged, "{found:?}");
             assert_eq!(seen.lag_by_now(), found.ok());

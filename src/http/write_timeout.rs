@@ -3,20 +3,24 @@
 //! hyper limits the time for the head of a request, and nothing else. Crates that limit writing
 //! (`tokio-io-timeout`) limit the pause between two writes, so a peer that takes a byte now and then stays
 //! for ever. Here a peer whose answer has been blocked once has to take [`MIN_PROGRESS_BYTES`] of it, or all of it,
-//! within the timeout.
+//! within the timeout, and all of it within [`MAX_BEHIND`].
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// Bytes that a slow peer has to take within the limit.
 const MIN_PROGRESS_BYTES: usize = 64 * 1024;
 
+/// Longest time for a slow peer to take all that there is for it. At the least progress an answer as long as a token's
+/// share of the unsent bytes would keep that share for two hours. The longest page, some 5 MB, needs 16 KB a second.
+const MAX_BEHIND: Duration = Duration::from_secs(300);
+
 /// A connection with a limit on how slowly its peer may read. Nothing is measured while there is nothing to
-/// read, so a live page may be silent for any time.
+/// read, so a live page may be silent, and be read, for any time.
 #[derive(Debug)]
 pub struct WriteTimeout<S> {
     inner: S,
@@ -25,6 +29,8 @@ pub struct WriteTimeout<S> {
     blocked: Option<Pin<Box<Sleep>>>,
     /// Bytes taken since.
     taken: usize,
+    /// Since when there has always been something that the peer has not taken.
+    behind: Option<Instant>,
 }
 
 impl<S> WriteTimeout<S> {
@@ -34,6 +40,7 @@ impl<S> WriteTimeout<S> {
             limit,
             blocked: None,
             taken: 0,
+            behind: None,
         }
     }
 
@@ -54,10 +61,12 @@ impl<S> WriteTimeout<S> {
                 if self.blocked.is_none() {
                     self.taken = 0;
                 }
-                let limit = self.limit;
+                let now = Instant::now();
+                let whole = *self.behind.get_or_insert(now) + MAX_BEHIND;
+                let until = whole.min(now + self.limit);
                 let late = self
                     .blocked
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
                 if late.as_mut().poll(cx).is_ready() {
                     metrics::counter!("verifyd_http_write_timeouts_total").increment(1);
                     return Poll::Ready(Err(io::Error::new(
@@ -109,6 +118,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
         let flushed = Pin::new(&mut self.inner).poll_flush(cx);
         if let Poll::Ready(Ok(())) = flushed {
             self.blocked = None;
+            self.behind = None;
         }
         flushed
     }
@@ -146,6 +156,24 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::TimedOut, "drip: {drip}");
             reading.abort();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_just_enough_is_given_up_later() {
+        let (mut peer, server) = tokio::io::duplex(MIN_PROGRESS_BYTES);
+        let mut server = WriteTimeout::new(server, LIMIT);
+        let reading = tokio::spawn(async move {
+            let mut some = vec![0; MIN_PROGRESS_BYTES];
+            while peer.read_exact(&mut some).await.is_ok() {
+                tokio::time::sleep(2 * LIMIT / 3).await;
+            }
+        });
+        let begun = Instant::now();
+        let written = server.write_all(&vec![0; 256 * MIN_PROGRESS_BYTES]).await;
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let took = begun.elapsed();
+        assert!(took >= MAX_BEHIND && took < MAX_BEHIND + LIMIT, "{took:?}");
+        reading.abort();
     }
 
     #[tokio::test(start_paused = true)]

@@ -175,7 +175,13 @@ async fn a_worker_that_loses_sight_of_a_primary_leaves_it() {
     let standby = synchronous_standby(&scene, &primary).await;
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     let through = url::Url::parse(&url).unwrap().port().unwrap();
-    let worker = scene.serve_by("DATABASE_URL", &with_ports(&url, [through, standby.port()]));
+    let url = with_ports(&url, [through, standby.port()]);
+    // The session of heartbeats is left for the switch, and not for one that came late on a busy machine.
+    let worker = scene.bench.serve(&[
+        ("DATABASE_URL", &url),
+        ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "15s"),
+        ("VERIFYD__WORKER__DEAD_AFTER", "60s"),
+    ]);
     scene.completes(5).await;
 
     // Heartbeats and sweeps may be lost, which wait for no standby any more.

@@ -2,7 +2,7 @@
 //!
 //! `VERIFYD_TEST_DATABASE_URL` names a server where databases may be created.
 
-use crate::waiting::until;
+use crate::waiting::{PATIENCE, until};
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use std::path::PathBuf;
@@ -139,15 +139,44 @@ impl Drop for TestDatabase {
                 .enable_all()
                 .build()
                 .expect("a runtime starts");
-            runtime.block_on(async {
+            let dropping = async {
                 let mut admin = PgConnection::connect(&server).await?;
+                // Where a test fails, the standby that commits wait for is gone before.
+                admin.execute("SET synchronous_commit = local").await?;
                 admin.execute(AssertSqlSafe(drop)).await?;
                 admin.close().await
-            })
+            };
+            runtime.block_on(async { tokio::time::timeout(PATIENCE, dropping).await })
         })
         .join();
-        if !matches!(dropped, Ok(Ok(()))) && !std::thread::panicking() {
+        if !matches!(dropped, Ok(Ok(Ok(())))) && !std::thread::panicking() {
             panic!("the test's database could not be dropped");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::private_postgres::PrivatePostgres;
+
+    #[tokio::test]
+    async fn a_database_is_dropped_although_commits_wait_for_a_standby_that_is_gone() {
+        let server = PrivatePostgres::start();
+        let database = TestDatabase::create_on(&server.url()).await;
+        let mut sql = PgConnection::connect(&server.url()).await.unwrap();
+        for statement in [
+            "ALTER SYSTEM SET synchronous_standby_names = 'gone'",
+            "SELECT pg_reload_conf()",
+        ] {
+            sql.execute(statement).await.unwrap();
+        }
+        until("commits wait", async || {
+            let standby = sqlx::query_scalar::<_, String>("SHOW synchronous_standby_names");
+            standby.fetch_one(&mut sql).await.unwrap() == "gone"
+        })
+        .await;
+        drop(database);
+        drop(server);
     }
 }

@@ -4,7 +4,7 @@ use super::{Line, State, TIMEOUT, bad, late, may_quote, ok, with_one_session};
 use crate::app;
 use crate::config::Settings;
 use crate::domain::WorkerId;
-use crate::http::reads::MAX_LAG;
+use crate::http::reads::{MAX_HEARTBEAT_INTERVAL, MAX_LAG};
 use crate::ports::replica::Replayed;
 use crate::ports::workers::WorkerRecord;
 use crate::view::words::span_of_seconds;
@@ -15,9 +15,8 @@ const PART: &str = "replica";
 const REMEDY: &str = "look at the server of database.read_url, and at pg_stat_replication of its primary; meanwhile \
      database.url is read";
 
-/// A line where there is one. `serve` works without it. `latest`: the worker of `database.url` with the latest
-/// heartbeat, which the replica must have.
-pub(super) async fn check(settings: &Settings, latest: Option<WorkerRecord>) -> Option<Line> {
+/// A line where there is one. `serve` works without it. `workers`: those of `database.url`.
+pub(super) async fn check(settings: &Settings, workers: &[WorkerRecord]) -> Option<Line> {
     let replica = match app::open_replica(&with_one_session(settings)) {
         Ok(replica) => replica?,
         Err(error) => {
@@ -26,10 +25,11 @@ pub(super) async fn check(settings: &Settings, latest: Option<WorkerRecord>) -> 
         }
     };
     // Without a worker, the server can still tell whether it lets this role read, and whether it is a replica.
-    let worker = latest.as_ref().map(|latest| latest.worker_id.clone());
+    let expected = expected(workers);
+    let worker = expected.map(|(worker, _)| worker.worker_id.clone());
     let worker = WorkerId(worker.unwrap_or_default());
     let line = match tokio::time::timeout(TIMEOUT, replica.replayed(&worker)).await {
-        Ok(Ok(replayed)) => line(replayed, latest.as_ref()),
+        Ok(Ok(replayed)) => line(replayed, expected),
         Ok(Err(failure)) => {
             let line = bad(PART, State::Warning, failure.to_string(), REMEDY);
             if may_quote(&failure) {
@@ -44,22 +44,42 @@ pub(super) async fn check(settings: &Settings, latest: Option<WorkerRecord>) -> 
     Some(line)
 }
 
-fn line(replayed: Replayed, latest: Option<&WorkerRecord>) -> Line {
+/// Returns the worker by which the replica is recognized, and whether one that is near enough has a heartbeat of it. That
+/// of the latest heartbeat may have begun a moment ago: then another one that is alive is taken, if there is one.
+fn expected(workers: &[WorkerRecord]) -> Option<(&WorkerRecord, bool)> {
+    let latest = workers.iter().map(|worker| worker.beat_at).max()?;
+    let candidates = workers.iter().map(|worker| {
+        let has_begun_before = worker.started_at + MAX_LAG <= latest;
+        let is_alive = worker.beat_at + MAX_HEARTBEAT_INTERVAL >= latest;
+        (worker, has_begun_before && is_alive)
+    });
+    candidates.max_by_key(|(worker, is_known)| (*is_known, worker.beat_at))
+}
+
+fn line(replayed: Replayed, expected: Option<(&WorkerRecord, bool)>) -> Line {
     let warning = |found: String, remedy: &str| bad(PART, State::Warning, found, remedy);
     if !replayed.is_replica {
         let found = "it accepts writes: it was promoted, or never was a replica";
         return warning(found.to_owned(), REMEDY);
     }
-    let Some(latest) = latest else {
+    let Some((worker, is_known)) = expected else {
         let found = "no heartbeat of a worker is known, by which a replica is recognized";
         return warning(found.to_owned(), "start `verifyd serve`");
     };
     let Some(beat_at) = replayed.beat_at else {
-        let found =
-            "it has no heartbeat of the latest worker: it is of another database, or far behind";
+        if !is_known {
+            let found =
+                "it has no heartbeat of the latest worker yet, which may have begun just now";
+            let remedy = format!(
+                "run `verifyd doctor` again when `verifyd serve` has been running for {} s",
+                MAX_LAG.as_secs()
+            );
+            return warning(found.to_owned(), &remedy);
+        }
+        let found = "it has no heartbeat of a worker: it is of another database, or far behind";
         return warning(found.to_owned(), REMEDY);
     };
-    let lag = (latest.beat_at - beat_at).max(TimeDelta::zero());
+    let lag = (worker.beat_at - beat_at).max(TimeDelta::zero());
     let lag = lag.to_std().unwrap_or_default();
     let found = format!("{} behind", span_of_seconds(lag.as_secs()));
     if lag <= MAX_LAG {
@@ -74,17 +94,52 @@ mod tests {
     use super::*;
     use chrono::{DateTime, Utc};
 
-    #[test]
-    fn a_replica_that_is_not_read_is_a_warning() {
-        let at = |seconds: i64| DateTime::from_timestamp(1_000_000 + seconds, 0).unwrap();
-        let latest = WorkerRecord {
-            worker_id: "w1".to_owned(),
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_000_000 + seconds, 0).unwrap()
+    }
+
+    fn worker(id: &str, started_at: i64, beat_at: i64) -> WorkerRecord {
+        WorkerRecord {
+            worker_id: id.to_owned(),
             version: String::new(),
             concurrency: 1,
             in_flight: 0,
-            started_at: DateTime::<Utc>::default(),
-            beat_at: at(100),
+            started_at: at(started_at),
+            beat_at: at(beat_at),
+        }
+    }
+
+    #[test]
+    fn a_replica_is_recognized_by_a_worker_that_it_must_know() {
+        let new = worker("new", 90, 100);
+        let old = worker("old", 0, 95);
+        let dead = worker("dead", 0, 80);
+        for (workers, expected_one) in [
+            (vec![], None),
+            (vec![&new, &dead], Some(("new", false))),
+            (vec![&new, &old, &dead], Some(("old", true))),
+            (vec![&dead], Some(("dead", true))),
+        ] {
+            let workers: Vec<WorkerRecord> = workers.into_iter().cloned().collect();
+            let found = expected(&workers);
+            let found = found.map(|(worker, is_known)| (&*worker.worker_id, is_known));
+            assert_eq!(found, expected_one);
+        }
+        let replayed = Replayed {
+            is_replica: true,
+            beat_at: None,
         };
+        let line = line(replayed, Some((&new, false)));
+        assert!(
+            line.found.contains("no heartbeat of the latest worker yet"),
+            "{}",
+            line.found
+        );
+    }
+
+    #[test]
+    fn a_replica_that_is_not_read_is_a_warning() {
+        let latest = worker("w1", 0, 100);
         for (is_replica, beat_at, state, found) in [
             (true, Some(at(100)), State::Ok, "0 s behind"),
             (true, Some(at(101)), State::Ok, "0 s behind"),
@@ -99,7 +154,7 @@ mod tests {
                 true,
                 None,
                 State::Warning,
-                "no heartbeat of the latest worker",
+                "no heartbeat of a worker: it is of another database",
             ),
             (false, Some(at(100)), State::Warning, "accepts writes"),
         ] {
@@ -107,7 +162,7 @@ mod tests {
                 is_replica,
                 beat_at,
             };
-            let line = line(replayed, Some(&latest));
+            let line = line(replayed, Some((&latest, true)));
             assert_eq!(line.state, state, "{}", line.found);
             assert!(line.found.contains(found), "{found}: {}", line.found);
             assert_eq!(line.remedy.is_none(), state == State::Ok);

@@ -1,7 +1,8 @@
 //! Opens sessions of the server outside of the pool, to find out how many there are and whether a pooler shares them.
 //!
-//! Few are open at a time, and each is closed. A pooler ends the session of a client that has gone while it waited for
-//! one, and may fail to open another for a while: so whoever waits in vain is first given one that is closed here.
+//! Few are open at a time, and each is closed. A connection that waits in vain is dropped before the others are closed.
+//! PgBouncer finds that its client has gone when a session is free for it, and gives the session to the next one. If the
+//! client went a moment later, while its statement is under way, PgBouncer would end the session.
 
 use crate::ports::store_error::StoreError;
 use crate::store::error::opening;
@@ -82,13 +83,6 @@ async fn open(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
     Ok(connection)
 }
 
-/// Closes the connection once it has its session.
-async fn close_once_open(opening: impl Future<Output = Result<PgConnection, StoreError>>) {
-    if let Ok(Ok(connection)) = tokio::time::timeout(SESSION_TIMEOUT, opening).await {
-        let _ = connection.close().await;
-    }
-}
-
 /// Opens two connections with a session each, where no pooler shares one.
 pub(super) async fn open_two(
     options: &PgConnectOptions,
@@ -103,19 +97,14 @@ pub(super) async fn open_two(
         return Err(none(""));
     };
     let first = first?;
-    let mut opening = Box::pin(open(options));
-    match tokio::time::timeout(SESSION_TIMEOUT, &mut opening).await {
-        Ok(Ok(second)) => Ok((first, second)),
-        Ok(Err(error)) => {
-            let _ = first.close().await;
-            Err(error)
-        }
-        Err(_) => {
-            let _ = first.close().await;
-            close_once_open(opening).await;
-            Err(none("second "))
-        }
-    }
+    let second = tokio::time::timeout(SESSION_TIMEOUT, open(options)).await;
+    let error = match second {
+        Ok(Ok(second)) => return Ok((first, second)),
+        Ok(Err(error)) => error,
+        Err(_) => none("second "),
+    };
+    let _ = first.close().await;
+    Err(error)
 }
 
 /// Opens connections with a session each, up to this number, and counts them with those of others, which only an open one
@@ -127,18 +116,12 @@ pub(super) async fn count(
 ) -> Result<PoolerSessions, StoreError> {
     let mut opened = Vec::new();
     let mut found = PoolerSessions::default();
-    let mut waiting = None;
     while found.free < wanted {
-        let mut opening = Box::pin(open(options));
-        match tokio::time::timeout(SESSION_TIMEOUT, &mut opening).await {
-            Ok(Ok(connection)) => opened.push(connection),
-            // The pooler's answer to one client too many.
-            Ok(Err(_)) => break,
-            Err(_) => {
-                waiting = Some(opening);
-                break;
-            }
-        }
+        // An error is the pooler's answer to one client too many.
+        let Ok(Ok(connection)) = tokio::time::timeout(SESSION_TIMEOUT, open(options)).await else {
+            break;
+        };
+        opened.push(connection);
         found.free += 1;
     }
     if let Some(connection) = opened.last_mut() {
@@ -153,9 +136,6 @@ pub(super) async fn count(
     }
     for connection in opened {
         let _ = connection.close().await;
-    }
-    if let Some(opening) = waiting {
-        close_once_open(opening).await;
     }
     Ok(found)
 }

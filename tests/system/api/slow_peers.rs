@@ -1,15 +1,20 @@
 //! Peers that send or read slowly, in great number, and what they cannot keep from others.
 
 use crate::api::scene::{ALL, Scene};
+use axum::extract::State;
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use test_support::waiting::{PATIENCE, until};
+use test_support::{own_process, test_name};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use verifyd::domain::access::Binding;
-use verifyd::telemetry::metrics::Metrics;
+use verifyd::http::health;
+use verifyd::telemetry::metrics::{self, Metrics};
 
 /// Statements of this database that wait for a table.
 const WAITING: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
@@ -314,6 +319,38 @@ async fn an_answer_that_is_not_read_is_given_up() {
         }
     });
     sent.await.expect("the connection stays open");
+}
+
+#[test]
+fn metrics_are_rendered_once_for_all_that_ask_at_the_same_time() {
+    // They belong to the whole process.
+    if !own_process::entered(
+        test_name!(metrics_are_rendered_once_for_all_that_ask_at_the_same_time),
+        &[],
+    ) {
+        return;
+    }
+    let metrics = metrics::install().unwrap();
+    // On one thread, so that both ask before either is answered.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let scene = Scene::sqlite().await;
+        let services = &scene.world.services;
+        let health = services.health(&services.worker(), metrics, CancellationToken::new());
+        let ask = async || {
+            let answer = health::metrics(State(Arc::clone(&health))).await;
+            assert_eq!(
+                answer.headers()["content-type"],
+                "text/plain; charset=utf-8"
+            );
+            let frame = answer.into_body().frame().await.unwrap().unwrap();
+            frame.into_data().unwrap()
+        };
+        let (one, other) = tokio::join!(ask(), ask());
+        assert!(!one.is_empty());
+        assert_eq!(one.as_ptr(), other.as_ptr());
+    });
 }
 
 /// Whether the server lets anybody into this database; its refusal names the database.

@@ -142,7 +142,8 @@ async fn with_two_sessions_everything_is_examined_and_with_fewer_nothing() {
             let output = bench.run(&["doctor", "--json"]);
             let logged = String::from_utf8_lossy(&output.stderr);
             assert!(!logged.contains("slow"), "{logged}");
-            assert_eq!(output.status.code(), Some(code), "{logged}");
+            let printed = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(output.status.code(), Some(code), "{printed}{logged}");
             let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
             let parts = answer["parts"].as_array().unwrap();
             let bad: Vec<&Value> = parts.iter().filter(|p| p["state"] != "ok").collect();
