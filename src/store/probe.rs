@@ -103,6 +103,9 @@ const TRY: Sql = both!("SAVEPOINT tried");
 
 const UNDO: Sql = both!("ROLLBACK TO SAVEPOINT tried");
 
+/// Has the INSERTs that follow in this transaction notify nobody.
+const NOTIFY_NOBODY: Sql = both!("SELECT " each!("set_config('verifyd.told', 'on', true)", "1"));
+
 /// The claim of a run that no other worker can claim meanwhile.
 fn claim(run: RunId) -> ClaimRequest {
     ClaimRequest {
@@ -245,26 +248,30 @@ async fn record(
     }
 }
 
-/// Records a check. Returns also whether that has notified. Where it has not, records it once more: another producer may
-/// have notified for the first, and committed before that could be seen.
+/// Records a check. Returns also whether that has notified. Tries it twice where it has not: another producer may have
+/// notified for the first, and committed before that could be seen. A check that notifies is undone, and recorded without
+/// that: until then INSERTs of others leave it to this one to notify (migration 6).
 async fn record_and_notify(
     steps: &mut dyn RunSteps,
     connection: ConnectionId,
 ) -> Result<(Recorded, Option<bool>), StoreError> {
-    let recorded = record(steps, (RECORD, RECORD_EMPTY), connection).await?;
-    let Recorded::Run(_) = recorded else {
-        return Ok((recorded, None));
-    };
-    let notifies = steps.has_notified().await?;
-    if notifies != Some(false) {
-        return Ok((recorded, notifies));
+    let mut notifies = Some(false);
+    for _ in 0..2 {
+        let recorded = record(steps, (RECORD, RECORD_EMPTY), connection).await?;
+        let Recorded::Run(_) = recorded else {
+            return Ok((recorded, None));
+        };
+        notifies = steps.has_notified().await?;
+        if notifies.is_none() {
+            return Ok((recorded, None));
+        }
+        UNDO.execute(&mut *steps.connection()).await?;
+        if notifies == Some(true) {
+            break;
+        }
     }
-    UNDO.execute(&mut *steps.connection()).await?;
+    NOTIFY_NOBODY.execute(&mut *steps.connection()).await?;
     let recorded = record(steps, (RECORD, RECORD_EMPTY), connection).await?;
-    let notifies = match recorded {
-        Recorded::Run(_) => steps.has_notified().await?,
-        Recorded::Nothing | Recorded::Refused(_) => None,
-    };
     Ok((recorded, notifies))
 }
 
