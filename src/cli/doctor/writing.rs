@@ -27,6 +27,10 @@ const REFUSING_INSERT: &str = "let the policy, trigger or constraint that refuse
 const REFUSING_ALL: &str = "let the policy, trigger or constraint that refuses it accept a queued run with workspace_id, \
      tenant_id, type, status, context and created_at; or try again while a run is queued";
 
+/// The remedy where a trigger changes what `serve` writes, and the run is completed all the same.
+const CHANGING_RULE: &str = "let the trigger leave what verifyd writes to its runs; until then API, pages and other \
+     readers find what it leaves";
+
 /// What was found where a queued run was claimed, released and completed.
 const OTHERS_ACCEPTED: &str =
     "runs of other producers are worked on, and verifyd cannot record its own";
@@ -55,11 +59,18 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
     lines.extend(unusable.iter().map(of_ids));
     let tried = store.try_writing().await;
     let notifies = match &tried {
-        Ok(Writing::Accepted { notifies }) => *notifies,
+        Ok(Writing::Accepted { notifies, .. }) => *notifies,
         _ => None,
     };
     lines.push(match tried {
-        Ok(Writing::Accepted { .. }) => ok(PART, "what serve writes is accepted"),
+        Ok(Writing::Accepted { changed: None, .. }) => ok(PART, "what serve writes is accepted"),
+        Ok(Writing::Accepted {
+            changed: Some(changed),
+            ..
+        }) => Line {
+            quotes: true,
+            ..bad(PART, State::Warning, changed, CHANGING_RULE)
+        },
         Ok(Writing::OnlyClaimed) => ok(PART, ONLY_CLAIMED),
         Ok(Writing::NothingTried) => ok(PART, NOTHING_TRIED),
         Ok(Writing::NotRecording(failure) | Writing::NotTried(failure))
