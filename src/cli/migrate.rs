@@ -1,7 +1,7 @@
 //! `verifyd migrate`
 
 use super::args::MigrateArgs;
-use super::doctor::writing::{self, Role};
+use super::doctor::writing;
 use super::{exit, output, remedy};
 use crate::app;
 use crate::config::Settings;
@@ -54,11 +54,7 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     }
     let store = wait_for(settings, args.wait_for).await?;
     let migrated = store.migrate().await?;
-    let mut unfit = remedy::unfit(findings(store.as_ref()).await?.iter());
-    if unfit.is_none() {
-        unfit = writing::refusal(store.as_ref(), Role::Migrate).await;
-    }
-    if let Some(unfit) = unfit {
+    if let Some(unfit) = remedy::unfit(findings(store.as_ref()).await?.iter()) {
         if !args.json.json {
             let mark = "✗".red().to_string();
             print_migrated(store.as_ref(), &migrated, args.enforce, &mark);
@@ -75,7 +71,17 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     if args.enforce {
         enforced = Some(store.enforce().await.context(remedy::NOT_ALL_GUARDS)?);
     }
-    let findings = findings(store.as_ref()).await?;
+    let mut findings = findings(store.as_ref()).await?;
+    // Last: what it refuses may be accepted of the role of `serve`, and keeps nothing else from being added.
+    let refusal = writing::refusal(store.as_ref()).await;
+    let mut refusal = refusal.filter(|refusal| refusal.is_of_rule);
+    if let Some(warning) = refusal.take_if(|refusal| !refusal.is_of_every_role) {
+        findings.push(SchemaFinding::advice(
+            "writing, tried as the role of this command",
+            warning.found,
+            warning.remedy,
+        ));
+    }
     if args.json.json {
         output::json(&Done {
             migrated: &migrated,
@@ -85,15 +91,21 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
             guards: enforced.as_ref(),
         })?;
     } else {
-        let mark = "✓".green().to_string();
+        let mark = match refusal {
+            None => "✓".green().to_string(),
+            Some(_) => "✗".red().to_string(),
+        };
         print_migrated(store.as_ref(), &migrated, args.enforce, &mark);
         print_findings(&findings);
-        print_months(&months, &mark);
+        print_months(&months);
         if let Some(enforced) = &enforced {
             print_enforced(enforced);
         }
     }
     store.close().await;
+    if let Some(refusal) = refusal {
+        anyhow::bail!("{refusal}");
+    }
     let refused = enforced.is_some_and(|e| !e.refused.is_empty());
     let refuses_rows = months.left.iter().any(|month| month.refuses_rows);
     Ok(exit::passed(!refused && !refuses_rows))
@@ -257,9 +269,10 @@ fn print_findings(findings: &[SchemaFinding]) {
 }
 
 /// Prints which partitions were added, and which were not.
-fn print_months(months: &Months, mark: &str) {
+fn print_months(months: &Months) {
     if !months.added.is_empty() {
         let added = months.added.join(", ");
+        let mark = "✓".green();
         output::line(format!("{mark} partitions added: {added}"));
     }
     for month in &months.left {

@@ -1,6 +1,6 @@
 //! `verifyd serve`
 
-use super::doctor::writing::{self, Role};
+use super::doctor::writing;
 use super::{remedy, service_manager, stop};
 use crate::app::Services;
 use crate::config::Settings;
@@ -50,8 +50,8 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
         anyhow::bail!(unfit);
     }
     require_writable(services.store.as_ref()).await?;
-    if let Some(refusal) = writing::refusal(services.store.as_ref(), Role::Serve).await {
-        anyhow::bail!(refusal);
+    if let Some(refusal) = writing::refusal(services.store.as_ref()).await {
+        anyhow::bail!("{refusal}");
     }
     if services.queue.kind() == "in_process" && services.store.kind() == "postgres" {
         tracing::warn!(

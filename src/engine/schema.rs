@@ -5,8 +5,10 @@
 //! [`InspectStore::inspect`](crate::ports::schema::InspectStore::inspect) and
 //! [`ProbeStore::try_writing`](crate::ports::probe::ProbeStore::try_writing) decide, as they do for `doctor`, `migrate`
 //! and the start of `serve`. They take many queries; a mark that changes with the schema takes one. Rules that the mark
-//! does not show, such as one that reads a table, are tried once the database has refused runs for long.
+//! does not show, such as one that reads a table, are tried once the database has refused runs for long. A refused try
+//! uses up ids and leaves dead rows and a line in the server's log: the next one follows after a pause, or a new mark.
 
+use crate::domain::pause::with_jitter;
 use crate::ports::store::{SchemaFinding, Store, StoreError};
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -14,6 +16,13 @@ use tokio::time::Instant;
 
 /// How long after a change a statement that was prepared before it may still fail.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+
+/// Shortest and longest pause between two tries of the writes while the mark stays: exponential backoff with jitter.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// Share of a pause that is added at random.
+const JITTER: f64 = 0.2;
 
 /// What was last seen of the database's schema.
 #[derive(Debug, Default)]
@@ -29,6 +38,18 @@ struct Seen {
     mark: Option<String>,
     problem: Option<SchemaFinding>,
     changed_at: Option<Instant>,
+    /// The writes that were tried last, unless they were accepted.
+    refused: Option<RefusedTry>,
+}
+
+/// Writes that were refused, or could not be tried.
+#[derive(Debug)]
+struct RefusedTry {
+    /// Of the schema that they were tried with.
+    mark: String,
+    /// Since when they have been refused with this mark.
+    since: Instant,
+    next: Instant,
 }
 
 /// What an error about the schema means for the run that got it.
@@ -67,20 +88,49 @@ impl SchemaWatch {
         let mut problem = findings.into_iter().find(|finding| finding.fatal);
         // The start of the process has tried it just before the first look.
         if problem.is_none() && known.is_some() {
+            if !self.is_try_due(&mark) {
+                return Ok(());
+            }
             problem = match store.try_writing().await {
                 Ok(_) => None,
                 // What could not be tried refuses nothing, and mends nothing.
                 Err(error) if error.is_transient() && fits => None,
-                Err(error) if error.is_transient() => return Err(error),
-                Err(error) => Some(SchemaFinding::fatal(
-                    "operation_runs",
-                    error.to_string(),
-                    "run: verifyd doctor",
-                )),
+                Err(error) => {
+                    self.refused(&mark);
+                    if error.is_transient() {
+                        return Err(error);
+                    }
+                    Some(SchemaFinding::fatal(
+                        "operation_runs",
+                        error.to_string(),
+                        "run: verifyd doctor",
+                    ))
+                }
             };
         }
         self.found(mark, problem);
         Ok(())
+    }
+
+    /// Returns whether the pause after a refused try has ended, or the schema has changed since.
+    fn is_try_due(&self, mark: &str) -> bool {
+        let seen = self.seen.lock();
+        let refused = seen.refused.as_ref();
+        refused.is_none_or(|refused| refused.mark != mark || refused.next <= Instant::now())
+    }
+
+    /// Records that the writes were refused, and when they are tried again.
+    fn refused(&self, mark: &str) {
+        let mut seen = self.seen.lock();
+        let now = Instant::now();
+        let before = seen.refused.take().filter(|refused| refused.mark == mark);
+        let since = before.map_or(now, |before| before.since);
+        let pause = with_jitter((now - since).max(MIN_PAUSE), JITTER, MAX_PAUSE);
+        seen.refused = Some(RefusedTry {
+            mark: mark.to_owned(),
+            since,
+            next: now + pause,
+        });
     }
 
     fn found(&self, mark: String, problem: Option<SchemaFinding>) {
@@ -100,6 +150,7 @@ impl SchemaWatch {
                 seen.changed_at = Some(Instant::now());
             }
             seen.mark = Some(mark);
+            seen.refused = None;
         }
         seen.problem = problem;
     }
@@ -147,5 +198,28 @@ mod tests {
         watch.found("c".into(), None);
         assert!(watch.fits());
         assert!(watch.changed_at().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_writes_are_tried_less_and_less_often_until_the_mark_changes() {
+        let watch = SchemaWatch::default();
+        let mut tries = 0;
+        // As the reconciler looks.
+        for _ in 0..600 {
+            if watch.is_try_due("a") {
+                tries += 1;
+                watch.refused("a");
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert!((10..30).contains(&tries), "{tries}");
+        watch.refused("a");
+        assert!(!watch.is_try_due("a") && watch.is_try_due("b"));
+        watch.refused("b");
+        tokio::time::advance(2 * MIN_PAUSE).await;
+        assert!(watch.is_try_due("b"));
+        watch.refused("b");
+        watch.found("b".into(), None);
+        assert!(watch.is_try_due("b"));
     }
 }

@@ -24,6 +24,8 @@ pub enum Writing {
     Accepted {
         /// Whether the INSERT of the check has notified the workers; `None`: it cannot be told.
         notifies: Option<bool>,
+        /// What a trigger changes of a run that is completed all the same, in words.
+        changed: Option<String>,
     },
     /// verifyd can record no run, for lack of a connection or a reason that is named elsewhere. A queued one of another
     /// producer was claimed, and nothing else.

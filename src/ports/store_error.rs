@@ -183,6 +183,13 @@ impl StoreError {
         }
     }
 
+    /// Whether a constraint or the type of a column refuses the row, whoever writes it, unless a trigger chose the code.
+    pub fn violates_constraint(&self) -> bool {
+        // data_exception, integrity_constraint_violation
+        self.sqlstate()
+            .is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+    }
+
     /// What the database lacks for verifyd, in words, where a person has to mend it: nothing is wrong with the call.
     pub fn lacks(&self) -> Option<&'static str> {
         const OF_RULE: Option<&str> = Some("The database refuses this to verifyd");
@@ -242,6 +249,22 @@ mod tests {
         assert!(StoreError::Refused(kept).lacks().is_some());
         let away = StoreError::Unavailable("(SQLSTATE 57P01)".into());
         assert_eq!(away.is_answer(), Some(false));
+    }
+
+    #[test]
+    fn a_constraint_is_told_from_a_trigger_by_the_code() {
+        for (text, is_constraint) in [
+            ("a CHECK (SQLSTATE 23514)", true),
+            ("NOT NULL (SQLSTATE 23502)", true),
+            ("too long (SQLSTATE 22001)", true),
+            ("not today (SQLSTATE P0001)", false),
+            ("no right (SQLSTATE 42501)", false),
+        ] {
+            let refused = StoreError::Refused(Detail::said(text));
+            assert_eq!(refused.violates_constraint(), is_constraint, "{text}");
+        }
+        let kept = Detail::new("a trigger keeps it", Some(Code::Trigger));
+        assert!(!StoreError::Refused(kept).violates_constraint());
     }
 
     #[test]

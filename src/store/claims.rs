@@ -102,9 +102,16 @@ where
         match self.release_share() {
             // A worker that stops keeps no connection for anything else.
             Some(share) if !at_stop => {
+                let run = claim.run.id;
+                let goes_by_itself = share.sends_by_itself(run);
                 // What had the completion wait may let it through.
-                share.begin_short(claim.run.id);
-                share.send(claim.run.id, false, release).await
+                share.begin_short(run);
+                let released = share.send(run, false, release).await;
+                if goes_by_itself {
+                    // No completion has got through: in a batch the next one would be refused with others.
+                    share.remember(run);
+                }
+                released
             }
             _ => release(Length::Long).await,
         }

@@ -91,7 +91,8 @@ const INVALID: Sql = Sql {
 };
 
 /// Ids that several runs have, among the latest rows (`$1`) and among the runs that are not completed: of each how many
-/// have it, when these were recorded, and when the last one was, as a literal. At most `$2`.
+/// have it, when these were recorded, and a condition on one of them: the one that was recorded last, or any one where
+/// none has a time. At most `$2`.
 const REPEATED: Sql = Sql {
     postgres: sql_for!(
         postgres "WITH repeated AS (
@@ -99,9 +100,12 @@ const REPEATED: Sql = Sql {
         " ORDER BY o.id DESC LIMIT $1) l WHERE l.type = " run_type!() " GROUP BY l.id HAVING count(*) > 1
             UNION SELECT unnest(" repeated_active_ids!() ")
         )
-        SELECT s.id, r.runs, array_to_string(r.recorded[1:5], ', ') AS recorded, coalesce(r.recorded[1], '') AS latest
+        SELECT s.id, r.runs, array_to_string(r.recorded[1:5], ', ', 'no time') AS recorded,
+            coalesce('created_at = ' || quote_literal(r.recorded[1]),
+                'created_at IS NULL AND ctid = ' || quote_literal(r.places[1])) AS one
         FROM repeated s CROSS JOIN LATERAL (
-            SELECT count(*) AS runs, array_agg(CAST(r.created_at AS text) ORDER BY r.created_at DESC NULLS LAST) AS recorded
+            SELECT count(*) AS runs, array_agg(CAST(r.created_at AS text) ORDER BY r.created_at DESC NULLS LAST) AS recorded,
+                array_agg(CAST(r.ctid AS text)) AS places
             FROM operation_runs r WHERE r.id = s.id AND " is_of_type!("r") ") r
         ORDER BY s.id DESC LIMIT $2"
     ),
@@ -127,14 +131,14 @@ impl<S: SqlStore> InvalidRunStore for S {
 /// A row of [`REPEATED`].
 type RepeatedRow = (i64, i64, String, String);
 
-fn of_repeated((id, runs, recorded, latest): RepeatedRow) -> InvalidRun {
+fn of_repeated((id, runs, recorded, one): RepeatedRow) -> InvalidRun {
     InvalidRun {
         operation_run_id: RunId(id),
         column: "id",
         problem: format!("{runs} runs have it, recorded at {recorded}; no worker claims them"),
         remedy: Some(format!(
             "leave one of them, which is then worked on, and record the others again without an id: \
-             DELETE FROM operation_runs WHERE id = {id} AND created_at = '{latest}';"
+             DELETE FROM operation_runs WHERE id = {id} AND {one};"
         )),
     }
 }

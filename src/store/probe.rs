@@ -103,6 +103,9 @@ const TRY: Sql = both!("SAVEPOINT tried");
 
 const UNDO: Sql = both!("ROLLBACK TO SAVEPOINT tried");
 
+/// Has the INSERTs that follow in this transaction notify nobody.
+const NOTIFY_NOBODY: Sql = both!("SELECT " each!("set_config('verifyd.told', 'on', true)", "1"));
+
 /// The claim of a run that no other worker can claim meanwhile.
 fn claim(run: RunId) -> ClaimRequest {
     ClaimRequest {
@@ -151,25 +154,40 @@ impl Keeper {
             true => "row-level security or a trigger",
             false => "a trigger",
         };
-        self.refuses(format!("{keeper} keeps the row of operation_runs as it is"))
+        refused_by_trigger(
+            self.with_triggers(format!("{keeper} keeps the row of operation_runs as it is")),
+        )
     }
 
     /// The error of a row of which these columns are not as they were written.
-    fn changes(&self, columns: &[&str]) -> StoreError {
-        self.refuses(format!(
-            "a trigger changes what is written to operation_runs: {}",
-            columns.join(", ")
+    fn changes_row(&self, columns: &[&str]) -> StoreError {
+        let is_changed = |column: &&str| columns.contains(column);
+        match ["status", "outcome", "completed_at"].iter().all(is_changed) {
+            true => self.keeps_row(),
+            false => refused_by_trigger(self.changes(columns)),
+        }
+    }
+
+    /// Says that these columns are not as they were written.
+    fn changes(&self, columns: &[&str]) -> String {
+        let columns = columns.join(", ");
+        self.with_triggers(format!(
+            "a trigger changes what is written to operation_runs: {columns}"
         ))
     }
 
-    fn refuses(&self, mut text: String) -> StoreError {
+    fn with_triggers(&self, mut text: String) -> String {
         if !self.triggers.is_empty() {
             let names = self.triggers.iter().map(|name| clean(name, 63));
             let names: Vec<String> = names.collect();
             text.push_str(&format!(" (triggers: {})", names.join(", ")));
         }
-        StoreError::Refused(Detail::new(text, Some(Code::Trigger)))
+        text
     }
+}
+
+fn refused_by_trigger(text: String) -> StoreError {
+    StoreError::Refused(Detail::new(text, Some(Code::Trigger)))
 }
 
 /// What each database does in its own way of the steps of `serve` with a run, with the functions of `serve`. All of it is
@@ -245,26 +263,30 @@ async fn record(
     }
 }
 
-/// Records a check. Returns also whether that has notified. Where it has not, records it once more: another producer may
-/// have notified for the first, and committed before that could be seen.
+/// Records a check. Returns also whether that has notified. Tries it twice where it has not: another producer may have
+/// notified for the first, and committed before that could be seen. A check that notifies is undone, and recorded without
+/// that: until then INSERTs of others leave it to this one to notify (migration 6).
 async fn record_and_notify(
     steps: &mut dyn RunSteps,
     connection: ConnectionId,
 ) -> Result<(Recorded, Option<bool>), StoreError> {
-    let recorded = record(steps, (RECORD, RECORD_EMPTY), connection).await?;
-    let Recorded::Run(_) = recorded else {
-        return Ok((recorded, None));
-    };
-    let notifies = steps.has_notified().await?;
-    if notifies != Some(false) {
-        return Ok((recorded, notifies));
+    let mut notifies = Some(false);
+    for _ in 0..2 {
+        let recorded = record(steps, (RECORD, RECORD_EMPTY), connection).await?;
+        let Recorded::Run(_) = recorded else {
+            return Ok((recorded, None));
+        };
+        notifies = steps.has_notified().await?;
+        if notifies.is_none() {
+            return Ok((recorded, None));
+        }
+        UNDO.execute(&mut *steps.connection()).await?;
+        if notifies == Some(true) {
+            break;
+        }
     }
-    UNDO.execute(&mut *steps.connection()).await?;
+    NOTIFY_NOBODY.execute(&mut *steps.connection()).await?;
     let recorded = record(steps, (RECORD, RECORD_EMPTY), connection).await?;
-    let notifies = match recorded {
-        Recorded::Run(_) => steps.has_notified().await?,
-        Recorded::Nothing | Recorded::Refused(_) => None,
-    };
     Ok((recorded, notifies))
 }
 
@@ -294,16 +316,9 @@ async fn is_as_written(
     written: &Written<'_>,
 ) -> Result<(), StoreError> {
     let changed = changed_columns(&mut *steps.connection(), run, written).await?;
-    let has_changed = |column: &&str| changed.contains(column);
-    if changed.is_empty() {
-        Ok(())
-    } else if ["status", "outcome", "completed_at"]
-        .iter()
-        .all(has_changed)
-    {
-        Err(keeper.keeps_row())
-    } else {
-        Err(keeper.changes(&changed))
+    match changed.is_empty() {
+        true => Ok(()),
+        false => Err(keeper.changes_row(&changed)),
     }
 }
 
@@ -323,21 +338,25 @@ async fn release(
     Ok(())
 }
 
-/// Completes the run and undoes it.
+/// Completes the run and undoes it. Whether it is refused is what the completion itself says, as in `serve`. Returns the
+/// columns that are not as they were written all the same.
 async fn complete(
     steps: &mut dyn RunSteps,
     keeper: &Keeper,
     request: &CompletionRequest,
-) -> Result<(), StoreError> {
+) -> Result<Vec<&'static str>, StoreError> {
     TRY.execute(&mut *steps.connection()).await?;
     let completed = steps.complete(request).await?;
     if !completed.is_altered && !completed.contains(request.run) {
         return Err(keeper.keeps_row());
     }
     let written = Written::Completion(request);
-    is_as_written(steps, keeper, request.run, &written).await?;
+    let changed = changed_columns(&mut *steps.connection(), request.run, &written).await?;
+    if completed.is_altered {
+        return Err(keeper.changes_row(&changed));
+    }
     UNDO.execute(&mut *steps.connection()).await?;
-    Ok(())
+    Ok(changed)
 }
 
 /// Refreshes the inventory of the tenant twice, and undoes it.
@@ -394,7 +413,10 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
         match record_and_notify(steps, sample.connection).await? {
             (Recorded::Run(run), notifies) => {
                 match try_steps(steps, &keeper, run, Some(*sample)).await {
-                    Ok(()) => return Ok(Writing::Accepted { notifies }),
+                    Ok(changed) => {
+                        let changed = (!changed.is_empty()).then(|| keeper.changes(&changed));
+                        return Ok(Writing::Accepted { notifies, changed });
+                    }
                     Err(error) => undo_run(steps, &mut refusal, error).await?,
                 }
             }
@@ -456,7 +478,7 @@ async fn try_run_without_connection(
     };
     let mut refusal = None;
     match try_steps(steps, keeper, run, None).await {
-        Ok(()) => _ = UNDO_RUN.execute(&mut *steps.connection()).await?,
+        Ok(_) => _ = UNDO_RUN.execute(&mut *steps.connection()).await?,
         Err(error) => undo_run(steps, &mut refusal, error).await?,
     }
     match refusal {
@@ -475,7 +497,7 @@ async fn try_queued(
     for run in runs {
         TRY_RUN.execute(&mut *steps.connection()).await?;
         let tried = match each_step {
-            Some((keeper, checked)) => try_steps(steps, keeper, *run, checked).await,
+            Some((keeper, checked)) => try_steps(steps, keeper, *run, checked).await.map(drop),
             None => try_claiming(steps, *run).await,
         };
         match tried {
@@ -492,13 +514,14 @@ fn is_of_this_transaction(refusal: &StoreError) -> bool {
     matches!(refusal.step(), Some(RELEASING | COMPLETING)) && refusal.sqlstate() == Some("23503")
 }
 
-/// Claims, releases and completes the run, and writes what a check of this connection has found.
+/// Claims, releases and completes the run, and writes what a check of this connection has found. Returns the columns
+/// that are not as the completions wrote them.
 async fn try_steps(
     steps: &mut dyn RunSteps,
     keeper: &Keeper,
     run: RunId,
     checked: Option<Checked>,
-) -> Result<(), StoreError> {
+) -> Result<Vec<&'static str>, StoreError> {
     let at = |step: &'static str| move |error| refused(step, error);
     let claimed = steps.claim(claim(run)).await;
     let claim = claimed
@@ -508,17 +531,23 @@ async fn try_steps(
     claimed.map_err(at(CLAIMING))?;
     let released = release(steps, keeper, &claim).await;
     released.map_err(at(RELEASING))?;
+    let mut changed = Vec::new();
     for request in completions(&claim, checked)? {
         let completed = complete(steps, keeper, &request).await;
-        completed.map_err(at(COMPLETING))?;
+        for column in completed.map_err(at(COMPLETING))? {
+            if !changed.contains(&column) {
+                changed.push(column);
+            }
+        }
     }
     let Some(checked) = checked else {
-        return Ok(());
+        return Ok(changed);
     };
     let written = refresh_inventories(steps, run, checked.tenant).await;
     written.map_err(at(WRITING_INVENTORY))?;
     let kept = execute(steps, keep(&facts(checked))).await;
-    kept.map_err(at(KEEPING_FACTS))
+    kept.map_err(at(KEEPING_FACTS))?;
+    Ok(changed)
 }
 
 /// Claims a run of another producer, as the next worker would. It is not completed: a rollback does not undo what a

@@ -6,7 +6,8 @@
 //!
 //! Within a share, calls that wait leave connections to the others. Only a call whose short try the server has
 //! cancelled is [long](Length::Long), and these have half of the share. A run that its batch leaves undecided goes by
-//! itself until one of its calls gets through, so it makes other runs wait in one batch only.
+//! itself until one of its calls gets through (of completions and releases: a completion), so it makes other runs wait in
+//! one batch only.
 
 use super::dialect::each;
 use super::sql::both;

@@ -7,6 +7,7 @@ use crate::ports::probe::{
     CLAIMING, COMPLETING, RECORDING, RELEASING, SWEEPING, UnusableIds, WRITING_INVENTORY, Writing,
 };
 use crate::ports::store::{Store, StoreError};
+use std::fmt;
 
 const PART: &str = "writing";
 
@@ -26,6 +27,10 @@ const REFUSING_INSERT: &str = "let the policy, trigger or constraint that refuse
 /// The remedy where it is not known whether such a rule refuses more than the run that verifyd records.
 const REFUSING_ALL: &str = "let the policy, trigger or constraint that refuses it accept a queued run with workspace_id, \
      tenant_id, type, status, context and created_at; or try again while a run is queued";
+
+/// The remedy where a trigger changes what `serve` writes, and the run is completed all the same.
+const CHANGING_RULE: &str = "let the trigger leave what verifyd writes to its runs; until then API, pages and other \
+     readers find what it leaves";
 
 /// What was found where a queued run was claimed, released and completed.
 const OTHERS_ACCEPTED: &str =
@@ -55,11 +60,18 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
     lines.extend(unusable.iter().map(of_ids));
     let tried = store.try_writing().await;
     let notifies = match &tried {
-        Ok(Writing::Accepted { notifies }) => *notifies,
+        Ok(Writing::Accepted { notifies, .. }) => *notifies,
         _ => None,
     };
     lines.push(match tried {
-        Ok(Writing::Accepted { .. }) => ok(PART, "what serve writes is accepted"),
+        Ok(Writing::Accepted { changed: None, .. }) => ok(PART, "what serve writes is accepted"),
+        Ok(Writing::Accepted {
+            changed: Some(changed),
+            ..
+        }) => Line {
+            quotes: true,
+            ..bad(PART, State::Warning, changed, CHANGING_RULE)
+        },
         Ok(Writing::OnlyClaimed) => ok(PART, ONLY_CLAIMED),
         Ok(Writing::NothingTried) => ok(PART, NOTHING_TRIED),
         Ok(Writing::NotRecording(failure) | Writing::NotTried(failure))
@@ -103,18 +115,29 @@ fn of_failure(failure: &StoreError) -> Line {
     }
 }
 
-/// Whose writes are tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum Role {
-    /// That of `serve`, which needs everything.
-    Serve,
-    /// That of `migrate`, which may lack rights that `serve` has.
-    Migrate,
+/// Why nothing can be served: what `doctor` shows as failed of the writes, with its remedy.
+pub(in crate::cli) struct Refusal {
+    pub found: String,
+    pub remedy: String,
+    /// Whether a rule of the application refuses it, and no missing right or policy, which another role may not lack.
+    pub is_of_rule: bool,
+    /// Whether it refuses every role: a constraint does, and in SQLite there are no roles; a trigger may test its user.
+    pub is_of_every_role: bool,
 }
 
-/// Why nothing can be served: what `doctor` shows as failed of the writes, with its remedy. `None` where they are accepted,
-/// or could not be tried for a reason that passes, such as a lock or an outage.
-pub(in crate::cli) async fn refusal(store: &dyn Store, role: Role) -> Option<String> {
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { found, remedy, .. } = self;
+        let stop = if remedy.is_empty() { "" } else { ". " };
+        write!(
+            f,
+            "the database does not take what `serve` writes:\n  {found}{stop}{remedy}"
+        )
+    }
+}
+
+/// Tries the writes. `None`: they are accepted, or could not be tried for a reason that passes, such as a lock or an outage.
+pub(in crate::cli) async fn refusal(store: &dyn Store) -> Option<Refusal> {
     let failure = match tokio::time::timeout(TIMEOUT, store.try_writing()).await {
         Ok(Ok(_)) => return None,
         Ok(Err(failure)) => failure,
@@ -128,16 +151,13 @@ pub(in crate::cli) async fn refusal(store: &dyn Store, role: Role) -> Option<Str
         tracing::warn!(error = %failure, "what `serve` writes could not be tried");
         return None;
     }
-    if role == Role::Migrate && !is_refused_by_a_rule(&failure) {
-        return None;
-    }
     let line = of_failure(&failure);
-    let remedy = line.remedy.map(|remedy| format!(". {remedy}"));
-    Some(format!(
-        "the database does not take what `serve` writes:\n  {}{}",
-        line.found,
-        remedy.unwrap_or_default()
-    ))
+    Some(Refusal {
+        found: line.found,
+        remedy: line.remedy.unwrap_or_default(),
+        is_of_rule: is_refused_by_a_rule(&failure),
+        is_of_every_role: store.kind() == "sqlite" || failure.violates_constraint(),
+    })
 }
 
 /// A line for the next ids of a table.

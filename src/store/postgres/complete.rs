@@ -169,12 +169,17 @@ impl CompleteByItself for PostgresStore {
 
 /// Deletes rows that earlier runs or connections left, of connections whose report was not compared. `$1`:
 /// connections, `$2`: the runs that are completed now, `$3`: the start of their processing; rows written later
-/// are not left over.
+/// are not left over. Locks them in the order of [`LATEST_REPORTS`].
 const FORGET_LATEST_REPORTS: &str = sql!(
-    "DELETE FROM verifyd.latest_reports l
-     USING unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (connection, run, since),
+    "WITH locked AS MATERIALIZED (
+        SELECT connection_id FROM verifyd.latest_reports
+        WHERE connection_id = ANY($1) ORDER BY connection_id FOR UPDATE
+     )
+     DELETE FROM verifyd.latest_reports l
+     USING locked, unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (connection, run, since),
            operation_runs r
-     WHERE l.connection_id = d.connection AND r.id = d.run AND l.completed_at < d.since AND NOT ("
+     WHERE l.connection_id = ANY($1) AND l.connection_id = locked.connection_id
+       AND l.connection_id = d.connection AND r.id = d.run AND l.completed_at < d.since AND NOT ("
     "l.operation_run_id <> r.id AND "
     is_of_its_run_and_connection!(postgres "r.workspace_id", "r.tenant_id")
     " AND NOT EXISTS (SELECT FROM provider_connections c WHERE c.id = l.connection_id AND "

@@ -25,14 +25,18 @@ fn constraint(condition: &str) -> String {
 
 const DROP_CONSTRAINT: &str = "ALTER TABLE operation_runs DROP CONSTRAINT refused";
 
-/// What `doctor` says of the writes is said by both, with what mends it.
+/// Both say what `doctor` says of the writes, with what mends it.
 async fn is_neither_migrated_nor_served(bench: &Bench, said: &str) {
+    is_refused_by(&["migrate", "serve"], bench, said).await;
+}
+
+async fn is_refused_by(commands: &[&str], bench: &Bench, said: &str) {
     let (code, bad) = examined(bench);
     let writing = bad.iter().find(|(part, ..)| part == "writing");
     let (_, found, remedy) = writing.unwrap_or_else(|| panic!("{said}: {bad:?}"));
     assert_eq!(code, 1, "{bad:?}");
     assert!(found.contains(said), "{said}: {found}");
-    for command in ["migrate", "serve"] {
+    for &command in commands {
         let output = bench.run(&[command]);
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{command}: {text}");
@@ -59,32 +63,82 @@ async fn what_refuses_every_run_is_neither_migrated_nor_served() {
         bench.execute(DROP_CONSTRAINT).await;
     }
     bench.healthy(1);
-    for (rule, dropped, said) in [
-        (
-            constraint("outcome <> 'blocked'"),
-            DROP_CONSTRAINT,
-            format!("completing a run: {BY_CHECK}"),
-        ),
+    for condition in [
+        "outcome <> 'blocked'",
         // Larger than a report of one check, smaller than one of many.
-        (
-            constraint("octet_length(context::text) < 8192"),
-            DROP_CONSTRAINT,
-            format!("completing a run: {BY_CHECK}"),
-        ),
-        (
-            PUTS_BACK.to_owned(),
-            "DROP TRIGGER put_back ON operation_runs",
-            "completing a run: a trigger changes what is written to operation_runs: \
-             context.verification_report (triggers: put_back)"
-                .to_owned(),
-        ),
+        "octet_length(context::text) < 8192",
     ] {
-        bench.execute(&rule).await;
-        is_neither_migrated_nor_served(&bench, &said).await;
-        bench.execute(dropped).await;
+        bench.execute(&constraint(condition)).await;
+        is_neither_migrated_nor_served(&bench, &format!("completing a run: {BY_CHECK}")).await;
+        bench.execute(DROP_CONSTRAINT).await;
     }
+    // A trigger may let another role through than that of `migrate`.
+    bench.execute(PUTS_BACK).await;
+    let said = "completing a run: a trigger changes what is written to operation_runs: \
+                context.verification_report (triggers: put_back)";
+    is_refused_by(&["serve"], &bench, said).await;
+    let migrated = bench.success(&["migrate"]);
+    let shown = String::from_utf8_lossy(&migrated.stdout);
+    assert!(shown.contains(said), "{shown}");
+    bench
+        .execute("DROP TRIGGER put_back ON operation_runs")
+        .await;
     bench.success(&["migrate"]);
     bench.serve(&[]).ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_lets_only_the_role_of_serve_through_stops_no_migration() {
+    let mut bench = Bench::new().await;
+    bench.healthy(1);
+    bench.grant().await;
+    bench
+        .execute(
+            "DROP TRIGGER verifyd_notify_queued ON operation_runs;
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF current_user <> 'verifyd_serve' THEN RAISE 'not by this role'; END IF;
+                 RETURN new; END $$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let done = bench.json(&["migrate", "--enforce"]);
+    let added = done["guards"]["added"].as_array().unwrap();
+    assert!(added.contains(&"verifyd_notify_queued".into()), "{done}");
+    let mut findings = done["findings"].as_array().unwrap().iter();
+    let is_warning = |finding: &Value| {
+        let problem = finding["problem"].as_str().unwrap();
+        problem.contains("claiming a run: not by this role") && finding["fatal"] == false
+    };
+    assert!(findings.any(is_warning), "{done}");
+    bench.become_role("verifyd_serve");
+    assert_eq!(examined(&bench), (0, vec![]));
+    bench.serve(&[]).ready().await;
+}
+
+/// The completion of such a run is not refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_leaves_the_report_stops_no_start() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    bench
+        .execute(
+            "CREATE FUNCTION no_failures() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN new.failure_summary := NULL; RETURN new; END';
+             CREATE TRIGGER no_failures BEFORE UPDATE ON operation_runs FOR EACH ROW
+                 WHEN (new.outcome = 'succeeded') EXECUTE FUNCTION no_failures()",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, _)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "writing"));
+    let changed = "operation_runs: failure_summary (triggers: no_failures)";
+    assert!(found.ends_with(changed), "{found}");
+    let daemon = bench.serve(&[]);
+    bench.record(&[connection], 1).await;
+    bench.all_completed().await;
+    daemon.ready().await;
 }
 
 /// Waits until readiness says that the schema does not fit, and nothing of what the log says.

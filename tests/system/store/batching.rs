@@ -239,6 +239,33 @@ pub async fn an_inventory_is_compared_again_after_a_while(bed: &Bed) {
     assert_eq!(complete().await, PermissionStatus::Granted);
 }
 
+/// PostgreSQL: in a batch each try of it would have the others sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_completion_was_refused_is_in_no_batch_after_its_release() {
+    let bed = Bed::postgres().await;
+    let run = bed.queued().await;
+    // A rollback does not undo a sequence.
+    bed.exec(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM nextval(''tries''); RAISE EXCEPTION ''not today''; END';
+         CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
+             WHEN (new.status = 'completed') EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    // In a batch and by itself, then by itself alone.
+    for tries in [2, 3] {
+        let held = bed.claim(run, "w1").await;
+        let refused = bed.store.complete(&held, &succeeded()).await;
+        assert!(
+            matches!(refused, Err(StoreError::Refused(_))),
+            "{refused:?}"
+        );
+        assert_eq!(bed.number("SELECT last_value FROM tries").await, tries);
+        assert!(bed.release(&held, AttemptEnd::Error, None).await);
+    }
+}
+
 /// PostgreSQL: another transaction holds some of the rows. Nobody waits for them, so they cost no connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_locked_run_holds_up_no_other() {

@@ -269,11 +269,12 @@ pub async fn what_a_rule_of_the_application_refuses_is_found_by_trying(bed: &Bed
     }
 }
 
-/// A trigger that changes a row raises no error. In SQLite it can only write the row once more, and guards keep what is
-/// completed.
+/// A trigger that changes a row raises no error. What a real completion accepts is not refused. In SQLite it can only write
+/// the row once more, and guards keep what is completed.
 pub async fn what_a_rule_of_the_application_changes_is_found_by_reading_it_back(bed: &Bed) {
     const COMPLETED: &str = "new.status = 'completed'";
     const RUNNING: &str = "new.status = 'running'";
+    const ACCEPTED: &str = "accepted";
     bed.connection(7).await;
     let of_postgres = [
         (
@@ -289,15 +290,15 @@ pub async fn what_a_rule_of_the_application_changes_is_found_by_reading_it_back(
             "outcome",
         ),
         (
-            "new.outcome = 'failed'",
-            "failure_summary := '[]'",
-            "completing a run",
+            "new.outcome = 'succeeded'",
+            "failure_summary := NULL",
+            ACCEPTED,
             "failure_summary",
         ),
         (
             "new.outcome = 'blocked'",
             "context := jsonb_set(new.context, '{next_steps}', '[]')",
-            "completing a run",
+            ACCEPTED,
             "context.next_steps",
         ),
         (
@@ -333,7 +334,12 @@ pub async fn what_a_rule_of_the_application_changes_is_found_by_reading_it_back(
         bed.exec(&create).await;
         let tried = bed.store.try_writing().await;
         bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
-        let said = tried.unwrap_err().to_string();
+        let said = match tried {
+            Ok(Writing::Accepted { changed, .. }) => {
+                format!("{ACCEPTED}: {}", changed.unwrap_or_default())
+            }
+            tried => tried.unwrap_err().to_string(),
+        };
         let found = format!(
             "{step}: a trigger changes what is written to operation_runs: {column} (triggers: {name})"
         );

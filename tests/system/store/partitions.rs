@@ -412,6 +412,34 @@ async fn runs_that_share_an_id_cost_nobody_anything() {
     assert_eq!(pruned.runs, 1);
 }
 
+/// As in another application's table whose key is an index that takes NULL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_that_share_an_id_and_have_no_time_are_told_apart() {
+    let bed = Bed::partitioned().await;
+    bed.exec("ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_pkey")
+        .await;
+    bed.exec("ALTER TABLE operation_runs ALTER COLUMN created_at DROP NOT NULL")
+        .await;
+    let run = bed.queued().await;
+    bed.exec(&format!(
+        "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context, created_at)
+         SELECT {run}, 1, 7, '{RUN_TYPE}', 'queued', '{}', NULL FROM generate_series(1, 2)",
+        quoted(&context(1))
+    ))
+    .await;
+    for left in [2, 1] {
+        let invalid = bed.store.invalid_runs(1_000, 1_000).await.unwrap();
+        let [repeated] = &invalid[..] else {
+            panic!("{invalid:?}")
+        };
+        assert!(repeated.problem.contains("no time"), "{repeated:?}");
+        let remedy = repeated.remedy.as_deref().unwrap();
+        bed.exec(remedy.rsplit(": ").next().unwrap()).await;
+        assert_eq!(bed.count("operation_runs").await, left, "{remedy}");
+    }
+    assert_eq!(bed.store.invalid_runs(1_000, 1_000).await.unwrap(), []);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_month_without_statistics_is_searched_by_the_index_of_ids() {
     let bed = Bed::partitioned().await;

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::run::RUN_TYPE;
-use verifyd::ports::probe::Pooling;
+use verifyd::ports::probe::{Pooling, Writing};
 use verifyd::ports::store::Store;
 use verifyd::ports::wake::{Listening, WakeSignal};
 use verifyd::store::ListenMode;
@@ -76,6 +76,27 @@ async fn only_queued_runs_of_verifyds_type_notify_and_once_a_transaction() {
     bed.queued().await;
     bed.store.wake().await.unwrap();
     assert_eq!(heard(&bed, &mut listener).await, 2);
+}
+
+/// Of INSERTs at the same time those that get neither of two locks leave it to the others to notify.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_test_of_writing_keeps_no_insert_from_notifying() {
+    let bed = Bed::postgres().await;
+    bed.connection(7).await;
+    // It would be refused while it holds one of them.
+    bed.exec(
+        "CREATE FUNCTION free() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 1986359913
+                        AND objid IN (10, 11) AND pid = pg_backend_pid()) THEN RAISE 'it notifies'; END IF;
+             RETURN new; END $$;
+         CREATE TRIGGER free BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION free()",
+    )
+    .await;
+    let tried = bed.store.try_writing().await.unwrap();
+    let Writing::Accepted { notifies, .. } = tried else {
+        panic!("{tried:?}")
+    };
+    assert_eq!(notifies, Some(true));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
