@@ -26,7 +26,7 @@ pub struct RunRecord {
 pub struct ProviderWait {
     /// When it may be claimed again.
     pub until: DateTime<Utc>,
-    /// The budget of its application, where that is limited.
+    /// The budget of its application, where that is limited. Its own directory may have been throttled all the same.
     pub budget: Option<BudgetKey>,
 }
 

@@ -355,13 +355,12 @@ fn a_run_that_waits_for_its_provider_says_for_how_long() {
     });
     waiting.provider_wait = Some(wait);
     let shown = RunDetail::of(&waiting, at(21));
-    let sentence = "Waiting for the budget of the application 00000000-0000-0000-0000-000000000000, \
-                    which Microsoft throttles: about 1 s.";
+    let sentence = "Waiting because the provider throttles the application \
+                    00000000-0000-0000-0000-000000000000: about 1 s.";
     assert_eq!(shown.run.verdict, sentence);
     let json = serde_json::to_value(shown.waiting).unwrap();
     let wanted = json!({
-        "reason": "application_budget", "until": "2026-03-04T05:00:20Z",
-        "client_id": Uuid::nil().to_string(), "cloud": "global",
+        "until": "2026-03-04T05:00:20Z", "client_id": Uuid::nil().to_string(), "cloud": "global",
     });
     assert_eq!(json, wanted);
 }

@@ -6,7 +6,7 @@ use super::preflight::{PreflightResult, RunSubject};
 use super::{Pipeline, Transition};
 use crate::domain::completion::Completion;
 use crate::domain::connection_facts::KeptFacts;
-use crate::domain::pause::with_jitter;
+use crate::domain::pause::MAX_DEFERRAL;
 use crate::domain::reason::Reason;
 use crate::domain::run::RunRequest;
 use crate::engine::scheduling::in_flight::Phase;
@@ -159,12 +159,6 @@ fn complete(completion: Completion) -> Transition {
     Transition::Complete(Box::new(completion))
 }
 
-/// The longest pause that is chosen here.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
-
-/// Largest random part of a wait for a budget, as a share of it.
-const BUDGET_JITTER: f64 = 0.2;
-
 /// Returns the wait that the provider or its limiter named, or one as long as the run has taken so far, which doubles each
 /// pause. `room`: the longest possible wait.
 fn pause(disposition: Disposition, spent: Duration, room: Duration) -> Option<Duration> {
@@ -172,14 +166,11 @@ fn pause(disposition: Disposition, spent: Duration, room: Duration) -> Option<Du
         Disposition::Finished => None,
         Disposition::Later(wait) => (wait <= room).then_some(wait),
         Disposition::Backoff(least) => {
-            let wait = least.max(spent.min(LONGEST_PAUSE));
+            let wait = least.max(spent.min(MAX_DEFERRAL));
             (least <= room).then(|| wait.min(room))
         }
-        // Replicas choose these times independently, and those that reach the limiter's bound are equal.
-        Disposition::Budget(wait) => {
-            let wait = with_jitter(wait, BUDGET_JITTER, LONGEST_PAUSE);
-            (!room.is_zero()).then(|| wait.min(room))
-        }
+        // Without jitter: the limiter spreads these times, and a permit is void soon after its own.
+        Disposition::Budget(wait) => (!room.is_zero()).then(|| wait.min(room)),
     }
 }
 
@@ -205,18 +196,16 @@ mod tests {
             seconds(90_000),
             seconds(90_000),
         );
-        assert_eq!(late, Some(LONGEST_PAUSE));
+        assert_eq!(late, Some(MAX_DEFERRAL));
     }
 
     #[test]
-    fn a_wait_for_a_budget_has_jitter_and_ends_with_the_total_deadline() {
-        let wait = || pause(Disposition::Budget(seconds(50)), seconds(600), seconds(90));
-        let waits: Vec<Duration> = std::iter::repeat_with(wait).take(100).flatten().collect();
-        assert_eq!(waits.len(), 100);
-        assert!(waits.iter().any(|wait| *wait != waits[0]));
-        let bounds = seconds(50)..=seconds(60);
-        assert!(waits.iter().all(|wait| bounds.contains(wait)), "{waits:?}");
-        for (room, wait) in [(seconds(9), Some(seconds(9))), (Duration::ZERO, None)] {
+    fn a_wait_for_a_budget_ends_with_the_total_deadline() {
+        for (room, wait) in [
+            (seconds(90), Some(seconds(50))),
+            (seconds(9), Some(seconds(9))),
+            (Duration::ZERO, None),
+        ] {
             let last = pause(Disposition::Budget(seconds(50)), seconds(600), room);
             assert_eq!(last, wait);
         }

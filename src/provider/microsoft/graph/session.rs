@@ -102,7 +102,7 @@ impl<'a> Session<'a> {
         let check = WaitingCheck {
             id: target.correlation_id,
             tenant: target.connection.tenant_id,
-            has_waited: target.is_repeated,
+            is_repeated: target.is_repeated,
         };
         let limiters = &shared.limiters;
         let limited = limiters.requests(&cloud.key, client_id, tenant, check);

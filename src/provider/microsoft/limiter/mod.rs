@@ -3,13 +3,13 @@
 //! Nothing is held back before the first such refusal, and the database is not asked. From then on each request needs
 //! a permit of the application's budget, which all replicas share in the database: see `domain::budget`. A process
 //! takes the permits of a second at a time, and gives them to its checks in the order of [`queue`]. A check that would
-//! wait for long gives its slot back, and comes again when the budget has permits for it: see [`places`].
+//! wait for long gives its slot back, and its run comes again when the budget has permits for it: see [`reservations`].
 
 mod answered;
 mod gauges;
-mod places;
 mod queue;
 mod refusals;
+mod reservations;
 #[cfg(test)]
 mod tests;
 
@@ -25,11 +25,11 @@ use chrono::{DateTime, Utc};
 use gauges::{Rates, WaitingGauge};
 use moka::future::Cache;
 use parking_lot::Mutex;
-use places::Places;
-use queue::{Answer, Waiter, WaitingRequests};
+use queue::{Waiter, WaitingRequests};
 use refusals::Refusals;
+use reservations::Reservations;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
@@ -52,7 +52,7 @@ const TIME_ALONE: Duration = Duration::from_secs(10);
 /// Time after which a process that sends nothing asks whether the budget is over.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 
-/// Time for which permits are taken, and after which one that was not used is void.
+/// Time for which permits are taken.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The largest part of the time that a check has left which it keeps when it gives up.
@@ -125,8 +125,8 @@ impl Limiters {
             limiter,
             directory,
             check,
-            has_begun: AtomicBool::new(false),
-            place: OnceLock::new(),
+            sent: AtomicU32::new(0),
+            reservation: OnceLock::new(),
         }
     }
 }
@@ -137,7 +137,7 @@ pub(super) struct WaitingCheck {
     pub id: Uuid,
     pub tenant: TenantId,
     /// Whether it is not the first attempt at its run.
-    pub has_waited: bool,
+    pub is_repeated: bool,
 }
 
 /// Requests of one check to Graph, in one directory.
@@ -145,10 +145,10 @@ pub(super) struct LimitedRequests {
     limiter: Option<Arc<Limiter>>,
     directory: Uuid,
     check: WaitingCheck,
-    /// Whether one of them was sent.
-    has_begun: AtomicBool,
-    /// When the check comes again. None of its requests waits any more.
-    place: OnceLock<Instant>,
+    /// How many were sent. With the first one the check has begun.
+    sent: AtomicU32,
+    /// When the run comes again. None of its requests waits any more.
+    reservation: OnceLock<Instant>,
 }
 
 impl std::fmt::Debug for LimitedRequests {
@@ -163,12 +163,12 @@ impl std::fmt::Debug for LimitedRequests {
 impl LimitedRequests {
     /// Counts the check as begun: these requests add to what it has read elsewhere.
     pub fn begin(&self) {
-        self.has_begun.store(true, Ordering::Relaxed);
+        self.sent.fetch_max(1, Ordering::Relaxed);
     }
 
     /// Waits until a request may be sent: for the first one `longest_wait` at most, for others until the end of the
     /// deadline. The check gives its slot back at once in a long pause, where more requests wait than get permits soon,
-    /// and where runs of other tenants that were released come first.
+    /// and where its tenant's runs that were released come first.
     pub async fn permit(&self, deadline: Instant) -> Result<(), Fault> {
         let Some(limiter) = &self.limiter else {
             return Ok(());
@@ -180,7 +180,7 @@ impl LimitedRequests {
             fault.later = Some(limiter.later(self));
             return Err(fault);
         }
-        self.begin();
+        self.sent.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -195,6 +195,18 @@ impl LimitedRequests {
     pub fn throttled(&self, scope: Option<ThrottleScope>, pause: Option<Duration>) {
         if let Some(limiter) = &self.limiter {
             limiter.throttled(self.directory, scope, pause.unwrap_or_default());
+        }
+    }
+}
+
+impl Drop for LimitedRequests {
+    fn drop(&mut self) {
+        let sent = *self.sent.get_mut();
+        if let Some(limiter) = &self.limiter
+            && sent > 0
+            && self.reservation.get().is_none()
+        {
+            limiter.state.lock().waiting.count_check(sent);
         }
     }
 }
@@ -216,7 +228,7 @@ struct Limiter {
 struct State {
     answered: AnsweredRequests,
     waiting: WaitingRequests,
-    places: Places,
+    reservations: Reservations,
     /// The task that gives permits, for as long as there is a limit.
     task: Option<AbortHandle>,
     refusals: Refusals,
@@ -259,7 +271,7 @@ impl Limiter {
     /// Waits for a permit of this check. False: none comes in time.
     async fn permits(self: &Arc<Self>, requests: &LimitedRequests, deadline: Instant) -> bool {
         let check = &requests.check;
-        let has_begun = requests.has_begun.load(Ordering::Relaxed);
+        let has_begun = requests.sent.load(Ordering::Relaxed) > 0;
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
         let soon = now + self.longest_wait;
@@ -267,66 +279,56 @@ impl Limiter {
         if !has_begun {
             until = until.min(soon);
         }
-        let answered = {
+        let permitted = {
             let mut state = self.state.lock();
             if !self.is_limited.load(Ordering::Relaxed) {
                 return true;
             }
             let is_paused = state.paused_until.is_some_and(|end| end > soon);
             let is_late = state.next.is_some_and(|next| next > until);
-            let is_first = !has_begun && !check.has_waited;
+            let is_new = !has_begun && !check.is_repeated;
             if is_paused
                 || is_late
-                || requests.place.get().is_some()
-                || (is_first && state.places.is_behind(check.tenant, now))
+                || requests.reservation.get().is_some()
+                || (is_new && state.reservations.has(check.tenant, now))
             {
                 return false;
             }
-            let (answer, answered) = oneshot::channel();
+            let (permit, permitted) = oneshot::channel();
             let waiter = Waiter {
                 tenant: check.tenant,
                 check: check.id,
                 deadline,
-                answer,
+                permit,
             };
             let was_empty = state.waiting.is_empty();
             state.waiting.push(waiter, has_begun);
-            let served_soon = self
-                .longest_wait
-                .div_duration_f64(state.interval_of_share());
-            state.waiting.release_beyond(served_soon);
+            let interval = state.interval_of_share();
+            let permits = self.longest_wait.div_duration_f64(interval);
+            state.waiting.release_beyond(permits);
             self.start(&mut state);
             if was_empty {
                 self.changed.notify_one();
             }
-            answered
+            permitted
         };
         let _waiting = WaitingGauge::new();
-        match timeout_at(until, answered).await {
-            Ok(Ok(Answer::Release)) | Err(_) => return false,
-            // Where the sender is gone, nothing is limited any more.
-            Ok(Ok(Answer::Permit) | Err(_)) => {}
-        }
-        if !has_begun {
-            let mut state = self.state.lock();
-            state.places.serve(check.tenant, Instant::now());
-        }
-        true
+        matches!(timeout_at(until, permitted).await, Ok(Ok(())))
     }
 
-    /// Returns when this check comes again: all its requests at the same time.
+    /// Returns when the run of this check comes again: the same for all its requests.
     fn later(&self, requests: &LimitedRequests) -> Later {
         let now = Instant::now();
-        let place = requests.place.get_or_init(|| {
+        let reservation = requests.reservation.get_or_init(|| {
             let mut state = self.state.lock();
             let earliest = state.next.max(Some(now + self.longest_wait)).unwrap_or(now);
             let interval = state.interval_of_share();
             let interval = interval.mul_f64(state.waiting.requests_per_check());
             let tenant = requests.check.tenant;
-            state.places.take(tenant, now, earliest, interval)
+            state.reservations.reserve(tenant, now, earliest, interval)
         });
         Later {
-            wait: place.saturating_duration_since(now).max(self.longest_wait),
+            wait: reservation.saturating_duration_since(now),
             cause: LaterCause::Budget,
         }
     }
@@ -429,8 +431,10 @@ impl Limiter {
                     return ControlFlow::Continue(());
                 }
                 self.is_limited.store(false, Ordering::Relaxed);
-                // Whoever waits may send.
-                let before = std::mem::take(&mut *state);
+                let mut before = std::mem::take(&mut *state);
+                while let Some(waiter) = before.waiting.pop() {
+                    let _ = waiter.permit.send(());
+                }
                 state.answered = before.answered;
                 state.refusals = before.refusals;
                 self.rates.set(&self.key, None);
@@ -482,7 +486,8 @@ impl State {
                 };
             }
             let next = self.next.unwrap_or(now);
-            if now > next + SECOND {
+            // A run may come somewhat after its reservation: a permit is valid until the next one.
+            if now > next + self.interval_of_share().max(SECOND) {
                 self.left = 0;
             }
             if self.left == 0 {
@@ -498,7 +503,7 @@ impl State {
             let Some(waiter) = self.waiting.pop() else {
                 continue;
             };
-            if waiter.answer.send(Answer::Permit).is_ok() {
+            if waiter.permit.send(()).is_ok() {
                 self.left -= 1;
                 self.used = self.used.saturating_add(1);
                 self.next = Some(next + self.interval);
@@ -539,10 +544,9 @@ impl State {
     fn pause(&mut self, now: Instant, pause: Duration, longest: Duration) {
         self.paused_until = self.paused_until.max(Some(now + pause));
         self.next = self.next.max(self.paused_until);
-        if pause <= longest {
-            return;
+        if pause > longest {
+            self.waiting.release_all();
         }
-        self.waiting.release_all();
     }
 
     fn use_permits(&mut self, permits: Permits, now: Instant) {

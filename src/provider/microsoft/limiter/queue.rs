@@ -1,11 +1,11 @@
 //! Requests that wait for a permit, in the order in which they get one.
 //!
 //! A check that has begun goes first: where all checks got on at the same pace, a low rate would let none of them end
-//! before its deadline. Among the checks that have begun, and among the others, tenants take turns. Of both no more wait
-//! than get permits soon, so that a throttled application leaves slots to others.
+//! before its deadline. Among the checks that have begun, and among the others, the order is round robin by tenant. Of
+//! both no more wait than get permits soon, so that a throttled application leaves slots to others.
 
 use crate::domain::TenantId;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -14,6 +14,9 @@ use uuid::Uuid;
 /// have begun end all the same.
 const FIRST_REQUESTS: u32 = 8;
 
+/// How many requests a check makes, as long as none has ended.
+const EXPECTED_REQUESTS: f64 = 4.0;
+
 /// A request that waits.
 pub(super) struct Waiter {
     pub tenant: TenantId,
@@ -21,33 +24,18 @@ pub(super) struct Waiter {
     pub check: Uuid,
     /// The check's deadline: the newest check has the latest one.
     pub deadline: Instant,
-    pub answer: oneshot::Sender<Answer>,
-}
-
-/// What a request that waits is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// It may be sent.
-    Permit,
-    /// Its check gives the slot back.
-    Release,
-}
-
-impl Waiter {
-    fn release(self) {
-        // Nobody may wait for it any more.
-        let _ = self.answer.send(Answer::Release);
-    }
+    /// Gives it a permit. Where this is dropped, the check is released: it gives its slot back.
+    pub permit: oneshot::Sender<()>,
 }
 
 /// Waiting requests of all tenants.
 #[derive(Default)]
 pub(super) struct WaitingRequests {
-    begun: Turns,
-    first: Turns,
+    begun: RoundRobin,
+    first: RoundRobin,
     given: u32,
-    /// Checks that have got their first permit.
-    checks: u32,
+    /// Requests of a check: a moving average of about the last 16 that have ended.
+    average: Option<f64>,
 }
 
 impl WaitingRequests {
@@ -70,18 +58,21 @@ impl WaitingRequests {
         let Some(waiter) = next else {
             return self.begun.pop();
         };
-        self.checks = self.checks.saturating_add(1);
-        for other in self.first.take_check(waiter.tenant, waiter.check) {
+        for other in self.first.take_check(waiter.check) {
             self.begun.push(other);
         }
         Some(waiter)
     }
 
-    /// Returns how many requests a check makes, by those that have got permits so far.
+    /// Counts a check that has ended, and has made so many requests.
+    pub fn count_check(&mut self, requests: u32) {
+        let before = self.requests_per_check();
+        self.average = Some(before + (f64::from(requests) - before) / 16.0);
+    }
+
+    /// Returns how many requests a check makes: modules differ.
     pub fn requests_per_check(&self) -> f64 {
-        let most = f64::from(FIRST_REQUESTS);
-        let requests = most / 2.0 + f64::from(self.given);
-        (requests / (1.0 + f64::from(self.checks))).clamp(1.0, most)
+        self.average.unwrap_or(EXPECTED_REQUESTS)
     }
 
     /// Releases checks that so many permits do not suffice for: the newest of the tenant with the most checks first.
@@ -97,10 +88,8 @@ impl WaitingRequests {
 
     /// Releases all checks that wait.
     pub fn release_all(&mut self) {
-        for turns in [&mut self.begun, &mut self.first] {
-            let all = std::mem::take(turns).waiting.into_values().flatten();
-            all.for_each(Waiter::release);
-        }
+        self.begun = RoundRobin::default();
+        self.first = RoundRobin::default();
     }
 
     /// Forgets requests that nobody waits for any more.
@@ -118,42 +107,37 @@ impl WaitingRequests {
     }
 }
 
-/// Turns of tenants: none has two while another one waits for its first.
+/// The requests of each tenant that has any, in round-robin order: none gets two permits while another one waits.
 #[derive(Default)]
-struct Turns {
-    /// Those with waiting requests, each once.
-    order: VecDeque<TenantId>,
-    waiting: HashMap<TenantId, VecDeque<Waiter>>,
-}
+struct RoundRobin(VecDeque<VecDeque<Waiter>>);
 
-impl Turns {
+impl RoundRobin {
     fn push(&mut self, waiter: Waiter) {
-        let of_tenant = self.waiting.entry(waiter.tenant).or_default();
-        if of_tenant.is_empty() {
-            self.order.push_back(waiter.tenant);
+        let mut tenants = self.0.iter_mut();
+        match tenants.find(|of_tenant| of_tenant[0].tenant == waiter.tenant) {
+            Some(of_tenant) => of_tenant.push_back(waiter),
+            None => self.0.push_back([waiter].into()),
         }
-        of_tenant.push_back(waiter);
     }
 
     fn pop(&mut self) -> Option<Waiter> {
-        let tenant = self.order.pop_front()?;
-        let of_tenant = self.waiting.get_mut(&tenant)?;
+        let mut of_tenant = self.0.pop_front()?;
         let waiter = of_tenant.pop_front();
-        match of_tenant.is_empty() {
-            true => drop(self.waiting.remove(&tenant)),
-            false => self.order.push_back(tenant),
+        if !of_tenant.is_empty() {
+            self.0.push_back(of_tenant);
         }
         waiter
     }
 
     /// Takes all requests of a check out.
-    fn take_check(&mut self, tenant: TenantId, check: Uuid) -> VecDeque<Waiter> {
-        let Some(of_tenant) = self.waiting.get_mut(&tenant) else {
-            return VecDeque::new();
-        };
-        let all = std::mem::take(of_tenant).into_iter();
-        let (taken, others): (_, VecDeque<Waiter>) = all.partition(|waiter| waiter.check == check);
-        *of_tenant = others;
+    fn take_check(&mut self, check: Uuid) -> Vec<Waiter> {
+        let mut taken = Vec::new();
+        for of_tenant in &mut self.0 {
+            let all = std::mem::take(of_tenant).into_iter();
+            let (its, others): (VecDeque<_>, _) = all.partition(|waiter| waiter.check == check);
+            taken.extend(its);
+            *of_tenant = others;
+        }
         self.forget_empty();
         taken
     }
@@ -162,46 +146,41 @@ impl Turns {
     /// makes: else a large one would never end.
     fn release_while(&mut self, are_too_many: impl Fn(&Self) -> bool) {
         while self.checks() > 1 && are_too_many(self) {
-            let tenants = self.order.iter();
-            let tenants = tenants.filter_map(|tenant| self.waiting.get(tenant));
             // Of equals the last one.
-            let largest = tenants.max_by_key(|of_tenant| {
+            let largest = self.0.iter().max_by_key(|of_tenant| {
                 let newest = of_tenant.iter().map(|waiter| waiter.deadline).max();
                 (checks(of_tenant), newest)
             });
             let newest =
                 largest.and_then(|of_tenant| of_tenant.iter().max_by_key(|waiter| waiter.deadline));
-            let Some(&Waiter { tenant, check, .. }) = newest else {
+            let Some(check) = newest.map(|waiter| waiter.check) else {
                 return;
             };
-            let released = self.take_check(tenant, check).into_iter();
-            released.for_each(Waiter::release);
+            drop(self.take_check(check));
         }
     }
 
     fn forget_cancelled(&mut self) {
-        for of_tenant in self.waiting.values_mut() {
-            of_tenant.retain(|waiter| !waiter.answer.is_closed());
+        for of_tenant in &mut self.0 {
+            of_tenant.retain(|waiter| !waiter.permit.is_closed());
         }
         self.forget_empty();
     }
 
     fn forget_empty(&mut self) {
-        self.waiting.retain(|_, of_tenant| !of_tenant.is_empty());
-        let waiting = &self.waiting;
-        self.order.retain(|tenant| waiting.contains_key(tenant));
+        self.0.retain(|of_tenant| !of_tenant.is_empty());
     }
 
     fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.0.is_empty()
     }
 
     fn len(&self) -> usize {
-        self.waiting.values().map(VecDeque::len).sum()
+        self.0.iter().map(VecDeque::len).sum()
     }
 
     fn checks(&self) -> usize {
-        self.waiting.values().map(checks).sum()
+        self.0.iter().map(checks).sum()
     }
 }
 
@@ -215,6 +194,7 @@ fn checks(of_tenant: &VecDeque<Waiter>) -> usize {
 mod tests {
     use super::*;
     use std::time::Duration;
+    use tokio::sync::oneshot::error::TryRecvError;
 
     /// Adds a request, and returns what keeps it waiting. A check with a greater number is newer.
     fn wait(
@@ -222,13 +202,13 @@ mod tests {
         tenant: i64,
         check: u128,
         begun: bool,
-    ) -> oneshot::Receiver<Answer> {
-        let (answer, waiting) = oneshot::channel();
+    ) -> oneshot::Receiver<()> {
+        let (permit, waiting) = oneshot::channel();
         let waiter = Waiter {
             tenant: TenantId(tenant),
             check: Uuid::from_u128(check),
             deadline: Instant::now() + Duration::from_secs(check as u64),
-            answer,
+            permit,
         };
         queue.push(waiter, begun);
         waiting
@@ -249,8 +229,8 @@ mod tests {
                 .collect();
             let one = wait(&mut queue, 2, 5_000, begun);
             assert_eq!(queue.len(), 1_001);
-            let place = popped(&mut queue).iter().position(|next| next.0 == 2);
-            assert_eq!(place, Some(1), "{begun}");
+            let position = popped(&mut queue).iter().position(|next| next.0 == 2);
+            assert_eq!(position, Some(1), "{begun}");
             drop((many, one));
         }
     }
@@ -262,8 +242,8 @@ mod tests {
             .map(|check| wait(&mut queue, 1, check, true))
             .collect();
         let first = wait(&mut queue, 2, 99, false);
-        let place = popped(&mut queue).iter().position(|next| next.0 == 2);
-        assert_eq!(place, Some(FIRST_REQUESTS as usize - 1));
+        let position = popped(&mut queue).iter().position(|next| next.0 == 2);
+        assert_eq!(position, Some(FIRST_REQUESTS as usize - 1));
         drop((begun, first));
     }
 
@@ -280,10 +260,10 @@ mod tests {
         drop(waiting);
     }
 
-    fn are_released(waiting: &mut [oneshot::Receiver<Answer>]) -> Vec<bool> {
+    fn are_released(waiting: &mut [oneshot::Receiver<()>]) -> Vec<bool> {
         let answers = waiting.iter_mut().map(oneshot::Receiver::try_recv);
         answers
-            .map(|answer| answer == Ok(Answer::Release))
+            .map(|answer| answer == Err(TryRecvError::Closed))
             .collect()
     }
 
@@ -293,7 +273,7 @@ mod tests {
         let mut begun: Vec<_> = [(1, 10), (1, 11), (1, 12), (2, 20)]
             .map(|(tenant, check)| wait(&mut queue, tenant, check, true))
             .into();
-        // No request has got a permit: a check is expected to make four.
+        // No check has ended: each is expected to make four requests.
         let mut first: Vec<_> = [(3, 30), (4, 40), (4, 41)]
             .map(|(tenant, check)| wait(&mut queue, tenant, check, false))
             .into();
@@ -307,7 +287,7 @@ mod tests {
         assert_eq!(queue.len(), 2, "one of each kind");
     }
 
-    /// Else a check of many requests would always be the one that is released, and a tenant whose turn was last, too.
+    /// Else a check of many requests would always be released, and one whose tenant has got the last permit.
     #[test]
     fn the_oldest_check_is_not_released_however_many_requests_it_makes() {
         let mut queue = WaitingRequests::default();
@@ -315,7 +295,7 @@ mod tests {
         let mut begun: Vec<_> = waiting
             .map(|(tenant, check)| wait(&mut queue, tenant, check, true))
             .into();
-        // The other tenant has the next turn.
+        // The other tenant gets the next permit.
         drop(queue.pop());
         queue.release_beyond(3.0);
         assert_eq!(

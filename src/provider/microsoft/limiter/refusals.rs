@@ -12,6 +12,9 @@ use uuid::Uuid;
 /// Refusals without a scope, of two directories within this time, are taken for the application's.
 const SAME_MOMENT: Duration = Duration::from_secs(10);
 
+/// Directories that are kept. With more, all are forgotten.
+const MAX_DIRECTORIES: usize = 1_000;
+
 /// Whom a refusal is about, as Graph says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ThrottleScope {
@@ -56,6 +59,9 @@ impl Refusals {
             self.refused.contains(&directory) && self.answered.len() >= self.refused.len();
         if is_refused_alone || scope == Some(ThrottleScope::Directory) {
             return false;
+        }
+        if self.refused.len() >= MAX_DIRECTORIES {
+            self.refused.clear();
         }
         if scope.is_none() {
             let last = self.last.replace((directory, now));
@@ -147,5 +153,9 @@ mod tests {
         }
         assert!(refusals.is_of_application(all[0], APPLICATION, now));
         assert!(refusals.answered.is_empty());
+        for directory in 0..2 * MAX_DIRECTORIES as u128 {
+            refusals.is_of_application(Uuid::from_u128(directory), APPLICATION, now);
+        }
+        assert!(refusals.refused.len() <= MAX_DIRECTORIES);
     }
 }
