@@ -218,7 +218,7 @@ fn health(worker: &Worker, queue: Arc<dyn Queue>) -> Health {
         untaken_after: long,
         stopping: CancellationToken::new(),
         logged: Mutex::default(),
-        rows: Default::default(),
+        rendered: Default::default(),
         database: Default::default(),
     }
 }
