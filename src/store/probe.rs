@@ -4,7 +4,7 @@
 mod read_back;
 mod written;
 
-use self::read_back::{Written, changed_columns};
+use self::read_back::{OF_RESULT, Written, changed_columns};
 use self::written::{completions, facts, inventories};
 use super::bounds::{is_claimable, is_valid_connection};
 use super::claims::{ClaimRequest, release_in};
@@ -338,8 +338,9 @@ async fn release(
     Ok(())
 }
 
-/// Completes the run and undoes it. Whether it is refused is what the completion itself says, as in `serve`. Returns the
-/// columns that are not as they were written all the same.
+/// Completes the run and undoes it. It is refused where the completion itself says so, as in `serve`, or where the run has
+/// not ended with its result all the same: what a completion returns does not show what a trigger does after it. Returns
+/// the other columns that are not as they were written.
 async fn complete(
     steps: &mut dyn RunSteps,
     keeper: &Keeper,
@@ -352,7 +353,8 @@ async fn complete(
     }
     let written = Written::Completion(request);
     let changed = changed_columns(&mut *steps.connection(), request.run, &written).await?;
-    if completed.is_altered {
+    let is_lost = changed.iter().any(|column| OF_RESULT.contains(column));
+    if completed.is_altered || is_lost {
         return Err(keeper.changes_row(&changed));
     }
     UNDO.execute(&mut *steps.connection()).await?;

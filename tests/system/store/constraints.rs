@@ -349,6 +349,51 @@ pub async fn what_a_rule_of_the_application_changes_is_found_by_reading_it_back(
     assert_eq!(bed.count("operation_runs").await, 0);
 }
 
+/// What the completion returns is as it was written. Guards would keep it so.
+pub async fn what_a_trigger_takes_back_after_a_completion_is_found(bed: &Bed) {
+    bed.connection(7).await;
+    bed.unguard().await;
+    let rules = [
+        (
+            "new.status = 'completed'",
+            "status = 'queued', outcome = NULL, completed_at = NULL",
+            "a trigger keeps the row of operation_runs as it is",
+        ),
+        (
+            "new.outcome = 'succeeded'",
+            "outcome = 'failed'",
+            "a trigger changes what is written to operation_runs: outcome",
+        ),
+    ];
+    for (number, (condition, change, said)) in rules.into_iter().enumerate() {
+        let name = format!("takes_back_{number}");
+        let update = format!("UPDATE operation_runs SET {change} WHERE id = new.id");
+        let (create, on) = if bed.is_postgres() {
+            let create = format!(
+                "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS \
+                 $$ BEGIN {update}; RETURN NULL; END $$; \
+                 CREATE TRIGGER {name} AFTER UPDATE ON operation_runs FOR EACH ROW WHEN ({condition}) \
+                 EXECUTE FUNCTION {name}()"
+            );
+            (create, " ON operation_runs")
+        } else {
+            let create = format!(
+                "CREATE TRIGGER {name} AFTER UPDATE ON operation_runs WHEN {condition} \
+                 BEGIN {update}; END"
+            );
+            (create, "")
+        };
+        bed.exec(&create).await;
+        let tried = bed.store.try_writing().await;
+        bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
+        let found = tried.unwrap_err().to_string();
+        let said = format!("completing a run: {said} (triggers: {name})");
+        assert!(found.contains(&said), "{said}: {found}");
+    }
+    assert!(accepts_all(bed).await);
+    assert_eq!(bed.count("operation_runs").await, 0);
+}
+
 /// It would stop the runs of all others.
 pub async fn a_rule_of_one_tenant_is_not_taken_for_one_of_all(bed: &Bed) {
     for tenant in [8, 7] {

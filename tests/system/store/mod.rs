@@ -165,6 +165,7 @@ runs {
         what_a_rule_of_the_application_refuses_is_found_by_trying,
         what_a_rule_of_the_application_refuses_of_permissions_is_found_by_trying,
         what_a_rule_of_the_application_changes_is_found_by_reading_it_back,
+        what_a_trigger_takes_back_after_a_completion_is_found,
         a_rule_of_one_tenant_is_not_taken_for_one_of_all,
         a_rule_of_the_oldest_tenants_is_not_taken_for_one_of_all,
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
