@@ -474,6 +474,7 @@ async fn try_run_without_connection(
     keeper: &Keeper,
 ) -> Result<(), StoreError> {
     TRY_RUN.execute(&mut *steps.connection()).await?;
+    NOTIFY_NOBODY.execute(&mut *steps.connection()).await?;
     let by = (RECORD_WITHOUT_CONNECTION, RECORD_EMPTY_WITHOUT_CONNECTION);
     let Recorded::Run(run) = record(steps, by, ConnectionId(1)).await? else {
         return Ok(());
