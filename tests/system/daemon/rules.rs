@@ -94,22 +94,39 @@ async fn a_trigger_that_lets_only_the_role_of_serve_through_stops_no_migration()
     bench.grant().await;
     bench
         .execute(
-            "DROP TRIGGER verifyd_notify_queued ON operation_runs;
-             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                 IF current_user <> 'verifyd_serve' THEN RAISE 'not by this role'; END IF;
-                 RETURN new; END $$;
+            "CREATE TABLE audit (actor text NOT NULL);
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
              CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION refuse()",
         )
         .await;
-    let done = bench.json(&["migrate", "--enforce"]);
-    let added = done["guards"]["added"].as_array().unwrap();
-    assert!(added.contains(&"verifyd_notify_queued".into()), "{done}");
-    let mut findings = done["findings"].as_array().unwrap().iter();
-    let is_warning = |finding: &Value| {
-        let problem = finding["problem"].as_str().unwrap();
-        problem.contains("claiming a run: not by this role") && finding["fatal"] == false
-    };
-    assert!(findings.any(is_warning), "{done}");
+    // Also with the codes of values and constraints.
+    for (refusal, said) in [
+        ("RAISE 'not by this role'", "not by this role"),
+        ("PERFORM 1 / 0", "a value does not fit (SQLSTATE 22012)"),
+        (
+            "INSERT INTO audit VALUES (NULL)",
+            "null value in column \"actor\"",
+        ),
+    ] {
+        bench
+            .execute(&format!(
+                "DROP TRIGGER verifyd_notify_queued ON operation_runs;
+                 CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                     IF current_user <> 'verifyd_serve' THEN {refusal}; END IF;
+                     RETURN new; END $$"
+            ))
+            .await;
+        let done = bench.json(&["migrate", "--enforce"]);
+        let added = done["guards"]["added"].as_array().unwrap();
+        assert!(added.contains(&"verifyd_notify_queued".into()), "{done}");
+        let mut findings = done["findings"].as_array().unwrap().iter();
+        let said = format!("claiming a run: {said}");
+        let is_warning = |finding: &Value| {
+            let problem = finding["problem"].as_str().unwrap();
+            problem.contains(&said) && finding["fatal"] == false
+        };
+        assert!(findings.any(is_warning), "{said}: {done}");
+    }
     bench.become_role("verifyd_serve");
     assert_eq!(examined(&bench), (0, vec![]));
     bench.serve(&[]).ready().await;
