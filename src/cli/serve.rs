@@ -182,16 +182,24 @@ pub async fn work(
     worked
 }
 
-/// Runs a part to its end. Runs do not depend on it, so a panic does not end the process: before `stop` the part is
-/// started again.
+/// Runs a part to its end. Runs do not depend on it, so a panic does not end the process: after a pause, unless `stop` comes
+/// before its end, the part is started again.
 async fn restarted<F: Future<Output = ()>>(
     name: &'static str,
     stop: CancellationToken,
     part: impl Fn() -> F,
 ) {
-    while AssertUnwindSafe(part()).catch_unwind().await.is_err() && !stop.is_cancelled() {
-        tracing::error!("the {name} panicked; starting it again");
-        tokio::time::sleep(PAUSE_AFTER_PANIC).await;
+    // Whatever makes the part may panic, too.
+    while AssertUnwindSafe(async { part().await })
+        .catch_unwind()
+        .await
+        .is_err()
+    {
+        tracing::error!("the {name} panicked; starting it again unless this process stops");
+        let pause = tokio::time::sleep(PAUSE_AFTER_PANIC);
+        if stop.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
     }
 }
 
@@ -204,14 +212,36 @@ mod tests {
     async fn a_part_that_panics_is_started_again() {
         let stop = CancellationToken::new();
         let started = AtomicU32::new(0);
-        let part = || async {
+        let part = || {
             let before = started.fetch_add(1, Ordering::Relaxed);
-            assert!(before >= 2, "a defect");
+            assert!(before >= 1, "a defect");
+            async move { assert!(before >= 2, "a defect") }
         };
         restarted("part", stop.clone(), part).await;
         assert_eq!(started.load(Ordering::Relaxed), 3);
         // It does not panic any more.
         restarted("part", stop, part).await;
         assert_eq!(started.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_panics_is_not_started_again_after_a_stop() {
+        for is_stopped in [true, false] {
+            let stop = CancellationToken::new();
+            if is_stopped {
+                stop.cancel();
+            }
+            let started = AtomicU32::new(0);
+            let part = || async {
+                let before = started.fetch_add(1, Ordering::Relaxed);
+                assert!(before >= 9, "a defect");
+            };
+            let stopping = async {
+                tokio::time::sleep(PAUSE_AFTER_PANIC / 2).await;
+                stop.cancel();
+            };
+            tokio::join!(restarted("part", stop.clone(), part), stopping);
+            assert_eq!(started.load(Ordering::Relaxed), 1);
+        }
     }
 }
