@@ -182,8 +182,8 @@ pub async fn work(
     worked
 }
 
-/// Runs a part to its end. Runs do not depend on it, so a panic does not end the process: after a pause, unless `stop` comes
-/// before its end, the part is started again.
+/// Runs a part to its end. Runs do not depend on it, so a panic does not end the process: after a pause, unless `stop`
+/// comes before its end, the part is started again.
 async fn restarted<F: Future<Output = ()>>(
     name: &'static str,
     stop: CancellationToken,

@@ -121,8 +121,8 @@ impl SchemaWatch {
         Ok(())
     }
 
-    /// Returns whether the next try is not due yet. What has refused the last one is the problem until then: one that was
-    /// found with another mark is mended.
+    /// Returns whether the next try is not due yet. What has refused the last one is the problem until then: one that
+    /// was found with another mark is mended.
     fn awaits_try(&self, mark: &str) -> bool {
         if self.is_try_due(mark) {
             return false;

@@ -41,8 +41,8 @@ pub struct Detail {
     pub step: Option<String>,
     pub text: String,
     pub code: Option<Code>,
-    /// Whether PostgreSQL says that a constraint of the table that the statement writes refuses the row, and nothing that a
-    /// trigger does.
+    /// Whether PostgreSQL says that a constraint of the table that the statement writes refuses the row, and nothing
+    /// that a trigger does.
     pub is_of_constraint: bool,
 }
 

@@ -158,8 +158,8 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
     }
 }
 
-/// Whether a constraint of the table that the statement itself writes, or of a partition of it, refused the row. What goes
-/// wrong within a function, such as that of a trigger, has a context.
+/// Whether a constraint of the table that the statement itself writes, or of a partition of it, refused the row. What
+/// goes wrong within a function, such as that of a trigger, has a context.
 fn is_of_constraint(error: &PgDatabaseError) -> bool {
     // integrity_constraint_violation
     error.code().starts_with("23") && error.table().is_some() && error.r#where().is_none()

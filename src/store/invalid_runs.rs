@@ -104,7 +104,8 @@ const REPEATED: Sql = Sql {
             r.places[1] AS one
         FROM repeated s CROSS JOIN LATERAL (
             SELECT count(*) AS runs, array_agg(CAST(r.created_at AS text) ORDER BY r.created_at DESC NULLS LAST) AS recorded,
-                array_agg('tableoid = ' || CAST(r.tableoid AS text) || ' AND ctid = ' || quote_literal(CAST(r.ctid AS text))
+                array_agg('tableoid = ' || CAST(r.tableoid AS text) || ' AND ctid = '
+                    || quote_literal(CAST(r.ctid AS text))
                     ORDER BY r.created_at DESC NULLS LAST) AS places
             FROM operation_runs r WHERE r.id = s.id AND " is_of_type!("r") ") r
         ORDER BY s.id DESC LIMIT $2"

@@ -338,9 +338,9 @@ async fn release(
     Ok(())
 }
 
-/// Completes the run and undoes it. It is refused where the completion itself says so, as in `serve`, or where the run has
-/// not ended with its result all the same: what a completion returns does not show what a trigger does after it. Returns
-/// the other columns that are not as they were written.
+/// Completes the run and undoes it. It is refused where the completion itself says so, as in `serve`, or where the run
+/// has not ended with its result all the same: what a completion returns does not show what a trigger does after it.
+/// Returns the other columns that are not as they were written.
 async fn complete(
     steps: &mut dyn RunSteps,
     keeper: &Keeper,

@@ -121,7 +121,8 @@ pub(in crate::cli) struct Refusal {
     pub remedy: String,
     /// Whether a rule of the application refuses it, and no missing right or policy, which another role may not lack.
     pub is_of_rule: bool,
-    /// Whether it surely refuses every role: a constraint does, and in SQLite there are no roles; a trigger may test its user.
+    /// Whether it surely refuses every role: a constraint does, and in SQLite there are no roles; a trigger may test its
+    /// user.
     pub is_of_every_role: bool,
 }
 
