@@ -379,6 +379,13 @@ async fn reservations_are_as_far_apart_as_checks_make_requests() {
     for _ in 0..100 {
         let check = requests(&limiters, 1).await;
         drop(waits(send(&check, 20, seconds(30))).await);
+        check.ended(Disposition::Finished);
+    }
+    // The first answer has cut these short.
+    for _ in 0..50 {
+        let check = requests(&limiters, 1).await;
+        drop(waits(send(&check, 1, seconds(30))).await);
+        check.ended(Disposition::Later(seconds(40)));
     }
     let throttled = requests(&limiters, 1).await;
     throttled.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
