@@ -328,7 +328,7 @@ impl Limiter {
             let interval = state.interval_of_share();
             let interval = interval.mul_f64(state.waiting.requests_per_check());
             let tenant = requests.check.tenant;
-            state.reservations.reserve(tenant, now, earliest, interval)
+            state.reservations.reserve(tenant, earliest, interval)
         });
         Later {
             wait: reservation.saturating_duration_since(now),

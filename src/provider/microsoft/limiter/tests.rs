@@ -350,7 +350,7 @@ async fn checks_that_many_are_before_come_again_one_after_another() {
     let limiters = with_the_lowest_rate().await;
     let began = Instant::now();
     let mut sent = Vec::new();
-    for tenant in 10..30 {
+    for tenant in 10..22 {
         let requests = requests(&limiters, tenant).await;
         sent.push(send(&requests, 1, seconds(30)));
     }
@@ -363,7 +363,7 @@ async fn checks_that_many_are_before_come_again_one_after_another() {
     // The budget has permits for one of them.
     assert!(began.elapsed() < seconds(2), "{:?}", began.elapsed());
     let count = reservations.len();
-    assert!((15..=19).contains(&count), "{reservations:?}");
+    assert!((8..=11).contains(&count), "{reservations:?}");
     reservations.sort_unstable();
     for pair in reservations.windows(2) {
         let step = pair[1] - pair[0];
