@@ -56,6 +56,9 @@ const IDLE_TIME: Duration = Duration::from_secs(60);
 /// Time for which permits are taken.
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Longest time for which a permit is valid: another replica may have learnt of a pause.
+const LONGEST_VALIDITY: Duration = Duration::from_secs(5);
+
 /// The largest part of the time that a check has left which it keeps when it gives up.
 const RESERVE: Duration = Duration::from_millis(500);
 
@@ -489,8 +492,9 @@ impl State {
                 };
             }
             let next = self.next.unwrap_or(now);
-            // A run may come somewhat after its reservation: a permit is valid until the next one.
-            if now > next + self.interval_of_share().max(SECOND) {
+            // A run may come somewhat after its reservation: a permit is valid until the next one of this replica.
+            let validity = self.interval_of_share().clamp(SECOND, LONGEST_VALIDITY);
+            if now > next + validity {
                 self.left = 0;
             }
             if self.left == 0 {
