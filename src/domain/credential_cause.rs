@@ -65,7 +65,7 @@ causes! {
     // It was decrypted, and cannot be used.
     UnknownContent, "its content is JSON that no kind of credential has",
         "Store the credential again";
-    EncryptedTwice, "it is encrypted twice",
+    EncryptedTwice, "the credential is itself an encrypted payload",
         "Encrypt the credential only once";
     LaravelContent, "the Laravel payload holds neither a secret, nor a combined PEM text, nor an array with client_secret or with private_key and certificate",
         "Store client_secret, or private_key and certificate, in the Laravel application";
