@@ -1,5 +1,6 @@
 //! The remedies for errors of PostgreSQL, and of a pooler before it.
 
+use crate::files::trusted_authorities;
 use crate::ports::store_error::Sign;
 
 pub(in crate::cli) const MORE_CONNECTIONS: &str = "allow more connections (max_connections of the server, CONNECTION LIMIT of role and \
@@ -155,8 +156,8 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
     ),
     (("", "UnknownIssuer"), TRUST_AUTHORITY),
     (
-        ("", "CaUsedAsEndEntity"),
-        "give the server a certificate that is no authority's own (basicConstraints CA:FALSE)",
+        ("", trusted_authorities::AUTHORITY_AS_SERVER),
+        trusted_authorities::AUTHORITY_AS_SERVER_REMEDY,
     ),
     (
         ("", "not valid for name"),
