@@ -306,9 +306,11 @@ async fn the_page_of_the_workers_shows_what_waits() {
     set(&mut bench, &[LONG]);
     let (broken, _) = add(&bench, &receiver.url("hidden-path"), &[]);
     receiver.answers("hidden-path", Answer::Status(500, usize::MAX));
-    let daemon = bench.serve(&[]);
+    let mut daemon = bench.serve(&[]);
     record(&bench, connection, FAILURES).await;
     until_circuit_is(&bench, broken, "open").await;
+    let line = daemon.wait_for("circuit of a webhook endpoint opened");
+    assert!(line.contains("http_status"), "{line}");
     let page = workers_page(&bench, &daemon).await;
     assert!(page.contains("Oldest pending"), "{page}");
     let row = format!("Endpoint {broken} of workspace 1: {FAILURES} failures in a row");
