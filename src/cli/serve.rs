@@ -24,8 +24,13 @@ use tokio_util::sync::CancellationToken;
 /// Pause before a part that panicked is started again.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 
+/// Time after the end of the worker: for the last answers (5 s), the last spans (5 s), and to close connections (3 s).
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(13);
+
 pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Result<ExitCode> {
-    let stop = stop::on_signals()?;
+    let signalled = stop::on_signals()?;
+    // Also fired by a part of the worker that fails.
+    let stop = signalled.child_token();
     // Unhandled, the signal would end the process.
     let show_state = signal(SignalKind::user_defined1())?;
     let metrics = metrics::install()?;
@@ -115,18 +120,29 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     let following = tokio::spawn(following);
     let worked = work(&services, worker, stop).await;
     closing.cancel();
-    // Runs do not depend on them.
-    let _ = tokio::join!(following, debugging);
-    let served = serving.await;
-    if let Some(traces) = traces {
-        traces.flush().await;
+    let close = async {
+        // Runs do not depend on them.
+        let _ = tokio::join!(following, debugging);
+        let served = serving.await;
+        if let Some(traces) = traces {
+            traces.flush().await;
+        }
+        served?.context("the HTTP endpoints")?;
+        tokio::join!(services.reads.close(), services.store.close());
+        ended.cancel();
+        reporting.await?;
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(CLOSE_TIMEOUT, close).await {
+        Ok(closed) => closed?,
+        Err(_) => tracing::warn!("connections do not close; ending the process"),
     }
-    served?.context("the HTTP endpoints")?;
-    services.reads.close().await;
-    services.store.close().await;
-    ended.cancel();
-    reporting.await?;
-    worked.context("the worker has stopped; restart it")?;
+    match worked {
+        Err(WorkerError::Overdue) if signalled.is_cancelled() => {
+            tracing::warn!("the stop took too long; others take over what has not ended");
+        }
+        worked => worked.context("the worker has stopped; restart it")?,
+    }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
@@ -158,8 +174,21 @@ async fn bind_socket(path: &Path) -> Option<Socket> {
 }
 
 /// Runs the worker, the publisher of completion events and the webhook sender until `stop`, or until the
-/// worker cannot go on.
+/// worker cannot go on. Ends in time after `stop`, whatever a part of them waits for.
 pub async fn work(
+    services: &Services,
+    worker: Worker,
+    stop: CancellationToken,
+) -> Result<(), WorkerError> {
+    let (state, stopped) = (Arc::clone(&worker.state), stop.clone());
+    let working = work_and_drain(services, worker, stop);
+    tokio::select! {
+        worked = working => worked,
+        () = state.stop_is_overdue(&stopped) => Err(WorkerError::Overdue),
+    }
+}
+
+async fn work_and_drain(
     services: &Services,
     worker: Worker,
     stop: CancellationToken,

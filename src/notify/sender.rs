@@ -244,7 +244,7 @@ impl Attempts {
         for _ in 0..RECORD_TRIES {
             match self.store.record_attempt(delivery, outcome).await {
                 Ok(recorded) => {
-                    log_circuit(delivery, recorded.circuit);
+                    log_circuit(delivery, outcome.sent, recorded.circuit);
                     return;
                 }
                 Err(error) => {
@@ -333,7 +333,7 @@ fn count_given_up(reason: &'static str, deliveries: u64) {
 }
 
 /// Logs the effect of an attempt on the circuit of its endpoint.
-fn log_circuit(delivery: &LeasedDelivery, change: CircuitChange) {
+fn log_circuit(delivery: &LeasedDelivery, sent: SendResult, change: CircuitChange) {
     let endpoint = delivery.endpoint.endpoint_id.0;
     match change {
         CircuitChange::Unchanged => {}
@@ -341,6 +341,8 @@ fn log_circuit(delivery: &LeasedDelivery, change: CircuitChange) {
             metrics::counter!("verifyd_webhook_circuits_opened_total").increment(1);
             tracing::warn!(
                 endpoint,
+                result = %sent.result,
+                status_code = sent.status_code,
                 probe_in = ?pause,
                 "circuit of a webhook endpoint opened; its deliveries wait for a probe"
             );

@@ -62,6 +62,7 @@ impl WebhookSettings {
             open_after: CIRCUIT_FAILURES,
             pause: with_jitter(2 * self.request_timeout, JITTER, max_pause),
             max_pause,
+            max_asked: self.max_retry_delay(),
         }
     }
 
@@ -140,7 +141,8 @@ mod tests {
                 let (AfterFailure::Opens(pause) | AfterFailure::StaysOpen(pause)) = after else {
                     panic!("{after:?}")
                 };
-                assert!(pause <= Duration::from_secs(900), "{pauses}: {pause:?}");
+                let bound = if asked > 0 { 21_600 } else { 900 };
+                assert!(pause <= Duration::from_secs(bound), "{pauses}: {pause:?}");
             }
         }
     }

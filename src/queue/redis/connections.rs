@@ -7,7 +7,7 @@ use crate::ports::queue::QueueError;
 use crate::queue::consumer_health::ConsumerHealth;
 use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub};
-use redis::{AsyncConnectionConfig, RedisError, RedisResult, ServerErrorKind};
+use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl Connections {
         let client = client.map_err(QueueError::Unavailable)?;
         match tokio::time::timeout(self.connect_timeout, client.get_async_pubsub()).await {
             Ok(Ok(pubsub)) => Ok(pubsub),
-            Ok(Err(error)) => Err(unavailable(&error)),
+            Ok(Err(error)) => Err(self.unavailable(&error).await),
             Err(_) => Err(QueueError::Unavailable("connecting took too long".into())),
         }
     }
@@ -115,7 +115,10 @@ impl Connections {
         let answer = tokio::time::timeout(self.call_timeout, exchange(&mut connection)).await;
         let (result, renew) = match answer {
             Ok(Ok(value)) => (Ok(value), false),
-            Ok(Err(error)) => (Err(unavailable(&error)), needs_new_connection(&error)),
+            Ok(Err(error)) => (
+                Err(self.unavailable(&error).await),
+                needs_new_connection(&error),
+            ),
             Err(_) => (
                 Err(QueueError::Unavailable(
                     "no answer within the timeout".into(),
@@ -124,8 +127,8 @@ impl Connections {
             ),
         };
         if renew {
-            // The manager connects again only after the connection has closed, which a half-open one never is, and
-            // to the same server, which may be a former primary.
+            // The manager connects again only after the connection has closed, which a half-open one never is, not
+            // after a refused sign-in, and to the same server, which may be a former primary.
             *self.shared.lock() = None;
         }
         self.health
@@ -152,11 +155,28 @@ impl Connections {
             exchange(connection).await
         };
         match tokio::time::timeout(self.call_timeout, exchange).await {
-            Ok(answer) => answer.map_err(|error| unavailable(&error)),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.unavailable(&error).await),
             Err(_) => Err(QueueError::Unavailable(
                 "no answer within the timeout".into(),
             )),
         }
+    }
+
+    /// Describes what went wrong, as `first_contact` does: of a refused sign-in with the server's own answer, which the
+    /// client leaves out.
+    pub async fn describe(&self, error: &RedisError) -> String {
+        if error.kind() == ErrorKind::AuthenticationFailed {
+            self.reached.store(false, Ordering::Relaxed);
+            if let Err(QueueError::Unavailable(answer)) = self.first_contact().await {
+                return answer;
+            }
+        }
+        error::describe(error)
+    }
+
+    async fn unavailable(&self, error: &RedisError) -> QueueError {
+        QueueError::Unavailable(self.describe(error).await)
     }
 
     async fn shared(&self) -> Result<ConnectionManager, QueueError> {
@@ -174,11 +194,7 @@ impl Connections {
 }
 
 fn needs_new_connection(error: &RedisError) -> bool {
-    error.is_io_error() || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
-}
-
-/// Describes what went wrong. The client's messages name commands and the server's answer, never the
-/// URL.
-pub(super) fn unavailable(error: &RedisError) -> QueueError {
-    QueueError::Unavailable(error::describe(error))
+    error.is_io_error()
+        || error.kind() == ErrorKind::AuthenticationFailed
+        || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }

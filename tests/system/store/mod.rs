@@ -354,6 +354,7 @@ others {
         a_circuit_opens_records_without_trying_and_closes_after_a_probe,
         a_probe_whose_sender_died_is_followed_by_another,
         attempts_that_were_under_way_when_it_opened_leave_the_circuit_alone,
+        a_wait_that_a_receiver_asks_for_holds_for_its_endpoint,
         an_open_circuit_holds_up_no_other_endpoint,
         open_circuits_take_no_place_of_what_is_tried,
         what_is_pending_for_too_long_is_given_up,
