@@ -5,6 +5,7 @@ use crate::daemon::doctor::examined;
 use serde_json::Value;
 use test_support::bench::{Bench, Daemon};
 use test_support::waiting::until;
+use verifyd_simulator::SimulatorOptions;
 
 /// Puts back the context of a run that is completed.
 const PUTS_BACK: &str = "
@@ -113,6 +114,32 @@ async fn a_trigger_that_lets_only_the_role_of_serve_through_stops_no_migration()
     bench.become_role("verifyd_serve");
     assert_eq!(examined(&bench), (0, vec![]));
     bench.serve(&[]).ready().await;
+}
+
+/// It has no right to the table of another application.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_role_of_migrate_may_not_try_is_said() {
+    let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
+    bench
+        .execute(
+            "CREATE TABLE operation_runs (id bigserial PRIMARY KEY, workspace_id bigint NOT NULL,
+                 tenant_id bigint, type text NOT NULL, outcome text, context jsonb, failure_summary jsonb,
+                 status text NOT NULL CHECK (status IN ('queued', 'processing', 'done')),
+                 created_at timestamptz, started_at timestamptz, completed_at timestamptz)",
+        )
+        .await;
+    bench.grant().await;
+    bench.become_role("verifyd_migrate");
+    let done = bench.json(&["migrate"]);
+    let mut findings = done["findings"].as_array().unwrap().iter();
+    let untried = findings.find(|finding| finding["subject"] == "writing");
+    let problem = untried.unwrap_or_else(|| panic!("{done}"))["problem"].as_str();
+    let said = "not tried to the end by this command: the database refused: permission denied for table \
+                operation_runs";
+    assert!(problem.unwrap().starts_with(said), "{done}");
+    bench.grant().await;
+    bench.become_role("verifyd_serve");
+    is_refused_by(&["serve"], &bench, "claiming a run: new row").await;
 }
 
 /// The completion of such a run is not refused.
