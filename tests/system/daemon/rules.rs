@@ -218,6 +218,53 @@ async fn nothing_is_claimed_while_a_rule_refuses_every_run() {
     }
 }
 
+/// Each write that is tried waits for the rule; runs of bare INSERTs are delivered by sweeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_is_tried_for_long_holds_up_no_sweep() {
+    let bench = Bench::new().await;
+    let (slow, other) = (bench.healthy(8), bench.healthy(7));
+    let mut environment = FREQUENT.to_vec();
+    environment.extend([
+        // A look is given up before its statements.
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "10m"),
+        (
+            "VERIFYD__LOG__FILTER",
+            "info,verifyd::engine::reconciler=debug",
+        ),
+    ]);
+    let daemon = bench.serve(&environment);
+    daemon.ready().await;
+    // The tenant that was checked last is tried first.
+    bench.record(&[slow], 1).await;
+    bench.all_completed().await;
+    bench
+        .execute(
+            "CREATE SEQUENCE tries;
+             CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM nextval('tries');
+                 LOOP
+                     -- The test of the writes has its statements cancelled once.
+                     BEGIN
+                         EXIT WHEN EXISTS (SELECT FROM operation_runs WHERE tenant_id = 7 AND status = 'completed');
+                         PERFORM pg_sleep(0.1);
+                     EXCEPTION WHEN query_canceled THEN NULL;
+                     END;
+                 END LOOP;
+                 RETURN new;
+             END $$;
+             CREATE TRIGGER hold_up BEFORE UPDATE ON operation_runs FOR EACH ROW
+                 WHEN (new.tenant_id = 8) EXECUTE FUNCTION hold_up()",
+        )
+        .await;
+    let tried = "SELECT is_called::int::bigint FROM tries";
+    bench.until(tried, |called| called == 1).await;
+    bench.record(&[other], 1).await;
+    bench.all_completed().await;
+    // It is what is logged where a look was given up.
+    let lines = daemon.lines.lock().unwrap().join("\n");
+    assert!(!lines.contains("cannot inspect the schema"), "{lines}");
+}
+
 /// It reads a table: neither the catalogues nor the test at the start say that it refuses runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_that_begins_to_refuse_every_run_makes_a_worker_not_ready() {
