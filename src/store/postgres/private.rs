@@ -46,7 +46,7 @@ impl Private {
             name,
         };
         // Of template1 an installation may have made something of its own.
-        made.execute(format!("CREATE DATABASE {} TEMPLATE template0", made.name))
+        made.execute(format!("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'", made.name))
             .await?;
         Ok(made)
     }

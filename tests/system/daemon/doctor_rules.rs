@@ -229,6 +229,43 @@ async fn what_could_not_be_tried_is_said() {
     assert!(said.contains("completing one was not tried"), "{said}");
 }
 
+/// `serve` waits longer for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_takes_long_is_no_failure() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    bench
+        .execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN PERFORM pg_sleep(2); RETURN new; END';
+             CREATE TRIGGER slow BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION slow()",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, ..)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "writing"), "{bad:?}");
+}
+
+/// Compiling them takes longer than executing them, where a setting has the server compile them all.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_are_not_compiled() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    let url = bench.database.url();
+    let name = url.rsplit('/').next().unwrap();
+    bench
+        .execute(&format!(
+            "ALTER DATABASE {name} SET jit = on;
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''compiled''; END';
+             CREATE TRIGGER compiled BEFORE INSERT OR UPDATE ON operation_runs FOR EACH ROW
+                 WHEN (current_setting('jit') = 'on') EXECUTE FUNCTION refuse()"
+        ))
+        .await;
+    assert_eq!(examined(&bench), (0, vec![]));
+}
+
 /// Triggers guard what the audit trail says; the owner of its table can disable them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guard_of_the_audit_trail_that_is_gone_is_named_with_what_restores_it() {
