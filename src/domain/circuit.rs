@@ -67,7 +67,9 @@ impl Circuit {
         if !(was_open || fails_often || is_asked) {
             return AfterFailure::Unchanged;
         }
-        let factor = 2_u32.saturating_pow(self.pauses);
+        // Pauses that the receiver asked for double none of these.
+        let doublings = self.failures.saturating_sub(policy.open_after);
+        let factor = 2_u32.saturating_pow(doublings.min(self.pauses));
         let own = policy.pause.saturating_mul(factor).min(policy.max_pause);
         self.pauses = self.pauses.saturating_add(1);
         let pause = match is_asked && !fails_often {
@@ -155,6 +157,20 @@ mod tests {
             };
             let after = circuit.fail(false, Duration::from_secs(asked), &POLICY);
             assert_eq!(after, AfterFailure::Opens(Duration::from_secs(pause)));
+        }
+    }
+
+    #[test]
+    fn pauses_that_were_asked_for_double_none_of_its_own() {
+        let seconds = Duration::from_secs;
+        let mut circuit = Circuit::default();
+        let pauses = [1, 1, 10, 20, 35];
+        for (tried, pause) in pauses.into_iter().enumerate() {
+            let after = circuit.fail(tried > 0, seconds(1), &POLICY);
+            let (AfterFailure::Opens(waits) | AfterFailure::StaysOpen(waits)) = after else {
+                panic!("{after:?}")
+            };
+            assert_eq!(waits, seconds(pause), "{tried}");
         }
     }
 

@@ -71,19 +71,10 @@ impl WorkerState {
         tokio::time::sleep(CLAIM_TIMEOUT).await;
     }
 
-    /// Waits until a stop takes too long, because a server passes nothing: some time after the last run in flight has
-    /// ended, or after the grace period.
+    /// Waits until a stop takes too long, because a server passes nothing.
     pub async fn stop_is_overdue(&self, stop: &CancellationToken) {
         stop.cancelled().await;
-        let runs_end = async {
-            // Claims that were under way have been answered or given up.
-            tokio::time::sleep(CLAIM_TIMEOUT).await;
-            while self.in_flight.claimed() > 0 {
-                tokio::time::sleep(IN_FLIGHT_LOOK_INTERVAL).await;
-            }
-        };
-        let _ = tokio::time::timeout(self.settings.grace_period, runs_end).await;
-        tokio::time::sleep(RELEASE_TIMEOUT).await;
+        tokio::time::sleep(self.settings.grace_period + RELEASE_TIMEOUT).await;
     }
 }
 
@@ -112,9 +103,6 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(6);
 /// adds it, and what `cli/serve.rs` needs afterwards, to the grace period.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a stop looks whether runs are in flight.
-const IN_FLIGHT_LOOK_INTERVAL: Duration = Duration::from_millis(100);
-
 /// A part that must not end before the worker is stopped.
 struct Part {
     name: &'static str,
@@ -137,6 +125,7 @@ impl Part {
                 Ok(Err(error)) => error,
                 Ok(Ok(())) | Err(_) => WorkerError::Part(name),
             };
+            tracing::error!(%error, "a part of the worker ended; stopping");
             stop.cancel();
             Err(error)
         });

@@ -134,7 +134,7 @@ mod tests {
             assert!((30.0..=36.0).contains(&policy.pause.as_secs_f64()));
             for (pauses, asked) in [(0, 86_400), (4, 0), (5, 0), (5, 86_400), (60, 0)] {
                 let mut circuit = Circuit {
-                    failures: 4,
+                    failures: 4 + pauses,
                     pauses,
                 };
                 let after = circuit.fail(true, Duration::from_secs(asked), &policy);

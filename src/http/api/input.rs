@@ -353,7 +353,7 @@ fn names_other_charset(parameter: &str) -> bool {
     let Some((name, value)) = parameter.split_once('=') else {
         return false;
     };
-    let value = value.trim_matches('"');
+    let (name, value) = (name.trim(), value.trim().trim_matches(['"', '\'']));
     let is_utf8 = |known: &str| value.eq_ignore_ascii_case(known);
     name.eq_ignore_ascii_case("charset") && !["utf-8", "utf8", "us-ascii"].into_iter().any(is_utf8)
 }

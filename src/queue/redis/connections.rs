@@ -20,7 +20,7 @@ pub(super) struct Connections {
     primary: Primary,
     config: ConnectionManagerConfig,
     shared: Mutex<Option<ConnectionManager>>,
-    /// Whether the server has been reached since this process started.
+    /// Whether the server was reached, and has answered since.
     reached: AtomicBool,
     connect_timeout: Duration,
     call_timeout: Duration,
@@ -83,7 +83,8 @@ impl Connections {
     }
 
     /// Tries once whether the server can be used, for its own error: a connection that retries reports
-    /// only a timeout in the end. Does nothing once the server has been reached.
+    /// only a timeout in the end. Does nothing once the server has been reached,
+    /// until a call gets no answer or a sign-in is refused.
     pub async fn first_contact(&self) -> Result<(), QueueError> {
         if self.reached.load(Ordering::Relaxed) {
             return Ok(());
@@ -127,6 +128,8 @@ impl Connections {
             ),
         };
         if renew {
+            // The next call learns why, if it has no answer, either.
+            self.reached.store(false, Ordering::Relaxed);
             // The manager connects again only after the connection has closed, which a half-open one never is, not
             // after a refused sign-in, and to the same server, which may be a former primary.
             *self.shared.lock() = None;

@@ -219,7 +219,8 @@ async fn a_receiver_is_not_tried_again_before_it_asks_for_it() {
 /// Whatever is recorded meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_asks_to_wait_gets_nothing_meanwhile() {
-    let (bench, connection, receiver) = bench().await;
+    let (mut bench, connection, receiver) = bench().await;
+    set(&mut bench, &[LONG]);
     let (busy, _) = add(&bench, &receiver.url("busy"), &[]);
     let (other, _) = add(&bench, &receiver.url("other"), &[]);
     receiver.answers("busy", Answer::WaitSeconds(3600));

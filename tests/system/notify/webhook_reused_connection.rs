@@ -52,7 +52,8 @@ async fn closing(unanswered: Arc<AtomicU64>) -> u16 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_lost_on_a_used_connection_is_sent_again_at_once() {
-    let (bench, connection, _receiver) = bench().await;
+    let (mut bench, connection, _receiver) = bench().await;
+    bench.set("VERIFYD__WEBHOOKS__REQUEST_TIMEOUT", "5m");
     let unanswered = Arc::new(AtomicU64::new(0));
     let port = closing(Arc::clone(&unanswered)).await;
     let (endpoint, _) = add(&bench, &format!("http://127.0.0.1:{port}/hook"), &[]);
