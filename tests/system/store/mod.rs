@@ -104,6 +104,8 @@ runs {
     completion:
         a_completion_writes_run_report_and_attempt,
         other_keys_of_context_are_kept,
+        no_member_stays_that_looks_like_verifyds,
+        what_is_null_or_blank_counts_as_left_out,
         a_context_that_is_no_object_is_kept_beside_the_report,
         a_blocked_run_names_reason_and_next_steps,
         a_completed_run_is_never_claimed_or_completed_again,
