@@ -8,6 +8,7 @@ use crate::ports::probe::{
 };
 use crate::ports::store::{Store, StoreError};
 use std::fmt;
+use std::time::Duration;
 
 const PART: &str = "writing";
 
@@ -105,6 +106,25 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
         Err(failure) => of_failure(&failure),
     });
     notifies
+}
+
+/// Names runs that wait because their claim is refused. `serve` says so in its log and figures alone.
+pub(super) async fn check_waiting(store: &dyn Store, waited: Duration, lines: &mut Vec<Line>) {
+    match store.refused_claims(waited).await {
+        Ok(refusals) => lines.extend(refusals.iter().map(|(run, failure)| {
+            let line = refused(failure, REFUSING_RULE);
+            Line {
+                part: "runs",
+                state: State::Warning,
+                found: format!("run {run} waits: {}", line.found),
+                ..line
+            }
+        })),
+        Err(failure) => lines.push(Line {
+            state: State::Warning,
+            ..error("runs", &failure)
+        }),
+    }
 }
 
 /// A line for a test that has failed.

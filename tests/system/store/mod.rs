@@ -169,6 +169,7 @@ runs {
         what_a_rule_of_the_application_changes_is_found_by_reading_it_back,
         a_rule_of_one_tenant_is_not_taken_for_one_of_all,
         a_rule_of_the_oldest_tenants_is_not_taken_for_one_of_all,
+        refused_claims_of_runs_that_wait_are_found,
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
     guards:
         a_completed_run_survives_a_save_of_an_older_copy,
