@@ -2,7 +2,7 @@
 //! `migrate` and for the start of `serve`.
 
 use super::{Line, State, TIMEOUT, bad, error, ok};
-use crate::cli::remedy::REPEATED_KEY;
+use crate::cli::remedy::{NO_FURTHER_ID, REPEATED_KEY};
 use crate::ports::probe::{
     CLAIMING, COMPLETING, RECORDING, RELEASING, SWEEPING, UnusableIds, WRITING_INVENTORY, Writing,
 };
@@ -76,7 +76,7 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
         Ok(Writing::OnlyClaimed) => ok(PART, ONLY_CLAIMED),
         Ok(Writing::NothingTried) => ok(PART, NOTHING_TRIED),
         Ok(Writing::NotRecording(failure) | Writing::NotTried(failure))
-            if failure.has(REPEATED_KEY)
+            if (failure.has(REPEATED_KEY) || failure.has(NO_FURTHER_ID))
                 && unusable.iter().any(|ids| ids.table == "operation_runs") =>
         {
             return None;
@@ -261,6 +261,7 @@ fn is_refused_by_a_rule(failure: &StoreError) -> bool {
         ("", "row-level security"),
         ("", "configuration parameter"),
         REPEATED_KEY,
+        NO_FURTHER_ID,
     ];
     matches!(failure, StoreError::Refused(_))
         && failure.step().is_some_and(|step| steps.contains(&step))

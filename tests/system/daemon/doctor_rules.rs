@@ -349,6 +349,26 @@ async fn the_next_id_is_that_of_the_identity_column() {
     assert_eq!(examined(&bench), (0, vec![]));
 }
 
+/// The sequence refuses the check that is tried, and no rule of the application does: there is one remedy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_at_its_end_is_found() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    bench
+        .execute(
+            "SELECT setval(pg_get_serial_sequence('operation_runs', 'id'), 9223372036854775807)",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "writing"));
+    assert!(found.contains("operation_runs is at its end"), "{found}");
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+}
+
 /// The check that is tried is one of another tenant, and nothing is stored of a claim that is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn runs_of_one_tenant_whose_claims_are_refused_are_named() {
