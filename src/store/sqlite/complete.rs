@@ -26,17 +26,19 @@ const END_ATTEMPTS: &str = sql!(
 );
 
 /// The context of the run that stays: members that verifyd does not write as they are, and a context that is
-/// no object as the member `producer_context`. `-1`: see `NOTHING_KEPT`.
+/// no object as the member `producer_context`. `-1`: see `NOTHING_KEPT`. Not with `json_patch`, which compares each
+/// member of an object with all that it has written of it.
 macro_rules! kept {
     () => {
         $crate::store::sql::sql!(
             "CASE WHEN octet_length(context) > d.kept THEN
                   CASE WHEN d.kept = -1 OR octet_length(context) > 16777216
                       OR NOT json_valid(context) THEN '{\"producer_context_dropped\":true}'
-                  ELSE json_patch('{\"producer_context_dropped\":true}', json_object(
-                      'provider', context -> '$.provider', 'module', context -> '$.module',
-                      'provider_connection_id', context -> '$.provider_connection_id',
-                      'target_scope', context -> '$.target_scope')) END
+                  ELSE (SELECT json_insert(json_group_object(m.name, context -> m.name),
+                                '$.producer_context_dropped', json('true'))
+                        FROM (SELECT DISTINCT key AS name FROM json_each(context)
+                              WHERE key IN ('provider', 'module', 'provider_connection_id', 'target_scope')
+                                AND type <> 'null') m) END
               WHEN json_type(context) = 'object' THEN json_remove(context, " own_members!(sqlite) ")
               WHEN json_type(context) = 'null' THEN '{}'
               ELSE json_object('producer_context', json(context)) END"

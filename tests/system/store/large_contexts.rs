@@ -15,7 +15,7 @@ use verifyd::domain::{ConnectionId, Reason, RunId};
 use verifyd::ports::acknowledgements::AcknowledgementFilter;
 use verifyd::ports::overview::ConnectionFilter;
 
-use verifyd::ports::store::{NewRun, RunFilter, Store};
+use verifyd::ports::store::{ContextSize, NewRun, RunFilter, Store};
 use verifyd::store::{DatabaseSettings, LimitSettings};
 
 /// The default of `limits.context_bytes`.
@@ -236,6 +236,39 @@ pub async fn numbers_of_any_length_stay_as_they_are(bed: &Bed) {
         }
     }
     assert_eq!(bed.store.invalid_runs(1_000, 1_000).await.unwrap(), []);
+}
+
+/// A context that the database has refused: what verifyd reads of it is kept, however many members that has.
+pub async fn many_members_of_a_target_scope_cost_a_few_passes_over_them(bed: &Bed) {
+    const MEMBERS: i64 = 200_000;
+    bed.lift_constraints().await;
+    let mut large = context(1);
+    let members = (0..MEMBERS).map(|number| (format!("k{number}"), json!(number)));
+    large["target_scope"] = Value::Object(members.collect());
+    let run = bed.insert(RUN_TYPE, "queued", &large).await;
+    let mut held = bed.claim(run, "w").await;
+    held.context = ContextSize::Refused;
+    let each = match bed.is_postgres() {
+        true => "jsonb_each",
+        false => "json_each",
+    };
+    let pass = format!(
+        "SELECT count(*) FROM operation_runs r, {each}(r.context -> 'target_scope') WHERE r.id = {run}"
+    );
+    let mut passing = Duration::MAX;
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert_eq!(bed.number(&pass).await, MEMBERS);
+        passing = passing.min(began.elapsed());
+    }
+    let began = Instant::now();
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+    let completing = began.elapsed();
+    assert!(
+        completing < passing * 400,
+        "{completing:?}, a pass {passing:?}"
+    );
+    assert_eq!(bed.number(&pass).await, MEMBERS);
 }
 
 /// Another store on the same database with this limit on statements.
