@@ -41,6 +41,9 @@ const CLOCK_SECONDS: f64 = 5.0;
 /// Free space on the disk of an embedded database below which a line is shown.
 const LITTLE_SPACE: u64 = 512 * 1024 * 1024;
 
+/// Sweeps after which a run is no longer left to the workers: its claim is tried.
+const WAITED_SWEEPS: u32 = 3;
+
 /// Rows of a table that are looked through, and invalid ones that are shown.
 const LATEST_ROWS: u32 = 10_000;
 const SHOWN: u32 = 5;
@@ -191,9 +194,8 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
                     connections::check(store, settings, lines).await;
                 })
                 .await;
-                let dead_after = settings.worker.dead_after;
                 in_time("runs", store, &mut lines, async |store, lines| {
-                    workers = runs(store, dead_after, lines).await;
+                    workers = runs(store, settings, lines).await;
                 })
                 .await;
             }
@@ -415,12 +417,12 @@ fn disk(store: &dyn Store, lines: &mut Vec<Line>) {
 }
 
 /// What is to be said of runs, and of what follows from them. Returns the workers.
-async fn runs(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>) -> Vec<WorkerRecord> {
+async fn runs(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>) -> Vec<WorkerRecord> {
     guards(store, lines).await;
     lines.extend(partitions::check(store).await);
     lines.push(webhooks::check(store).await);
     throttling::check(store, lines).await;
-    let workers = activity(store, dead_after, lines).await;
+    let workers = activity(store, settings, lines).await;
     invalid_runs::check(store, lines).await;
     workers
 }
@@ -461,7 +463,7 @@ async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
 /// Shows queued runs and workers. Returns the workers.
 async fn activity(
     store: &dyn Store,
-    dead_after: Duration,
+    settings: &Settings,
     lines: &mut Vec<Line>,
 ) -> Vec<WorkerRecord> {
     let now = SystemClock.now();
@@ -476,7 +478,7 @@ async fn activity(
         .iter()
         .filter(|w| {
             let age = (now - w.beat_at).to_std();
-            age.map_or(true, |age| age <= dead_after)
+            age.map_or(true, |age| age <= settings.worker.dead_after)
         })
         .count();
     let plural = if beating == 1 { "" } else { "s" };
@@ -500,6 +502,11 @@ async fn activity(
     } else {
         ok("runs", found)
     });
+    let is_refused = |line: &Line| line.part == "writing" && line.state == State::Failed;
+    if beating > 0 && counts.queued > 0 && !lines.iter().any(is_refused) {
+        let waited = settings.reconciler.interval * WAITED_SWEEPS;
+        writing::check_waiting(store, waited, lines).await;
+    }
     workers
 }
 

@@ -2,7 +2,10 @@
 //! rolled back.
 
 mod read_back;
+mod waiting;
 mod written;
+
+pub(super) use self::waiting::refused_claims;
 
 use self::read_back::{OF_RESULT, Written, changed_columns};
 use self::written::{completions, facts, inventories};

@@ -27,6 +27,9 @@ const REACH_SERVER: &str = "check database.url (DATABASE_URL), and that PostgreS
 /// unique_violation of a primary key, which PostgreSQL names so.
 pub(in crate::cli) const REPEATED_KEY: Sign = ("23505", "_pkey\"");
 
+/// sequence_generator_limit_exceeded.
+pub(in crate::cli) const NO_FURTHER_ID: Sign = ("2200H", "");
+
 /// A setting that `options` of the address name, or a policy or trigger: verifyd's statements read no such one.
 pub(super) const UNKNOWN_SETTING: Sign = ("", "unrecognized configuration parameter");
 
@@ -86,7 +89,7 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
         "correct or drop the policies or rules that lead back to their own table, also through another one",
     ),
     (
-        ("2200H", ""),
+        NO_FURTHER_ID,
         "the sequence of the ids gives no further one: raise its MAXVALUE, and make the column a bigint if it is none",
     ),
     (("53100", ""), "make room on the server's disk"),

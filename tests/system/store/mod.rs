@@ -104,6 +104,8 @@ runs {
     completion:
         a_completion_writes_run_report_and_attempt,
         other_keys_of_context_are_kept,
+        no_member_stays_that_looks_like_verifyds,
+        what_is_null_or_blank_counts_as_left_out,
         a_context_that_is_no_object_is_kept_beside_the_report,
         a_blocked_run_names_reason_and_next_steps,
         a_completed_run_is_never_claimed_or_completed_again,
@@ -168,6 +170,7 @@ runs {
         what_a_trigger_takes_back_after_a_completion_is_found,
         a_rule_of_one_tenant_is_not_taken_for_one_of_all,
         a_rule_of_the_oldest_tenants_is_not_taken_for_one_of_all,
+        refused_claims_of_runs_that_wait_are_found,
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
     guards:
         a_completed_run_survives_a_save_of_an_older_copy,
@@ -254,7 +257,8 @@ others {
     large_contexts:
         what_a_claim_takes_is_listed_whatever_its_size,
         what_is_just_above_the_limit_is_not_read_and_named,
-        numbers_of_any_length_stay_as_they_are;
+        numbers_of_any_length_stay_as_they_are,
+        many_members_of_a_target_scope_cost_a_few_passes_over_them;
     connections:
         a_connection_is_added_and_read,
         a_failing_seal_inserts_nothing,
