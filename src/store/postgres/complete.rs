@@ -25,8 +25,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 use std::collections::HashMap;
 
-/// Whether the producer left this member out, where the check knows it: `null` and blank texts count as left out, as in
-/// `RunRequest`.
+/// Whether the producer left this member out, where the check knows it: `null` and texts of ASCII white space count as left
+/// out.
 macro_rules! is_left_out {
     ($member:literal) => {
         concat!(
@@ -34,7 +34,7 @@ macro_rules! is_left_out {
             $member,
             "' IS NOT NULL AND r.context @? 'strict $.",
             $member,
-            " ? (@ == null || @ like_regex \"^[[:space:]]*$\")'"
+            " ? (@ == null || @ like_regex \"^[ \\t\\n\\r\\f\\v]*$\")'"
         )
     };
 }
