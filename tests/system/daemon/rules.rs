@@ -1,6 +1,7 @@
 //! Rules of the application that refuse every run, or change what is written to it: `doctor` says so, and nothing is
 //! migrated or served.
 
+use crate::daemon::application_trigger::before_update;
 use crate::daemon::doctor::examined;
 use serde_json::Value;
 use test_support::bench::{Bench, Daemon};
@@ -331,13 +332,7 @@ async fn a_rule_that_begins_to_refuse_every_run_makes_a_worker_not_ready() {
 async fn a_rule_of_one_tenant_stops_no_start() {
     let bench = Bench::new().await;
     let [_, healthy] = [2, 1].map(|tenant| bench.healthy(tenant));
-    bench
-        .execute(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''not today''; END';
-             CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
-                 WHEN (old.tenant_id = 2) EXECUTE FUNCTION refuse()",
-        )
-        .await;
+    before_update(&bench, "old.tenant_id = 2", "RAISE 'not today'").await;
     assert_eq!(examined(&bench), (0, vec![]));
     bench.success(&["migrate"]);
     let daemon = bench.serve(&[]);
