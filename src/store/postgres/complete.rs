@@ -6,8 +6,9 @@
 //! statement takes the lock first. The statement that ends the attempt tests the token on the attempt's row.
 
 use super::batching::status;
-use super::{PostgresStore, run_type};
+use super::{PostgresStore, commit_or_roll_back, run_type};
 use crate::ports::store_error::StoreError;
+use crate::store::End;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{connection_of_context, is_listable, is_too_deep, member};
 use crate::store::claims::lock_running;
@@ -160,8 +161,9 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
         calls: Vec<Self>,
     ) -> BatchResult<PostgresStore, Self> {
         let mut tx = store.begin_batch(&mut connection).await?;
-        let completed = store.complete_runs(&mut tx, &calls).await?.unaltered()?;
-        tx.commit().await?;
+        let completed = store.complete_runs(&mut tx, &calls).await;
+        let completed = completed.and_then(Completed::unaltered);
+        let completed = commit_or_roll_back(tx, completed.map(End::Commit)).await?;
         let answers = calls
             .iter()
             .map(|c| completed.contains(c.run).then_some(true));
