@@ -8,7 +8,7 @@ use crate::store::fixtures::{
 use serde_json::{Value, json};
 use test_support::padding::half_noise;
 use uuid::Uuid;
-use verifyd::domain::completion::{CheckedTarget, Completion};
+use verifyd::domain::completion::{CheckedScope, CheckedTarget, Completion};
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, Outcome, RunStatus};
 use verifyd::ports::store::{AttemptEnd, ContextSize, StoreError};
@@ -100,6 +100,34 @@ pub async fn what_is_null_or_blank_counts_as_left_out(bed: &Bed) {
         let run = bed.insert(RUN_TYPE, "queued", &asked).await;
         bed.complete(run, &succeeded()).await;
         assert_eq!(bed.run(run).await.context["module"], left_out);
+    }
+}
+
+/// A `null` there says that there is no name: also where what verifyd reads is all that stays.
+pub async fn members_of_a_target_scope_stay_as_they_are(bed: &Bed) {
+    let mut asked = context(1);
+    asked["target_scope"]["entra_tenant_name"] = Value::Null;
+    asked["target_scope"]["own"] = json!({"a": null, "b": [null, 1]});
+    for reduced in [false, true] {
+        let run = bed.insert(RUN_TYPE, "queued", &asked).await;
+        let mut held = bed.claim(run, "w1").await;
+        if reduced {
+            held.context = ContextSize::Refused;
+        }
+        let completion = Completion {
+            checked: Some(CheckedTarget {
+                provider: "microsoft".into(),
+                module: "core".into(),
+                target_scope: Some(CheckedScope {
+                    entra_tenant_name: "Contoso".into(),
+                }),
+            }),
+            ..succeeded()
+        };
+        assert!(bed.store.complete(&held, &completion).await.unwrap());
+        let stored = bed.run(run).await.context;
+        assert_eq!(stored["target_scope"], asked["target_scope"], "{reduced}");
+        assert_eq!(stored.get("note").is_none(), reduced);
     }
 }
 

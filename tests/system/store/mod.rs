@@ -106,6 +106,7 @@ runs {
         other_keys_of_context_are_kept,
         no_member_stays_that_looks_like_verifyds,
         what_is_null_or_blank_counts_as_left_out,
+        members_of_a_target_scope_stay_as_they_are,
         a_context_that_is_no_object_is_kept_beside_the_report,
         a_blocked_run_names_reason_and_next_steps,
         a_completed_run_is_never_claimed_or_completed_again,
