@@ -55,7 +55,6 @@ pub async fn no_member_stays_that_looks_like_verifyds(bed: &Bed) {
     forged["verification_report"] = json!({"old": true});
     forged["reason_code"] = json!("tenant_missing");
     forged["next_steps"] = json!([{"label": "Old", "url": "/old"}]);
-    forged["producer_context_dropped"] = json!(true);
     for completion in [succeeded(), failed(), blocked()] {
         let run = bed.insert(RUN_TYPE, "queued", &forged).await;
         bed.complete(run, &completion).await;
@@ -378,6 +377,23 @@ pub async fn a_forced_completion_keeps_of_a_large_context_what_verifyd_reads(bed
     (held.forced_completion, held.context) = (true, ContextSize::Unknown);
     let completion = succeeded();
     assert!(bed.store.complete(&held, &completion).await.unwrap());
+    let mut kept = own_members();
+    kept["producer_context_dropped"] = json!(true);
+    kept["verification_report"] = report_of(&completion);
+    assert_eq!(bed.run(run).await.context, kept);
+}
+
+/// The member says what is missing, not which completion dropped it.
+pub async fn what_was_dropped_is_still_said_when_a_run_is_queued_again(bed: &Bed) {
+    bed.unguard().await;
+    let run = bed.queued().await;
+    let mut held = bed.claim(run, "w1").await;
+    held.context = ContextSize::Refused;
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+    let again = "status = 'queued', outcome = NULL, completed_at = NULL";
+    bed.save(run, again).await;
+    let completion = failed();
+    bed.complete(run, &completion).await;
     let mut kept = own_members();
     kept["producer_context_dropped"] = json!(true);
     kept["verification_report"] = report_of(&completion);

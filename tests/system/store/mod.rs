@@ -117,6 +117,7 @@ runs {
         a_completion_of_which_a_trigger_keeps_the_row_is_refused,
         a_completion_keeps_of_a_refused_context_what_its_claim_says,
         a_forced_completion_keeps_of_a_large_context_what_verifyd_reads,
+        what_was_dropped_is_still_said_when_a_run_is_queued_again,
         the_latest_report_never_moves_back,
         without_a_connection_no_latest_report_is_written;
     sweep:
