@@ -6,6 +6,9 @@ import uuid
 
 import psycopg
 
+if os.environ.get("REDIS_URL"):
+    import redis
+
 with psycopg.connect(os.environ["DATABASE_URL"]) as db:
     run_id, = db.execute(
         """
@@ -25,11 +28,9 @@ with psycopg.connect(os.environ["DATABASE_URL"]) as db:
     ).fetchone() or sys.exit("no such connection")
 
 if os.environ.get("REDIS_URL"):
-    import redis
-
     # After the commit.
     try:
-        queue = redis.Redis.from_url(os.environ["REDIS_URL"])
+        queue = redis.Redis.from_url(os.environ["REDIS_URL"], socket_timeout=5)
         enqueue = queue.register_script(pathlib.Path("contracts/enqueue.lua").read_text())
         enqueue(
             keys=["verifyd:data", "verifyd:active", "verifyd:signal", "verifyd:meta"],
@@ -37,5 +38,8 @@ if os.environ.get("REDIS_URL"):
         )
     except redis.RedisError as error:
         print(f"the hint was not sent: {error}", file=sys.stderr)
+    except ValueError:
+        # Its text may have a part of the password.
+        print("the hint was not sent: REDIS_URL is no address", file=sys.stderr)
 
 print(run_id)
