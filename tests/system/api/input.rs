@@ -1,6 +1,6 @@
 //! Input that is not valid: named, all at once, never obeyed in part.
 
-use crate::api::scene::{Scene, operations, with_id};
+use crate::api::scene::{DOCUMENT, Scene, operations, with_id};
 use reqwest::Method;
 use serde_json::{Value, json};
 use verifyd::domain::ALLOWED_ID;
