@@ -16,11 +16,12 @@ decoded() {
 # Sets `user`, `password` and `address`, which lacks both: others on the machine see the arguments of a command.
 split() {
     user='' password='' address=$1
-    case $1 in
+    case ${1%%\?*} in
     *://*@*)
-        address=${1%%://*}://${1##*@}
         user=${1#*://}
+        user=${user%%\?*}
         user=${user%@*}
+        address=${1%%://*}://${1#*://"$user"@}
         case $user in *:*) password=$(decoded "${user#*:}") ;; esac
         user=$(decoded "${user%%:*}")
         ;;

@@ -243,7 +243,7 @@ noted() { printf '%s\n' "$1" >> "$HELD"; shift; printf '%s\n' "$*" >> "$SEEN"; }
     // The server trusts every password.
     let database = bench.database.url();
     let (before, after) = database.split_once('@').unwrap();
-    let database = format!("{before}:hunter2%20@{after}");
+    let database = format!("{before}:hunter2%20@{after}?application_name=a@b");
     let address = format!("redis://{USER}@127.0.0.1:{}", redis.port());
     let output = run_with(
         &bench,
