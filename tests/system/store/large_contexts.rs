@@ -262,7 +262,8 @@ pub async fn many_members_of_a_target_scope_cost_a_few_passes_over_them(bed: &Be
         assert_eq!(bed.number(&pass).await, MEMBERS);
         let passing = began.elapsed();
         let began = Instant::now();
-        let completed = bed.store.complete(&held, &succeeded());
+        let outcome = succeeded();
+        let completed = bed.store.complete(&held, &outcome);
         let completed = within("the run is completed", completed).await;
         let completing = began.elapsed();
         assert!(completed.unwrap());
