@@ -31,7 +31,7 @@ async function main() {
 async function sendHint(id) {
   let queue;
   try {
-    const socket = { reconnectStrategy: false, socketTimeout: 5000 };
+    const socket = { reconnectStrategy: false, socketTimeout: 10000 };
     queue = redis.createClient({ url: process.env.REDIS_URL, socket });
     queue.on('error', () => {});
     await queue.connect();

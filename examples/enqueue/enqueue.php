@@ -29,7 +29,7 @@ if (getenv('REDIS_URL')) {
         $url = parse_url(getenv('REDIS_URL')) ?: throw new RuntimeException('REDIS_URL is no address');
         $redis = new Redis();
         $tls = ($url['scheme'] ?? '') === 'rediss' ? 'tls://' : '';
-        $redis->connect($tls . $url['host'], $url['port'] ?? 6379, 5.0, null, 0, 5.0);
+        $redis->connect($tls . $url['host'], $url['port'] ?? 6379, 10.0, null, 0, 10.0);
         $accepted = fn($answer) => $answer !== false ? $answer : throw new RuntimeException($redis->getLastError() ?? '');
         if (isset($url['pass'])) {
             $words = array_filter([$url['user'] ?? '', $url['pass']], fn($word) => $word !== '');
@@ -45,7 +45,7 @@ if (getenv('REDIS_URL')) {
             bin2hex(random_bytes(16)), json_encode(['v' => 1, 'operation_run_id' => $run]), 1,
         ];
         $accepted($redis->eval($script, $arguments, 4));
-    } catch (Exception $error) {
+    } catch (Throwable $error) {
         error_log('the hint was not sent: ' . $error->getMessage());
     }
 }

@@ -223,52 +223,6 @@ async fn what_redis_refuses_is_said_and_the_run_is_recorded() {
     }
 }
 
-/// Others on the machine see them.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_password_is_an_argument_of_a_command() {
-    const NOTED: &str = r#"
-psql() { noted "$PGPASSWORD" "$@"; command psql "$@"; }
-timeout() { noted "$REDISCLI_AUTH" "$@"; command timeout "$@"; }
-noted() { printf '%s\n' "$1" >> "$HELD"; shift; printf '%s\n' "$*" >> "$SEEN"; }
-"#;
-    let redis = redis_with_users().await;
-    let mut bench = bench(&redis).await;
-    bench.use_redis(redis.url_of("admin"));
-    let worker = bench.serve(&[]);
-    let connection = bench.healthy(1);
-    let mut snippet = snippets().remove("sh-hint").unwrap();
-    snippet.text = format!("{NOTED}{}", snippet.text);
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name).display().to_string();
-    // The server trusts every password.
-    let database = bench.database.url();
-    let (before, after) = database.split_once('@').unwrap();
-    let database = format!("{before}:hunter2%20@{after}?application_name=a@b");
-    let address = format!("redis://{USER}@127.0.0.1:{}", redis.port());
-    let output = run_with(
-        &bench,
-        &worker,
-        &snippet,
-        connection,
-        &[
-            ("DATABASE_URL", database.as_str()),
-            ("REDIS_URL", address.as_str()),
-            ("SEEN", file("seen").as_str()),
-            ("HELD", file("held").as_str()),
-        ],
-    );
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    assert!(!said.contains("not sent"), "{said}");
-    let seen = std::fs::read_to_string(file("seen")).unwrap();
-    assert!(
-        seen.contains("redis-cli") && !seen.contains("hunter2"),
-        "{seen}"
-    );
-    let held = std::fs::read_to_string(file("held")).unwrap();
-    assert_eq!(held, "hunter2 \nhunter2@:/%\n");
-}
-
 /// psql alone ends as if all were well, and prints nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_does_not_exist_is_an_error_and_no_hint_is_sent() {
