@@ -11,9 +11,11 @@ pub(super) enum Now {
     Constant(&'static str),
     /// A value that follows another key.
     Derived(&'static str),
+    /// The variable of the environment with this name.
+    Variable(&'static str),
 }
 
-use Now::{Constant, Derived, Key};
+use Now::{Constant, Derived, Key, Variable};
 
 /// All former keys, in the order in which they stood in the configuration.
 #[rustfmt::skip] // A line for each.
@@ -52,6 +54,8 @@ pub(super) const FORMER: &[(&str, Now)] = &[
     ("pages.max_streams_per_token", Derived("half of pages.max_streams")),
     ("pages.live_interval", Constant("1s")),
     ("pages.heartbeat", Constant("15s")),
+    ("traces.protocol", Variable("OTEL_EXPORTER_OTLP_PROTOCOL")),
+    ("traces.sampler", Variable("OTEL_TRACES_SAMPLER")),
     ("webhooks.concurrency_per_endpoint", Derived("a quarter of webhooks.concurrency")),
     ("webhooks.connect_timeout", Derived("a third of webhooks.request_timeout")),
     ("webhooks.poll_interval", Constant("2s")),
@@ -89,6 +93,7 @@ impl fmt::Display for Now {
             Key(key) => write!(f, "is now called {key}"),
             Constant(value) => write!(f, "is no longer a key: it is a constant, {value}"),
             Derived(rule) => write!(f, "is no longer a key: it is {rule}"),
+            Variable(name) => write!(f, "is no longer a key: only {name} sets it"),
         }
     }
 }

@@ -23,15 +23,30 @@ const PLAIN: [(&str, &str); 3] = [
     ("OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT),
 ];
 /// The same, read only where `traces.endpoint` is set: other programs understand more of them.
-const OF_TRACES: [(&str, &str); 2] = [
-    ("OTEL_EXPORTER_OTLP_PROTOCOL", "traces.protocol"),
-    ("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers"),
-];
-/// The same, read only where the first of them is set, and nothing else says which traces are recorded.
-const OF_SAMPLING: [(&str, &str); 2] = [
-    ("OTEL_TRACES_SAMPLER", "traces.sampler"),
-    ("OTEL_TRACES_SAMPLER_ARG", "traces.sampling_ratio"),
-];
+const OF_TRACES: [(&str, &str); 1] = [("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers")];
+/// The same, read only where `SAMPLER` is set, too, and nothing else says which traces are recorded.
+const OF_SAMPLING: [(&str, &str); 1] = [("OTEL_TRACES_SAMPLER_ARG", RATIO)];
+/// The key that says which traces are recorded.
+const RATIO: &str = "traces.sampling_ratio";
+/// Read as those of `OF_TRACES`.
+const PROTOCOL: Keyless = Keyless {
+    name: "OTEL_EXPORTER_OTLP_PROTOCOL",
+    field: "traces.protocol",
+    rule: Rule::OneOf(&["http/protobuf", "grpc"]),
+};
+/// Read as those of `OF_SAMPLING`.
+const SAMPLER: Keyless = Keyless {
+    name: "OTEL_TRACES_SAMPLER",
+    field: "traces.sampler",
+    rule: Rule::OneOf(&[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ]),
+};
 /// The key without which there are no traces.
 const ENDPOINT: &str = "traces.endpoint";
 /// Switches traces off, whatever else is set.
@@ -49,6 +64,43 @@ const SHARED: [(&str, &[&str]); 3] = [
 const SOCKET: &str = "debug.socket";
 /// Largest file that is read, in bytes.
 const MAX_FILE_BYTES: usize = 1024 * 1024;
+
+/// A variable of OpenTelemetry that sets a field of the settings without a key.
+struct Keyless {
+    name: &'static str,
+    field: &'static str,
+    rule: Rule,
+}
+
+impl Keyless {
+    /// Returns the value, unless it is empty.
+    fn value<'a>(&self, environment: &'a BTreeMap<String, String>) -> Option<&'a str> {
+        let value = environment.get(self.name)?.trim();
+        (!value.is_empty()).then_some(value)
+    }
+
+    fn read(
+        &self,
+        environment: &BTreeMap<String, String>,
+        layer: &mut Layer,
+        problems: &mut Vec<Problem>,
+    ) {
+        let Some(value) = self.value(environment) else {
+            return;
+        };
+        let (source, rule) = (variable(self.name), self.rule);
+        let value = rule.read(&source, value);
+        match rule.check(&value) {
+            Ok(()) => layer.0.push((self.field.to_owned(), value)),
+            Err(found) => {
+                problems.push(Problem::at(
+                    source,
+                    format!("must be {rule}, found {found}"),
+                ));
+            }
+        }
+    }
+}
 
 /// Everything that settings are made of, besides the defaults.
 #[derive(Clone, Default)]
@@ -94,8 +146,8 @@ fn environment(
         };
         let plain = name.strip_suffix("_FILE").unwrap_or(&name);
         let ours = name.starts_with(PREFIX)
-            || name == FILE_VARIABLE
-            || name == TRACES_DISABLED
+            || [FILE_VARIABLE, TRACES_DISABLED, PROTOCOL.name, SAMPLER.name]
+                .contains(&name.as_str())
             || PLAIN
                 .iter()
                 .chain(&OF_TRACES)
@@ -211,28 +263,24 @@ pub(super) fn layers(
         layers.push(Layer(vec![(ENDPOINT.to_owned(), off)]));
     }
     if is_set(&layers, ENDPOINT) {
-        if has_sampler(environment) && !is_sampling_chosen(&layers) {
-            layers.insert(plain, from_plain(&OF_SAMPLING, environment, problems));
+        let mut standard = from_plain(&OF_TRACES, environment, problems);
+        PROTOCOL.read(environment, &mut standard, problems);
+        if SAMPLER.value(environment).is_some() && !is_sampling_chosen(&layers) {
+            SAMPLER.read(environment, &mut standard, problems);
+            let ratio = from_plain(&OF_SAMPLING, environment, problems);
+            standard.0.extend(ratio.0);
         }
-        layers.insert(plain, from_plain(&OF_TRACES, environment, problems));
+        layers.insert(plain, standard);
     }
     let shared = shared_environment(environment, &layers);
     layers.push(shared);
     Ok(layers)
 }
 
-fn has_sampler(environment: &BTreeMap<String, String>) -> bool {
-    let [(sampler, _), _] = OF_SAMPLING;
-    environment
-        .get(sampler)
-        .is_some_and(|value| !value.is_empty())
-}
-
 /// Whether a layer above the defaults says which traces are recorded.
 fn is_sampling_chosen(layers: &[Layer]) -> bool {
-    let is_of_sampling = |key: &str| OF_SAMPLING.iter().any(|(_, known)| *known == key);
     let mut chosen = layers.iter().skip(1).flat_map(|layer| &layer.0);
-    chosen.any(|(key, _)| is_of_sampling(key))
+    chosen.any(|(key, _)| key == RATIO)
 }
 
 /// Whether the strongest layer that has the key says something.

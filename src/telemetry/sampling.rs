@@ -7,10 +7,11 @@ use rand::Rng as _;
 use serde::Deserialize;
 
 /// What decides whether a trace is recorded: verifyd's own rule, or a sampler of OpenTelemetry by its standard name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum TraceSampler {
     /// `sampling_ratio`, also of the traces that producers record.
-    #[serde(rename = "auto")]
+    #[default]
+    #[serde(skip)]
     Auto,
     #[serde(rename = "always_on")]
     AlwaysOn,

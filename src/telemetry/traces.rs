@@ -69,16 +69,21 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 pub struct TraceSettings {
     /// Empty: no traces.
     pub endpoint: String,
+    /// Set by `OTEL_EXPORTER_OTLP_PROTOCOL` only.
+    #[serde(default)]
     pub protocol: Protocol,
     pub headers: SecretString,
+    /// Set by `OTEL_TRACES_SAMPLER` only.
+    #[serde(default)]
     pub sampler: TraceSampler,
     /// From 0 to 1.
     pub sampling_ratio: f64,
 }
 
 /// The protocol to the collector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum Protocol {
+    #[default]
     #[serde(rename = "http/protobuf")]
     Http,
     #[serde(rename = "grpc")]

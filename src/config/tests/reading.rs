@@ -3,6 +3,7 @@ use crate::domain::access::Scope;
 use crate::domain::{TenantId, WorkspaceId};
 use crate::telemetry::logs::LogFormat;
 use crate::telemetry::sampling::TraceSampler;
+use crate::telemetry::traces::Protocol;
 
 #[test]
 fn the_defaults_load_alone() {
@@ -130,8 +131,11 @@ fn the_standard_variables_of_traces_count_where_traces_are_on() {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318");
     assert!(load(&[json, broken, endpoint, off]).is_ok());
     let error = errors(&[json, broken, endpoint]);
-    for name in [json.0, broken.0] {
-        assert_holds(&error, &format!("environment variable {name}: traces."));
+    for problem in [
+        "OTEL_EXPORTER_OTLP_PROTOCOL: must be one of http/protobuf, grpc, found the text",
+        "OTEL_EXPORTER_OTLP_HEADERS: traces.headers must be",
+    ] {
+        assert_holds(&error, &format!("environment variable {problem}"));
     }
     assert!(!error.contains("canary"), "{error}");
 
@@ -144,6 +148,11 @@ fn the_standard_variables_of_traces_count_where_traces_are_on() {
     assert_eq!(headers(&[endpoint]), "a=file");
     assert_eq!(headers(&[endpoint, standard]), "a=standard");
     assert_eq!(headers(&[endpoint, standard, own]), "a=own");
+
+    let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+    let protocol = |environment: &[(&str, &str)]| load(environment).unwrap().traces.protocol;
+    assert_eq!(protocol(&[endpoint]), Protocol::Http);
+    assert_eq!(protocol(&[endpoint, grpc]), Protocol::Grpc);
 }
 
 #[test]
@@ -167,7 +176,7 @@ fn the_standard_sampler_counts_where_no_key_says_what_is_recorded() {
     let error = errors(&[endpoint, remote]);
     assert_holds(
         &error,
-        "environment variable OTEL_TRACES_SAMPLER: traces.sampler must be one of auto, always_on,",
+        "environment variable OTEL_TRACES_SAMPLER: must be one of always_on, always_off,",
     );
 }
 

@@ -131,7 +131,7 @@ async fn recorded(endpoint: &str, protocol: &str) -> (Bench, i64) {
     );
     bench.execute(&traced).await;
     bench.set("VERIFYD__TRACES__ENDPOINT", endpoint);
-    bench.set("VERIFYD__TRACES__PROTOCOL", protocol);
+    bench.set("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
     bench.set("VERIFYD__TRACES__HEADERS", "authorization=Bearer%20canary");
     // Loses.
     bench.set(
@@ -355,7 +355,7 @@ async fn a_stop_sends_the_spans_that_it_ends() {
     let connection = bench.connection(1, &entra, "health_check");
     bench.record(&[connection], 1).await;
     bench.set("VERIFYD__TRACES__ENDPOINT", received.by_grpc().await);
-    bench.set("VERIFYD__TRACES__PROTOCOL", "grpc");
+    bench.set("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
     let mut daemon = bench.serve(&[("VERIFYD__WORKER__GRACE_PERIOD", "0s")]);
     until("the sign-in has begun", async || {
         bench.simulator.calls_of(&entra, Endpoint::Token) > 0
