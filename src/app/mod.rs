@@ -157,6 +157,7 @@ impl Services {
             .worker
             .run_deadline
             .max(settings.reconciler.redeliver_after);
+        let stuck_after = settings.worker.stuck_after(settings.reconciler.interval);
         Arc::new(Health {
             store: Arc::clone(&self.store),
             queue: Arc::clone(&self.queue),
@@ -164,9 +165,9 @@ impl Services {
             reconciler: Arc::clone(&worker.reconciler_state),
             metrics,
             check_timeout: CHECK_TIMEOUT,
-            stuck_after: settings.http.stuck_after,
+            stuck_after,
             unclaimed_after: settings.worker.dead_after,
-            untaken_after: settings.http.stuck_after.max(2 * busy),
+            untaken_after: stuck_after.max(2 * busy),
             stopping,
             logged: Mutex::default(),
             rendered: Default::default(),
@@ -201,6 +202,7 @@ impl Services {
             self.providers.clone(),
             Arc::clone(&self.clock),
             Arc::clone(&self.request_limits),
+            &self.settings.http,
             self.settings.pages.clone(),
             SignIn::new(
                 self.settings.http.oidc.clone(),
@@ -224,7 +226,7 @@ impl Services {
                 self.providers.clone(),
                 Arc::clone(&self.clock),
                 Arc::clone(&self.request_limits),
-                settings.clone(),
+                settings,
             ))
         })
     }

@@ -34,6 +34,13 @@ pub struct WorkerSettings {
 /// them, so a consumer that can recover has done so several times by then.
 const CONSUMER_HEARTBEATS: u32 = 24;
 
+/// Heartbeats without progress of a loop of the process after which only a restart helps: with the defaults twelve times
+/// what others wait before they take its runs.
+const STUCK_HEARTBEATS: u32 = 36;
+
+/// What a loop of the process may take at least: a sweep without an answer is given up after a minute.
+const MIN_STUCK_AFTER: Duration = Duration::from_secs(90);
+
 /// `run_deadline`s that an attempt's lease lasts at most: the first is for the check, the last for releasing a run whose
 /// completion has failed. In those between, the finished check of each of a worker's slots is written even where rules of
 /// the application have each completion wait: with the defaults 72 of them, two at a time, as long as a statement may
@@ -56,6 +63,11 @@ impl WorkerSettings {
     /// taken from the database.
     pub fn consumer_stalled_after(&self) -> Duration {
         self.consumer_dead_after() / 2
+    }
+
+    /// Returns the time without progress after which the process is stuck. The reconciler pauses between its sweeps.
+    pub fn stuck_after(&self, sweep_interval: Duration) -> Duration {
+        (STUCK_HEARTBEATS * self.heartbeat_interval).max(MIN_STUCK_AFTER + 2 * sweep_interval)
     }
 
     /// Returns the time without a heartbeat after which a worker drops its own runs, before others may take

@@ -17,6 +17,9 @@ use tokio::time::Sleep;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Largest body of a request, in bytes: what API and pages take is a few members, or a form.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
 /// Largest part of a body that is read and discarded so that its connection stays open.
 const MAX_DISCARDED: usize = 1024 * 1024;
 

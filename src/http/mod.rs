@@ -36,9 +36,6 @@ use tokio_util::sync::CancellationToken;
 pub struct HttpSettings {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Time without progress of the process's loops after which it is not alive.
-    #[serde(with = "humantime_serde")]
-    pub stuck_after: Duration,
     pub max_connections: usize,
     /// Of one address. Behind a proxy, all connections have the proxy's.
     pub max_connections_per_peer: usize,
@@ -51,6 +48,30 @@ pub struct HttpSettings {
     /// report, and a quarter of what a worker may take.
     #[serde(skip, default = "unsent_bytes")]
     pub unsent_bytes: u32,
+}
+
+impl HttpSettings {
+    /// Returns how many attempts to log in one address has in a minute: half of what it may ask without a token, since
+    /// a person needs few.
+    pub fn logins_per_minute(&self) -> u32 {
+        self.api.anonymous_requests_per_minute.div_ceil(2)
+    }
+
+    /// Returns the number of live pages of this process: an eighth of the connections, as each holds one.
+    pub fn max_streams(&self) -> usize {
+        self.max_connections.div_ceil(8)
+    }
+
+    /// Returns the number of live pages that one session may have: an eighth of all, as many as a person follows.
+    pub fn max_streams_per_session(&self) -> usize {
+        self.max_streams().div_ceil(8)
+    }
+
+    /// Returns the number of live pages that all sessions of one token may have: half of all, so that no token takes
+    /// them from the others.
+    pub fn max_streams_per_token(&self) -> usize {
+        self.max_streams().div_ceil(2)
+    }
 }
 
 const fn unsent_bytes() -> u32 {

@@ -252,7 +252,6 @@ async fn a_worker_that_moves_nothing_says_so() {
     let worker = scene.bench.serve(&[
         ("DATABASE_URL", &url),
         ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5s"),
-        ("VERIFYD__HTTP__STUCK_AFTER", "90s"),
     ]);
     scene.completes(5).await;
     assert_eq!(worker.get("/healthz").await.0, 200);
@@ -278,7 +277,6 @@ async fn a_worker_whose_claims_all_hang_says_so() {
         ("DATABASE_URL", &url),
         ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5s"),
         ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "1s"),
-        ("VERIFYD__HTTP__STUCK_AFTER", "90s"),
     ]);
     scene.completes(1).await;
     assert_eq!(worker.get("/readyz").await.0, 200);

@@ -18,10 +18,7 @@ use verifyd_simulator::SimulatorOptions;
 const READ_URL: &str = "VERIFYD__DATABASE__READ_URL";
 
 /// What is asked again and again is not what is limited here.
-const NO_LIMITS: [(&str, &str); 2] = [
-    ("VERIFYD__HTTP__API__REQUESTS_PER_MINUTE", "1000000"),
-    ("VERIFYD__PAGES__REQUESTS_PER_MINUTE", "1000000"),
-];
+const NO_LIMIT: (&str, &str) = ("VERIFYD__HTTP__API__REQUESTS_PER_MINUTE", "1000000");
 
 /// Someone who uses API and pages, and who has changed nothing.
 struct Person {
@@ -179,7 +176,7 @@ async fn lists_and_details_are_read_from_a_replica_that_is_near_enough() {
     let url = on(&standby, &scene.bench.database.url());
     scene.bench.set(READ_URL, url);
     let token = scene.bench.token(&["read", "run", "admin"]);
-    let worker = scene.bench.serve(&NO_LIMITS);
+    let worker = scene.bench.serve(&[NO_LIMIT]);
     scene.completes(1).await;
     let person = Person::at(&worker, &token).await;
     let csrf = person.csrf().await;
@@ -271,9 +268,7 @@ async fn a_replica_of_another_database_is_not_read() {
         let working = foreign.serve(&[]);
         let standby = server.standby();
         let url = on(&standby, &foreign.database.url());
-        let worker = scene
-            .bench
-            .serve(&[NO_LIMITS[0], NO_LIMITS[1], (READ_URL, &url)]);
+        let worker = scene.bench.serve(&[NO_LIMIT, (READ_URL, &url)]);
         let person = Person::at(&worker, &token).await;
         followers.push(((foreign, working, standby), url, worker, person, run));
     }
@@ -303,7 +298,7 @@ async fn a_promoted_replica_is_not_read() {
     let url = on(&standby, &scene.bench.database.url());
     scene.bench.set(READ_URL, url);
     let token = scene.bench.token(&["read"]);
-    let worker = scene.bench.serve(&NO_LIMITS);
+    let worker = scene.bench.serve(&[NO_LIMIT]);
     let person = Person::at(&worker, &token).await;
     person.get_from_replica("/v1/runs", |_| true).await;
 
@@ -335,7 +330,7 @@ async fn a_replica_that_refuses_the_role_is_not_read() {
     let url = on(&standby, &scene.bench.url_of("looker"));
     scene.bench.set(READ_URL, url);
     let token = scene.bench.token(&["read"]);
-    let worker = scene.bench.serve(&NO_LIMITS);
+    let worker = scene.bench.serve(&[NO_LIMIT]);
     let person = Person::at(&worker, &token).await;
     until("the log says why", async || {
         assert_eq!(person.get("/v1/runs").await.age, None);

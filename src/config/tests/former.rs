@@ -69,16 +69,20 @@ fn by_default_everything_has_the_value_that_it_had_as_a_key() {
     let (database, worker) = (&settings.database, &settings.worker);
     assert_eq!(seconds(database.lock_timeout()), 5.0);
     assert_eq!(seconds(worker.consumer_dead_after()), 120.0);
+    let stuck_after = |sweeps| seconds(worker.stuck_after(Duration::from_secs(sweeps)));
+    assert_eq!((stuck_after(1), stuck_after(300)), (180.0, 690.0));
     let consumer = &settings.redis.consumer;
     assert_eq!(seconds(consumer.heartbeat_interval), 5.0);
     assert_eq!(seconds(consumer.poll_interval), 1.0);
-    let pages = &settings.pages;
+    let http = &settings.http;
+    assert_eq!(http.logins_per_minute(), 30);
     assert_eq!(
         (
-            pages.max_streams_per_session(),
-            pages.max_streams_per_token()
+            http.max_streams(),
+            http.max_streams_per_session(),
+            http.max_streams_per_token()
         ),
-        (8, 32)
+        (64, 8, 32)
     );
     let webhooks = &settings.webhooks;
     assert_eq!(webhooks.per_endpoint(), 4);

@@ -129,7 +129,7 @@ async fn answer(
     authorize(&caller, scope)?;
     let owner = caller.id();
     request.extensions_mut().insert(caller);
-    let request = body::whole(request, api.settings.max_body_bytes).await?;
+    let request = body::whole(request, body::MAX_BODY_BYTES).await?;
     let slot = api.request_limits.enter(Some(owner)).await;
     let slot = slot.ok_or_else(|| Problem::of_status(StatusCode::SERVICE_UNAVAILABLE))?;
     let response = api.reads.answer(request, next).await;

@@ -23,6 +23,7 @@ pub use document::document;
 use crate::domain::TokenId;
 use crate::domain::access::Scope;
 use crate::domain::report::redact::clean;
+use crate::http::body::MAX_BODY_BYTES;
 use crate::http::panics;
 use crate::http::rate_limit::RateLimiter;
 use crate::http::reads::Reads;
@@ -67,7 +68,6 @@ pub struct ApiSettings {
     pub requests_per_minute: u32,
     /// Without a valid token, of one address.
     pub anonymous_requests_per_minute: u32,
-    pub max_body_bytes: usize,
 }
 
 /// On or off, as it stands in the configuration.
@@ -86,7 +86,6 @@ pub struct Api {
     pub queue: Option<Arc<dyn Queue>>,
     pub providers: Providers,
     pub clock: Arc<dyn Clock>,
-    pub settings: ApiSettings,
     request_limits: Arc<RequestLimits>,
     by_token: RateLimiter<TokenId>,
     by_address: RateLimiter<Option<IpAddr>>,
@@ -97,7 +96,6 @@ impl std::fmt::Debug for Api {
         f.debug_struct("Api")
             .field("store", &self.store)
             .field("queue", &self.queue)
-            .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }
@@ -110,7 +108,7 @@ impl Api {
         providers: Providers,
         clock: Arc<dyn Clock>,
         request_limits: Arc<RequestLimits>,
-        settings: ApiSettings,
+        settings: &ApiSettings,
     ) -> Self {
         Self {
             by_token: RateLimiter::per_minute(settings.requests_per_minute),
@@ -121,7 +119,6 @@ impl Api {
             queue,
             providers,
             clock,
-            settings,
         }
     }
 }
@@ -153,7 +150,7 @@ fn routes() -> Routes {
 /// The API under `/v1`.
 pub fn router(api: Arc<Api>) -> Router {
     let (router, _) = routes().split();
-    let body = DefaultBodyLimit::max(api.settings.max_body_bytes);
+    let body = DefaultBodyLimit::max(MAX_BODY_BYTES);
     let inner = router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

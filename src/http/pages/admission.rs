@@ -1,12 +1,13 @@
 //! Admission of every request to a page: authentication, rate limits, and a request slot.
 
+use super::Pages;
 use super::error::PageError;
 use super::login::is_secure;
 use super::refused_logins::RefusedLogins;
 use super::session::{Sender, Visitor, cookie, cookie_named};
-use super::{FORM_BYTES, Pages, PagesSettings};
 use crate::domain::TokenId;
 use crate::domain::token::sha256_hex;
+use crate::http::HttpSettings;
 use crate::http::body::{self, Unread};
 use crate::http::connection_slots::network;
 use crate::http::rate_limit::RateLimiter;
@@ -34,11 +35,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    pub fn new(settings: &PagesSettings) -> Self {
+    /// Each counts for itself, apart from the API's.
+    pub fn new(settings: &HttpSettings) -> Self {
+        let requests = settings.api.requests_per_minute;
         Self {
-            by_token: RateLimiter::per_minute(settings.requests_per_minute),
-            by_address: RateLimiter::per_minute(settings.requests_per_minute),
-            logins: RateLimiter::per_minute(settings.logins_per_minute),
+            by_token: RateLimiter::per_minute(requests),
+            by_address: RateLimiter::per_minute(requests),
+            logins: RateLimiter::per_minute(settings.logins_per_minute()),
             refused_logins: RefusedLogins::default(),
         }
     }
@@ -114,7 +117,7 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
     // itself, and not while it asks: whoever is signed in already must not wait for a second one with the first.
     let asks_the_provider =
         matches!(login, Some(Login::Begin | Login::Finish)) || request.uri().path() == "/logout";
-    let mut request = body::whole(request, FORM_BYTES).await?;
+    let mut request = body::whole(request, body::MAX_BODY_BYTES).await?;
     let slot = if !asks_the_provider && (is_form || visitor.is_some()) {
         let owner = visitor.as_ref().map(|visitor| visitor.token);
         pages.request_limits.enter(owner).await

@@ -26,6 +26,8 @@ mod workers;
 pub use settings::{PagesSettings, SecureCookie};
 
 use crate::engine::settings::LinkSettings;
+use crate::http::HttpSettings;
+use crate::http::body::MAX_BODY_BYTES;
 use crate::http::oidc::SignIn;
 use crate::http::reads::Reads;
 use crate::http::request_limits::RequestLimits;
@@ -41,9 +43,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use streams::Streams;
 use tokio_util::sync::CancellationToken;
-
-/// Largest form, in bytes.
-const FORM_BYTES: usize = 64 * 1024;
 
 /// Rows of a list on one page.
 const ROWS: u32 = 50;
@@ -91,6 +90,7 @@ impl Pages {
         providers: Providers,
         clock: Arc<dyn Clock>,
         request_limits: Arc<RequestLimits>,
+        http: &HttpSettings,
         settings: PagesSettings,
         sign_in: Option<SignIn>,
         links: LinkSettings,
@@ -98,8 +98,8 @@ impl Pages {
         stopping: CancellationToken,
     ) -> Self {
         Self {
-            streams: Arc::new(Streams::new(&settings)),
-            limits: Limits::new(&settings),
+            streams: Arc::new(Streams::new(http)),
+            limits: Limits::new(http),
             request_limits,
             store,
             reads,
@@ -147,7 +147,7 @@ pub fn router(pages: Arc<Pages>) -> Router {
         .route("/assets/{name}", get(assets::asset))
         .route("/favicon.ico", get(assets::icon))
         .fallback(error::not_here)
-        .layer(DefaultBodyLimit::max(FORM_BYTES))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(security::headers))
         .with_state(pages)
 }

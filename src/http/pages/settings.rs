@@ -11,28 +11,9 @@ pub struct PagesSettings {
     #[serde(with = "humantime_serde")]
     pub session_lifetime: Duration,
     pub secure_cookie: SecureCookie,
-    /// Of all sessions of one token, and of one address without a login; as many at once.
-    pub requests_per_minute: u32,
-    /// Of one address.
-    pub logins_per_minute: u32,
-    /// Largest number of live pages of this process at a time.
-    pub max_streams: usize,
     /// No key sets them.
     #[serde(skip)]
     pub live: LiveIntervals,
-}
-
-impl PagesSettings {
-    /// Returns the number of live pages that one session may have: an eighth of all, as many as a person follows.
-    pub fn max_streams_per_session(&self) -> usize {
-        self.max_streams.div_ceil(8)
-    }
-
-    /// Returns the number of live pages that all sessions of one token may have: half of all, so that no token takes
-    /// them from the others.
-    pub fn max_streams_per_token(&self) -> usize {
-        self.max_streams.div_ceil(2)
-    }
 }
 
 /// What a live page does by the clock.

@@ -1,8 +1,8 @@
 //! Counts the live streams of sessions and tokens.
 
-use super::PagesSettings;
 use super::session::Visitor;
 use crate::domain::TokenId;
+use crate::http::HttpSettings;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -33,9 +33,9 @@ pub struct StreamSlot {
 }
 
 impl Streams {
-    pub fn new(settings: &PagesSettings) -> Self {
+    pub fn new(settings: &HttpSettings) -> Self {
         Self {
-            most: settings.max_streams,
+            most: settings.max_streams(),
             most_of_session: settings.max_streams_per_session(),
             most_of_token: settings.max_streams_per_token(),
             open: Mutex::default(),

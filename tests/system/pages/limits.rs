@@ -14,7 +14,11 @@ use verifyd_simulator::Scenario;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_may_try_so_many_logins() {
-    let scene = Scene::sqlite_with(|settings| settings.pages.logins_per_minute = 3).await;
+    let scene = Scene::sqlite_with(|settings| {
+        // Half of them for logins.
+        settings.http.api.anonymous_requests_per_minute = 6;
+    })
+    .await;
     let token = scene.world.token("ops", ALL, Binding::EVERYTHING).await;
     let person = Person::logged_in(&scene.base, &token).await;
     let nobody = Person::at(&scene.base);
@@ -40,7 +44,7 @@ async fn an_address_may_try_so_many_logins() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_without_a_login_may_ask_so_often() {
     let scene = Scene::sqlite_with(|settings| {
-        settings.pages.requests_per_minute = 5;
+        settings.http.api.requests_per_minute = 5;
         settings.http.api.anonymous_requests_per_minute = 3;
     })
     .await;
@@ -73,7 +77,7 @@ async fn an_address_without_a_login_may_ask_so_often() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_may_ask_so_often_by_all_its_sessions() {
-    let scene = Scene::sqlite_with(|settings| settings.pages.requests_per_minute = 5).await;
+    let scene = Scene::sqlite_with(|settings| settings.http.api.requests_per_minute = 5).await;
     let token = scene.world.token("ops", ALL, Binding::EVERYTHING).await;
     let session = || Person::logged_in(&scene.base, &token);
     let sessions = [session().await, session().await];
@@ -91,8 +95,8 @@ async fn a_token_may_ask_so_often_by_all_its_sessions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn live_pages_are_bounded_for_a_session_and_for_a_token() {
     let scene = Scene::sqlite_with(|settings| {
-        // A session has one of them, a token two.
-        settings.pages.max_streams = 4;
+        // Four live pages, of which a session has one, and a token two.
+        settings.http.max_connections = 32;
     })
     .await;
     let token = scene.world.token("ops", ALL, Binding::EVERYTHING).await;

@@ -382,7 +382,8 @@ async fn lists_are_paged_and_keep_their_filter() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn live_pages_are_bounded_and_end_with_the_process() {
     let scene = Scene::sqlite_with(|settings| {
-        settings.pages.max_streams = 2;
+        // Two live pages.
+        settings.http.max_connections = 16;
         settings.pages.live.keep_alive = Duration::from_secs(1);
     })
     .await;

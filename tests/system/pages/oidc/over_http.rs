@@ -394,7 +394,8 @@ async fn while_the_provider_is_down_tokens_sign_in_and_readiness_stays() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn starts_and_returns_count_as_attempts_to_log_in() {
     for path in ["/login/oidc", "/login/callback?code=a&state=b"] {
-        let place = place_with(|settings| settings.pages.logins_per_minute = 3).await;
+        let place =
+            place_with(|settings| settings.http.api.anonymous_requests_per_minute = 6).await;
         let nobody = Person::at(&place.scene.base);
         let mut tried = 0;
         while nobody.get(path).await.status() != 429 {
@@ -411,8 +412,8 @@ async fn a_flood_of_one_way_to_log_in_leaves_the_others() {
     const ANSWERS: [u16; 3] = [401, 303, 401];
     for flooded in 0..ANSWERS.len() {
         let place = place_with(|settings| {
-            settings.pages.logins_per_minute = 3;
-            settings.pages.requests_per_minute = 5;
+            settings.http.api.anonymous_requests_per_minute = 6;
+            settings.http.api.requests_per_minute = 5;
         })
         .await;
         let nobody = Person::at(&place.scene.base);
