@@ -26,7 +26,6 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("database.read_url", PostgresUrl),
     ("redis.url", RedisUrl),
     ("redis.queue", QueueName),
-    ("redis.connect_timeout", Duration("100ms", "1m")),
     ("redis.response_timeout", Duration("100ms", "1m")),
     ("limits.context_bytes", Integer(1024, 1_048_576)),
     ("worker.concurrency", Integer(1, 4096)),
@@ -73,7 +72,6 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("links.consent_redirect", RedirectUri),
     ("webhooks.concurrency", Integer(1, 1024)),
     ("webhooks.request_timeout", Duration("100ms", "5m")),
-    ("webhooks.max_attempts", Integer(1, 100)),
     ("webhooks.give_up_after", Duration("1s", "365d")),
     ("webhooks.keep_delivered", Duration("0s", "365d")),
     ("webhooks.keep_failed", Duration("0s", "365d")),
@@ -82,7 +80,6 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("outbound.no_proxy", NoProxy),
     ("microsoft.default_cloud", CloudName),
     ("microsoft.request_timeout", Duration("100ms", "10m")),
-    ("microsoft.max_attempts_per_request", Integer(1, 20)),
     ("microsoft.modules_dir", Path),
 ];
 

@@ -44,7 +44,7 @@ text_enum! {
 text_enum! {
     /// `webhook_deliveries.give_up_reason`
     pub enum GiveUpReason: "give_up_reason" {
-        /// `webhooks.max_attempts` have failed.
+        /// As many attempts have failed as a message has.
         Attempts => "attempts",
         /// It was pending for `webhooks.give_up_after`.
         Age => "age",

@@ -1,7 +1,7 @@
 //! Sends due deliveries through a channel, gives up old ones and deletes ended ones.
 
 use super::channel::Channel;
-use super::settings::{JITTER, WebhookSettings};
+use super::settings::{JITTER, MAX_ATTEMPTS, WebhookSettings};
 use crate::domain::EndpointId;
 use crate::domain::pause::with_jitter;
 use crate::domain::webhook::Verdict;
@@ -229,7 +229,7 @@ impl Attempts {
         match sent.result.verdict() {
             Verdict::Delivered => Next::Delivered,
             Verdict::GiveUp => Next::GiveUp,
-            Verdict::TryAgain if delivery.tries >= self.settings.max_attempts => Next::GiveUp,
+            Verdict::TryAgain if delivery.tries >= MAX_ATTEMPTS => Next::GiveUp,
             Verdict::TryAgain => {
                 let pause = self.settings.pause_after(delivery.tries);
                 let asked = sent.retry_after.unwrap_or_default();

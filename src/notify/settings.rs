@@ -10,6 +10,10 @@ use std::time::Duration;
 /// Failures in a row after which an endpoint's circuit opens: fewer would open it for a restart of the receiver.
 const CIRCUIT_FAILURES: u32 = 5;
 
+/// Attempts after which a message is given up. By default the last would come after a day, when its age ends it anyway;
+/// where attempts are shorter, or messages wait for longer, this bounds what a receiver that always fails gets.
+pub(super) const MAX_ATTEMPTS: u32 = 11;
+
 /// Largest random part of a pause, as a share of it.
 pub(super) const JITTER: f64 = 0.2;
 
@@ -22,8 +26,6 @@ pub struct WebhookSettings {
     /// Longest time for one attempt.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// Attempts after which a message is given up.
-    pub max_attempts: u32,
     /// A message that has been pending for this time is given up, however often it was tried.
     #[serde(with = "humantime_serde")]
     pub give_up_after: Duration,
@@ -103,7 +105,6 @@ mod tests {
         WebhookSettings {
             concurrency,
             request_timeout: seconds(15),
-            max_attempts: 3,
             give_up_after: seconds(86_400),
             keep_delivered: seconds(1),
             keep_failed: seconds(1),

@@ -71,6 +71,7 @@ fn by_default_everything_has_the_value_that_it_had_as_a_key() {
     assert_eq!(seconds(worker.consumer_dead_after()), 120.0);
     let stuck_after = |sweeps| seconds(worker.stuck_after(Duration::from_secs(sweeps)));
     assert_eq!((stuck_after(1), stuck_after(300)), (180.0, 690.0));
+    assert_eq!(seconds(settings.redis.connect_timeout()), 2.0);
     let consumer = &settings.redis.consumer;
     assert_eq!(seconds(consumer.heartbeat_interval), 5.0);
     assert_eq!(seconds(consumer.poll_interval), 1.0);
@@ -92,6 +93,7 @@ fn by_default_everything_has_the_value_that_it_had_as_a_key() {
     let microsoft = &settings.microsoft;
     assert_eq!(seconds(microsoft.connect_timeout()), 5.0);
     assert_eq!(seconds(microsoft.read_timeout()), 10.0);
+    assert_eq!(microsoft.max_attempts_per_request, 4);
     assert!(settings.http.timeouts.body < settings.http.timeouts.request);
 }
 

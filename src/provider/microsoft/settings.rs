@@ -18,7 +18,8 @@ pub struct MicrosoftSettings {
     /// Limit for one request from connecting to the last byte.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// Largest number of times that one request is sent, including the first one.
+    /// Largest number of times that one request is sent, including the first one. No key sets it.
+    #[serde(skip, default = "max_attempts_per_request")]
     pub max_attempts_per_request: u32,
     /// No key sets them.
     #[serde(skip)]
@@ -27,6 +28,12 @@ pub struct MicrosoftSettings {
     pub modules_dir: PathBuf,
     /// The clouds by key, `^[a-z0-9][a-z0-9_]{0,63}$`.
     pub clouds: BTreeMap<String, CloudSettings>,
+}
+
+/// Three retries, within some two seconds, outlast a lost connection and a short spell of throttling. More would hold the
+/// slot of a run during an outage.
+const fn max_attempts_per_request() -> u32 {
+    4
 }
 
 /// The waits between two attempts of one request. Tests choose shorter ones.
@@ -191,7 +198,6 @@ mod tests {
             r#"
             default_cloud = "global"
             request_timeout = "20s"
-            max_attempts_per_request = 3
             modules_dir = ""
             [clouds.global]
             login = "https://login.microsoftonline.com"

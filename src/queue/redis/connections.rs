@@ -48,7 +48,7 @@ impl Connections {
         };
         // apalis_redis::connect waits 500 ms for an answer, and one slow answer ends a worker.
         let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(settings.connect_timeout))
+            .set_connection_timeout(Some(settings.connect_timeout()))
             .set_response_timeout(Some(settings.response_timeout))
             .set_number_of_retries(retries)
             .set_max_delay(MAX_RETRY_DELAY);
@@ -57,7 +57,7 @@ impl Connections {
             config,
             shared: Mutex::new(None),
             reached: AtomicBool::new(false),
-            connect_timeout: settings.connect_timeout,
+            connect_timeout: settings.connect_timeout(),
             call_timeout: settings.call_timeout(),
             health,
         })

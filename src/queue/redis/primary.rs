@@ -61,7 +61,7 @@ impl Primary {
     pub fn new(settings: &RedisSettings) -> Result<Self, RedisSettingsError> {
         let refused = || RedisSettingsError::Url("the client does not accept it".to_owned());
         let timeouts = Timeouts {
-            connect: settings.connect_timeout,
+            connect: settings.connect_timeout(),
             response: settings.response_timeout,
         };
         let place = match address::read(settings.url.expose_secret()).ok_or_else(refused)? {

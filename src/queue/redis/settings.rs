@@ -14,9 +14,6 @@ pub struct RedisSettings {
     pub url: SecretString,
     /// Name of the queue and prefix of all its keys: letters, digits, `_`, `-` and `.`.
     pub queue: String,
-    /// Time to establish a connection.
-    #[serde(with = "humantime_serde")]
-    pub connect_timeout: Duration,
     /// Time to wait for one answer.
     #[serde(with = "humantime_serde")]
     pub response_timeout: Duration,
@@ -121,9 +118,15 @@ impl RedisSettings {
             .saturating_add(self.consumer.poll_interval)
     }
 
+    /// Returns the time to establish a connection: two fifths of that for an answer, since a server that is near
+    /// accepts at once, and an answer may wait behind a slow script.
+    pub fn connect_timeout(&self) -> Duration {
+        self.response_timeout * 2 / 5
+    }
+
     /// Returns the timeout of one call from outside (send, depth, ping).
     pub(super) fn call_timeout(&self) -> Duration {
-        self.connect_timeout.saturating_add(self.response_timeout)
+        self.connect_timeout().saturating_add(self.response_timeout)
     }
 }
 
@@ -136,7 +139,6 @@ mod tests {
             r#"
             url = "{url}"
             queue = "verifyd"
-            connect_timeout = "2s"
             response_timeout = "5s"
             "#
         ))

@@ -44,10 +44,7 @@ const FAILURES: usize = 5;
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_circuit_records_without_trying() {
     let (mut bench, connection, receiver) = bench().await;
-    set(
-        &mut bench,
-        &[("CONCURRENCY", "4"), ("MAX_ATTEMPTS", "100"), LONG],
-    );
+    set(&mut bench, &[("CONCURRENCY", "4"), LONG]);
     let (broken, _) = add(&bench, &receiver.url("broken"), &[]);
     let (other, _) = add(&bench, &receiver.url("other"), &[]);
     receiver.answers("broken", Answer::Status(500, usize::MAX));
@@ -125,8 +122,7 @@ async fn due_now(bench: &Bench) {
 /// It probes after its pauses, also after a restart of the only replica, and closes by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_circuit_probes_and_closes_when_the_receiver_answers_again() {
-    let (mut bench, connection, receiver) = bench().await;
-    set(&mut bench, &[("MAX_ATTEMPTS", "100")]);
+    let (bench, connection, receiver) = bench().await;
     let (broken, _) = add(&bench, &receiver.url("broken"), &[]);
     receiver.answers("broken", Answer::Status(500, usize::MAX));
     let mut first = bench.serve(&[]);
@@ -151,10 +147,7 @@ async fn a_circuit_probes_and_closes_when_the_receiver_answers_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_too_long_is_given_up_counted_and_listed() {
     let (mut bench, connection, receiver) = bench().await;
-    set(
-        &mut bench,
-        &[("MAX_ATTEMPTS", "100"), ("GIVE_UP_AFTER", "2s"), LONG],
-    );
+    set(&mut bench, &[("GIVE_UP_AFTER", "2s"), LONG]);
     let (broken, _) = add(&bench, &receiver.url("broken"), &[]);
     receiver.answers("broken", Answer::Status(500, usize::MAX));
     let daemon = bench.serve(&[]);
@@ -259,7 +252,7 @@ async fn a_receiver_that_asks_to_wait_gets_nothing_meanwhile() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_asks_for_a_day_is_waited_for_within_the_bounds() {
     let (mut bench, connection, receiver) = bench().await;
-    set(&mut bench, &[("MAX_ATTEMPTS", "100"), LONG]);
+    set(&mut bench, &[LONG]);
     let paths = ["one", "two", "three"];
     for path in paths {
         receiver.answers(path, Answer::WaitSeconds(86_400));

@@ -16,7 +16,6 @@ pub fn settings(url: &str, queue: &str) -> RedisSettings {
     RedisSettings {
         url: url.into(),
         queue: queue.into(),
-        connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(20),
         consumer: ConsumerSettings {
             clean_interval: Duration::from_millis(500),

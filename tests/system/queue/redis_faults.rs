@@ -283,7 +283,7 @@ async fn entries_written_piecemeal_stop_nothing() {
 async fn goes_on_after_a_server_that_hung() {
     let server = PrivateRedis::start();
     let mut settings = settings(&server.url(), "q");
-    settings.response_timeout = Duration::from_millis(500);
+    settings.response_timeout = Duration::from_secs(1);
     let queue = open(&settings);
     let probe = Probe::new();
     let consumer = Consumer::start(&queue, &probe, 4);
@@ -363,8 +363,7 @@ async fn leaves_connections_on_which_nothing_passes_any_more() {
     let server = PrivateRedis::start();
     let (way, url) = Proxy::before(&server.url()).await;
     let mut settings = settings(&url, "q");
-    settings.response_timeout = Duration::from_millis(500);
-    settings.connect_timeout = Duration::from_millis(500);
+    settings.response_timeout = Duration::from_millis(1250);
     let queue = open(&settings);
     let probe = Probe::new();
     let consumer = Consumer::start(&queue, &probe, 4);
