@@ -24,6 +24,7 @@ pub(super) const FORMER: &[(&str, Now)] = &[
     ("database.lock_timeout", Derived("a sixth of database.statement_timeout")),
     ("database.idle_timeout", Constant("10m")),
     ("database.max_lifetime", Constant("30m")),
+    ("database.listen", Derived("off where database.listen_url is off")),
     ("redis.connect_timeout", Derived("two fifths of redis.response_timeout")),
     ("redis.fetchers", Constant("2")),
     ("redis.retries", Constant("6")),

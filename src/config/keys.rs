@@ -4,8 +4,8 @@ use super::former;
 use super::rule::{Rule, is_cloud_name};
 use Rule::{
     ClaimName, ClientId, CloudBase, CloudName, CollectorUrl, DatabaseUrl, Duration, Filter, Grants,
-    Headers, Hosts, Integer, Issuer, Keys, LaravelKeys, Link, LinkWithId, Listen, NoProxy,
-    OidcScopes, OneOf, Path, Portal, PostgresUrl, ProxyUrl, PublicUrl, QueueName, Ratio,
+    Headers, Hosts, Integer, Issuer, Keys, LaravelKeys, Link, LinkWithId, Listen, ListenUrl,
+    NoProxy, OidcScopes, OneOf, Path, Portal, PostgresUrl, ProxyUrl, PublicUrl, QueueName, Ratio,
     RedirectUri, RedisUrl,
 };
 
@@ -21,8 +21,7 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("database.max_connections", Integer(1, 1000)),
     ("database.acquire_timeout", Duration("100ms", "5m")),
     ("database.statement_timeout", Duration("100ms", "1h")),
-    ("database.listen", OneOf(&["auto", "off"])),
-    ("database.listen_url", PostgresUrl),
+    ("database.listen_url", ListenUrl),
     ("database.read_url", PostgresUrl),
     ("redis.url", RedisUrl),
     ("redis.queue", QueueName),

@@ -3,6 +3,7 @@
 use super::rule::Rule;
 use super::settings::Settings;
 use crate::domain::host_list::HostList;
+use crate::store::LISTEN_OFF;
 use config::{Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt::Write;
@@ -85,9 +86,11 @@ impl Settings {
 
 fn shown(rule: Rule, value: &Value) -> String {
     match (&value.kind, rule) {
-        (ValueKind::String(url), Rule::DatabaseUrl | Rule::PostgresUrl | Rule::RedisUrl) => {
-            quoted(&mask(url))
-        }
+        (ValueKind::String(text), Rule::ListenUrl) if text == LISTEN_OFF => quoted(text),
+        (
+            ValueKind::String(url),
+            Rule::DatabaseUrl | Rule::PostgresUrl | Rule::ListenUrl | Rule::RedisUrl,
+        ) => quoted(&mask(url)),
         (ValueKind::String(url), Rule::ProxyUrl) => quoted(&crate::outbound::proxy::masked(url)),
         (ValueKind::String(text), Rule::Headers) if text.is_empty() => quoted(text),
         (ValueKind::Array(items), _) if rule.is_secret() => {

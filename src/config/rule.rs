@@ -7,6 +7,7 @@ use crate::domain::text_decoding::{self, Named};
 use crate::domain::web_address::{self, WebAddressError};
 use crate::outbound::guard::is_https_or_loopback;
 use crate::outbound::proxy::{self, ProxyAddressError};
+use crate::store::LISTEN_OFF;
 use crate::telemetry::traces::{self, HeadersError};
 use config::{Value, ValueKind};
 use std::fmt;
@@ -38,6 +39,8 @@ pub(super) enum Rule {
     Portal,
     DatabaseUrl,
     PostgresUrl,
+    /// Of what listens, or that nothing does.
+    ListenUrl,
     RedisUrl,
     ProxyUrl,
     NoProxy,
@@ -76,6 +79,7 @@ impl fmt::Display for Rule {
             Self::Portal => "an https address without a path",
             Self::DatabaseUrl => "a postgres://, postgresql:// or sqlite: address, or empty",
             Self::PostgresUrl => "a postgres:// or postgresql:// address, or empty",
+            Self::ListenUrl => "a postgres:// or postgresql:// address, off, or empty",
             Self::RedisUrl => "a redis://, rediss://, redis+sentinel:// or rediss+sentinel:// address, or empty",
             Self::ProxyUrl => "an http:// or https:// address, none, or empty",
             Self::NoProxy => {
@@ -106,6 +110,7 @@ impl Rule {
             self,
             Self::DatabaseUrl
                 | Self::PostgresUrl
+                | Self::ListenUrl
                 | Self::RedisUrl
                 | Self::ProxyUrl
                 | Self::Headers
@@ -183,7 +188,7 @@ impl Rule {
     fn schemes(self) -> &'static [&'static str] {
         match self {
             Self::DatabaseUrl => &["postgres", "postgresql", "sqlite"],
-            Self::PostgresUrl => &["postgres", "postgresql"],
+            Self::PostgresUrl | Self::ListenUrl => &["postgres", "postgresql"],
             Self::RedisUrl => &crate::queue::redis::SCHEMES,
             Self::ProxyUrl
             | Self::RedirectUri
@@ -211,12 +216,12 @@ impl Rule {
         }
         match self {
             Self::ProxyUrl => proxy_problem(text),
-            Self::DatabaseUrl | Self::PostgresUrl | Self::RedisUrl
+            Self::DatabaseUrl | Self::PostgresUrl | Self::ListenUrl | Self::RedisUrl
                 if is_known && scheme != lower =>
             {
                 Some(format!("the scheme must be in lower case, {lower}:"))
             }
-            Self::DatabaseUrl | Self::PostgresUrl if is_known => {
+            Self::DatabaseUrl | Self::PostgresUrl | Self::ListenUrl if is_known => {
                 crate::store::address_problem(text)
             }
             Self::RedisUrl if is_known => crate::queue::redis::address_problem(text),
@@ -320,6 +325,7 @@ impl Rule {
                     || Self::PostgresUrl.allows_text(text)
             }
             Self::PostgresUrl => text.is_empty() || is_server_url(text, self.schemes()),
+            Self::ListenUrl => text == LISTEN_OFF || Self::PostgresUrl.allows_text(text),
             // One of several Sentinels is no URL; `address_problem` has read it.
             Self::RedisUrl => {
                 let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);

@@ -56,7 +56,7 @@ mod workers;
 
 pub use address::problem as address_problem;
 pub use postgres::Private;
-pub use settings::{DatabaseSettings, LimitSettings, ListenMode};
+pub use settings::{DatabaseSettings, LISTEN_OFF, LimitSettings};
 pub use tables::APPLICATION_TABLES;
 
 use crate::ports::schema::PendingMigration;

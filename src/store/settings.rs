@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Shortest `batch_timeout`, where `statement_timeout` is no shorter.
 const MIN_BATCH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// `database.listen_url` where no connection listens.
+pub const LISTEN_OFF: &str = "off";
+
 /// The address of the database, and its timeouts.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,9 +30,8 @@ pub struct DatabaseSettings {
     /// Timeout of one statement on the server. With SQLite only the wait for a lock follows it.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
-    /// Whether a connection listens for bare INSERTs. Not used with SQLite.
-    pub listen: ListenMode,
-    /// A direct connection for listening, where `url` leads to a pooler; empty: `url`.
+    /// A direct connection that listens for bare INSERTs, where `url` leads to a pooler; empty: `url`; [`LISTEN_OFF`]:
+    /// none. Not used with SQLite.
     pub listen_url: SecretString,
     /// A replica, for what API and pages read; empty: `url`.
     pub read_url: SecretString,
@@ -48,6 +50,11 @@ impl DatabaseSettings {
     pub fn batch_timeout(&self) -> Duration {
         let least = self.statement_timeout.min(MIN_BATCH_TIMEOUT);
         (self.statement_timeout / 6).max(least)
+    }
+
+    /// Whether a connection listens for bare INSERTs. None does with SQLite.
+    pub fn listens(&self) -> bool {
+        self.listen_url.expose_secret() != LISTEN_OFF
     }
 
     /// Whether `url` names several hosts, of which one is chosen: that takes a connection of its own now and then.
@@ -72,14 +79,6 @@ impl Default for LimitSettings {
     }
 }
 
-/// `database.listen`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ListenMode {
-    Auto,
-    Off,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,7 +89,6 @@ mod tests {
         max_connections = 16
         acquire_timeout = "5s"
         statement_timeout = "30s"
-        listen = "auto"
         listen_url = "postgres://verifyd:p4ss@direct/verifyd"
         read_url = ""
     "#;

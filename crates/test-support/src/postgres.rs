@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::OnceCell;
-use verifyd::store::{DatabaseSettings, ListenMode};
+use verifyd::store::{DatabaseSettings, LISTEN_OFF};
 
 /// The databases that [`TestDatabase::migrated`] and [`TestDatabase::partitioned`] copy. The server is thrown away with
 /// them.
@@ -100,8 +100,7 @@ async fn migrate(server: &str, is_partitioned: bool) -> String {
         max_connections: 2,
         acquire_timeout: Duration::from_secs(300),
         statement_timeout: Duration::from_secs(1800),
-        listen: ListenMode::Off,
-        listen_url: SecretString::default(),
+        listen_url: SecretString::from(LISTEN_OFF),
         read_url: SecretString::default(),
     };
     let store = verifyd::store::connect(&settings)

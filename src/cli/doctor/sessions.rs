@@ -6,7 +6,6 @@ use crate::config::Settings;
 use crate::ports::probe::{ConnectionLimit, Host, HostRole, LimitedBy};
 use crate::ports::store::{Store, StoreError};
 use crate::ports::wake::{Listening, TriggerFault};
-use crate::store::ListenMode;
 use secrecy::ExposeSecret as _;
 
 /// A line where `serve` may not open all its connections. It failed where a limit allows fewer than `serve` works with.
@@ -103,7 +102,7 @@ pub fn of_limit(failure: Option<&StoreError>, settings: &Settings) -> Option<Str
     let is_limit = |failure: &&StoreError| failure.sqlstate() == Some("53300");
     let (kind, name) = limited(&failure.filter(is_limit)?.to_string())?;
     // Besides those of the pool one for the heartbeat, one for listening, and one to look for the primary.
-    let listening = i64::from(settings.database.listen == ListenMode::Auto);
+    let listening = i64::from(settings.database.listens());
     let looking = i64::from(settings.database.has_several_hosts());
     let needed = i64::from(settings.database.max_connections) + 1 + listening + looking;
     Some(format!(

@@ -46,6 +46,7 @@ fn what_is_printed_loads_again_and_prints_the_same() {
             "/tmp/a \"b\"\\c\u{7f}#.key",
         ),
         ("VERIFYD__LOG__FILTER", "info,verifyd=debug"),
+        ("VERIFYD__DATABASE__LISTEN_URL", "off"),
     ];
     let first = load(&environment).unwrap();
     let printed = first.print();
@@ -56,6 +57,7 @@ fn what_is_printed_loads_again_and_prints_the_same() {
         PathBuf::from("/tmp/a \"b\"\\c\u{7f}#.key")
     );
     assert_eq!(second.microsoft.clouds, first.microsoft.clouds);
+    assert!(!second.database.listens());
     let defaults = load(&[]).unwrap().print();
     assert_eq!(
         defaults

@@ -129,6 +129,7 @@ fn wrong_types_and_ranges_name_key_source_found_and_allowed() {
         ("redis.url = 'http://h'", "must be a redis://"),
         ("database.url = 'mysql://h/x'", "must be a postgres://"),
         ("database.url = 'sqlite:'", "must be a postgres://"),
+        ("database.listen_url = 'on'", "address, off, or empty"),
         ("credentials.keys = 'k1:x'", "must be a list of keys"),
         ("credentials.keys = [5]", "a whole number as element [0]"),
         (

@@ -50,7 +50,7 @@ use self::opening::HeartbeatConnection;
 use super::End;
 use super::dialect::{is_failed_completion, run_type};
 use super::error::connecting;
-use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
+use super::settings::{DatabaseSettings, LISTEN_OFF, LimitSettings};
 use super::shares::Share;
 use super::sql_store::InProcess;
 use crate::ports::store_error::StoreError;
@@ -121,10 +121,10 @@ impl PostgresStore {
         limits: LimitSettings,
     ) -> Result<Arc<Self>, StoreError> {
         let connector = Connector::of(settings)?;
-        let listen = match (settings.listen, settings.listen_url.expose_secret()) {
-            (ListenMode::Off, _) => None,
-            (ListenMode::Auto, "") => Some(Arc::clone(&connector)),
-            (ListenMode::Auto, _) => Some(connector.of_listening(settings)?),
+        let listen = match settings.listen_url.expose_secret() {
+            LISTEN_OFF => None,
+            "" => Some(Arc::clone(&connector)),
+            _ => Some(connector.of_listening(settings)?),
         };
         // Not through the pool, which would try again until acquire_timeout and then not return the reason.
         let first = async {

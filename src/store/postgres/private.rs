@@ -120,7 +120,7 @@ impl Private {
     }
 }
 
-/// Returns the same address with another database; an empty one stays empty.
+/// Returns the same address with another database; what is no address stays as it is.
 fn leading_to(name: &str, url: &SecretString) -> SecretString {
     let hosts = HostList::of(url.expose_secret());
     let Some(mut parsed) = hosts.first() else {
@@ -151,7 +151,9 @@ mod tests {
 
     #[test]
     fn only_the_database_of_the_address_changes() {
-        assert_eq!(led(""), "");
+        for none in ["", "off"] {
+            assert_eq!(led(none), none);
+        }
         assert_eq!(led("postgres://h/app"), "postgres://h/mine");
         assert_eq!(led("postgres://h"), "postgres://h/mine");
         assert_eq!(

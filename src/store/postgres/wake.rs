@@ -237,7 +237,7 @@ impl WakeStore for PostgresStore {
                             "notifications of the database do not arrive, there seems to be a \
                              pooler on the way: bare INSERTs are found by the sweep only; \
                              set database.listen_url to a direct connection to the same database, \
-                             or database.listen to off"
+                             or to off"
                         );
                     }
                     has_warned = true;

@@ -316,7 +316,6 @@ fn id_list(ids: &[i64]) -> serde_json::Value {
 mod tests {
     use super::*;
     use crate::ports::schema::{InspectStore as _, SchemaStore as _};
-    use crate::store::settings::ListenMode;
 
     async fn connect(file: &Path) -> Arc<SqliteStore> {
         let limit = Duration::from_secs(60);
@@ -327,7 +326,6 @@ mod tests {
                 max_connections: 2,
                 acquire_timeout: limit,
                 statement_timeout: limit,
-                listen: ListenMode::Off,
                 listen_url: String::new().into(),
                 read_url: String::new().into(),
             },

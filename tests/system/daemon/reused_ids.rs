@@ -6,7 +6,7 @@ use verifyd_simulator::Scenario;
 /// Nothing but hints starts runs: no sweep finds them, and no notification.
 const BY_HINTS: [(&str, &str); 2] = [
     ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
-    ("VERIFYD__DATABASE__LISTEN", "off"),
+    ("VERIFYD__DATABASE__LISTEN_URL", "off"),
 ];
 
 /// What attempts of the runs that are there ended with, and whether any was not the only one.

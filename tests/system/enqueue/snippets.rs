@@ -12,7 +12,7 @@ const NO_SWEEP: &[(&str, &str)] = &[
     ("VERIFYD__RECONCILER__INTERVAL", "5m"),
     ("VERIFYD__RECONCILER__REDELIVER_AFTER", "5m"),
     // Nor may the notification of the statement.
-    ("VERIFYD__DATABASE__LISTEN", "off"),
+    ("VERIFYD__DATABASE__LISTEN_URL", "off"),
 ];
 
 /// A command that the machine has, and that can do what `probe` wants.

@@ -12,7 +12,7 @@ use test_support::postgres::TestDatabase;
 use test_support::waiting::until;
 use verifyd::domain::{ConnectionId, RunId, TenantId};
 use verifyd::ports::store::Store;
-use verifyd::store::{DatabaseSettings, ListenMode};
+use verifyd::store::DatabaseSettings;
 
 /// A store on a database of its own.
 pub struct Bed {
@@ -41,7 +41,6 @@ pub fn settings(url: &str) -> DatabaseSettings {
         max_connections: 8,
         acquire_timeout: Duration::from_secs(300),
         statement_timeout: Duration::from_secs(1800),
-        listen: ListenMode::Auto,
         listen_url: SecretString::default(),
         read_url: SecretString::default(),
     }

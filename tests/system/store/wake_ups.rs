@@ -17,7 +17,7 @@ use verifyd::domain::run::RUN_TYPE;
 use verifyd::ports::probe::{Pooling, Writing};
 use verifyd::ports::store::Store;
 use verifyd::ports::wake::{Listening, WakeSignal};
-use verifyd::store::ListenMode;
+use verifyd::store::LISTEN_OFF;
 
 async fn rung(signal: &WakeSignal) {
     tokio::time::timeout(PATIENCE, signal.woken())
@@ -139,7 +139,7 @@ async fn listening_is_tried_and_can_be_turned_off() {
         Listening::Received
     );
     let mut off = settings(&bed.url());
-    off.listen = ListenMode::Off;
+    off.listen_url = SecretString::from(LISTEN_OFF);
     let store = verifyd::store::connect(&off).await.unwrap();
     assert_eq!(store.try_listening().await.unwrap(), Listening::Off);
     let sqlite = Bed::sqlite().await;
