@@ -284,7 +284,7 @@ impl Health {
         let consumer = match queue.last_activity {
             _ if polling => None,
             Some(age) if age <= self.worker.settings.consumer_stalled_after() => None,
-            Some(age) => Some(format!("no sign of life for {} s", age.as_secs())),
+            Some(age) => Some(format!("no activity for {} s", age.as_secs())),
             None => Some("not started yet".to_owned()),
         };
         let lease = (!self.worker.lease.is_alive())

@@ -364,14 +364,14 @@ fn lag_of(replayed: Replayed, heartbeats: &ConfirmedHeartbeats) -> Result<Durati
     if !replayed.is_replica {
         return Err(NotRead::Promoted);
     }
-    let Some(beat_at) = replayed.beat_at else {
+    let Some(last_heartbeat_at) = replayed.last_heartbeat_at else {
         let is_due = heartbeats.oldest().is_some_and(|age| age > MAX_LAG);
         return Err(match is_due {
             true => NotRead::Foreign,
             false => NotRead::Awaited,
         });
     };
-    let dated = heartbeats.date(beat_at).ok_or(NotRead::Unknown)?;
+    let dated = heartbeats.date(last_heartbeat_at).ok_or(NotRead::Unknown)?;
     if dated.at_most <= MAX_LAG {
         Ok(dated.lag)
     } else if dated.lag > MAX_LAG / 2 {
@@ -442,23 +442,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_replica_is_read_while_it_has_a_heartbeat_of_this_process_that_is_new_enough() {
         let at = |seconds: i64| DateTime::from_timestamp(1_000_000 + seconds, 0);
-        let beats = ConfirmedHeartbeats::default();
-        let found = |is_replica, beat_at| {
+        let heartbeats = ConfirmedHeartbeats::default();
+        let found = |is_replica, last_heartbeat_at| {
             let replayed = Replayed {
                 is_replica,
-                beat_at,
+                last_heartbeat_at,
             };
-            lag_of(replayed, &beats)
+            lag_of(replayed, &heartbeats)
         };
         assert!(matches!(found(true, None), Err(NotRead::Awaited)));
-        beats.add(Instant::now(), at(0).unwrap());
+        heartbeats.add(Instant::now(), at(0).unwrap());
         tokio::time::advance(seconds(5)).await;
         assert!(matches!(found(true, None), Err(NotRead::Awaited)));
         assert!(matches!(found(true, at(0)), Ok(lag) if lag.is_zero()));
         assert!(matches!(found(false, at(0)), Err(NotRead::Promoted)));
         assert!(matches!(found(true, at(60)), Err(NotRead::Unknown)));
 
-        beats.add(Instant::now(), at(5).unwrap());
+        heartbeats.add(Instant::now(), at(5).unwrap());
         tokio::time::advance(seconds(25)).await;
         assert!(matches!(found(true, at(0)), Ok(lag) if lag == seconds(25)));
         tokio::time::advance(seconds(1)).await;
@@ -468,7 +468,7 @@ mod tests {
         // Heartbeats are held up.
         tokio::time::advance(seconds(20)).await;
         assert!(matches!(found(true, at(5)), Err(NotRead::Unknown)));
-        beats.add(Instant::now(), at(51).unwrap());
+        heartbeats.add(Instant::now(), at(51).unwrap());
         assert!(matches!(found(true, at(5)), Err(NotRead::Unknown)));
         assert!(matches!(found(true, at(51)), Ok(lag) if lag.is_zero()));
     }

@@ -158,8 +158,8 @@ impl Protocol {
 
     fn steps_of_worker(&self, s: &State, w: usize, steps: &mut Vec<Action>) {
         let worker = &s.workers[w];
-        let silent = worker.process == Process::Paused || worker.fenced;
-        if silent && worker.heartbeat == Heartbeat::Fresh {
+        let sends_none = worker.process == Process::Paused || worker.fenced;
+        if sends_none && worker.heartbeat == Heartbeat::Fresh {
             steps.push(Action::LeaseEnds(w));
         }
         match worker.process {

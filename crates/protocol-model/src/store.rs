@@ -354,7 +354,7 @@ impl Store {
         }
     }
 
-    /// BEAT, confirmed.
+    /// HEARTBEAT, confirmed.
     pub fn heartbeat(&self, s: &mut State, w: usize) {
         s.workers[w].heartbeat = Heartbeat::Fresh;
         s.workers[w].fenced = false;

@@ -44,7 +44,7 @@ pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
                 "queue",
                 format!("{}, takes hints, {depth} waiting", queue.kind()),
             ));
-            lines.extend(rejected(count, &sample));
+            lines.extend(dead_letters(count, &sample));
             lines.extend(sentinels(&*queue).await);
         }
         Ok(Err(failure)) => {
@@ -73,13 +73,13 @@ async fn sentinels(queue: &dyn Queue) -> Vec<Line> {
 }
 
 /// Payloads that a producer got wrong.
-fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
+fn dead_letters(count: u64, sample: &[DeadLetter]) -> Option<Line> {
     let example = sample.first()?;
     let line = bad(
         "hints",
         State::Warning,
         format!(
-            "{count} put aside as no hints; {}: {}",
+            "{count} dead letters; {}: {}",
             example.task_id, example.reason
         ),
         "correct whoever sends them (docs/guides/enqueue.md); the runs themselves are found by the sweep",

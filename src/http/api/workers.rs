@@ -26,7 +26,7 @@ pub struct Workers {
     get,
     path = "/workers",
     tag = "installation",
-    responses((status = 200, description = "All that beat within the last day", body = Workers)),
+    responses((status = 200, description = "All that sent a heartbeat within the last day", body = Workers)),
 )]
 pub async fn list_workers(
     State(api): State<Arc<Api>>,

@@ -244,33 +244,29 @@ fn numbers(counts: &ConnectionCounts) -> Vec<Count> {
 /// What is to be said of verifyd itself, and how many runs are queued and running.
 async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64; 2]), StoreError> {
     let now = pages.clock.now();
-    // A lag would make workers look silent.
+    // A lag would make workers look dead.
     let workers = pages.store.workers().await?;
-    let silent = workers
+    let alive = workers
         .iter()
-        .filter(|w| {
-            (now - w.beat_at)
-                .to_std()
-                .is_ok_and(|age| age > pages.dead_after)
-        })
+        .filter(|worker| worker.is_alive(now, pages.dead_after))
         .count();
-    let beating = workers.len() - silent;
+    let dead = workers.len() - alive;
     let mut remarks = Vec::new();
     let to_workers = || {
         visitor
             .sees_workers()
             .then(|| ("/workers".to_owned(), "Workers"))
     };
-    if beating == 0 {
+    if alive == 0 {
         remarks.push(Remark {
             bad: true,
-            text: "No worker is at work: checks wait until one is started.".to_owned(),
+            text: "No worker is alive: checks wait until one is started.".to_owned(),
             link: to_workers(),
         });
-    } else if silent > 0 && visitor.sees_workers() {
+    } else if dead > 0 && visitor.sees_workers() {
         remarks.push(Remark {
             bad: false,
-            text: match silent {
+            text: match dead {
                 1 => "One worker stopped sending heartbeats without shutting down.".to_owned(),
                 n => format!("{n} workers stopped sending heartbeats without shutting down."),
             },

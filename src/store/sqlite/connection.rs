@@ -6,7 +6,7 @@ use crate::ports::store_error::StoreError;
 use crate::store::pools;
 use crate::store::sql_store::{self, InProcess, SqlConnection, SqlRow, SqlStore, SqlTransaction};
 use crate::store::statement::{Statement, Value};
-use crate::store::workers::Beat;
+use crate::store::workers::HeartbeatWriter;
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::pool::PoolConnection;
@@ -83,9 +83,9 @@ impl SqlStore for SqliteStore {
 }
 
 #[async_trait]
-impl Beat for SqliteStore {
-    async fn beat(&self, beat: Statement) -> Result<(DateTime<Utc>,), StoreError> {
-        sql_store::transaction(self, async |tx| beat.fetch_one(tx).await).await
+impl HeartbeatWriter for SqliteStore {
+    async fn write_heartbeat(&self, heartbeat: Statement) -> Result<(DateTime<Utc>,), StoreError> {
+        sql_store::transaction(self, async |tx| heartbeat.fetch_one(tx).await).await
     }
 }
 
