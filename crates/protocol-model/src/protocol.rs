@@ -150,7 +150,7 @@ impl Protocol {
             if delivery.waits {
                 steps.push(Action::NotBeforePasses(r));
             }
-            if delivery.delivered == Delivered::Lately && run.status == Status::Queued {
+            if delivery.delivered == Delivered::Recently && run.status == Status::Queued {
                 steps.push(Action::RedeliverAfterPasses(r));
             }
         }

@@ -28,7 +28,7 @@ pub enum Status {
 pub enum Delivered {
     Never,
     /// Within `reconciler.redeliver_after`.
-    Lately,
+    Recently,
     LongAgo,
 }
 

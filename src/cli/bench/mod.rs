@@ -27,8 +27,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a worker may take to let go of what it has when the measurement is ended early.
-const LETTING_GO: Duration = Duration::from_secs(10);
+/// Longest time for workers to stop when the measurement is ended early.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What was measured.
 struct Measured {
@@ -94,7 +94,7 @@ pub async fn run(settings: Settings, args: &BenchArgs) -> anyhow::Result<ExitCod
     // What still works would write again what is removed.
     end.cancel();
     workers.close();
-    let _ = tokio::time::timeout(LETTING_GO, workers.wait()).await;
+    let _ = tokio::time::timeout(STOP_TIMEOUT, workers.wait()).await;
     let removed = place.remove().await;
     let measured = measured?;
     removed?;

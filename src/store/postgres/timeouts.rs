@@ -117,7 +117,7 @@ pub(super) fn pool_options(
                     return Ok(true);
                 }
                 let answers = answers(connection, before).await;
-                answers.inspect_err(|_| connector.suspect())
+                answers.inspect_err(|_| connector.record_failure())
             })
         })
         .after_release(move |connection, _| {
@@ -128,7 +128,7 @@ pub(super) fn pool_options(
                     .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())));
                 let is_kept = may_write.map(|may_write| may_write || connector.only_reads);
                 if !matches!(is_kept, Ok(true)) {
-                    connector.suspect();
+                    connector.record_failure();
                 }
                 is_kept
             })

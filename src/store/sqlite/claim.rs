@@ -40,7 +40,7 @@ macro_rules! is_due {
 const OPEN_ATTEMPTS: &str = sql!(
     "WITH wanted AS MATERIALIZED (
         SELECT value ->> 0 AS id, value ->> 1 AS token, value ->> 2 AS worker_id,
-               value ->> 3 AS most, value ->> 4 AS deadline FROM json_each($1)
+               value ->> 3 AS max_attempts, value ->> 4 AS deadline FROM json_each($1)
     ), history AS MATERIALIZED (
         SELECT w.*, coalesce(max(a.attempt), 0) AS last,
                count(*) FILTER (WHERE a.counted AND NOT a.earlier) AS spent,
@@ -55,8 +55,8 @@ const OPEN_ATTEMPTS: &str = sql!(
         WHERE r.type = " run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND "
     is_due!("$4") " GROUP BY w.id
     ), judged AS MATERIALIZED (
-        SELECT *, spent >= most OR failed >= $2 AS exhausted,
-               spent + 1 >= most AND lost > 0 AS last_chance FROM history
+        SELECT *, spent >= max_attempts OR failed >= $2 AS exhausted,
+               spent + 1 >= max_attempts AND lost > 0 AS last_chance FROM history
     )
     INSERT INTO verifyd_run_attempts
         (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at)
