@@ -50,7 +50,7 @@ struct Latency {
 #[derive(Debug, Serialize)]
 struct Enqueue {
     single_per_second: f64,
-    /// Null when there were too few runs.
+    /// `null` when there were too few runs.
     bulk_per_second: Option<f64>,
 }
 
@@ -59,7 +59,7 @@ struct Drain {
     runs: u32,
     seconds: f64,
     runs_per_second: f64,
-    /// Null where the system does not tell.
+    /// `null` where the system does not tell.
     cpu_seconds_per_1000_runs: Option<f64>,
     simulator_cpu_seconds_per_1000_runs: Option<f64>,
     in_flight_mean: f64,
