@@ -9,6 +9,7 @@ use super::session::Visitor;
 use crate::domain::access::Scope;
 use crate::domain::{EndpointId, WorkspaceId};
 use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
+use crate::operations::list_workers;
 use crate::view::words::{counted, span};
 use askama::Template;
 use axum::extract::State;
@@ -198,10 +199,7 @@ pub async fn page(
     visitor: Visitor,
 ) -> Result<Response, PageError> {
     visitor.needs(Scope::Admin)?;
-    if !visitor.sees_workers() {
-        return Err(PageError::NotFound);
-    }
-    let workers = pages.store.workers().await?;
+    let workers = list_workers(&*pages.store, &visitor.binding).await?;
     let counts = pages.store.counts().await?;
     let (mistakes, more) = invalid_runs(&pages).await?;
     let (rejected, dead_letters) = dead_letters(&pages).await;
