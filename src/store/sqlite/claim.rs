@@ -3,7 +3,9 @@
 //! [`OPEN_ATTEMPTS`] and [`TAKE_RUNS`] claim. A batch sends them at once. The runs that it leaves undecided
 //! are claimed one by one: attempts of earlier claims are ended before the same statements are sent.
 
-use super::{SqliteStore, Tx, is_failed_completion, json_list, later, now, now_moved_by, run_type};
+use super::{
+    SqliteStore, Tx, is_failed_completion, json_list, modifier, now, now_moved_by, run_type,
+};
 use crate::domain::run::RunRequest;
 use crate::ports::claims::{Claim, ClaimAnswer, ContextSize, MAX_FAILED_COMPLETIONS};
 use crate::ports::store_error::StoreError;
@@ -177,7 +179,7 @@ impl SqliteStore {
                 token.to_string(),
                 &call.worker.0,
                 call.policy.max_attempts,
-                later(call.policy.lease),
+                modifier('+', call.policy.lease),
             )
         });
         let opened: Vec<(i64, i32, DateTime<Utc>, bool)> = sqlx::query_as(OPEN_ATTEMPTS)

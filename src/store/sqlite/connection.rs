@@ -1,6 +1,6 @@
 //! Runs the statements that both databases share.
 
-use super::{SqliteStore, Tx, earlier, later};
+use super::{SqliteStore, Tx, modifier};
 use crate::ports::pools::{PoolState, PoolStore};
 use crate::ports::store_error::StoreError;
 use crate::store::pools;
@@ -25,8 +25,8 @@ fn query(statement: Statement) -> Query<'static, Sqlite, SqliteArguments> {
         // As the database's own times are written, so that they compare as texts.
         Value::Time(at) => query.bind(at.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))),
         Value::Json(json) => query.bind(json),
-        Value::Later(period) => query.bind(period.map(later)),
-        Value::Earlier(period) => query.bind(earlier(period)),
+        Value::Later(period) => query.bind(period.map(|period| modifier('+', period))),
+        Value::Earlier(period) => query.bind(modifier('-', period)),
         Value::Integers(numbers) => query.bind(serde_json::Value::from(numbers)),
         Value::Texts(texts) => query.bind(serde_json::Value::from(texts)),
     })

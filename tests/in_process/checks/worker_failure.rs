@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use serde_json::Value;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use test_support::world::World;
 use tokio::net::TcpListener;
@@ -219,7 +219,7 @@ fn health(worker: &Worker, queue: Arc<dyn Queue>) -> Health {
         unclaimed_after: Duration::ZERO,
         untaken_after: long,
         stopping: CancellationToken::new(),
-        logged: Mutex::default(),
+        logged: parking_lot::Mutex::default(),
         rendered: Default::default(),
         database: Default::default(),
     }
