@@ -301,11 +301,11 @@ fn blocks_of_the_readme_that_are_not_run_fit_the_program() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 
     // The simulator of the tour, and the daemon beside it, have the addresses that the next commands name.
-    let commands = lines
+    let mut commands = lines
         .iter()
         .filter_map(|line| line.strip_prefix("verifyd "));
-    let simulate = commands.filter(|command| command.starts_with("simulate"));
-    let simulate = arguments(simulate.last().unwrap());
+    let simulate = commands.find(|command| command.starts_with("simulate"));
+    let simulate = arguments(simulate.unwrap());
     let matches = verifyd::cli::Cli::command().try_get_matches_from(simulate);
     let matches = matches.unwrap();
     let matches = matches.subcommand_matches("simulate").unwrap();
