@@ -5,6 +5,7 @@ use crate::app;
 use crate::cli::remedy;
 use crate::config::Settings;
 use crate::ports::queue::{DeadLetter, Queue, QueueError};
+use crate::view::words::counted;
 
 /// Tests the queue. While it is unavailable `serve` takes runs from the database.
 pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
@@ -79,8 +80,10 @@ fn dead_letters(count: u64, sample: &[DeadLetter]) -> Option<Line> {
         "hints",
         State::Warning,
         format!(
-            "{count} dead letters; {}: {}",
-            example.task_id, example.reason
+            "{}; {}: {}",
+            counted(count, "dead letter"),
+            example.task_id,
+            example.reason
         ),
         "correct whoever sends them (docs/guides/enqueue.md); the runs themselves are found by the sweep",
     );
