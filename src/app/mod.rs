@@ -32,8 +32,9 @@ use crate::store;
 use crate::telemetry::log_filter::LogFilter;
 use crate::telemetry::metrics::Metrics;
 use anyhow::Context as _;
+use parking_lot::Mutex;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

@@ -474,20 +474,17 @@ async fn activity(
             return Vec::new();
         }
     };
-    let beating = workers
+    let alive = workers
         .iter()
-        .filter(|w| {
-            let age = (now - w.beat_at).to_std();
-            age.map_or(true, |age| age <= settings.worker.dead_after)
-        })
+        .filter(|worker| worker.is_alive(now, settings.worker.dead_after))
         .count();
-    let plural = if beating == 1 { "" } else { "s" };
+    let plural = if alive == 1 { "" } else { "s" };
     let found = format!(
-        "{} queued, {} running, {beating} worker{plural} alive",
+        "{} queued, {} running, {alive} worker{plural} alive",
         counts.queued, counts.running
     );
     let waiting_long = counts.oldest_queued_seconds.is_some_and(|s| s > 60.0);
-    lines.push(if beating == 0 && counts.queued > 0 {
+    lines.push(if alive == 0 && counts.queued > 0 {
         bad("runs", State::Warning, found, "start `verifyd serve`")
     } else if waiting_long {
         bad(
@@ -503,7 +500,7 @@ async fn activity(
         ok("runs", found)
     });
     let is_refused = |line: &Line| line.part == "writing" && line.state == State::Failed;
-    if beating > 0 && counts.queued > 0 && !lines.iter().any(is_refused) {
+    if alive > 0 && counts.queued > 0 && !lines.iter().any(is_refused) {
         let waited = settings.reconciler.interval * WAITED_SWEEPS;
         writing::check_waiting(store, waited, lines).await;
     }

@@ -13,7 +13,7 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 /// Pause between two looks at the status.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Reports that the process is ready, then its signs of life, its status and its stop, until `end`. The watchdog goes
+/// Reports that the process is ready, then watchdog notifications, its status and its stop, until `end`. The watchdog goes
 /// on while the process drains.
 pub async fn report(health: Arc<Health>, end: CancellationToken) {
     if std::env::var_os(SOCKET).is_none() {
@@ -50,7 +50,7 @@ async fn report_life(health: &Health) {
             None => notify(&NotifyState::Watchdog),
             Some(why) => tracing::error!(
                 why,
-                "the process is stuck; without a sign of life the service manager restarts it"
+                "the process is stuck; without watchdog notifications the service manager restarts it"
             ),
         }
         tokio::time::sleep(pause).await;

@@ -90,8 +90,8 @@ async fn gather(settings: &Settings, with_tenant_data: bool) -> Vec<File> {
     if !with_tenant_data {
         found = found.into_iter().map(Line::without_quotes).collect();
     }
-    let state = told(debug::ask(settings, &Request::State), with_tenant_data).await;
-    let queue = told(queue(settings), with_tenant_data).await;
+    let state = answer_or_error(debug::ask(settings, &Request::State), with_tenant_data).await;
+    let queue = answer_or_error(queue(settings), with_tenant_data).await;
     let metrics = match healthcheck::ask(settings.http.listen, "/metrics").await {
         Ok((_, text)) => text,
         Err(error) => format!("# {error:#}\n"),
@@ -125,14 +125,14 @@ async fn gather(settings: &Settings, with_tenant_data: bool) -> Vec<File> {
         Ok(store) => Ok(store.as_ref()),
         Err(why) => Err(anyhow::anyhow!(why.clone())),
     };
-    let database = told(async { database(open()?).await }, with_tenant_data).await;
+    let database = answer_or_error(async { database(open()?).await }, with_tenant_data).await;
     let about = "its version, migrations, sizes of tables";
     files.push(File::json("database.json", about, &database));
-    let failures = told(async { failures(open()?).await }, with_tenant_data).await;
+    let failures = answer_or_error(async { failures(open()?).await }, with_tenant_data).await;
     let about = "reasons of the latest failed and blocked runs; invalid runs";
     files.push(File::json("failures.json", about, &failures));
     if with_tenant_data {
-        let runs = told(async { failed_runs(open()?).await }, with_tenant_data).await;
+        let runs = answer_or_error(async { failed_runs(open()?).await }, with_tenant_data).await;
         let about = "the latest failed and blocked runs";
         files.push(File::json("runs.json", about, &runs));
     }
@@ -143,7 +143,7 @@ async fn gather(settings: &Settings, with_tenant_data: bool) -> Vec<File> {
 }
 
 /// The answer, or the error in its place; one that may quote a row in full only with tenant data.
-async fn told<T: Serialize>(
+async fn answer_or_error<T: Serialize>(
     call: impl Future<Output = anyhow::Result<T>>,
     with_tenant_data: bool,
 ) -> Value {

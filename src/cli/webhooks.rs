@@ -5,11 +5,10 @@ use super::args::{
     WebhooksCommand, WebhooksListArgs,
 };
 use super::origin::terminal;
-use super::output;
+use super::{output, render};
 use crate::app::Services;
 use crate::domain::EndpointId;
 use crate::domain::circuit::CircuitState;
-use crate::domain::report::redact;
 use crate::domain::webhook::{self, AttemptResult, DisabledReason, WebhookBinding};
 use crate::notify::webhook::{AddressRule, signature};
 use crate::operations::webhooks;
@@ -51,21 +50,16 @@ fn fresh_secret() -> anyhow::Result<Zeroizing<Vec<u8>>> {
 }
 
 async fn add(services: &Services, args: &WebhooksAddArgs) -> anyhow::Result<()> {
-    let url = AddressRule::new(&services.settings.webhooks)
-        .check(&args.url)
-        .context("--url")?;
     let secret = fresh_secret()?;
     let new = NewEndpoint {
         workspace_id: args.workspace,
-        url: url.into(),
-        description: args
-            .description
-            .as_deref()
-            .map(|text| redact::clean(text, 200)),
+        url: args.url.clone(),
+        description: args.description.clone(),
         changed_only: args.changed_only,
     };
     let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
-    let endpoint = webhooks::add_endpoint(store, vault, &new, &secret, &terminal()).await?;
+    let (rule, by) = (AddressRule::new(&services.settings.webhooks), terminal());
+    let endpoint = webhooks::add_endpoint(store, vault, &rule, new, &secret, &by).await?;
     show_secret(&endpoint, &signature::shown(&secret), args.json.json)
 }
 
@@ -125,7 +119,7 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
             },
             state(&endpoint, now),
             oldest,
-            endpoint.description.unwrap_or_default(),
+            render::clean(endpoint.description.as_deref().unwrap_or_default()),
         ]);
     }
     output::line(table);

@@ -12,7 +12,7 @@ pub struct ConfigError {
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// `environment variable VERIFYD__…`, `file /etc/verifyd.toml`, `flag --listen`; null for a
+    /// `environment variable VERIFYD__…`, `file /etc/verifyd.toml`, `flag --listen`; `None` for a
     /// contradiction between keys of several sources.
     pub source: Option<String>,
     /// One sentence that names the key and what is allowed.

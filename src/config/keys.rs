@@ -82,7 +82,7 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("microsoft.modules_dir", Path),
 ];
 
-/// What is allowed for this key; null if there is no such key.
+/// What is allowed for this key; `None` if there is no such key.
 pub(super) fn rule(key: &str) -> Option<Rule> {
     if let Some((_, rule)) = FIXED.iter().find(|(name, _)| *name == key) {
         return Some(*rule);

@@ -380,7 +380,7 @@ fn wrong_type(key: &str, rule: Rule, found: &str, origin: &str) -> Problem {
     Problem::at(origin, format!("{key} must be {rule}, found {found}"))
 }
 
-/// Null if there is a date in it, which no key allows.
+/// `None` if there is a date in it, which no key allows.
 pub(super) fn convert(value: toml::Value, origin: &str) -> Option<Value> {
     let name = origin.to_owned();
     let kind = match value {

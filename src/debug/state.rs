@@ -46,7 +46,7 @@ pub struct QueueState {
     pub connected: bool,
     /// Whether runs are taken from the database instead.
     pub polling: bool,
-    /// Since the consumer's last sign of life.
+    /// Since the consumer's last activity.
     pub idle_seconds: Option<f64>,
     pub restarts: u64,
     pub dead_letters: u64,

@@ -14,7 +14,7 @@ struct Heartbeat {
     /// By the clock of this process.
     sent: Instant,
     /// In its row, by the clock of the primary.
-    beat_at: DateTime<Utc>,
+    written_at: DateTime<Utc>,
 }
 
 /// What the heartbeat that a replica has tells of the replica's data.
@@ -31,11 +31,11 @@ pub struct Dated {
 pub struct ConfirmedHeartbeats(Mutex<VecDeque<Heartbeat>>);
 
 impl ConfirmedHeartbeats {
-    /// Adds a heartbeat that was sent at `sent`, and which the database has written with `beat_at`.
-    pub fn add(&self, sent: Instant, beat_at: DateTime<Utc>) {
+    /// Adds a heartbeat that was sent at `sent`, and which the database has dated `written_at`.
+    pub fn add(&self, sent: Instant, written_at: DateTime<Utc>) {
         let mut all = self.0.lock();
         all.retain(|heartbeat| heartbeat.sent.elapsed() < REMEMBERED);
-        all.push_back(Heartbeat { sent, beat_at });
+        all.push_back(Heartbeat { sent, written_at });
     }
 
     /// Returns the age of the oldest one that is remembered; `None` before the first one.
@@ -43,11 +43,14 @@ impl ConfirmedHeartbeats {
         Some(self.0.lock().front()?.sent.elapsed())
     }
 
-    /// Returns how old the data of a replica is whose latest heartbeat of this worker is of `beat_at`. `None`: that
-    /// cannot be told.
-    pub fn date(&self, beat_at: DateTime<Utc>) -> Option<Dated> {
+    /// Returns how old the data of a replica is whose latest heartbeat of this worker was written at
+    /// `written_at`. `None`: that is unknown.
+    pub fn date(&self, written_at: DateTime<Utc>) -> Option<Dated> {
         let all = self.0.lock();
-        if let Some(found) = all.iter().rposition(|beat| beat.beat_at == beat_at) {
+        if let Some(found) = all
+            .iter()
+            .rposition(|heartbeat| heartbeat.written_at == written_at)
+        {
             let next = all.get(found + 1);
             return Some(Dated {
                 lag: next.map_or(Duration::ZERO, |next| next.sent.elapsed()),
@@ -58,7 +61,7 @@ impl ConfirmedHeartbeats {
         // present one is of the clock of another primary.
         let newest = all.back()?;
         let since = TimeDelta::from_std(newest.sent.elapsed()).ok()?;
-        let missing = newest.beat_at - beat_at;
+        let missing = newest.written_at - written_at;
         let at_most = (since + missing).to_std().ok()?;
         Some(Dated {
             lag: match missing > TimeDelta::zero() {
@@ -92,43 +95,43 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_lags_since_the_first_heartbeat_that_is_missing() {
-        let beats = ConfirmedHeartbeats::default();
-        assert_eq!((beats.oldest(), beats.date(at(0))), (None, None));
+        let heartbeats = ConfirmedHeartbeats::default();
+        assert_eq!((heartbeats.oldest(), heartbeats.date(at(0))), (None, None));
         for second in [0, 5, 10] {
-            beats.add(Instant::now(), at(second));
+            heartbeats.add(Instant::now(), at(second));
             tokio::time::advance(seconds(5)).await;
         }
         tokio::time::advance(seconds(2)).await;
-        assert_eq!(beats.oldest(), Some(seconds(17)));
-        assert_eq!(beats.date(at(10)), dated(0, 7));
-        assert_eq!(beats.date(at(5)), dated(7, 12));
-        assert_eq!(beats.date(at(0)), dated(12, 17));
+        assert_eq!(heartbeats.oldest(), Some(seconds(17)));
+        assert_eq!(heartbeats.date(at(10)), dated(0, 7));
+        assert_eq!(heartbeats.date(at(5)), dated(7, 12));
+        assert_eq!(heartbeats.date(at(0)), dated(12, 17));
     }
 
     /// The worker's own heartbeat is held up, and then confirmed.
     #[tokio::test(start_paused = true)]
     async fn a_heartbeat_that_is_late_makes_no_replica_late() {
-        let beats = ConfirmedHeartbeats::default();
-        beats.add(Instant::now(), at(0));
+        let heartbeats = ConfirmedHeartbeats::default();
+        heartbeats.add(Instant::now(), at(0));
         tokio::time::advance(seconds(50)).await;
-        assert_eq!(beats.date(at(0)), dated(0, 50));
-        beats.add(Instant::now(), at(50));
+        assert_eq!(heartbeats.date(at(0)), dated(0, 50));
+        heartbeats.add(Instant::now(), at(50));
         tokio::time::advance(seconds(1)).await;
-        assert_eq!(beats.date(at(0)), dated(1, 51));
-        assert_eq!(beats.date(at(50)), dated(0, 1));
+        assert_eq!(heartbeats.date(at(0)), dated(1, 51));
+        assert_eq!(heartbeats.date(at(50)), dated(0, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_heartbeat_that_is_not_remembered_is_dated_by_the_clock_of_the_primary() {
-        let beats = ConfirmedHeartbeats::default();
-        beats.add(Instant::now(), at(0));
+        let heartbeats = ConfirmedHeartbeats::default();
+        heartbeats.add(Instant::now(), at(0));
         tokio::time::advance(REMEMBERED).await;
-        beats.add(Instant::now(), at(60));
+        heartbeats.add(Instant::now(), at(60));
         tokio::time::advance(seconds(3)).await;
-        assert_eq!(beats.oldest(), Some(seconds(3)));
+        assert_eq!(heartbeats.oldest(), Some(seconds(3)));
         // Forgotten; not confirmed; in the future.
-        assert_eq!(beats.date(at(0)), dated(63, 63));
-        assert_eq!(beats.date(at(62)), dated(0, 1));
-        assert_eq!(beats.date(at(64)), None);
+        assert_eq!(heartbeats.date(at(0)), dated(63, 63));
+        assert_eq!(heartbeats.date(at(62)), dated(0, 1));
+        assert_eq!(heartbeats.date(at(64)), None);
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub struct Lease {
     /// When the last confirmed heartbeat was *sent*: it may have arrived no earlier.
-    last_beat: Mutex<Option<Instant>>,
+    last_heartbeat: Mutex<Option<Instant>>,
     fence_after: Duration,
     /// The activity of the loop that sends heartbeats.
     pub activity: LoopActivity,
@@ -22,14 +22,14 @@ impl Lease {
     /// Creates a lease that is dead until the first heartbeat.
     pub fn new(fence_after: Duration) -> Self {
         Self {
-            last_beat: Mutex::new(None),
+            last_heartbeat: Mutex::new(None),
             fence_after,
             activity: LoopActivity::default(),
         }
     }
 
     fn ends(&self) -> Option<Instant> {
-        self.last_beat.lock().map(|at| at + self.fence_after)
+        self.last_heartbeat.lock().map(|at| at + self.fence_after)
     }
 
     /// Returns whether this process may claim and complete.
@@ -45,7 +45,7 @@ impl Lease {
 
     /// Renews the lease: a heartbeat that was sent at `sent` has been confirmed.
     pub fn renew(&self, sent: Instant) {
-        *self.last_beat.lock() = Some(sent);
+        *self.last_heartbeat.lock() = Some(sent);
     }
 
     /// Returns when the lease has ended.
@@ -65,7 +65,7 @@ pub async fn send_heartbeat(
     worker: &WorkerState,
 ) -> Result<(), StoreError> {
     let sent = Instant::now();
-    let beat_at = store
+    let written_at = store
         .heartbeat(&Heartbeat {
             worker_id: worker.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -74,7 +74,7 @@ pub async fn send_heartbeat(
         })
         .await?;
     worker.lease.renew(sent);
-    worker.heartbeats.add(sent, beat_at);
+    worker.heartbeats.add(sent, written_at);
     Ok(())
 }
 
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_lives_from_beat_to_beat() {
+    async fn a_lease_lives_from_heartbeat_to_heartbeat() {
         let lease = Lease::new(Duration::from_secs(10));
         assert!(!lease.is_alive());
         lease.lost().await;

@@ -3,7 +3,7 @@
 //! - [`pipeline`] processes one run: claim → preflight → check → outcome → complete.
 //! - [`scheduling`] decides which run is next: hints, fair queuing, poison-run isolation, and the runs
 //!   that are in flight here.
-//! - [`reconciler`] finds what was lost: undelivered runs, dead leases, orphans of this process. It takes
+//! - [`reconciler`] finds what was lost: undispatched runs, dead leases, orphans of this process. It takes
 //!   runs from the database while the queue is unavailable.
 //! - [`lease`] is this process's right to work at all, [`liveness`] measures whether its parts make
 //!   progress, and [`schema`] watches whether the database's schema fits.

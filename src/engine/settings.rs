@@ -53,13 +53,13 @@ impl WorkerSettings {
         LEASE_DEADLINES * self.run_deadline
     }
 
-    /// Returns the time without a sign of life after which the consumer of hints ends the process, while its
+    /// Returns the time without activity after which the consumer of hints ends the process, while its
     /// queue is available. A consumer sends its heartbeats in whole seconds.
     pub fn consumer_dead_after(&self) -> Duration {
         CONSUMER_HEARTBEATS * self.heartbeat_interval.max(Duration::from_secs(1))
     }
 
-    /// Returns the time without a sign of life after which the consumer counts as stalled: runs are then
+    /// Returns the time without activity after which the consumer counts as stalled: runs are then
     /// taken from the database.
     pub fn consumer_stalled_after(&self) -> Duration {
         self.consumer_dead_after() / 2

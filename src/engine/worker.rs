@@ -191,14 +191,14 @@ impl Worker {
         let scheduled = fair.join().await;
         grace_period.abort();
         drained.cancel();
-        let beaten = heartbeat.join().await;
+        let heartbeat = heartbeat.join().await;
         if let Err(error) = self.store.retire(&self.state.id).await {
             tracing::debug!(%error, "cannot remove the worker from the list");
         }
         // What made it stop comes first.
         match reconciled {
             Err(error @ WorkerError::Stalled(_)) => Err(error),
-            reconciled => consumed.and(reconciled).and(scheduled).and(beaten),
+            reconciled => consumed.and(reconciled).and(scheduled).and(heartbeat),
         }
     }
 

@@ -14,9 +14,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -233,7 +234,7 @@ impl Health {
             StoreError::Corrupt { .. } | StoreError::Refused(_) => "refused",
         };
         let message = error.to_string();
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.logged.lock();
         if *logged != message {
             tracing::warn!(%error, "not ready: the database does not answer as it should");
             *logged = message;
@@ -284,7 +285,7 @@ impl Health {
         let consumer = match queue.last_activity {
             _ if polling => None,
             Some(age) if age <= self.worker.settings.consumer_stalled_after() => None,
-            Some(age) => Some(format!("no sign of life for {} s", age.as_secs())),
+            Some(age) => Some(format!("no activity for {} s", age.as_secs())),
             None => Some("not started yet".to_owned()),
         };
         let lease = (!self.worker.lease.is_alive())

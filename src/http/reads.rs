@@ -31,21 +31,21 @@ pub const MAX_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// A page says so from here on.
 const MENTIONED_LAG: Duration = Duration::from_secs(5);
 
-/// Between two looks at the replica, while it is read and while it is not.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Between two checks of the replica, while it is read and while it is not.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Longest time for a look, for which no request waits. For as long its outcome counts.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for a check, for which no request waits. For as long its result counts.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest time for an answer from the replica, so that there is time to ask the primary.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long a replica that has failed a request is not read, whatever a look finds: the next request might fail, too.
+/// For how long a replica that has failed a request is not read, whatever a check finds: the next request might fail, too.
 const LEFT_FOR: Duration = Duration::from_secs(60);
 
 /// After this time any replica that is read has what was committed before.
-pub const SETTLED_AFTER: Duration = MAX_LAG.saturating_add(LOOK_TIMEOUT);
+pub const SETTLED_AFTER: Duration = MAX_LAG.saturating_add(CHECK_TIMEOUT);
 
 /// Seconds that the data of an answer is behind, where it was read from a replica.
 const DATA_AGE: HeaderName = HeaderName::from_static("x-data-age");
@@ -65,11 +65,11 @@ struct Replica {
 /// What is known of the replica.
 #[derive(Debug, Default)]
 struct Seen {
-    /// When it was last looked at.
+    /// When it was last checked.
     at: Option<Instant>,
     /// `None`: it is not to be read.
     lag: Option<Duration>,
-    /// A request has failed: it is not looked at before.
+    /// A request has failed: it is not checked before.
     left_until: Option<Instant>,
     /// What the log last said: that it is read (`None`), or why not.
     logged: Option<Option<Cause>>,
@@ -79,7 +79,9 @@ impl Seen {
     /// Returns how far the replica may be behind by now; `None`: it is not to be read.
     fn lag_by_now(&self) -> Option<Duration> {
         let age = self.at?.elapsed();
-        self.lag.filter(|_| age < LOOK_TIMEOUT).map(|lag| lag + age)
+        self.lag
+            .filter(|_| age < CHECK_TIMEOUT)
+            .map(|lag| lag + age)
     }
 
     /// Whether a request has failed a short time ago.
@@ -318,18 +320,18 @@ impl Replica {
             if let Some(until) = left_until {
                 tokio::time::sleep_until(until).await;
             }
-            let pause = match self.look(worker).await {
-                Ok(_) | Err(NotRead::Awaited) => LOOK_EVERY,
-                Err(_) => LOOK_AGAIN,
+            let pause = match self.check(worker).await {
+                Ok(_) | Err(NotRead::Awaited) => CHECK_INTERVAL,
+                Err(_) => RETRY_INTERVAL,
             };
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// Looks at the replica. Requests that failed meanwhile count for more.
-    async fn look(&self, worker: &WorkerState) -> Result<Duration, NotRead> {
+    /// Checks the replica. Requests that failed meanwhile count for more.
+    async fn check(&self, worker: &WorkerState) -> Result<Duration, NotRead> {
         let replayed = self.store.replayed(&worker.id);
-        let found = match tokio::time::timeout(LOOK_TIMEOUT, replayed).await {
+        let found = match tokio::time::timeout(CHECK_TIMEOUT, replayed).await {
             Ok(Ok(replayed)) => lag_of(replayed, &worker.heartbeats),
             Ok(Err(error)) => Err(NotRead::from(&error)),
             Err(_) => Err(NotRead::Silent),
@@ -364,14 +366,14 @@ fn lag_of(replayed: Replayed, heartbeats: &ConfirmedHeartbeats) -> Result<Durati
     if !replayed.is_replica {
         return Err(NotRead::Promoted);
     }
-    let Some(beat_at) = replayed.beat_at else {
+    let Some(last_heartbeat_at) = replayed.last_heartbeat_at else {
         let is_due = heartbeats.oldest().is_some_and(|age| age > MAX_LAG);
         return Err(match is_due {
             true => NotRead::Foreign,
             false => NotRead::Awaited,
         });
     };
-    let dated = heartbeats.date(beat_at).ok_or(NotRead::Unknown)?;
+    let dated = heartbeats.date(last_heartbeat_at).ok_or(NotRead::Unknown)?;
     if dated.at_most <= MAX_LAG {
         Ok(dated.lag)
     } else if dated.lag > MAX_LAG / 2 {
@@ -442,23 +444,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_replica_is_read_while_it_has_a_heartbeat_of_this_process_that_is_new_enough() {
         let at = |seconds: i64| DateTime::from_timestamp(1_000_000 + seconds, 0);
-        let beats = ConfirmedHeartbeats::default();
-        let found = |is_replica, beat_at| {
+        let heartbeats = ConfirmedHeartbeats::default();
+        let found = |is_replica, last_heartbeat_at| {
             let replayed = Replayed {
                 is_replica,
-                beat_at,
+                last_heartbeat_at,
             };
-            lag_of(replayed, &beats)
+            lag_of(replayed, &heartbeats)
         };
         assert!(matches!(found(true, None), Err(NotRead::Awaited)));
-        beats.add(Instant::now(), at(0).unwrap());
+        heartbeats.add(Instant::now(), at(0).unwrap());
         tokio::time::advance(seconds(5)).await;
         assert!(matches!(found(true, None), Err(NotRead::Awaited)));
         assert!(matches!(found(true, at(0)), Ok(lag) if lag.is_zero()));
         assert!(matches!(found(false, at(0)), Err(NotRead::Promoted)));
         assert!(matches!(found(true, at(60)), Err(NotRead::Unknown)));
 
-        beats.add(Instant::now(), at(5).unwrap());
+        heartbeats.add(Instant::now(), at(5).unwrap());
         tokio::time::advance(seconds(25)).await;
         assert!(matches!(found(true, at(0)), Ok(lag) if lag == seconds(25)));
         tokio::time::advance(seconds(1)).await;
@@ -468,7 +470,7 @@ mod tests {
         // Heartbeats are held up.
         tokio::time::advance(seconds(20)).await;
         assert!(matches!(found(true, at(5)), Err(NotRead::Unknown)));
-        beats.add(Instant::now(), at(51).unwrap());
+        heartbeats.add(Instant::now(), at(51).unwrap());
         assert!(matches!(found(true, at(5)), Err(NotRead::Unknown)));
         assert!(matches!(found(true, at(51)), Ok(lag) if lag.is_zero()));
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Look-ups that are made at the same time.
-const LOOK_UPS: usize = 2;
+const MAX_LOOK_UPS: usize = 2;
 /// Hashes of tokens and sessions that are remembered, of each kind.
 const CACHED_HASHES: u64 = 10_000;
 /// Time for which a token that was valid is looked up without being counted.
@@ -125,7 +125,7 @@ impl RequestLimits {
             unsent: Arc::new(Semaphore::new(settings.unsent_bytes as usize)),
             unsent_per_token: settings.unsent_bytes / 2,
             shares: Mutex::default(),
-            look_ups: Semaphore::new(LOOK_UPS),
+            look_ups: Semaphore::new(MAX_LOOK_UPS),
             by_address: RateLimiter::per_minute(settings.api.anonymous_requests_per_minute),
             valid: remembered(VALID_FOR),
             invalid: remembered(INVALID_FOR),

@@ -10,8 +10,10 @@ pub mod start_check;
 mod text;
 pub mod tokens;
 pub mod webhooks;
+pub mod workers;
 
 pub use connections::find_connection;
 pub use error::OperationError;
 pub use read_run::{find_run, read_run, read_session, wait_for_run};
 pub use start_check::{CheckRequest, StartedCheck, start_check};
+pub use workers::{list_workers, may_list_workers};

@@ -1,29 +1,41 @@
 //! Endpoints of webhooks: add one, replace its secret, enable, disable or remove it, send again.
 
 use super::OperationError;
+use super::text::text;
 use crate::domain::audit::Origin;
+use crate::domain::overview::NAME_CHARS;
 use crate::domain::webhook::{DisabledReason, WebhookBinding};
 use crate::domain::{DeliveryId, EndpointId};
 use crate::ports::store::Store;
 use crate::ports::vault::Vault;
 use crate::ports::webhook_deliveries::{Delivery, DeliveryAttempt, DeliveryFilter, Replay};
-use crate::ports::webhook_endpoints::{Endpoint, NewEndpoint};
+use crate::ports::webhook_endpoints::{AddressPolicy, Endpoint, NewEndpoint};
 use std::time::Duration;
 
 fn no_such_endpoint(id: EndpointId) -> OperationError {
     OperationError::not_found("endpoint", id)
 }
 
-/// Adds an endpoint with this secret. Whether its address may be called is for whoever sends to tell.
+/// Adds an endpoint with this secret.
 pub async fn add_endpoint(
     store: &dyn Store,
     vault: &dyn Vault,
-    new: &NewEndpoint,
+    addresses: &dyn AddressPolicy,
+    new: NewEndpoint,
     secret: &[u8],
     by: &Origin,
 ) -> Result<Endpoint, OperationError> {
+    let url = addresses.admit(&new.url);
+    let url = url.map_err(|problem| OperationError::invalid("url", problem))?;
+    let description = new.description.as_deref();
+    let description = description.map(|given| text("description", given, NAME_CHARS, false));
+    let new = NewEndpoint {
+        url,
+        description: description.transpose()?,
+        ..new
+    };
     let seal = |binding: &WebhookBinding| vault.seal_webhook_secret(binding, secret);
-    Ok(store.add_endpoint(new, &seal, by).await?)
+    Ok(store.add_endpoint(&new, &seal, by).await?)
 }
 
 /// Replaces the secret of an endpoint. The previous one signs as well for `keep_previous`.

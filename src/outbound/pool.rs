@@ -10,8 +10,9 @@ use super::failure::{Failure, FailureKind};
 use super::pooled::{Lease, MAX_STREAMS, Multiplexed, Opened, Single};
 use http::Uri;
 use http::uri::{Authority, Scheme};
+use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -119,14 +120,10 @@ impl Pool {
         &self.connector
     }
 
-    fn hosts(&self) -> MutexGuard<'_, Hosts> {
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A connection for one request.
     pub(super) async fn lease(self: &Arc<Self>, origin: &Origin) -> Result<Lease, Failure> {
         let waiting = {
-            let mut hosts = self.hosts();
+            let mut hosts = self.hosts.lock();
             self.keep_swept(&mut hosts);
             let host = hosts.by_origin.entry(origin.clone()).or_default();
             let now = Instant::now();
@@ -200,7 +197,7 @@ impl Pool {
             // The host turned out to speak HTTP/2.
             Opened::Multiplexed(connection) => {
                 let lease = connection.slot(self, origin);
-                let mut hosts = self.hosts();
+                let mut hosts = self.hosts.lock();
                 let host = hosts.by_origin.entry(origin.clone()).or_default();
                 host.speaks_h2 = Some(true);
                 host.multiplexed.push((connection, Instant::now()));
@@ -223,7 +220,7 @@ impl Pool {
 
     fn opened(self: &Arc<Self>, origin: &Origin, opened: Result<Opened, Failure>) {
         let now = Instant::now();
-        let mut hosts = self.hosts();
+        let mut hosts = self.hosts.lock();
         let host = hosts.by_origin.entry(origin.clone()).or_default();
         host.opening = host.opening.saturating_sub(1);
         host.prune(now);
@@ -280,7 +277,7 @@ impl Pool {
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
-        let mut hosts = self.hosts();
+        let mut hosts = self.hosts.lock();
         if let Some(host) = hosts.by_origin.get_mut(origin) {
             let now = Instant::now();
             host.prune(now);
@@ -290,7 +287,7 @@ impl Pool {
 
     /// A connection of HTTP/1 is free.
     pub(super) fn give_back(self: &Arc<Self>, origin: &Origin, connection: Single) {
-        let mut hosts = self.hosts();
+        let mut hosts = self.hosts.lock();
         self.keep_swept(&mut hosts);
         let host = hosts.by_origin.entry(origin.clone()).or_default();
         host.idle.push((connection, Instant::now()));
@@ -306,7 +303,7 @@ impl Pool {
             loop {
                 tokio::time::sleep(IDLE / 3).await;
                 let Some(pool) = pool.upgrade() else { return };
-                let mut hosts = pool.hosts();
+                let mut hosts = pool.hosts.lock();
                 let now = Instant::now();
                 hosts.by_origin.retain(|_, host| {
                     host.prune(now);

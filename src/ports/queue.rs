@@ -38,7 +38,7 @@ pub struct DeadLetter {
 /// The health of a queue's consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueHealth {
-    /// Time since the consumer's last sign of life; `None` before its first.
+    /// Time since the consumer's last activity; `None` before its first.
     pub last_activity: Option<Duration>,
     /// Whether the last contact with the server succeeded.
     pub connected: bool,

@@ -11,7 +11,7 @@ pub struct Replayed {
     /// Whether it only follows a primary.
     pub is_replica: bool,
     /// The latest heartbeat of the worker that it has.
-    pub beat_at: Option<DateTime<Utc>>,
+    pub last_heartbeat_at: Option<DateTime<Utc>>,
 }
 
 /// Tells what a server has of its primary. What a database does that has no replicas.

@@ -60,6 +60,12 @@ pub struct SealedSecrets {
     pub previous: Option<String>,
 }
 
+/// Which addresses endpoints may have. Whoever calls them knows.
+pub trait AddressPolicy: Send + Sync {
+    /// Returns the address as it is to be stored, or why it is not allowed.
+    fn admit(&self, url: &str) -> Result<String, String>;
+}
+
 /// Seals the secret of an endpoint whose id has just become known.
 pub type SealSecret<'a> = &'a (dyn Fn(&WebhookBinding) -> Result<String, VaultError> + Send + Sync);
 

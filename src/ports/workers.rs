@@ -5,9 +5,10 @@ use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use std::time::Duration;
 use utoipa::ToSchema;
 
-/// A worker process that beat within the last day.
+/// A worker process that sent a heartbeat within the last day.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[schema(as = Worker)]
 pub struct WorkerRecord {
@@ -18,7 +19,16 @@ pub struct WorkerRecord {
     /// Runs that it works on now.
     pub in_flight: u32,
     pub started_at: DateTime<Utc>,
-    pub beat_at: DateTime<Utc>,
+    pub last_heartbeat_at: DateTime<Utc>,
+}
+
+impl WorkerRecord {
+    /// Returns whether its last heartbeat is at most `dead_after` old. Clocks may differ: one in the future is not old.
+    pub fn is_alive(&self, now: DateTime<Utc>, dead_after: Duration) -> bool {
+        (now - self.last_heartbeat_at)
+            .to_std()
+            .map_or(true, |age| age <= dead_after)
+    }
 }
 
 /// What a worker reports with each heartbeat.

@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The time of a consumer's last sign of life.
+/// The time of a consumer's last activity.
 #[derive(Debug, Default)]
 pub(super) struct LastActivity(Mutex<Option<Instant>>);
 

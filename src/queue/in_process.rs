@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 /// Hints that wait in a process at most: about 20 MB of memory. The reconciler finds the runs of further ones.
 pub const CAPACITY: usize = 100_000;
 
-/// Interval at which an idle consumer gives a sign of life.
+/// Interval at which an idle consumer records activity.
 const TICK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ impl InProcessQueue {
         }
     }
 
-    /// Waits for `event`, giving signs of life meanwhile. `None` once `stop` has fired.
+    /// Waits for `event`, recording activity meanwhile. `None` once `stop` has fired.
     async fn wait_for<T>(
         &self,
         event: impl Future<Output = T>,

@@ -135,7 +135,7 @@ macro_rules! found_in_report {
 }
 
 /// Not while runs are being pruned, and one at a time for each run (`$1`). SQLite has nothing to wait for.
-const TAKE_TURNS: Sql = both!(
+const LOCK: Sql = both!(
     "SELECT " each!(
         "pg_advisory_xact_lock_shared($2::integer, $3::integer),
          pg_advisory_xact_lock(hashtextextended('verifyd.acknowledge.' || $1::text, 0))",
@@ -237,7 +237,7 @@ macro_rules! found_now {
 
 /// Ends acknowledgements of this connection that were made on an earlier run, are still open (or were ended
 /// by a run that was completed later but committed before) and no longer apply, by the report of run `$2`.
-const LAPSE: Sql = both!(
+const MARK_LAPSED: Sql = both!(
     "UPDATE " own!(carried_acknowledgements) " AS k SET lapsed_at = " completed_now!()
     ", lapsed_run_id = $2
      WHERE k.connection_id = $1
@@ -347,9 +347,9 @@ impl<S: SqlStore> AcknowledgementStore for S {
     ) -> Result<Option<(Acknowledgement, bool)>, StoreError> {
         let code = new.reason_code.map(|r| r.code());
         transaction(self, async |tx| {
-            let turn = TAKE_TURNS.bind(new.run.0);
-            let turn = turn.bind(ADVISORY_SPACE).bind(ADVISORY_PRUNE);
-            turn.execute(tx).await?;
+            let lock = LOCK.bind(new.run.0);
+            let lock = lock.bind(ADVISORY_SPACE).bind(ADVISORY_PRUNE);
+            lock.execute(tx).await?;
             let already = ALREADY.bind(new.run.0).bind(&new.check_key);
             if let Some(found) = already.fetch_optional::<AcknowledgementRow>(tx).await? {
                 return Ok(Some((with_actor(tx, found.into()).await?, false)));
@@ -433,7 +433,11 @@ pub(super) async fn lapse_acknowledgements(
     connection: ConnectionId,
     run: RunId,
 ) -> Result<(), StoreError> {
-    LAPSE.bind(connection.0).bind(run.0).execute(tx).await?;
+    MARK_LAPSED
+        .bind(connection.0)
+        .bind(run.0)
+        .execute(tx)
+        .await?;
     NOTHING_OPEN.bind(connection.0).execute(tx).await?;
     Ok(())
 }

@@ -178,7 +178,7 @@ from_row! {
         concurrency: i64,
         in_flight: i64,
         started_at: DateTime<Utc>,
-        beat_at: DateTime<Utc>,
+        last_heartbeat_at: DateTime<Utc>,
     }
 }
 
@@ -191,7 +191,7 @@ impl TryFrom<WorkerRow> for WorkerRecord {
             worker_id: row.worker_id,
             version: row.version,
             started_at: row.started_at,
-            beat_at: row.beat_at,
+            last_heartbeat_at: row.last_heartbeat_at,
         })
     }
 }

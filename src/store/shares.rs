@@ -65,8 +65,8 @@ pub(super) struct Share {
     limits: [Arc<Semaphore>; 3],
     /// How long a call waits for its permits.
     timeout: Duration,
-    /// Whether a call that is not short waits for its turn as long as its caller does.
-    keeps_turns: bool,
+    /// Whether calls that are not short wait in the order of their arrival, as long as their callers do.
+    serves_in_order: bool,
     by_itself: Mutex<HashMap<RunId, ByItself>>,
 }
 
@@ -92,16 +92,16 @@ impl Share {
         Self {
             limits: limits.map(|most| Arc::new(Semaphore::new(most as usize))),
             timeout,
-            keeps_turns: false,
+            serves_in_order: false,
             by_itself: Mutex::default(),
         }
     }
 
-    /// The same, where long and large calls keep their turns. Calls that come again would be served in any order, some of
-    /// many too late, and none behind others that keep their turns.
-    pub fn keeping_turns(self) -> Self {
+    /// The same, where long and large calls are served in the order of their arrival, without a timeout. Calls that come
+    /// again would be served in any order, some of many too late, and none behind others that go on waiting.
+    pub fn serving_in_order(self) -> Self {
         Self {
-            keeps_turns: true,
+            serves_in_order: true,
             ..self
         }
     }
@@ -119,7 +119,7 @@ impl Share {
         let mut acquired = pin!(acquired);
         let permit = match tokio::time::timeout(self.timeout, acquired.as_mut()).await {
             Ok(permit) => permit,
-            Err(_) if self.keeps_turns && length != Length::Short => {
+            Err(_) if self.serves_in_order && length != Length::Short => {
                 log_limited!(
                     warn,
                     "calls that take long have all connections for such calls; waiting for one"
@@ -242,9 +242,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn calls_that_are_not_short_keep_their_turns() {
+    async fn calls_that_are_not_short_are_served_in_order() {
         for length in [Length::Long, Length::Large] {
-            let share = Share::new(1, TIMEOUT).keeping_turns();
+            let share = Share::new(1, TIMEOUT).serving_in_order();
             let first = share.permit(Length::Long).await.unwrap();
             let mut second = pin!(share.permit(length));
             let waiting = tokio::time::timeout(9 * TIMEOUT, second.as_mut()).await;
@@ -337,8 +337,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_run_that_waits_for_its_turn_is_not_forgotten() {
-        let share = Share::new(1, TIMEOUT).keeping_turns();
+    async fn a_run_that_waits_for_a_permit_is_not_forgotten() {
+        let share = Share::new(1, TIMEOUT).serving_in_order();
         share.remember(RUN);
         share.remember_as_long(RUN);
         let other = share.permit(Length::Long).await.unwrap();

@@ -91,7 +91,7 @@ const END_DEAD: Sql = both!(
 
 /// Dead leases of runs that are no longer running or no longer exist: another writer changed them. They would
 /// come first in every later sweep.
-const END_STRAYS: Sql = both!(
+const END_SUPERSEDED: Sql = both!(
     "UPDATE " own!(run_attempts) " AS a SET ended_at = " clock!() ", end_reason = 'superseded'
      WHERE a.run_id " among!("$2") " AND " lease_is_dead!() " AND (a.run_id " among!("$3")
     " OR NOT EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = a.run_id AND " is_of_type!("r")
@@ -228,7 +228,7 @@ const DUE: Sql = both!(
         UNION
         SELECT * FROM (SELECT d.run_id FROM " own!(run_deliveries) " d
          WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= " now!() ") AND "
-    is_queued!() " ORDER BY d.run_id LIMIT $3) undelivered
+    is_queued!() " ORDER BY d.run_id LIMIT $3) undispatched
         UNION
         SELECT * FROM (SELECT d.run_id FROM " own!(run_deliveries) " d
          WHERE $1 AND d.delivered_at < " before!("$2")
@@ -294,7 +294,7 @@ const FORGET_ORPHANS: Sql = both!(
             UNION ALL
             SELECT * FROM (SELECT d.run_id FROM " own!(run_deliveries) " d
              WHERE d.delivered_at IS NULL
-             AND (d.not_before IS NULL OR d.not_before < " a_day_ago!() ") LIMIT $1) undelivered
+             AND (d.not_before IS NULL OR d.not_before < " a_day_ago!() ") LIMIT $1) undispatched
         ) o
         WHERE " of_only_run!("o.run_id", "r.status IN ('queued', 'running')") " IS NOT TRUE" each!("))", ")")
 );
@@ -452,8 +452,11 @@ async fn reclaim_dead(
     let end = END_DEAD.bind(dead_after()).bind(&locked[..]);
     let ended = end.fetch_all(tx).await?;
     let (queued, postponed) = requeue_ended(tx, refused, spent, ended).await?;
-    let strays = END_STRAYS.bind(dead_after()).bind(candidates).bind(locked);
-    strays.execute(tx).await?;
+    let superseded = END_SUPERSEDED
+        .bind(dead_after())
+        .bind(candidates)
+        .bind(locked);
+    superseded.execute(tx).await?;
     Ok(Reclaimed {
         queued,
         postponed,

@@ -13,12 +13,12 @@ use chrono::{DateTime, Utc};
 
 /// How each database writes a heartbeat.
 #[async_trait]
-pub(super) trait Beat {
-    /// Returns `beat_at`.
-    async fn beat(&self, beat: Statement) -> Result<(DateTime<Utc>,), StoreError>;
+pub(super) trait HeartbeatWriter {
+    /// Executes `HEARTBEAT`. Returns the time that it wrote.
+    async fn write_heartbeat(&self, heartbeat: Statement) -> Result<(DateTime<Utc>,), StoreError>;
 }
 
-const BEAT: Sql = both!(
+const HEARTBEAT: Sql = both!(
     "INSERT INTO " own!(workers) "
         (worker_id, version, concurrency, in_flight, started_at, beat_at)
      VALUES ($1, $2, $3, $4, " clock!() ", " clock!()
@@ -32,20 +32,20 @@ const RETIRE: Sql = both!("DELETE FROM " own!(workers) " WHERE worker_id = $1");
 
 const WORKERS: Sql = both!(
     "SELECT worker_id, version, CAST(concurrency AS bigint) AS concurrency,
-            CAST(in_flight AS bigint) AS in_flight, started_at, beat_at
+            CAST(in_flight AS bigint) AS in_flight, started_at, beat_at AS last_heartbeat_at
      FROM " own!(workers) " WHERE beat_at >= " a_day_ago!() " ORDER BY started_at, worker_id"
 );
 
 #[async_trait]
-impl<S: SqlStore + Beat> WorkerStore for S {
+impl<S: SqlStore + HeartbeatWriter> WorkerStore for S {
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<DateTime<Utc>, StoreError> {
-        let beat = BEAT
+        let statement = HEARTBEAT
             .bind(&heartbeat.worker_id.0)
             .bind(&heartbeat.version)
             .bind(i32::try_from(heartbeat.concurrency).unwrap_or(i32::MAX))
             .bind(i32::try_from(heartbeat.in_flight).unwrap_or(i32::MAX));
-        let (beat_at,) = self.beat(beat).await?;
-        Ok(beat_at)
+        let (written_at,) = self.write_heartbeat(statement).await?;
+        Ok(written_at)
     }
 
     async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {

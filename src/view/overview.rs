@@ -1,4 +1,4 @@
-//! What needs a person now, and how it has gone lately.
+//! What needs a person now, and how recent runs ended.
 
 use super::connection::ConnectionView;
 use super::report::RunView;

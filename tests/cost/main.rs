@@ -1,5 +1,6 @@
 //! What a run costs PostgreSQL and Redis, or the embedded database, counted: a regression shows on any
-//! machine, however fast it is. The bounds are the numbers of docs/explanation/performance.md.
+//! machine, however fast it is. The bounds are above the numbers of docs/explanation/performance.md: how many runs share
+//! a batch depends on the machine.
 //!
 //! The real binary, a PostgreSQL that counts statements (`pg_stat_statements`), a Redis of its own. By
 //! itself, so that nothing else is counted, and because the allocator counts, too.

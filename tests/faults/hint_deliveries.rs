@@ -77,7 +77,7 @@ async fn save(bench: &Bench, run: i64, context: &Value) {
 /// The application saves again and again while verifyd works. The result is merged into what is
 /// there when the run is completed.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_context_is_overwritten_while_the_run_is_in_work() {
+async fn the_context_is_overwritten_while_the_run_is_in_flight() {
     let mut scene = Scene::empty(
         of_another_application().await,
         verifyd_simulator::SimulatorOptions {

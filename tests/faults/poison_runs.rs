@@ -80,7 +80,7 @@ async fn the_completion_always_kills_the_worker() {
     assert_eq!(scene.asked(), u64::try_from(MAX_ATTEMPTS).unwrap());
 }
 
-/// The only worker does not know that it has claimed the run, and goes on beating.
+/// The only worker does not know that it has claimed the run, and goes on sending heartbeats.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reply_to_the_only_claim_is_lost() {
     let scene = Scene::healthy().await;

@@ -113,7 +113,7 @@ async fn preparing_a_run_survives_lost_replies() {
 }
 
 /// And a statement holds that connection for longer than the others' timeout with a worker that
-/// does not beat.
+/// sends no heartbeat.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pool_is_exhausted() {
     let mut scene = Scene::new().await;

@@ -200,7 +200,7 @@ async fn a_consumer_that_cannot_be_revived_ends_the_process() {
     let lines = worker.lines.lock().unwrap().clone();
     let last = lines.last().unwrap();
     assert!(
-        last.contains("the consumer of hints has shown no sign of life for"),
+        last.contains("the consumer of hints has stalled: no activity for"),
         "{last}"
     );
     // Nothing is left behind.

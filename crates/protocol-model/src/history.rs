@@ -102,11 +102,11 @@ fn writer(before: &State, action: Action, r: usize) -> Option<u8> {
 
 /// By the worker's heartbeat and the deadline, not by what the store tests.
 fn lease_has_ended(s: &State, open: Attempt) -> bool {
-    let beats = match open.holder {
+    let is_fresh = match open.holder {
         Holder::Process(w) => s.workers[w].heartbeat == Heartbeat::Fresh,
         Holder::Gone { heartbeat } => heartbeat == Heartbeat::Fresh,
     };
-    open.overdue || !beats
+    open.overdue || !is_fresh
 }
 
 fn holds(s: &State, test: impl Fn(Step) -> bool) -> bool {

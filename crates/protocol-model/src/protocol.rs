@@ -150,7 +150,7 @@ impl Protocol {
             if delivery.waits {
                 steps.push(Action::NotBeforePasses(r));
             }
-            if delivery.delivered == Delivered::Lately && run.status == Status::Queued {
+            if delivery.delivered == Delivered::Recently && run.status == Status::Queued {
                 steps.push(Action::RedeliverAfterPasses(r));
             }
         }
@@ -158,8 +158,8 @@ impl Protocol {
 
     fn steps_of_worker(&self, s: &State, w: usize, steps: &mut Vec<Action>) {
         let worker = &s.workers[w];
-        let silent = worker.process == Process::Paused || worker.fenced;
-        if silent && worker.heartbeat == Heartbeat::Fresh {
+        let sends_none = worker.process == Process::Paused || worker.fenced;
+        if sends_none && worker.heartbeat == Heartbeat::Fresh {
             steps.push(Action::LeaseEnds(w));
         }
         match worker.process {

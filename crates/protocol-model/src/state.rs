@@ -28,7 +28,7 @@ pub enum Status {
 pub enum Delivered {
     Never,
     /// Within `reconciler.redeliver_after`.
-    Lately,
+    Recently,
     LongAgo,
 }
 
@@ -109,7 +109,7 @@ pub struct Run {
 /// `workers.beat_at`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Heartbeat {
-    /// No row: not yet beaten, or retired.
+    /// No row: no heartbeat yet, or retired.
     None,
     Fresh,
     /// Older than `worker.dead_after`.

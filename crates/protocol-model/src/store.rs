@@ -99,7 +99,7 @@ impl Store {
     pub fn record(&self, s: &mut State, r: usize) {
         s.runs[r].status = Status::Queued;
         s.runs[r].unsent = true;
-        s.runs[r].delivery = Some(Delivery::new(Delivered::Lately, false));
+        s.runs[r].delivery = Some(Delivery::new(Delivered::Recently, false));
     }
 
     /// LOCK_QUEUED, SET_ASIDE, SUPERSEDE, CLAIM. One step: the first holds the run, and
@@ -234,7 +234,7 @@ impl Store {
         }
     }
 
-    /// DEAD_LEASES, LOCK_RUNS, END_DEAD, END_STRAYS, WITHOUT_LEASE, REQUEUE, and for these runs
+    /// DEAD_LEASES, LOCK_RUNS, END_DEAD, END_SUPERSEDED, WITHOUT_LEASE, REQUEUE, and for these runs
     /// MARK_DELIVERIES: nobody else can write them before the commit.
     fn reclaim(&self, s: &mut State) -> u8 {
         let mut reclaimed = 0;
@@ -248,7 +248,7 @@ impl Store {
                     reclaimed |= u8::from(Self::requeue(s, r)) << r;
                 }
             } else if dead {
-                // END_STRAYS: `superseded`.
+                // END_SUPERSEDED: `superseded`.
                 s.runs[r].failed_completions +=
                     u8::from(run.open.is_some_and(|open| !open.counted));
                 s.runs[r].open = None;
@@ -311,7 +311,7 @@ impl Store {
                         && !row.waits
                         && match row.delivered {
                             Delivered::Never => true,
-                            Delivered::Lately => false,
+                            Delivered::Recently => false,
                             Delivered::LongAgo => short,
                         }
                 }
@@ -339,7 +339,7 @@ impl Store {
             if waits && self.has(Mechanism::WaitKept) {
                 continue;
             }
-            run.delivery = Some(Delivery::new(Delivered::Lately, false));
+            run.delivery = Some(Delivery::new(Delivered::Recently, false));
         }
     }
 
@@ -354,7 +354,7 @@ impl Store {
         }
     }
 
-    /// BEAT, confirmed.
+    /// HEARTBEAT, confirmed.
     pub fn heartbeat(&self, s: &mut State, w: usize) {
         s.workers[w].heartbeat = Heartbeat::Fresh;
         s.workers[w].fenced = false;

@@ -37,7 +37,7 @@ pub fn settings(folder: &std::path::Path, simulator: &RunningSimulator) -> Setti
     settings.database.url =
         SecretString::from(format!("sqlite://{}", folder.join("verifyd.db").display()));
     settings.database.acquire_timeout = Duration::from_secs(300);
-    // Workers of tests beat once. However busy the machine is, that lasts for a test.
+    // Workers of tests send one heartbeat. However busy the machine is, that lasts for a test.
     settings.worker.dead_after = Duration::from_secs(600);
     let microsoft = &mut settings.microsoft;
     microsoft.pauses.first = Duration::from_millis(20);

@@ -1,4 +1,4 @@
-//! What limits the drain, told from what was measured while it ran.
+//! What limits the drain, derived from what was measured while it ran.
 
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 /// From this share of what there is, it counts as used up.
 const FULL: f64 = 0.85;
-/// A part of the time that runs are in work which is more than half of it decides.
-const MOST: f64 = 0.5;
-/// Below this share of the places taken, runs arrive more slowly than they are done.
+/// A part that takes at least this share of the time of runs in flight is the limit.
+const MAJORITY: f64 = 0.5;
+/// Below this share of slots in use, runs arrive more slowly than they are done.
 const STARVED: f64 = 0.6;
 /// A round trip that takes so many times longer under load waits for the server or a connection.
 const QUEUED_UP: f64 = 3.0;
@@ -40,7 +40,7 @@ pub struct Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
-    /// Every place is taken by a run that waits for the provider.
+    /// Every slot is taken by a run that waits for the provider.
     Provider,
     /// This process uses all processors that it may.
     OwnCpu,
@@ -50,13 +50,13 @@ pub enum Limit {
     OtherCpu,
     /// Runs wait for the database.
     Database,
-    /// Places stay free: hints arrive more slowly than runs are done.
+    /// Slots stay free: hints arrive more slowly than runs are done.
     Queue,
     /// Nothing is used up.
     Nothing,
 }
 
-/// Where the time of a run in work goes; together 1.
+/// Where the time of a run in flight goes; together 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Shares {
     pub provider: f64,
@@ -67,7 +67,7 @@ pub struct Shares {
 }
 
 impl Load {
-    /// Runs in work, on average.
+    /// Runs in flight, on average.
     pub fn in_flight(&self) -> f64 {
         self.run_seconds / self.seconds
     }
@@ -105,16 +105,16 @@ impl Load {
         if taken < STARVED {
             return Limit::Queue;
         }
-        if shares.provider >= MOST {
+        if shares.provider >= MAJORITY {
             return Limit::Provider;
         }
-        if shares.database >= MOST {
+        if shares.database >= MAJORITY {
             return Limit::Database;
         }
         Limit::Nothing
     }
 
-    /// The limit in words, with the figures that it was told from.
+    /// The limit in words, with the figures that it was derived from.
     pub fn sentence(&self) -> String {
         let shares = self.shares();
         let rate = self.runs_per_second;
@@ -146,17 +146,16 @@ impl Load {
                 self.database_connections,
             ),
             Limit::Database => format!(
-                "The way to the database limits: its round trip takes {loaded:.1} ms, and a run \
+                "The round trip to the database limits: it takes {loaded:.1} ms, and a run \
                  needs several; a higher concurrency hides them.",
             ),
             Limit::Queue => format!(
-                "The arrival of hints limits: of {} places {:.0} were taken on average{}.",
+                "The arrival of hints limits: of {} slots {:.0} were in use on average{}.",
                 self.concurrency,
                 self.in_flight(),
                 match self.queue {
                     "redis" => format!(
-                        ", and a round trip to Redis took {:.1} ms (two fetchers ask for hints in \
-                         turn)",
+                        ", and a round trip to Redis took {:.1} ms (two fetchers alternate)",
                         self.queue_round_trip.1
                     ),
                     _ => String::new(),
@@ -195,7 +194,7 @@ mod tests {
     use super::super::cpu::Cpu;
     use super::*;
 
-    /// Ten seconds with 64 places on four processors that are mostly idle.
+    /// Ten seconds with 64 slots on four processors that are mostly idle.
     fn load() -> Load {
         Load {
             runs: 1_000,
@@ -232,10 +231,10 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_told_from_what_was_used_and_waited_for() {
+    fn the_limit_follows_from_what_was_used_and_waited_for() {
         use Limit::{Database, Nothing, OtherCpu, OwnCpu, Provider, Queue, SimulatorCpu};
 
-        // Seconds of the processors, then of runs in work and of their waiting for the provider.
+        // Seconds of the processors, then of runs in flight and of their waiting for the provider.
         for (own, simulator, machine, runs, provider, limit, words) in [
             (2.0, 2.0, 6.0, 630.0, 600.0, Provider, "at most 107 runs/s"),
             (2.0, 2.0, 6.0, 630.0, 600.0, Provider, "-delay 100ms"),
@@ -246,8 +245,8 @@ mod tests {
             (9.0, 5.0, 38.8, 630.0, 200.0, OtherCpu, "programs 62 %"),
             (9.0, 5.0, 39.0, 630.0, 600.0, OtherCpu, "used up"),
             (2.0, 2.0, 6.0, 630.0, 200.0, Database, "hides them"),
-            // Free places mean that hints are late.
-            (2.0, 2.0, 6.0, 300.0, 200.0, Queue, "64 places 30"),
+            // Free slots mean that hints are late.
+            (2.0, 2.0, 6.0, 300.0, 200.0, Queue, "64 slots 30"),
             (2.0, 2.0, 6.0, 300.0, 200.0, Queue, "Redis took 0.3"),
             (30.0, 0.0, 33.0, 630.0, 300.0, Nothing, "No single"),
         ] {

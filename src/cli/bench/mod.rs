@@ -27,8 +27,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a worker may take to let go of what it has when the measurement is ended early.
-const LETTING_GO: Duration = Duration::from_secs(10);
+/// Longest time for workers to stop when the measurement is ended early.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What was measured.
 struct Measured {
@@ -50,7 +50,7 @@ struct Latency {
 #[derive(Debug, Serialize)]
 struct Enqueue {
     single_per_second: f64,
-    /// Null when there were too few runs.
+    /// `null` when there were too few runs.
     bulk_per_second: Option<f64>,
 }
 
@@ -59,7 +59,7 @@ struct Drain {
     runs: u32,
     seconds: f64,
     runs_per_second: f64,
-    /// Null where the system does not tell.
+    /// `null` where the system does not tell.
     cpu_seconds_per_1000_runs: Option<f64>,
     simulator_cpu_seconds_per_1000_runs: Option<f64>,
     in_flight_mean: f64,
@@ -94,7 +94,7 @@ pub async fn run(settings: Settings, args: &BenchArgs) -> anyhow::Result<ExitCod
     // What still works would write again what is removed.
     end.cancel();
     workers.close();
-    let _ = tokio::time::timeout(LETTING_GO, workers.wait()).await;
+    let _ = tokio::time::timeout(STOP_TIMEOUT, workers.wait()).await;
     let removed = place.remove().await;
     let measured = measured?;
     removed?;

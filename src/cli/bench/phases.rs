@@ -190,7 +190,7 @@ impl Phases<'_> {
         let runs = self.args.runs;
         let mut completions = self.services.store.completions();
         let progress = ProgressBar::new(runs.into());
-        let (provider, in_work) = (self.provider.seconds(), self.run_seconds());
+        let (provider, in_flight) = (self.provider.seconds(), self.run_seconds());
         let cpu = Cpu::read();
         let began = Instant::now();
         let working = self.work();
@@ -205,7 +205,7 @@ impl Phases<'_> {
         progress.finish_and_clear();
         working.stop().await?;
         // What ended just after the last completion was counted is in, too.
-        let run_seconds = self.run_seconds() - in_work;
+        let run_seconds = self.run_seconds() - in_flight;
 
         let seconds = self.span(first).await?;
         let per_1000 = |seconds: f64| seconds * 1_000.0 / f64::from(runs);

@@ -5,6 +5,7 @@ use crate::app;
 use crate::cli::remedy;
 use crate::config::Settings;
 use crate::ports::queue::{DeadLetter, Queue, QueueError};
+use crate::view::words::counted;
 
 /// Tests the queue. While it is unavailable `serve` takes runs from the database.
 pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
@@ -44,7 +45,7 @@ pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
                 "queue",
                 format!("{}, takes hints, {depth} waiting", queue.kind()),
             ));
-            lines.extend(rejected(count, &sample));
+            lines.extend(dead_letters(count, &sample));
             lines.extend(sentinels(&*queue).await);
         }
         Ok(Err(failure)) => {
@@ -73,14 +74,16 @@ async fn sentinels(queue: &dyn Queue) -> Vec<Line> {
 }
 
 /// Payloads that a producer got wrong.
-fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
+fn dead_letters(count: u64, sample: &[DeadLetter]) -> Option<Line> {
     let example = sample.first()?;
     let line = bad(
         "hints",
         State::Warning,
         format!(
-            "{count} put aside as no hints; {}: {}",
-            example.task_id, example.reason
+            "{}; {}: {}",
+            counted(count, "dead letter"),
+            example.task_id,
+            example.reason
         ),
         "correct whoever sends them (docs/guides/enqueue.md); the runs themselves are found by the sweep",
     );

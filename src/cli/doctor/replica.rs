@@ -47,13 +47,16 @@ pub(super) async fn check(settings: &Settings, workers: &[WorkerRecord]) -> Opti
 /// Returns the worker by which the replica is recognized, and whether one that is near enough has a heartbeat of it. That
 /// of the latest heartbeat may have begun a moment ago: then another one that is alive is taken, if there is one.
 fn expected(workers: &[WorkerRecord]) -> Option<(&WorkerRecord, bool)> {
-    let latest = workers.iter().map(|worker| worker.beat_at).max()?;
+    let latest = workers
+        .iter()
+        .map(|worker| worker.last_heartbeat_at)
+        .max()?;
     let candidates = workers.iter().map(|worker| {
         let has_begun_before = worker.started_at + MAX_LAG <= latest;
-        let is_alive = worker.beat_at + MAX_HEARTBEAT_INTERVAL >= latest;
+        let is_alive = worker.last_heartbeat_at + MAX_HEARTBEAT_INTERVAL >= latest;
         (worker, has_begun_before && is_alive)
     });
-    candidates.max_by_key(|(worker, is_known)| (*is_known, worker.beat_at))
+    candidates.max_by_key(|(worker, is_known)| (*is_known, worker.last_heartbeat_at))
 }
 
 fn line(replayed: Replayed, expected: Option<(&WorkerRecord, bool)>) -> Line {
@@ -66,7 +69,7 @@ fn line(replayed: Replayed, expected: Option<(&WorkerRecord, bool)>) -> Line {
         let found = "no heartbeat of a worker is known, by which a replica is recognized";
         return warning(found.to_owned(), "start `verifyd serve`");
     };
-    let Some(beat_at) = replayed.beat_at else {
+    let Some(last_heartbeat_at) = replayed.last_heartbeat_at else {
         if !is_known {
             let found =
                 "it has no heartbeat of the latest worker yet, which may have begun just now";
@@ -79,7 +82,7 @@ fn line(replayed: Replayed, expected: Option<(&WorkerRecord, bool)>) -> Line {
         let found = "it has no heartbeat of a worker: it is of another database, or far behind";
         return warning(found.to_owned(), REMEDY);
     };
-    let lag = (worker.beat_at - beat_at).max(TimeDelta::zero());
+    let lag = (worker.last_heartbeat_at - last_heartbeat_at).max(TimeDelta::zero());
     let lag = lag.to_std().unwrap_or_default();
     let found = format!("{} behind", span_of_seconds(lag.as_secs()));
     if lag <= MAX_LAG {
@@ -98,14 +101,14 @@ mod tests {
         DateTime::from_timestamp(1_000_000 + seconds, 0).unwrap()
     }
 
-    fn worker(id: &str, started_at: i64, beat_at: i64) -> WorkerRecord {
+    fn worker(id: &str, started_at: i64, last_heartbeat_at: i64) -> WorkerRecord {
         WorkerRecord {
             worker_id: id.to_owned(),
             version: String::new(),
             concurrency: 1,
             in_flight: 0,
             started_at: at(started_at),
-            beat_at: at(beat_at),
+            last_heartbeat_at: at(last_heartbeat_at),
         }
     }
 
@@ -127,7 +130,7 @@ mod tests {
         }
         let replayed = Replayed {
             is_replica: true,
-            beat_at: None,
+            last_heartbeat_at: None,
         };
         let line = line(replayed, Some((&new, false)));
         assert!(
@@ -140,7 +143,7 @@ mod tests {
     #[test]
     fn a_replica_that_is_not_read_is_a_warning() {
         let latest = worker("w1", 0, 100);
-        for (is_replica, beat_at, state, found) in [
+        for (is_replica, last_heartbeat_at, state, found) in [
             (true, Some(at(100)), State::Ok, "0 s behind"),
             (true, Some(at(101)), State::Ok, "0 s behind"),
             (true, Some(at(70)), State::Ok, "30 s behind"),
@@ -160,7 +163,7 @@ mod tests {
         ] {
             let replayed = Replayed {
                 is_replica,
-                beat_at,
+                last_heartbeat_at,
             };
             let line = line(replayed, Some((&latest, true)));
             assert_eq!(line.state, state, "{}", line.found);
@@ -169,7 +172,7 @@ mod tests {
         }
         let replayed = Replayed {
             is_replica: true,
-            beat_at: None,
+            last_heartbeat_at: None,
         };
         assert_eq!(line(replayed, None).state, State::Warning);
     }

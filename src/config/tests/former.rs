@@ -1,7 +1,7 @@
 //! Keys of earlier versions are refused with what took their place.
 
 use super::*;
-use crate::config::former::{FORMER, Now};
+use crate::config::former::{self, FORMER, Now};
 
 #[test]
 fn a_former_key_is_refused_with_what_took_its_place() {
@@ -58,6 +58,54 @@ fn a_former_key_is_none_any_more_and_leads_to_keys_that_are() {
             words.into_iter().any(|word| keys::rule(word).is_some()),
             "{former}: {text}"
         );
+    }
+}
+
+/// Of constants that other folders keep to themselves, nothing is known here.
+#[test]
+fn the_text_about_a_constant_has_its_value() {
+    let settings = load(&[]).unwrap();
+    let text = |duration: Duration| humantime::format_duration(duration).to_string();
+    let (consumer, http) = (&settings.redis.consumer, &settings.http.timeouts);
+    let (live, pauses) = (&settings.pages.live, &settings.microsoft.pauses);
+    let capacity = crate::queue::in_process::CAPACITY;
+    for (key, value) in [
+        ("redis.fetchers", consumer.fetchers.to_string()),
+        ("redis.clean_interval", text(consumer.clean_interval)),
+        ("redis.dead_keep", consumer.dead_keep.to_string()),
+        ("in_process_queue.capacity", capacity.to_string()),
+        ("http.header_timeout", text(http.head)),
+        ("http.body_timeout", text(http.body)),
+        ("http.write_timeout", text(http.write)),
+        ("http.api.request_timeout", text(http.request)),
+        ("pages.live_interval", text(live.look)),
+        ("pages.heartbeat", text(live.keep_alive)),
+        (
+            "webhooks.circuit_failures",
+            settings.webhooks.circuit().open_after.to_string(),
+        ),
+        ("microsoft.retry_base_delay", text(pauses.first)),
+        ("microsoft.retry_max_delay", text(pauses.longest)),
+    ] {
+        let expected = format!("is no longer a key: it is a constant, {value}");
+        assert_eq!(former::now(key).unwrap().to_string(), expected, "{key}");
+    }
+    // Constants up to a bound, or in most cases.
+    for (key, rule) in [
+        (
+            "redis.retries",
+            format!("{}, or 0 where redis.url names Sentinels", consumer.retries),
+        ),
+        (
+            "microsoft.defer_after",
+            format!(
+                "the lesser of {} and microsoft.request_timeout",
+                text(pauses.defer_after)
+            ),
+        ),
+    ] {
+        let expected = format!("is no longer a key: it is {rule}");
+        assert_eq!(former::now(key).unwrap().to_string(), expected, "{key}");
     }
 }
 

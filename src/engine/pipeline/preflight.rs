@@ -174,7 +174,7 @@ impl Preflight {
         let changed_at = start
             .as_ref()
             .and_then(|start| start.credential.as_ref()?.updated_at);
-        let result = self.walk(run, start, &mut subject);
+        let result = self.test_prerequisites(run, start, &mut subject);
         if let Some(connection) = &subject.connection {
             // Nothing of another tenant's connection is reported.
             subject.previous = latest_run.filter(|id| *id != run.id);
@@ -260,8 +260,8 @@ impl Preflight {
         }
     }
 
-    /// Goes through the steps until one stops it. Leaves in `subject` what it finds on the way.
-    fn walk(
+    /// Tests one prerequisite after another, up to the first that is not met. Adds to `subject` what it finds.
+    fn test_prerequisites(
         &self,
         run: &ClaimedRun,
         start: Option<StartingPoint>,

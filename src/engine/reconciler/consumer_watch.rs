@@ -10,8 +10,8 @@ use tokio::time::Instant;
 /// The consumer of hints has stalled, and restarting it has not helped.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the consumer of hints has shown no sign of life for {seconds} s, though the queue takes \
-     hints, and was started again {restarts} times"
+    "the consumer of hints has stalled: no activity for {seconds} s although the queue takes hints, \
+     after {restarts} restarts"
 )]
 pub struct ConsumerStalled {
     seconds: u64,
@@ -38,14 +38,14 @@ impl ConsumerWatch {
         }
     }
 
-    fn silent_for(&self) -> Duration {
+    fn idle_for(&self) -> Duration {
         let age = self.queue.health().last_activity;
         age.unwrap_or_else(|| self.began.elapsed())
     }
 
     /// Returns whether the consumer is not relied on: runs are taken from the database.
     pub fn is_stalled(&self) -> bool {
-        self.silent_for() > self.worker.settings.consumer_stalled_after()
+        self.idle_for() > self.worker.settings.consumer_stalled_after()
     }
 
     /// Records whether the consumer has stalled although the queue takes hints.
@@ -53,13 +53,13 @@ impl ConsumerWatch {
         self.stalled.set(stalled);
     }
 
-    /// Fails when the consumer was silent for too long, and the queue was available for half of that time.
+    /// Fails when the consumer has been inactive for too long, and the queue was available for half of that time.
     pub fn give_up_if_dead(&self) -> Result<(), ConsumerStalled> {
         let dead_after = self.worker.settings.consumer_dead_after();
-        let silent = self.silent_for();
-        if silent > dead_after && self.stalled.lasted() > dead_after / 2 {
+        let idle = self.idle_for();
+        if idle > dead_after && self.stalled.lasted() > dead_after / 2 {
             return Err(ConsumerStalled {
-                seconds: silent.as_secs(),
+                seconds: idle.as_secs(),
                 restarts: self.queue.health().restarts,
             });
         }

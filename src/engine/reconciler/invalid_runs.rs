@@ -5,13 +5,13 @@ use crate::ports::store::Store;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Time between two looks for the log.
-const LOOK_INTERVAL: Duration = Duration::from_secs(600);
+/// Time between two searches for the log.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Longest time for one look.
+/// Longest time for one search.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Rows of `operation_runs` that are looked through.
+/// Rows of `operation_runs` that are searched.
 pub const LATEST_ROWS: u32 = 10_000;
 
 /// Invalid runs that are counted at most.
@@ -20,21 +20,21 @@ pub const COUNTED: u32 = 1_000;
 /// The invalid runs that were logged.
 #[derive(Debug, Default)]
 pub struct InvalidRunLog {
-    next_look: Option<Instant>,
+    next_search: Option<Instant>,
     /// The newest that was logged.
     newest: Option<i64>,
 }
 
 impl InvalidRunLog {
-    /// Looks for invalid runs if it is time to, and logs each once.
-    pub async fn look(&mut self, store: &dyn Store) {
+    /// Searches for invalid runs if it is time to, and logs each once.
+    pub async fn search(&mut self, store: &dyn Store) {
         let now = Instant::now();
-        if self.next_look.is_some_and(|next| now < next) {
+        if self.next_search.is_some_and(|next| now < next) {
             return;
         }
-        self.next_look = Some(now + LOOK_INTERVAL);
-        let look = with_timeout(TIMEOUT, store.invalid_runs(LATEST_ROWS, COUNTED));
-        let found = match look.await {
+        self.next_search = Some(now + SEARCH_INTERVAL);
+        let search = with_timeout(TIMEOUT, store.invalid_runs(LATEST_ROWS, COUNTED));
+        let found = match search.await {
             Ok(found) => found,
             Err(error) => return tracing::debug!(%error, "cannot count invalid runs"),
         };

@@ -31,12 +31,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Longest time for one sweep, and for each of the other looks at the database.
+/// Longest time for one sweep, and for each of the other checks of the database.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Longest time that sweeps wait for a look at the schema. It takes longer where triggers of the application have the
+/// Longest time that sweeps wait for a check of the schema. It takes longer where triggers of the application have the
 /// writes wait that it tries; claims that are not refused do not wait for it either.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+const SCHEMA_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Debounce of wake-ups: time for what a producer has just recorded to be claimed by its own hint before a
 /// sweep sends another one. Half as much again at random at most, so that of the replicas that one producer wakes
@@ -50,8 +50,8 @@ const MIN_SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 /// shorter, or a process has a slot for them. It keeps some seconds of work in the queue.
 const DELIVER_BELOW: u64 = 250;
 
-/// Time between two looks at a queue that was too long for more hints.
-const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Time between two checks of a queue that was too long for more hints.
+const QUEUE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the health endpoints read of the reconciler.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ enum Next {
     Sweep,
     /// The next sweep when the queue is shorter, or after the usual time.
     AwaitShorterQueue,
-    /// A look at the schema after the usual time; no sweep before it fits.
+    /// A check of the schema after the usual time; no sweep before it fits.
     AwaitSchema,
 }
 
@@ -105,11 +105,11 @@ pub struct Reconciler {
     /// Dead letters as of the last sweep.
     dead_letters: u64,
     invalid_runs: InvalidRunLog,
-    /// When schema and orphans are looked at next.
-    next_look: Instant,
-    /// A look at the schema that takes long.
-    look: Option<AbortOnDropHandle<()>>,
-    /// When the schema was seen to change before the last look.
+    /// When schema and orphans are checked next.
+    next_check: Instant,
+    /// A check of the schema that takes long.
+    schema_check: Option<AbortOnDropHandle<()>>,
+    /// When the schema was seen to change before the last check.
     schema_changed_at: Option<Instant>,
 }
 
@@ -129,8 +129,8 @@ impl Reconciler {
             cursor: SweepCursor::START,
             dead_letters: 0,
             invalid_runs: InvalidRunLog::default(),
-            next_look: Instant::now(),
-            look: None,
+            next_check: Instant::now(),
+            schema_check: None,
             schema_changed_at: None,
         }
     }
@@ -171,18 +171,18 @@ impl Reconciler {
                 () = self.shorter_queue(), if next == Next::AwaitShorterQueue => {}
             }
         };
-        self.look = None;
+        self.schema_check = None;
         let _ = listening.await;
         self.polling.join().await;
         ended
     }
 
-    /// Looks at schema and orphans where it is time to, then sweeps.
+    /// Checks schema and orphans where it is time to, then sweeps.
     async fn round(&mut self) -> Result<Next, ConsumerStalled> {
         self.state.activity.touch();
-        let looks = Instant::now() >= self.next_look;
-        if looks || self.look.is_some() || !self.worker.schema.fits() {
-            self.look_at_schema().await;
+        let is_due = Instant::now() >= self.next_check;
+        if is_due || self.schema_check.is_some() || !self.worker.schema.fits() {
+            self.check_schema().await;
             self.state.activity.touch();
         }
         if !self.worker.schema.fits() {
@@ -192,8 +192,8 @@ impl Reconciler {
             self.state.forget_failures();
             return Ok(Next::AwaitSchema);
         }
-        if looks {
-            self.next_look = Instant::now() + self.worker.settings.heartbeat_interval;
+        if is_due {
+            self.next_check = Instant::now() + self.worker.settings.heartbeat_interval;
             orphans::release(self.store.as_ref(), &self.worker).await;
             self.state.activity.touch();
         }
@@ -208,7 +208,7 @@ impl Reconciler {
         }
         let next = match swept {
             Ok(next) => {
-                self.invalid_runs.look(self.store.as_ref()).await;
+                self.invalid_runs.search(self.store.as_ref()).await;
                 next
             }
             Err(error) => {
@@ -216,8 +216,8 @@ impl Reconciler {
                 log_limited!(warn, %error, "the sweep failed; trying again at every interval");
                 if matches!(error, StoreError::Schema(_)) {
                     // One that is under way began before.
-                    self.look = None;
-                    self.look_at_schema().await;
+                    self.schema_check = None;
+                    self.check_schema().await;
                 }
                 Next::Pause
             }
@@ -226,17 +226,17 @@ impl Reconciler {
         Ok(next)
     }
 
-    /// Looks at the schema, and goes on without what it finds where that takes long. When it was changed, ids may have
-    /// restarted, behind the cursor.
-    async fn look_at_schema(&mut self) {
-        let (mut look, wait) = match self.look.take() {
-            Some(look) => (look, Duration::ZERO),
-            None => (self.begin_look(), LOOK_TIMEOUT),
+    /// Checks the schema, and goes on without the result where that takes long. When the schema was changed, ids may
+    /// have restarted, behind the cursor.
+    async fn check_schema(&mut self) {
+        let (mut check, wait) = match self.schema_check.take() {
+            Some(check) => (check, Duration::ZERO),
+            None => (self.begin_schema_check(), SCHEMA_CHECK_TIMEOUT),
         };
-        match tokio::time::timeout(wait, &mut look).await {
+        match tokio::time::timeout(wait, &mut check).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => log_limited!(error, %error, "the look at the schema failed"),
-            Err(_) => self.look = Some(look),
+            Ok(Err(error)) => log_limited!(error, %error, "the check of the schema failed"),
+            Err(_) => self.schema_check = Some(check),
         }
         let changed_at = self.worker.schema.changed_at();
         if changed_at != self.schema_changed_at {
@@ -246,7 +246,7 @@ impl Reconciler {
     }
 
     /// Begins to check whether the schema fits, also where runs have been refused for long.
-    fn begin_look(&self) -> AbortOnDropHandle<()> {
+    fn begin_schema_check(&self) -> AbortOnDropHandle<()> {
         let (store, worker) = (Arc::clone(&self.store), Arc::clone(&self.worker));
         AbortOnDropHandle::new(tokio::spawn(async move {
             let refusals = &worker.refusals;
@@ -266,7 +266,7 @@ impl Reconciler {
     /// Waits until the queue may be given more. Where it does not answer, the next sweep finds out why.
     async fn shorter_queue(&self) {
         loop {
-            tokio::time::sleep(QUEUE_LOOK_INTERVAL).await;
+            tokio::time::sleep(QUEUE_CHECK_INTERVAL).await;
             match self.queue.depth().await {
                 Ok(depth) if depth >= DELIVER_BELOW => {}
                 _ => return,

@@ -19,13 +19,13 @@ use std::time::Duration;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// Time between two looks at the queue, and so between two at the database.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Time between two checks of the queue, and so between two queries.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Longest time for one look at the database.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for one query.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Largest number of runs that one look chooses. It looks again when fewer than half as many are not done.
+/// Largest number of runs that one query returns. The next one follows when fewer than half as many are not done.
 const MAX_FOUND: u32 = 64;
 
 /// Chooses runs of tenants that wait, and has them processed.
@@ -38,7 +38,7 @@ pub(in crate::engine) struct FairScheduler {
     /// Chosen runs, which wait for a slot or are processed, with their tenants.
     tasks: JoinSet<()>,
     chosen: HashMap<Id, TenantId>,
-    /// Where the next look begins.
+    /// Where the next query begins.
     after: Option<TenantId>,
 }
 
@@ -62,14 +62,14 @@ impl FairScheduler {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
             }
             self.forget_ended();
-            // Twice in a row: a hint may wait for a short time between two looks.
+            // Twice in a row: a hint may wait for a short time between two checks.
             let wait = self.hints_wait().await;
-            let looks = wait && waited && self.chosen.len() < MAX_FOUND as usize / 2;
+            let is_due = wait && waited && self.chosen.len() < MAX_FOUND as usize / 2;
             waited = wait;
-            if !looks || !self.worker.lease.is_alive() {
+            if !is_due || !self.worker.lease.is_alive() {
                 continue;
             }
             match self.next_runs().await {
@@ -91,13 +91,13 @@ impl FairScheduler {
         if self.worker.in_flight.claimed() == 0 && !self.is_refusing() {
             return false;
         }
-        match tokio::time::timeout(LOOK_INTERVAL, self.queue.depth()).await {
+        match tokio::time::timeout(CHECK_INTERVAL, self.queue.depth()).await {
             Ok(Ok(depth)) => depth > 0,
             Ok(Err(_)) | Err(_) => true,
         }
     }
 
-    /// Reads the oldest run of each tenant that waits, from where the last look ended.
+    /// Reads the oldest run of each tenant that waits, from where the last query ended.
     async fn next_runs(&mut self) -> Result<Vec<OldestRun>, StoreError> {
         let served = self.served_tenants();
         if served.is_empty() && !self.is_refusing() {
@@ -107,7 +107,7 @@ impl FairScheduler {
         let found = self
             .store
             .oldest_run_of_each_tenant(self.after, &served, MAX_FOUND);
-        let found = with_timeout(LOOK_TIMEOUT, found).await?;
+        let found = with_timeout(QUERY_TIMEOUT, found).await?;
         let last = found.last().filter(|_| found.len() >= MAX_FOUND as usize);
         self.after = last.map(|run| run.tenant);
         Ok(found)

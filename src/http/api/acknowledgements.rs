@@ -1,7 +1,7 @@
 //! Acknowledgements: list them, acknowledge a check, withdraw that.
 
 use super::auth::Caller;
-use super::idempotency::{Answer, Once};
+use super::idempotency::{Answer, IdempotentRequest};
 use super::input::{Fields, FromFields, JsonBody, Nothing, PathId, Query};
 use super::problem::Problem;
 use super::{Api, json};
@@ -122,7 +122,7 @@ pub async fn acknowledge_check(
     State(api): State<Arc<Api>>,
     caller: Caller,
     PathId(id): PathId<RunId>,
-    once: Once,
+    idempotent: IdempotentRequest,
     body: JsonBody<Acknowledge>,
 ) -> Result<Response, Problem> {
     let asked = Request {
@@ -148,7 +148,7 @@ pub async fn acknowledge_check(
             Answer::made(done.created, href(id), &shown, subject)
         }
     };
-    once.answer(&api, &caller, &body.bytes, work).await
+    idempotent.answer(&api, &caller, &body.bytes, work).await
 }
 
 /// Withdraw an acknowledgement
@@ -175,7 +175,7 @@ pub async fn withdraw_acknowledgement(
     State(api): State<Arc<Api>>,
     caller: Caller,
     PathId(id): PathId<AcknowledgementId>,
-    once: Once,
+    idempotent: IdempotentRequest,
     body: JsonBody<Withdraw>,
 ) -> Result<Response, Problem> {
     let (reach, through) = (caller.binding(), caller.origin());
@@ -188,7 +188,7 @@ pub async fn withdraw_acknowledgement(
             Answer::of(&shown(&withdrawn, api.clock.now()), subject)
         }
     };
-    once.answer(&api, &caller, &body.bytes, work).await
+    idempotent.answer(&api, &caller, &body.bytes, work).await
 }
 
 /// One acknowledgement

@@ -41,12 +41,12 @@ pub struct Answer {
 
 /// The key of a request, and what the request is.
 #[derive(Clone, Debug)]
-pub struct Once {
+pub struct IdempotentRequest {
     key: Option<String>,
     target: String,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Once {
+impl<S: Send + Sync> FromRequestParts<S> for IdempotentRequest {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
@@ -78,7 +78,7 @@ fn wrong() -> Problem {
     )
 }
 
-impl Once {
+impl IdempotentRequest {
     /// Does the work unless it was done under this key. It is finished even when the caller hangs up.
     pub async fn answer<W>(
         self,

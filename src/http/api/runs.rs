@@ -1,7 +1,7 @@
 //! Runs: start one, list them, read one.
 
 use super::auth::Caller;
-use super::idempotency::{Answer, Once};
+use super::idempotency::{Answer, IdempotentRequest};
 use super::input::{Fields, FromFields, JsonBody, Nothing, PathId, Query};
 use super::problem::Problem;
 use super::{Api, json};
@@ -80,7 +80,7 @@ pub async fn start_check(
     State(api): State<Arc<Api>>,
     caller: Caller,
     PathId(id): PathId<ConnectionId>,
-    once: Once,
+    idempotent: IdempotentRequest,
     body: JsonBody<StartCheck>,
 ) -> Result<Response, Problem> {
     let request = CheckRequest {
@@ -90,7 +90,7 @@ pub async fn start_check(
         onboarding_session: body.read.onboarding_session_id,
     };
     let work = start(Arc::clone(&api), request);
-    once.answer(&api, &caller, &body.bytes, work).await
+    idempotent.answer(&api, &caller, &body.bytes, work).await
 }
 
 async fn start(api: Arc<Api>, request: CheckRequest) -> Result<Answer, Problem> {

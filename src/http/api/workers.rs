@@ -2,9 +2,9 @@
 
 use super::auth::Caller;
 use super::input::{Nothing, Query};
-use super::problem::{Kind, Problem};
+use super::problem::Problem;
 use super::{Api, json};
-use crate::domain::access::Binding;
+use crate::operations;
 use crate::ports::workers::WorkerRecord;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -26,17 +26,16 @@ pub struct Workers {
     get,
     path = "/workers",
     tag = "installation",
-    responses((status = 200, description = "All that beat within the last day", body = Workers)),
+    responses(
+        (status = 200, description = "All that sent a heartbeat within the last day", body = Workers),
+        (status = 404, description = "The token is bound to a workspace", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+    ),
 )]
 pub async fn list_workers(
     State(api): State<Arc<Api>>,
     caller: Caller,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    if caller.binding() != Binding::EVERYTHING {
-        let detail = "The token is bound to a workspace; workers belong to none.";
-        return Err(Problem::new(Kind::Forbidden, detail));
-    }
-    let items = api.store.workers().await?;
+    let items = operations::list_workers(&*api.store, &caller.binding()).await?;
     json(StatusCode::OK, &Workers { items })
 }

@@ -1,4 +1,4 @@
-//! `GET /`: what needs a person now, and how it has gone lately.
+//! `GET /`: what needs a person now, and how recent runs ended.
 
 use super::Pages;
 use super::chart::{self, Chart};
@@ -24,8 +24,8 @@ use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Broken connections that are told in full; the rest is a link.
-const TOLD: u32 = 12;
+/// Connections with problems that are shown, of each state; a link leads to the others.
+const MAX_SHOWN: u32 = 12;
 
 /// Periods to look back on: value in the address, words, length.
 const HOUR: Period = Period("1h", "the last hour", Duration::from_secs(3_600));
@@ -41,7 +41,7 @@ const LONG_WAIT_SECONDS: f64 = 60.0;
 struct Period(&'static str, &'static str, Duration);
 
 #[derive(Debug, Default, Deserialize)]
-pub struct Look {
+pub struct OverviewQuery {
     #[serde(default)]
     period: String,
 }
@@ -76,7 +76,7 @@ struct OverviewPage {
     remarks: Vec<Remark>,
     broken: Vec<Card>,
     accepted: Vec<Card>,
-    /// How many more there are than are told.
+    /// How many more there are than are shown.
     more_blocked: u64,
     more_attention: u64,
     counts: Vec<Count>,
@@ -97,7 +97,7 @@ struct OverviewPage {
 pub async fn page(
     State(pages): State<Arc<Pages>>,
     visitor: Visitor,
-    Query(look): Query<Look>,
+    Query(query): Query<OverviewQuery>,
 ) -> Result<Response, PageError> {
     let store = visitor.reads(&pages);
     let binding = visitor.binding;
@@ -114,7 +114,7 @@ pub async fn page(
     }
     let (accepted, broken): (Vec<Card>, Vec<Card>) =
         cards.into_iter().partition(|card| card.view.acknowledged);
-    let (period, history) = history(&pages, &visitor, &look.period).await?;
+    let (period, history) = history(&pages, &visitor, &query.period).await?;
     let now = pages.clock.now();
     let (remarks, active) = remarks(&pages, &visitor).await?;
     let tone = match () {
@@ -195,7 +195,7 @@ async fn broken(
             overall: Some(standing.as_str().to_owned()),
             // Whose credential ends first is the most urgent.
             sort: ConnectionSort::Expiry,
-            limit: TOLD,
+            limit: MAX_SHOWN,
             ..ConnectionFilter::default()
         })
         .await
@@ -244,33 +244,29 @@ fn numbers(counts: &ConnectionCounts) -> Vec<Count> {
 /// What is to be said of verifyd itself, and how many runs are queued and running.
 async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64; 2]), StoreError> {
     let now = pages.clock.now();
-    // A lag would make workers look silent.
+    // A lag would make workers look dead.
     let workers = pages.store.workers().await?;
-    let silent = workers
+    let alive = workers
         .iter()
-        .filter(|w| {
-            (now - w.beat_at)
-                .to_std()
-                .is_ok_and(|age| age > pages.dead_after)
-        })
+        .filter(|worker| worker.is_alive(now, pages.dead_after))
         .count();
-    let beating = workers.len() - silent;
+    let dead = workers.len() - alive;
     let mut remarks = Vec::new();
     let to_workers = || {
         visitor
             .sees_workers()
             .then(|| ("/workers".to_owned(), "Workers"))
     };
-    if beating == 0 {
+    if alive == 0 {
         remarks.push(Remark {
             bad: true,
-            text: "No worker is at work: checks wait until one is started.".to_owned(),
+            text: "No worker is alive: checks wait until one is started.".to_owned(),
             link: to_workers(),
         });
-    } else if silent > 0 && visitor.sees_workers() {
+    } else if dead > 0 && visitor.sees_workers() {
         remarks.push(Remark {
             bad: false,
-            text: match silent {
+            text: match dead {
                 1 => "One worker stopped sending heartbeats without shutting down.".to_owned(),
                 n => format!("{n} workers stopped sending heartbeats without shutting down."),
             },

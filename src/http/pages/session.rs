@@ -10,6 +10,7 @@ use crate::domain::audit::Origin;
 use crate::http::reads::Reader;
 use crate::http::request_id::RequestId;
 use crate::http::server::Peer;
+use crate::operations::may_list_workers;
 use crate::ports::access::SessionRecord;
 use crate::ports::store::Store;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -91,9 +92,9 @@ impl Visitor {
         self.scopes.contains(&scope)
     }
 
-    /// Workers are shared by all: only a token that reaches everything sees them.
+    /// Returns whether the page of workers is within reach.
     pub fn sees_workers(&self) -> bool {
-        self.may(Scope::Admin) && self.binding == Binding::EVERYTHING
+        self.may(Scope::Admin) && may_list_workers(&self.binding)
     }
 
     /// Returns where the lists and details of this page are read.

@@ -9,6 +9,7 @@ use super::session::Visitor;
 use crate::domain::access::Scope;
 use crate::domain::{EndpointId, WorkspaceId};
 use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
+use crate::operations::list_workers;
 use crate::view::words::{counted, span};
 use askama::Template;
 use axum::extract::State;
@@ -24,8 +25,8 @@ struct Row {
     /// 0 to 100.
     load: u32,
     started: Moment,
-    beat: Moment,
-    beating: bool,
+    last_heartbeat: Moment,
+    is_alive: bool,
 }
 
 #[derive(Template)]
@@ -33,7 +34,7 @@ struct Row {
 struct WorkersPage {
     page: Layout,
     rows: Vec<Row>,
-    beating: usize,
+    alive: usize,
     in_flight: u32,
     concurrency: u32,
     queued: u64,
@@ -198,10 +199,7 @@ pub async fn page(
     visitor: Visitor,
 ) -> Result<Response, PageError> {
     visitor.needs(Scope::Admin)?;
-    if !visitor.sees_workers() {
-        return Err(PageError::NotFound);
-    }
-    let workers = pages.store.workers().await?;
+    let workers = list_workers(&*pages.store, &visitor.binding).await?;
     let counts = pages.store.counts().await?;
     let (mistakes, more) = invalid_runs(&pages).await?;
     let (rejected, dead_letters) = dead_letters(&pages).await;
@@ -215,21 +213,19 @@ pub async fn page(
             in_flight: w.in_flight,
             concurrency: w.concurrency,
             started: Moment::of(w.started_at, now),
-            beat: Moment::of(w.beat_at, now),
-            beating: (now - w.beat_at)
-                .to_std()
-                .map_or(true, |age| age <= pages.dead_after),
+            last_heartbeat: Moment::of(w.last_heartbeat_at, now),
+            is_alive: w.is_alive(now, pages.dead_after),
             name: w.worker_id,
             version: w.version,
         })
         .collect();
-    let alive = || rows.iter().filter(|r| r.beating);
+    let alive = || rows.iter().filter(|r| r.is_alive);
     let mut versions: Vec<&str> = alive().map(|r| r.version.as_str()).collect();
     versions.sort_unstable();
     versions.dedup();
     Ok(render(&WorkersPage {
         page: Layout::of(&visitor, "workers", "Workers").live("/live"),
-        beating: alive().count(),
+        alive: alive().count(),
         in_flight: alive().map(|r| r.in_flight).sum(),
         concurrency: alive().map(|r| r.concurrency).sum(),
         versions: versions.len(),

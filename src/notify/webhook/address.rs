@@ -3,6 +3,7 @@
 use crate::domain::web_address::{self, WebAddressError};
 use crate::notify::settings::WebhookSettings;
 use crate::outbound::guard::{AddressGuard, is_qualified};
+use crate::ports::webhook_endpoints::AddressPolicy;
 use std::collections::BTreeSet;
 use url::{Host, Url};
 
@@ -11,7 +12,7 @@ const MAX_URL_BYTES: usize = 2048;
 
 /// Why an address cannot be an endpoint's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddressError {
+pub(super) enum AddressError {
     #[error("longer than 2048 bytes")]
     TooLong,
     #[error("not a URL, allowed: https://HOST/PATH")]
@@ -50,7 +51,7 @@ impl AddressRule {
     }
 
     /// Checks the text of an address for a new endpoint.
-    pub fn check(&self, text: &str) -> Result<Url, AddressError> {
+    fn check(&self, text: &str) -> Result<Url, AddressError> {
         let url = self.check_stored(text)?;
         if url.fragment().is_some() {
             return Err(AddressError::Fragment);
@@ -89,5 +90,12 @@ impl AddressRule {
     /// The hosts that may be called on loopback, also without TLS.
     pub(super) fn loopback_hosts(&self) -> &BTreeSet<String> {
         &self.loopback_hosts
+    }
+}
+
+impl AddressPolicy for AddressRule {
+    fn admit(&self, url: &str) -> Result<String, String> {
+        let checked = self.check(url);
+        checked.map(String::from).map_err(|error| error.to_string())
     }
 }

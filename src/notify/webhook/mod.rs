@@ -5,7 +5,7 @@ mod address;
 pub mod signature;
 mod transport;
 
-pub use address::{AddressError, AddressRule};
+pub use address::AddressRule;
 
 use super::channel::Channel;
 use super::settings::WebhookSettings;

@@ -273,10 +273,10 @@ impl Fetcher {
         let context = WorkerContext::new(name);
         let run = AssertUnwindSafe(self.worker(&context, observed)).catch_unwind();
         tokio::pin!(run);
-        let half_a_beat = settings.consumer.heartbeat_interval / 2;
-        let mut watch = tokio::time::interval(half_a_beat.min(Duration::from_secs(1)));
+        let half_an_interval = settings.consumer.heartbeat_interval / 2;
+        let mut watch = tokio::time::interval(half_an_interval.min(Duration::from_secs(1)));
         let mut stopping = false;
-        let mut beat = Instant::now();
+        let mut last_heartbeat = Instant::now();
         let mut idle_since = None;
         loop {
             tokio::select! {
@@ -299,7 +299,7 @@ impl Fetcher {
                     if !stopping {
                         let limit = settings.stalled_after();
                         if activity.age().is_some_and(|age| age > limit) {
-                            let reason = format!("stalled: no sign of life for {limit:?}");
+                            let reason = format!("stalled: no activity for {limit:?}");
                             return End::Failed(Failure::Redis(reason));
                         }
                         continue;
@@ -314,8 +314,8 @@ impl Fetcher {
                             return End::Stopped;
                         }
                     }
-                    if beat.elapsed() >= half_a_beat {
-                        beat = Instant::now();
+                    if last_heartbeat.elapsed() >= half_an_interval {
+                        last_heartbeat = Instant::now();
                         let sent = orphan_recovery::send_heartbeat(
                             &mut connection,
                             &self.queue.keys,

@@ -12,8 +12,8 @@ use std::sync::LazyLock;
 static REMOVE_MISFITS: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("lua/remove_misfits.lua")));
 
-/// Workers whose sets are looked at in one call, as Redis serves no other client meanwhile.
-const LOOKED_AT: usize = 500;
+/// Workers whose sets one call checks, as Redis serves no other client meanwhile.
+const MAX_CHECKED: usize = 500;
 
 /// Returns what is wrong with the first key that has another type than its own.
 pub(super) async fn misfit(
@@ -40,7 +40,7 @@ pub(super) async fn remove_misfits(
     ended: &[String],
 ) -> RedisResult<()> {
     let mut script = REMOVE_MISFITS.prepare_invoke();
-    script.arg(keys.inflight("")).arg(LOOKED_AT);
+    script.arg(keys.inflight("")).arg(MAX_CHECKED);
     for (key, own) in keys.types() {
         script.key(key).arg(own);
     }

@@ -19,7 +19,7 @@
 //! | polling by interval loses wake-ups; without it an idle worker waits for its heartbeat | `FetchStrategy`, and `PrefetchBackend` for wake-ups during a fetch |
 //! | a payload that does not decode ends the worker and comes back | `RawBytes`; `DeliveryHandler` decodes |
 //! | 500 ms to answer | timeouts of `Connections` |
-//! | a name that was seen lately is refused; a stopped worker is left on the list | a fresh name at every start; `orphan_recovery::return_held` removes it |
+//! | a name that was seen recently is refused; a stopped worker is left on the list | a fresh name at every start; `orphan_recovery::return_held` removes it |
 //! | a stopping worker sends no heartbeats, so that others take its jobs | `orphan_recovery::send_heartbeat` while the last handlers run |
 //! | jobs of a dead consumer are returned by the other consumers, after six missed heartbeats | kept as it is; an ended worker of a live process returns them at once (`orphan_recovery`) |
 //! | the crash of `task-tracking` | that feature is off |
@@ -243,11 +243,11 @@ impl Queue for RedisQueue {
     async fn server_version(&self) -> Result<Option<String>, QueueError> {
         // INFO takes a right that nothing else needs.
         let hello = redis::cmd("HELLO");
-        let mut told: HashMap<String, redis::Value> = self
+        let mut reply: HashMap<String, redis::Value> = self
             .connections
             .call(async |connection| hello.query_async(connection).await)
             .await?;
-        let version = told.remove("version");
+        let version = reply.remove("version");
         Ok(version.and_then(|version| redis::from_redis_value(version).ok()))
     }
 

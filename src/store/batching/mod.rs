@@ -11,11 +11,12 @@
 use super::shares::Permit;
 use crate::ports::store_error::StoreError;
 use futures::FutureExt as _;
+use parking_lot::Mutex;
 use std::collections::{HashSet, VecDeque};
 use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
@@ -124,14 +125,10 @@ impl<C, A> Default for Batcher<C, A> {
 }
 
 impl<C, A> Batcher<C, A> {
-    fn lock(&self) -> MutexGuard<'_, State<C, A>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns where the answer will arrive, and whether a task has to be started.
     fn add(&self, call: C) -> (oneshot::Receiver<Option<A>>, bool) {
         let (answer, answered) = oneshot::channel();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.waiting.push_back(Waiting { call, answer });
         let starts = !std::mem::replace(&mut state.has_task, true);
         drop(state);
@@ -146,7 +143,7 @@ impl<C, A> Batcher<C, A> {
         if let Some(linger) = linger {
             let comes = async {
                 // The call that arrived may be taken already.
-                while self.lock().waiting.is_empty() {
+                while self.state.lock().waiting.is_empty() {
                     self.arrived.notified().await;
                 }
             };
@@ -157,21 +154,21 @@ impl<C, A> Batcher<C, A> {
 
     /// Ends the task, and gives back what waits.
     fn close(&self) -> VecDeque<Waiting<C, A>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.has_task = false;
         std::mem::take(&mut state.waiting)
     }
 
     /// Whether anything waits for a task. If not, there is none any more.
     fn hand_over(&self) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.has_task = !state.waiting.is_empty();
         state.has_task
     }
 
     /// Returns the next batch, in the order of arrival, without calls whose callers have gone.
     fn next(&self, key: impl Fn(&C) -> i64) -> Vec<Waiting<C, A>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let mut batch: Vec<Waiting<C, A>> = Vec::new();
         let mut taken = HashSet::new();
         let mut later = VecDeque::new();

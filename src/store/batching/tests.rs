@@ -69,7 +69,7 @@ impl BatchedCall<Doubling> for Number {
 
     async fn run(store: &Doubling, (): (), calls: Vec<Self>) -> BatchResult<Doubling, Self> {
         let numbers: Vec<i64> = calls.iter().map(|n| n.0).collect();
-        store.batches.lock().unwrap().push(numbers.clone());
+        store.batches.lock().push(numbers.clone());
         assert!(!numbers.contains(&-1), "a defect");
         if numbers.contains(&HANGS) {
             store.hanging.notified().await;
@@ -118,7 +118,7 @@ async fn concurrent_calls_share_batches_of_bounded_size() {
     let numbers: Vec<i64> = (1..=300).collect();
     let answers = ask(&store, &numbers).await;
     assert!(answers.iter().zip(&numbers).all(|(a, n)| *a == Some(2 * n)));
-    let sizes: Vec<usize> = store.batches.lock().unwrap().iter().map(Vec::len).collect();
+    let sizes: Vec<usize> = store.batches.lock().iter().map(Vec::len).collect();
     assert_eq!(sizes, [128, 128, 44]);
     // The task has ended, and another one starts.
     assert_eq!(ask(&store, &[7]).await, [Some(14)]);
@@ -131,10 +131,7 @@ async fn calls_that_share_a_key_are_in_different_batches() {
         ask(&store, &[5, 5, 6, 5]).await,
         [Some(10), Some(10), Some(12), Some(10)]
     );
-    assert_eq!(
-        *store.batches.lock().unwrap(),
-        [vec![5, 6], vec![5], vec![5]]
-    );
+    assert_eq!(*store.batches.lock(), [vec![5, 6], vec![5], vec![5]]);
 }
 
 #[tokio::test]
@@ -149,7 +146,7 @@ async fn undecided_calls_and_those_of_a_failed_batch_are_given_back() {
 async fn a_call_that_goes_by_itself_is_in_no_batch() {
     let store = doubling();
     assert_eq!(ask(&store, &[1, ALONE, 2]).await, [Some(2), None, Some(4)]);
-    assert_eq!(*store.batches.lock().unwrap(), [vec![1, 2]]);
+    assert_eq!(*store.batches.lock(), [vec![1, 2]]);
 }
 
 #[tokio::test]
@@ -182,8 +179,8 @@ async fn behind_a_batch_that_panics_the_next_one_starts() {
     let numbers = with_some_behind(-1);
     let answers = ask(&store, &numbers).await;
     assert_only_the_first_batch_failed(&numbers, &answers);
-    assert_eq!(store.batches.lock().unwrap().len(), 3);
-    assert!(!store.batcher.lock().has_task);
+    assert_eq!(store.batches.lock().len(), 3);
+    assert!(!store.batcher.state.lock().has_task);
 }
 
 #[tokio::test]
@@ -192,7 +189,7 @@ async fn behind_a_batch_that_fails_the_next_one_starts() {
     let numbers = with_some_behind(-2);
     let answers = ask(&store, &numbers).await;
     assert_only_the_first_batch_failed(&numbers, &answers);
-    assert!(!store.batcher.lock().has_task);
+    assert!(!store.batcher.state.lock().has_task);
 }
 
 /// As when its connection passes nothing any more: time stands still but where everybody waits.
@@ -223,7 +220,7 @@ async fn behind_a_batch_that_gets_no_answer_another_task_goes_on() {
     store.hanging.notify_one();
     let answers = hanging.await;
     assert!(answers.iter().zip(&numbers).all(|(a, n)| *a == Some(2 * n)));
-    assert!(!store.batcher.lock().has_task);
+    assert!(!store.batcher.state.lock().has_task);
 }
 
 /// The task runs where the first caller was, which ends.
@@ -246,7 +243,7 @@ fn the_calls_of_a_cancelled_task_are_given_back() {
             assert!(futures::poll!(asked.as_mut()).is_pending());
             if begun {
                 store.permits.add_permits(1);
-                while store.batches.lock().unwrap().is_empty() {
+                while store.batches.lock().is_empty() {
                     tokio::task::yield_now().await;
                 }
             }
@@ -275,7 +272,7 @@ async fn a_task_keeps_its_connection_for_a_while() {
     }
     assert_eq!(store.acquired.load(Ordering::Relaxed), 1);
     tokio::time::sleep(2 * LINGER).await;
-    assert!(!store.batcher.lock().has_task, "it has ended");
+    assert!(!store.batcher.state.lock().has_task, "it has ended");
     assert_eq!(ask(&store, &[6, 7]).await, [Some(12), Some(14)]);
     assert_eq!(store.acquired.load(Ordering::Relaxed), 2);
 }
@@ -289,7 +286,7 @@ async fn a_caller_that_has_gone_before_its_batch_does_nothing() {
         assert!(futures::poll!(gone.as_mut()).is_pending());
     }
     assert_eq!(ask(&store, &[1]).await, [Some(2)]);
-    assert_eq!(*store.batches.lock().unwrap(), [vec![1]]);
+    assert_eq!(*store.batches.lock(), [vec![1]]);
 }
 
 /// Doubles numbers in a database with one connection, as the store's writer has it. A negative number

@@ -44,15 +44,15 @@ use uuid::Uuid;
 const CLAIM: &str = sql!(
     "WITH wanted AS (
         SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::float8[])
-            AS w (id, token, worker_id, most, deadline)
+            AS w (id, token, worker_id, max_attempts, deadline)
     ), locked AS MATERIALIZED (
         SELECT r.id, r.started_at FROM operation_runs r
         WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!() " = 'queued' AND "
     is_claimable!() " AND " has_own_id!(postgres "r")
     " AND ($9 OR " is_small!("r.context") ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
     ), history AS (
-        SELECT l.id, h.*, h.spent >= w.most OR h.failed >= $6 AS exhausted,
-               h.spent + 1 >= w.most AND h.lost > 0 AS last_chance
+        SELECT l.id, h.*, h.spent >= w.max_attempts OR h.failed >= $6 AS exhausted,
+               h.spent + 1 >= w.max_attempts AND h.lost > 0 AS last_chance
         FROM locked l JOIN wanted w USING (id) CROSS JOIN LATERAL (
             SELECT coalesce(max(attempt), 0) AS last,
                    count(*) FILTER (WHERE NOT earlier) AS own,

@@ -2,7 +2,7 @@
 //!
 //! Where an address names several hosts, connections go to the one that accepts writes. Of several it is the one that
 //! was promoted last, and never one that was promoted earlier than the host in use: what a former primary is given is
-//! lost. A look asks all hosts, over a connection of its own to each, and its failure changes nothing.
+//! lost. A check asks all hosts, over a connection of its own to each, and its failure changes nothing.
 
 use super::environment::ReadVariables;
 use super::options::{self, Address};
@@ -15,22 +15,23 @@ use crate::ports::store_error::{Detail, StoreError};
 use crate::store::error::opening;
 use crate::store::settings::DatabaseSettings;
 use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Longest time for a look at the hosts, if half of the time to open a connection is not shorter. Each look that finds
-/// none doubles it, as they may be slow, up to the time to open a connection: no call could use a slower host.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two looks at a host that is well.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// The same after an error. Each look that finds no host doubles it.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Longest time for a check of the hosts, if half of the time to open a connection is not shorter. Each failed check
+/// doubles it, as they may be slow, up to the time to open a connection: no call could use a slower host.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two checks while connections succeed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// The same after an error. Each failed check doubles it.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Connector {
     /// The key of the address.
@@ -47,23 +48,23 @@ pub(super) struct Connector {
     pub opening_timeout: Duration,
     /// Index of the host that is used.
     used: AtomicUsize,
-    /// Whether a connection has failed, or may not write, since the last look.
-    is_suspect: AtomicBool,
-    looks: Mutex<Looks>,
-    /// Held during a look.
+    /// Whether a connection has failed, or may not write, since the last check.
+    has_failed: AtomicBool,
+    checks: Mutex<HostChecks>,
+    /// Held during a check.
     seen: tokio::sync::Mutex<Seen>,
     /// Sent when another host is used.
     switched: watch::Sender<()>,
 }
 
-/// When the last look was, and how many in a row have found no host.
+/// When the last check was, and how many in a row have found no host that accepts writes.
 #[derive(Default)]
-struct Looks {
+struct HostChecks {
     last: Option<Instant>,
-    in_vain: u32,
+    failures: u32,
 }
 
-/// What looks have seen of the hosts.
+/// What checks have found of the hosts.
 #[derive(Default)]
 struct Seen {
     /// Of the host that was chosen last.
@@ -137,8 +138,8 @@ impl Connector {
             password,
             opening_timeout: acquire_timeout,
             used: AtomicUsize::new(0),
-            is_suspect: AtomicBool::new(false),
-            looks: Mutex::default(),
+            has_failed: AtomicBool::new(false),
+            checks: Mutex::default(),
             seen: tokio::sync::Mutex::default(),
             switched: watch::Sender::new(()),
         })
@@ -190,9 +191,9 @@ impl Connector {
         self.options().connect().await
     }
 
-    /// Says that a connection has failed, or may not write: the next look is due soon.
-    pub(super) fn suspect(&self) {
-        self.is_suspect.store(true, Ordering::Relaxed);
+    /// Records that a connection has failed, or may not write: the next check is due soon.
+    pub(super) fn record_failure(&self) {
+        self.has_failed.store(true, Ordering::Relaxed);
     }
 
     /// Sees when another host is used from now on.
@@ -205,55 +206,51 @@ impl Connector {
         name(&self.hosts[self.used()])
     }
 
-    /// Looks at the hosts when that is due. A look that finds none changes nothing.
+    /// Checks the hosts when that is due. A failed check changes nothing.
     pub(super) async fn follow(&self) {
-        if !self.has_several_hosts() || !self.is_look_due() {
+        if !self.has_several_hosts() || !self.is_check_due() {
             return;
         }
-        let chosen = self.choose_within(self.look_timeout()).await;
-        let mut looks = self.looks();
-        looks.last = Some(Instant::now());
+        let chosen = self.choose_within(self.check_timeout()).await;
+        let mut checks = self.checks.lock();
+        checks.last = Some(Instant::now());
         match chosen {
-            Ok(()) => looks.in_vain = 0,
+            Ok(()) => checks.failures = 0,
             Err(error) => {
-                if looks.in_vain == 0 {
+                if checks.failures == 0 {
                     tracing::warn!(%error, "{}: the host that was used stays in use", self.key);
                 }
-                looks.in_vain = looks.in_vain.saturating_add(1);
+                checks.failures = checks.failures.saturating_add(1);
             }
         }
     }
 
-    fn looks(&self) -> MutexGuard<'_, Looks> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn first_look_timeout(&self) -> Duration {
+    fn first_check_timeout(&self) -> Duration {
         self.opening_timeout / 2
     }
 
-    fn look_timeout(&self) -> Duration {
-        let first = LOOK_TIMEOUT.min(self.first_look_timeout());
-        let doublings = 2_u32.saturating_pow(self.looks().in_vain);
+    fn check_timeout(&self) -> Duration {
+        let first = CHECK_TIMEOUT.min(self.first_check_timeout());
+        let doublings = 2_u32.saturating_pow(self.checks.lock().failures);
         let doubled = first.saturating_mul(doublings);
         doubled.min(self.opening_timeout)
     }
 
-    fn is_look_due(&self) -> bool {
-        let looks = self.looks();
-        let Some(last) = looks.last else { return true };
-        let is_suspect = self.is_suspect.load(Ordering::Relaxed);
-        let pause = match (is_suspect, looks.in_vain) {
-            (false, 0) => LOOK_EVERY,
-            (true, 0) => LOOK_AGAIN,
-            (_, in_vain) => LOOK_AGAIN * 2_u32.pow(in_vain.min(4)),
+    fn is_check_due(&self) -> bool {
+        let checks = self.checks.lock();
+        let Some(last) = checks.last else { return true };
+        let has_failed = self.has_failed.load(Ordering::Relaxed);
+        let pause = match (has_failed, checks.failures) {
+            (false, 0) => CHECK_INTERVAL,
+            (true, 0) => RETRY_INTERVAL,
+            (_, failures) => RETRY_INTERVAL * 2_u32.pow(failures.min(4)),
         };
-        last.elapsed() >= with_jitter(pause, 0.2, LOOK_EVERY)
+        last.elapsed() >= with_jitter(pause, 0.2, CHECK_INTERVAL)
     }
 
     /// Chooses the host that accepts writes. Does nothing where there is one host only.
     pub(super) async fn choose(&self) -> Result<(), StoreError> {
-        self.choose_within(self.first_look_timeout()).await
+        self.choose_within(self.first_check_timeout()).await
     }
 
     async fn choose_within(&self, timeout: Duration) -> Result<(), StoreError> {
@@ -261,8 +258,8 @@ impl Connector {
             return Ok(());
         }
         let mut seen = self.seen.lock().await;
-        self.is_suspect.store(false, Ordering::Relaxed);
-        let found = self.look(&seen, timeout).await;
+        self.has_failed.store(false, Ordering::Relaxed);
+        let found = self.ask_all(&seen, timeout).await;
         let used = self.used();
         let is_primary = |index: &usize| found[*index].role == HostRole::Primary;
         let Some(chosen) = in_order(used, found.len()).find(is_primary) else {
@@ -326,7 +323,7 @@ impl Connector {
             return Vec::new();
         }
         let seen = self.seen.lock().await;
-        let found = self.look(&seen, self.first_look_timeout()).await;
+        let found = self.ask_all(&seen, self.first_check_timeout()).await;
         let hosts = self.hosts.iter().zip(found).enumerate();
         hosts
             .map(|(index, (host, found))| Host {
@@ -338,7 +335,7 @@ impl Connector {
     }
 
     /// Asks all hosts at once what they are.
-    async fn look(&self, seen: &Seen, timeout: Duration) -> Vec<Found> {
+    async fn ask_all(&self, seen: &Seen, timeout: Duration) -> Vec<Found> {
         let hosts = self.hosts.iter().enumerate();
         let answers: FuturesUnordered<_> =
             hosts.map(|(index, host)| self.ask(index, host)).collect();
@@ -426,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_finds_no_host_is_followed_by_one_with_more_time() {
+    fn a_check_that_finds_no_host_is_followed_by_one_with_more_time() {
         let url = SecretString::from("postgres://u@h1,h2/db");
         for (opening, timeouts) in [
             (60_000, [5_000, 10_000, 20_000, 40_000, 60_000, 60_000]),
@@ -434,10 +431,10 @@ mod tests {
         ] {
             let opening = Duration::from_millis(opening);
             let connector = Connector::read("database.url", &url, opening, None).unwrap();
-            for (in_vain, timeout) in [0, 1, 2, 3, 4, 99].into_iter().zip(timeouts) {
-                connector.looks().in_vain = in_vain;
-                let found = connector.look_timeout();
-                assert_eq!(found.as_millis(), timeout, "{opening:?} {in_vain}");
+            for (failures, timeout) in [0, 1, 2, 3, 4, 99].into_iter().zip(timeouts) {
+                connector.checks.lock().failures = failures;
+                let found = connector.check_timeout();
+                assert_eq!(found.as_millis(), timeout, "{opening:?} {failures}");
             }
         }
     }
@@ -458,25 +455,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn looks_are_rare_while_nothing_fails_and_slow_down_while_no_host_is_found() {
+    async fn checks_are_rare_while_nothing_fails_and_slow_down_while_no_host_is_found() {
         let connector = connector("postgres://u@h1,h2/db", None).unwrap();
-        assert!(connector.is_look_due());
-        for (is_suspect, in_vain, not_yet, due) in [
+        assert!(connector.is_check_due());
+        for (has_failed, failures, not_yet, due) in [
             (false, 0, 4_900, 5_000),
             (true, 0, 900, 1_200),
             (true, 1, 1_900, 2_400),
             (false, 2, 3_900, 4_800),
             (true, 9, 4_900, 5_000),
         ] {
-            connector.is_suspect.store(is_suspect, Ordering::Relaxed);
-            *connector.looks() = Looks {
+            connector.has_failed.store(has_failed, Ordering::Relaxed);
+            *connector.checks.lock() = HostChecks {
                 last: Some(Instant::now()),
-                in_vain,
+                failures,
             };
             tokio::time::advance(Duration::from_millis(not_yet)).await;
-            assert!(!connector.is_look_due(), "{is_suspect} {in_vain}");
+            assert!(!connector.is_check_due(), "{has_failed} {failures}");
             tokio::time::advance(Duration::from_millis(due - not_yet)).await;
-            assert!(connector.is_look_due(), "{is_suspect} {in_vain}");
+            assert!(connector.is_check_due(), "{has_failed} {failures}");
         }
     }
 }

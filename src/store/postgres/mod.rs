@@ -183,7 +183,7 @@ impl PostgresStore {
             in_process: InProcess::new(limits, Some(timeouts::call_timeout(settings))),
             claims: Share::new(settings.max_connections / 2, settings.acquire_timeout),
             completions: Share::new(settings.max_connections / 3, settings.acquire_timeout)
-                .keeping_turns(),
+                .serving_in_order(),
             me: me.clone(),
             named,
         });
@@ -204,7 +204,7 @@ impl PostgresStore {
 
     /// The error of a connection that could not be had.
     fn refused(&self, error: sqlx::Error) -> StoreError {
-        self.connector.suspect();
+        self.connector.record_failure();
         connecting(error)
     }
 

@@ -7,9 +7,10 @@ use crate::files;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::store_error::StoreError;
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -56,16 +57,12 @@ impl PasswordFile {
         })))
     }
 
-    fn latest(&self) -> MutexGuard<'_, Latest> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     pub(super) fn password(&self) -> SecretString {
-        self.latest().password.clone()
+        self.latest.lock().password.clone()
     }
 
     /// Adds to the error of a connection what may be wrong with the password, of which it quotes nothing.
@@ -80,7 +77,7 @@ impl PasswordFile {
 
     /// When the file was last read.
     pub(super) fn read_at(&self) -> DateTime<Utc> {
-        self.latest().read_at
+        self.latest.lock().read_at
     }
 
     /// Reads the file again, and returns whether the password is another one. What cannot be used is logged once, and
@@ -105,7 +102,7 @@ impl PasswordFile {
             }
             Err(_) => Err(format!("it was not read within {READ_TIMEOUT:?}")),
         };
-        let mut latest = self.latest();
+        let mut latest = self.latest.lock();
         match read {
             Ok(password) => {
                 if latest.is_stale {

@@ -289,18 +289,6 @@ impl RunSteps for Steps<'_> {
 }
 
 impl PostgresStore {
-    async fn try_run(&self, tx: &mut PgConnection) -> Result<Writing, StoreError> {
-        probe::try_run(&mut Steps { store: self, tx }).await
-    }
-
-    async fn try_waiting(
-        &self,
-        tx: &mut PgConnection,
-        waited: Duration,
-    ) -> Result<Vec<(RunId, StoreError)>, StoreError> {
-        probe::refused_claims(&mut Steps { store: self, tx }, waited).await
-    }
-
     /// Tries a sweep. One that takes longer than [`SWEEPING_MS`] is not refused.
     async fn try_sweep(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
         let limit = format!("SET LOCAL statement_timeout = {SWEEPING_MS}");
@@ -421,7 +409,7 @@ impl ProbeStore for PostgresStore {
                     .await?;
             }
             self.try_sweep(tx).await?;
-            let writing = self.try_run(tx).await?;
+            let writing = probe::try_run(&mut Steps { store: self, tx }).await?;
             Ok(End::Rollback(writing))
         })
         .await
@@ -433,7 +421,8 @@ impl ProbeStore for PostgresStore {
     ) -> Result<Vec<(RunId, StoreError)>, StoreError> {
         self.transaction_with_end(async |tx| {
             sqlx::raw_sql(LIMIT).execute(&mut *tx).await?;
-            let refused = self.try_waiting(tx, waited).await?;
+            let steps = &mut Steps { store: self, tx };
+            let refused = probe::refused_claims(steps, waited).await?;
             Ok(End::Rollback(refused))
         })
         .await

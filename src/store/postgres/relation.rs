@@ -155,7 +155,7 @@ impl Column {
         (self.is_text && family == Family::Time).then(|| {
             format!(
                 "SELECT bool_or(btrim(s.value) ~ '{EPOCH}') \
-                 FROM (SELECT {of}::text AS value FROM {name} LIMIT {LOOKED_THROUGH}) AS s"
+                 FROM (SELECT {of}::text AS value FROM {name} LIMIT {SAMPLE_ROWS}) AS s"
             )
         })
     }
@@ -188,8 +188,8 @@ fn time_of_text(value: &str) -> String {
 /// none that may be a date without separators.
 const EPOCH: &str = "^([0-9]{9,11}|[0-9]{13}|[0-9]{16})([.][0-9]+)?$";
 
-/// Rows in which texts of that kind are looked for.
-const LOOKED_THROUGH: u32 = 1_000;
+/// Rows in which such texts are searched for.
+const SAMPLE_ROWS: u32 = 1_000;
 
 /// A time from a text that may be such a number.
 fn time_of_text_or_number(value: &str) -> String {

@@ -15,7 +15,7 @@ const REPLAYED: &str = "
 #[async_trait]
 impl ReplicaStore for PostgresStore {
     async fn replayed(&self, worker: &WorkerId) -> Result<Replayed, StoreError> {
-        let (is_replica, beat_at): (bool, Option<DateTime<Utc>>) = self
+        let (is_replica, last_heartbeat_at): (bool, Option<DateTime<Utc>>) = self
             .transaction(async |tx| {
                 let replayed = self.rows(REPLAYED).bind(&worker.0).fetch_one(tx);
                 Ok::<_, StoreError>(replayed.await?)
@@ -23,7 +23,7 @@ impl ReplicaStore for PostgresStore {
             .await?;
         Ok(Replayed {
             is_replica,
-            beat_at,
+            last_heartbeat_at,
         })
     }
 }

@@ -11,9 +11,10 @@ use crate::ports::store_error::StoreError;
 use crate::store::settings::DatabaseSettings;
 use crate::store::sql::sql;
 use crate::store::sql_store::within;
+use parking_lot::Mutex;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, Row as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Time that a call may take beyond waiting for a free connection and the longest statement.
@@ -65,18 +66,18 @@ pub(super) struct Renewal(Mutex<Option<Instant>>);
 
 impl Renewal {
     pub fn begin(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.0.lock() = Some(Instant::now());
     }
 
     /// Whether it began within the last moments.
     pub fn is_recent(&self) -> bool {
-        let begun = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = *self.0.lock();
         begun.is_some_and(|at| at.elapsed() < RENEWED_WITHIN)
     }
 
     /// Whether a connection of this age was opened before that.
     pub fn is_before(&self, age: Duration) -> bool {
-        let begun = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = *self.0.lock();
         begun.is_some_and(|at| age >= at.elapsed())
     }
 }
@@ -117,7 +118,7 @@ pub(super) fn pool_options(
                     return Ok(true);
                 }
                 let answers = answers(connection, before).await;
-                answers.inspect_err(|_| connector.suspect())
+                answers.inspect_err(|_| connector.record_failure())
             })
         })
         .after_release(move |connection, _| {
@@ -128,7 +129,7 @@ pub(super) fn pool_options(
                     .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())));
                 let is_kept = may_write.map(|may_write| may_write || connector.only_reads);
                 if !matches!(is_kept, Ok(true)) {
-                    connector.suspect();
+                    connector.record_failure();
                 }
                 is_kept
             })

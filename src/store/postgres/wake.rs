@@ -164,7 +164,7 @@ impl PostgresStore {
             tokio::select! {
                 () = stop.cancelled() => return Ended::Stopped,
                 _ = switches.changed() => return switched(),
-                heard = subscription.next_channel() => match heard {
+                received = subscription.next_channel() => match received {
                     Ok(channel) if channel == subscription.own => {
                         awaited = None;
                         if let Some(first) = first.take() {
@@ -210,21 +210,21 @@ impl WakeStore for PostgresStore {
             stop.cancelled().await;
             return;
         };
-        let heard = AtomicBool::new(false);
+        let is_listening = AtomicBool::new(false);
         let mut has_warned = false;
         let mut broken = 0;
         let mut pause = AFTER_ERROR;
         loop {
-            heard.store(false, Ordering::Relaxed);
+            is_listening.store(false, Ordering::Relaxed);
             let ended = self
                 .listen_once(connector, signal, &stop, || {
-                    heard.store(true, Ordering::Relaxed);
+                    is_listening.store(true, Ordering::Relaxed);
                     metrics::gauge!("verifyd_listening").set(1.0);
                     tracing::info!("listening: a bare INSERT wakes this worker");
                 })
                 .await;
             metrics::gauge!("verifyd_listening").set(0.0);
-            if heard.load(Ordering::Relaxed) {
+            if is_listening.load(Ordering::Relaxed) {
                 has_warned = false;
                 broken = 0;
                 pause = AFTER_ERROR;
@@ -244,7 +244,7 @@ impl WakeStore for PostgresStore {
                     PAUSE_WHILE_NOTHING_ARRIVES
                 }
                 Ended::Broken(why) => {
-                    connector.suspect();
+                    connector.record_failure();
                     broken += 1;
                     if broken == WARN_AFTER {
                         tracing::warn!(

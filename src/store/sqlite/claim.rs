@@ -3,7 +3,9 @@
 //! [`OPEN_ATTEMPTS`] and [`TAKE_RUNS`] claim. A batch sends them at once. The runs that it leaves undecided
 //! are claimed one by one: attempts of earlier claims are ended before the same statements are sent.
 
-use super::{SqliteStore, Tx, is_failed_completion, json_list, later, now, now_moved_by, run_type};
+use super::{
+    SqliteStore, Tx, is_failed_completion, json_list, modifier, now, now_moved_by, run_type,
+};
 use crate::domain::run::RunRequest;
 use crate::ports::claims::{Claim, ClaimAnswer, ContextSize, MAX_FAILED_COMPLETIONS};
 use crate::ports::store_error::StoreError;
@@ -40,7 +42,7 @@ macro_rules! is_due {
 const OPEN_ATTEMPTS: &str = sql!(
     "WITH wanted AS MATERIALIZED (
         SELECT value ->> 0 AS id, value ->> 1 AS token, value ->> 2 AS worker_id,
-               value ->> 3 AS most, value ->> 4 AS deadline FROM json_each($1)
+               value ->> 3 AS max_attempts, value ->> 4 AS deadline FROM json_each($1)
     ), history AS MATERIALIZED (
         SELECT w.*, coalesce(max(a.attempt), 0) AS last,
                count(*) FILTER (WHERE a.counted AND NOT a.earlier) AS spent,
@@ -55,8 +57,8 @@ const OPEN_ATTEMPTS: &str = sql!(
         WHERE r.type = " run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND "
     is_due!("$4") " GROUP BY w.id
     ), judged AS MATERIALIZED (
-        SELECT *, spent >= most OR failed >= $2 AS exhausted,
-               spent + 1 >= most AND lost > 0 AS last_chance FROM history
+        SELECT *, spent >= max_attempts OR failed >= $2 AS exhausted,
+               spent + 1 >= max_attempts AND lost > 0 AS last_chance FROM history
     )
     INSERT INTO verifyd_run_attempts
         (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at)
@@ -177,7 +179,7 @@ impl SqliteStore {
                 token.to_string(),
                 &call.worker.0,
                 call.policy.max_attempts,
-                later(call.policy.lease),
+                modifier('+', call.policy.lease),
             )
         });
         let opened: Vec<(i64, i32, DateTime<Utc>, bool)> = sqlx::query_as(OPEN_ATTEMPTS)

@@ -1,12 +1,12 @@
 //! Runs the statements that both databases share.
 
-use super::{SqliteStore, Tx, earlier, later};
+use super::{SqliteStore, Tx, modifier};
 use crate::ports::pools::{PoolState, PoolStore};
 use crate::ports::store_error::StoreError;
 use crate::store::pools;
 use crate::store::sql_store::{self, InProcess, SqlConnection, SqlRow, SqlStore, SqlTransaction};
 use crate::store::statement::{Statement, Value};
-use crate::store::workers::Beat;
+use crate::store::workers::HeartbeatWriter;
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::pool::PoolConnection;
@@ -25,8 +25,8 @@ fn query(statement: Statement) -> Query<'static, Sqlite, SqliteArguments> {
         // As the database's own times are written, so that they compare as texts.
         Value::Time(at) => query.bind(at.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))),
         Value::Json(json) => query.bind(json),
-        Value::Later(period) => query.bind(period.map(later)),
-        Value::Earlier(period) => query.bind(earlier(period)),
+        Value::Later(period) => query.bind(period.map(|period| modifier('+', period))),
+        Value::Earlier(period) => query.bind(modifier('-', period)),
         Value::Integers(numbers) => query.bind(serde_json::Value::from(numbers)),
         Value::Texts(texts) => query.bind(serde_json::Value::from(texts)),
     })
@@ -83,9 +83,9 @@ impl SqlStore for SqliteStore {
 }
 
 #[async_trait]
-impl Beat for SqliteStore {
-    async fn beat(&self, beat: Statement) -> Result<(DateTime<Utc>,), StoreError> {
-        sql_store::transaction(self, async |tx| beat.fetch_one(tx).await).await
+impl HeartbeatWriter for SqliteStore {
+    async fn write_heartbeat(&self, heartbeat: Statement) -> Result<(DateTime<Utc>,), StoreError> {
+        sql_store::transaction(self, async |tx| heartbeat.fetch_one(tx).await).await
     }
 }
 

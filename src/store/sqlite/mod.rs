@@ -52,7 +52,7 @@ macro_rules! now {
 }
 use now;
 
-/// The database's time, moved by a parameter: see `later` and `earlier`.
+/// The database's time, moved by a parameter: see `modifier`.
 macro_rules! now_moved_by {
     ($parameter:literal) => {
         $crate::store::sql::sql!("strftime('%Y-%m-%dT%H:%M:%fZ', 'now', " $parameter ")")
@@ -287,14 +287,9 @@ fn cannot_create(file: &Path, error: &std::io::Error) -> StoreError {
     StoreError::Unavailable(why.into())
 }
 
-/// A modifier that moves a time into the future.
-fn later(duration: Duration) -> String {
-    format!("+{:.3} seconds", duration.as_secs_f64())
-}
-
-/// A modifier that moves a time into the past.
-fn earlier(duration: Duration) -> String {
-    format!("-{:.3} seconds", duration.as_secs_f64())
+/// Returns the modifier that moves a time by this period, with `+` into the future and with `-` into the past.
+fn modifier(sign: char, period: Duration) -> String {
+    format!("{sign}{:.3} seconds", period.as_secs_f64())
 }
 
 /// Rows for `json_each`.

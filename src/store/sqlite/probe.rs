@@ -87,20 +87,6 @@ impl RunSteps for Steps<'_> {
     }
 }
 
-impl SqliteStore {
-    async fn try_run(&self, tx: &mut SqliteConnection) -> Result<Writing, StoreError> {
-        probe::try_run(&mut Steps { store: self, tx }).await
-    }
-
-    async fn try_waiting(
-        &self,
-        tx: &mut SqliteConnection,
-        waited: Duration,
-    ) -> Result<Vec<(RunId, StoreError)>, StoreError> {
-        probe::refused_claims(&mut Steps { store: self, tx }, waited).await
-    }
-}
-
 #[async_trait]
 impl ProbeStore for SqliteStore {
     async fn try_writing(&self) -> Result<Writing, StoreError> {
@@ -108,7 +94,7 @@ impl ProbeStore for SqliteStore {
         self.check_writable().await?;
         self.transaction_with_end(async |tx| {
             sqlx::query(WRITTEN).execute(&mut *tx).await?;
-            let writing = self.try_run(tx).await?;
+            let writing = probe::try_run(&mut Steps { store: self, tx }).await?;
             Ok(End::Rollback(writing))
         })
         .await
@@ -119,7 +105,8 @@ impl ProbeStore for SqliteStore {
         waited: Duration,
     ) -> Result<Vec<(RunId, StoreError)>, StoreError> {
         self.transaction_with_end(async |tx| {
-            let refused = self.try_waiting(tx, waited).await?;
+            let steps = &mut Steps { store: self, tx };
+            let refused = probe::refused_claims(steps, waited).await?;
             Ok(End::Rollback(refused))
         })
         .await

@@ -1,6 +1,6 @@
 //! Leases deliveries to webhooks that are due.
 
-use super::{SqliteStore, id_list, later, now, now_moved_by};
+use super::{SqliteStore, id_list, modifier, now, now_moved_by};
 use crate::ports::store_error::StoreError;
 use crate::ports::webhook_deliveries::LeasePolicy;
 use crate::store::sql::sql;
@@ -72,7 +72,7 @@ impl LeaseDeliveries for SqliteStore {
             for statement in [BEGIN, PROBE] {
                 sqlx::query(statement)
                     .bind(&ids)
-                    .bind(later(policy.lease))
+                    .bind(modifier('+', policy.lease))
                     .execute(&mut *tx)
                     .await?;
             }

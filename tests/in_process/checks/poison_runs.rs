@@ -120,7 +120,7 @@ async fn a_process_that_stops_begins_no_last_chance() {
 
 /// What claims and works on a run is known, and nothing else: neither while it waits nor after.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_is_in_work_is_noted() {
+async fn only_runs_in_flight_are_noted() {
     let world = World::new().await;
     let worker = world.worker().await;
     let suspect = healthy_run(&world, 1).await;

@@ -45,7 +45,7 @@ async fn a_stuck_process_gives_no_sign_of_life() {
     let end = CancellationToken::new();
     let reporting = tokio::spawn(service_manager::report(health, end.clone()));
     assert_eq!(next_message(&socket).await, "READY=1\n");
-    // The first sign of life would come before the status.
+    // The first watchdog notification would come before the status.
     let status = next_message(&socket).await;
     assert!(status.starts_with("STATUS=not ready: "), "{status}");
     // A process that stops is not stuck.

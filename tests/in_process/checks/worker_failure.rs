@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use serde_json::Value;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use test_support::world::World;
 use tokio::net::TcpListener;
@@ -32,8 +32,8 @@ enum Defect {
     TakesNothing,
     /// Its consumer has not begun.
     NotStarted,
-    /// Its consumer has shown no sign of life for an hour.
-    Silent,
+    /// Its consumer has had no activity for an hour.
+    Inactive,
     /// Not even when it is asked to.
     NeverStops,
 }
@@ -82,7 +82,7 @@ impl Queue for DefectiveQueue {
             | Defect::DepthHangs
             | Defect::TakesNothing
             | Defect::NotStarted
-            | Defect::Silent => {}
+            | Defect::Inactive => {}
         }
         stop.cancelled().await;
         self.drained.store(true, Ordering::Relaxed);
@@ -93,7 +93,7 @@ impl Queue for DefectiveQueue {
         QueueHealth {
             last_activity: match self.defect {
                 Defect::NotStarted => None,
-                Defect::Silent => Some(Duration::from_secs(3600)),
+                Defect::Inactive => Some(Duration::from_secs(3600)),
                 _ => Some(Duration::ZERO),
             },
             connected: true,
@@ -219,7 +219,7 @@ fn health(worker: &Worker, queue: Arc<dyn Queue>) -> Health {
         unclaimed_after: Duration::ZERO,
         untaken_after: long,
         stopping: CancellationToken::new(),
-        logged: Mutex::default(),
+        logged: parking_lot::Mutex::default(),
         rendered: Default::default(),
         database: Default::default(),
     }
@@ -279,7 +279,7 @@ async fn alive_is(address: SocketAddr, wanted: u16) -> String {
     }
 }
 
-/// The loops turn, the consumer gives its signs of life, and nothing moves.
+/// The loops turn, the consumer records activity, and nothing moves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_leaves_hints_waiting_is_not_alive() {
     let world = World::new().await;
@@ -367,7 +367,7 @@ async fn readiness_names_the_part_that_is_in_the_way() {
 
     for (defect, wanted) in [
         (Defect::NotStarted, "consumer: not started yet"),
-        (Defect::Silent, "consumer: no sign of life for 3600 s"),
+        (Defect::Inactive, "consumer: no activity for 3600 s"),
     ] {
         let (ready, bad, alive, _) = said(&world, health(&worker, defective(defect))).await;
         assert_eq!((ready, bad, alive), (503, vec![wanted.to_owned()], 200));

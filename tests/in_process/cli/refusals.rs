@@ -35,6 +35,9 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
     let ids = "a whole number from 1 to";
     let path = "x".repeat(2048);
     let long = format!("webhooks add --workspace 1 --url https://a.example/{path}");
+    let add = "webhooks add --workspace 1 --url https://a.example/hook --description";
+    let long_description = format!("{add} {}", "x".repeat(201));
+    let control_character = format!("{add} a\u{7}b");
     for (line, code, words) in [
         ("enqueue --connection 0", 2, ids),
         ("enqueue --connection=-1", 2, ids),
@@ -186,6 +189,16 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "--url: its host has no dot, so it is not public",
         ),
         (long.as_str(), 1, "longer than 2048 bytes"),
+        (
+            long_description.as_str(),
+            1,
+            "--description: has 201 characters, allowed: 1 to 200",
+        ),
+        (
+            control_character.as_str(),
+            1,
+            "--description: has a control character, allowed: one line of text",
+        ),
         (
             "webhooks add --workspace 1 --url https://u:s3cr3t@a.example/",
             1,

@@ -1,8 +1,9 @@
 //! The commands of the README's tour and of the tutorial work as they stand.
 //!
 //! Fenced blocks marked `sh` are run, in order, by one shell in an empty folder; other blocks (`bash`, `text`)
-//! are not. What a reader has to fill in stands in lines `export NAME=value`: the test gives some of these names its
-//! own values. The simulator stands for Microsoft's services, SQLite for the database.
+//! are not: `named_commands` compares those of the README with the program. What a reader has to fill in stands
+//! in lines `export NAME=value`: the test gives some of these names its own values. The simulator stands for
+//! Microsoft's services, SQLite for the database.
 
 use crate::cli::Serving;
 use crate::simulated_cloud;
@@ -23,13 +24,13 @@ const HEALTHY_TENANT: &str = "5c000000-0000-4000-8000-000000000001";
 const CLIENT: &str = "11111111-2222-4333-8444-555555555555";
 const SECRET: &str = "simulated~client.secret_opens-nothing-real";
 
-/// The blocks of a page that are marked `sh`, each after the line on which it begins.
-fn blocks(page: &str) -> Vec<(usize, String)> {
+/// The blocks of a page that are marked so, each after the line on which it begins.
+pub(super) fn blocks(page: &str, mark: &str) -> Vec<(usize, String)> {
     let mut found: Vec<(usize, String)> = Vec::new();
     let mut is_inside = false;
     for (event, range) in Parser::new(page).into_offset_iter() {
         match event {
-            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) if &*language == "sh" => {
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) if *language == *mark => {
                 is_inside = true;
                 let line = page[..range.start].matches('\n').count() + 1;
                 found.push((line, String::new()));
@@ -85,7 +86,7 @@ fn free_address() -> String {
 /// printed. Processes that they leave behind are ended.
 fn assert_works(path: &str, simulator: &str, values: &[(&str, &str)], wanted: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let blocks = blocks(&std::fs::read_to_string(root.join(path)).unwrap());
+    let blocks = blocks(&std::fs::read_to_string(root.join(path)).unwrap(), "sh");
     assert!(!blocks.is_empty(), "{path} has no block marked sh");
     let mut script = String::from("set -euo pipefail\n");
     for (line, block) in &blocks {
@@ -172,7 +173,7 @@ fn the_tutorial_works() {
 #[test]
 fn blocks_are_found_and_filled_in() {
     let page = "# A\n\n```sh\nexport B=1   # yours\nexport C=2\n```\n\n```bash\nno\n```\n\n- d\n\n  ```sh\n  e\n  ```\n";
-    let found = blocks(page);
+    let found = blocks(page, "sh");
     let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
     assert_eq!(lines, [3, 14]);
     assert_eq!(found[1].1, "e\n");

@@ -4,11 +4,13 @@
 //! In a document `verifyd prune` alone may name a command. Whoever reads the other texts is to run what they say, so
 //! there a command is whole. Words such as `ID`, `{id}`, `<ID>` and `$ID` stand for values.
 
+use super::commands::blocks;
 use crate::{files, rust_files};
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 use std::path::Path;
+use verifyd::config::{Settings, Sources};
 
 /// What stands before a command in a line of a shell.
 const BEFORE: &[&str] = &["|", "$(", "--", "&&", ";"];
@@ -272,6 +274,74 @@ fn every_command_that_a_text_names_can_be_run() {
         of("src/") > 30 && of("templates/") > 3 && of("docs/") > 100,
         "too few are found: {named:?}"
     );
+}
+
+/// What is wrong with a line of the README that no test runs, as it lasts long or is for the whole checkout.
+fn problem_of_line(root: &Path, line: &str) -> Option<String> {
+    let (program, rest) = line.split_once(' ').unwrap_or((line, ""));
+    match program {
+        "cargo" => match rest.strip_prefix("run -- ") {
+            Some(arguments) => problem(arguments, false),
+            None => Some(format!("cargo {rest}: not compared with anything")),
+        },
+        "verifyd" => problem(rest, false),
+        "export" | "cd" => None,
+        script => (!root.join(script).is_file()).then(|| format!("{script} is not there")),
+    }
+}
+
+#[test]
+fn blocks_of_the_readme_that_are_not_run_fit_the_program() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |page: &str| std::fs::read_to_string(root.join(page)).unwrap();
+    let blocks = blocks(&read("README.md"), "bash");
+    let lines: Vec<&str> = blocks.iter().flat_map(|(_, block)| block.lines()).collect();
+    let problems = lines.iter().filter_map(|line| problem_of_line(root, line));
+    let problems: Vec<String> = problems.collect();
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+
+    // The simulator of the tour, and the daemon beside it, have the addresses that the next commands name.
+    let mut commands = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("verifyd "));
+    let simulate = commands.find(|command| command.starts_with("simulate"));
+    let simulate = arguments(simulate.unwrap());
+    let matches = verifyd::cli::Cli::command().try_get_matches_from(simulate);
+    let matches = matches.unwrap();
+    let matches = matches.subcommand_matches("simulate").unwrap();
+    let port = matches.get_one::<u16>("port").unwrap();
+    let simulator = format!("http://127.0.0.1:{port}");
+    let listen = Settings::load(Sources::default()).unwrap().http.listen;
+    let cloud = "export VERIFYD__MICROSOFT__CLOUDS__SIMULATED__";
+    for (page, wanted) in [
+        ("README.md", format!("{cloud}LOGIN={simulator}\n")),
+        ("README.md", format!("{cloud}GRAPH={simulator}\n")),
+        ("README.md", format!("<http://{listen}>")),
+        (
+            "crates/simulator/README.md",
+            format!("login = \"{simulator}\"\n"),
+        ),
+        (
+            "crates/simulator/README.md",
+            format!("graph = \"{simulator}\"\n"),
+        ),
+        ("docs/tutorial.md", format!("<http://{listen}>")),
+    ] {
+        assert!(read(page).contains(&wanted), "{page} has no {wanted}");
+    }
+    for page in ["README.md", "docs/tutorial.md"] {
+        let export = format!("export VERIFYD__HTTP__LISTEN={listen}\n");
+        assert!(read(page).contains(&export), "{page} has no {export}");
+    }
+    for (wrong, is_wrong) in [
+        ("cargo run -- demo --keep", false),
+        ("cargo run -- demo --kept", true),
+        ("cargo test", true),
+        ("verifyd simulate --prt 1 &", true),
+        ("scripts/tests", true),
+    ] {
+        assert_eq!(problem_of_line(root, wrong).is_some(), is_wrong, "{wrong}");
+    }
 }
 
 #[test]

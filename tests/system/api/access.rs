@@ -293,7 +293,7 @@ async fn what_is_out_of_reach_does_not_exist() {
         }
     }
     // Workers belong to no workspace.
-    assert_eq!(scene.get(&own[0], "/v1/workers").await.status, 403);
+    assert_eq!(scene.get(&own[0], "/v1/workers").await.status, 404);
 }
 
 /// Ids in bodies are as unreachable as ids in paths, and nothing is written.

@@ -486,6 +486,27 @@ async fn every_surface_starts_and_refuses_the_same_checks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_surface_shows_workers_to_whoever_reaches_everything() {
+    let stage = Stage::new().await;
+    let mut differences = Vec::new();
+    for (reach, expected) in [
+        (Reach::Everything, Expected::There),
+        (Reach::Own, Expected::NotFound),
+        (Reach::OtherWorkspace, Expected::NotFound),
+    ] {
+        let binding = reach.binding(1);
+        let over_api = stage.api(binding, "/v1/workers", None).await.map(drop);
+        let over_page = stage.page(binding, "/workers", None).await.map(drop);
+        for (surface, shown) in [(Surface::Api, over_api), (Surface::Page, over_page)] {
+            let found = shown.err().unwrap_or(Decision::There);
+            let what = format!("workers, {reach:?}");
+            differences.extend(compare(what, surface, expected, Some(found)));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_surface_shows_and_acknowledges_the_same_runs() {
     let stage = Stage::new().await;
     let mut differences = Vec::new();

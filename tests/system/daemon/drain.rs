@@ -6,7 +6,7 @@ use test_support::proxy::Proxy;
 use verifyd_simulator::{Scenario, SimulatorOptions};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_signal_finishes_what_is_in_work() {
+async fn the_first_signal_finishes_what_is_in_flight() {
     for signal in ["TERM", "INT"] {
         let options = SimulatorOptions {
             slow_answer: Duration::from_millis(700),

@@ -38,7 +38,7 @@ async fn payloads_that_are_no_hints_are_put_aside_and_shown() {
             return false;
         };
         assert!(!line.contains("canary"), "{line}");
-        line.starts_with("3 put aside as no hints")
+        line.starts_with("3 dead letters")
     })
     .await;
     // The page has them after the invalid runs, and after the number of those that it does not name.

@@ -85,7 +85,7 @@ async fn the_demo_keeps_its_pages_open_full_of_data() {
     // Several runs of each, with changes in between.
     assert!(connections.matches("class=\"cell is-").count() >= 60);
     assert!(connections.contains("Valley Builders"));
-    assert!(page("/workers").await.contains("Beating"));
+    assert!(page("/workers").await.contains("Alive"));
     assert!(page("/runs").await.contains("rel=\"next\""));
     let changed = page("/connections/3").await;
     let (_, run) = changed.split_once("href=\"/runs/").unwrap();

@@ -262,7 +262,7 @@ async fn scopes_decide_what_is_shown_and_done() {
     }
     assert_eq!(reader.get("/workers").await.status(), 403);
     let operator = scene.operator().await;
-    assert!(operator.page("/workers").await.contains("Beating"));
+    assert!(operator.page("/workers").await.contains("Alive"));
     assert!(operator.page("/").await.contains("Check again"));
 }
 

@@ -185,7 +185,7 @@ pub async fn a_completed_run_is_never_claimed_or_completed_again(bed: &Bed) {
 pub async fn a_stale_worker_cannot_complete_after_a_takeover(bed: &Bed) {
     let run = bed.queued().await;
     let stale = bed.claim(run, "w1").await;
-    // w1 never beat, so the sweep takes its run away.
+    // w1 never sent a heartbeat, so the sweep takes its run away.
     let swept = bed.sweep().await;
     assert_eq!(swept.reclaimed, [run]);
     let late = with_inventory();

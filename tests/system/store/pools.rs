@@ -226,7 +226,7 @@ async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
 
 /// One of two waits until the other has had the time of a statement, longer than for a connection, and is not refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn completions_that_wait_keep_their_turns() {
+async fn completions_that_wait_are_served_in_order() {
     let bed = Bed::postgres().await;
     let held = claimed(&bed, 2).await;
     hold(&bed, "new.status = 'completed'").await;

@@ -213,7 +213,7 @@ pub async fn workers_beat_and_retire(bed: &Bed) {
     bed.store.heartbeat(&busy).await.unwrap();
     let later = bed.store.workers().await.unwrap().remove(0);
     assert_eq!((later.in_flight, later.started_at), (5, first.started_at));
-    assert!(later.beat_at >= first.beat_at);
+    assert!(later.last_heartbeat_at >= first.last_heartbeat_at);
     bed.age(&bed.own("workers"), "beat_at", "worker_id = 'w1'", 90_000)
         .await;
     bed.store.retire(&worker("nobody")).await.unwrap();

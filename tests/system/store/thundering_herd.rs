@@ -39,7 +39,7 @@ impl Dice {
 }
 
 /// Works on what `runs` names, in an order of its own, sometimes giving back, until all are done.
-/// A worker that does not beat loses its runs to the sweep all the time.
+/// A worker without heartbeats loses its runs to the sweep all the time.
 async fn work(store: Arc<dyn Store>, name: String, runs: Vec<RunId>, completed: Arc<AtomicUsize>) {
     let me = worker(&name);
     let mut dice = Dice(name.len() as u64);

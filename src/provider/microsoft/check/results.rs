@@ -220,7 +220,7 @@ impl<'a> CheckResults<'a> {
             .filter_map(permission)
             .collect();
         for (key, check) in &mut self.done {
-            let futile = match check.reason_code {
+            let obsolete = match check.reason_code {
                 Some(Reason::PermissionNotEffective) if !self.intune.contains(key) => &of_intune,
                 Some(Reason::PermissionDenied)
                     if permission(check).is_some_and(|name| requested.contains(&name)) =>
@@ -229,7 +229,9 @@ impl<'a> CheckResults<'a> {
                 }
                 _ => continue,
             };
-            check.next_steps.retain(|step| !futile.contains(&step.url));
+            check
+                .next_steps
+                .retain(|step| !obsolete.contains(&step.url));
         }
     }
 

@@ -5,9 +5,10 @@ use crate::domain::permission::{Inventory, InventoryEntry, InventorySource};
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::modules::GRAPH_APP_ID;
 use moka::future::Cache;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -206,10 +207,7 @@ impl KnownGrants {
         source: InventorySource,
         make: impl FnOnce() -> BTreeMap<String, InventoryEntry>,
     ) -> Arc<Inventory> {
-        let mut known = self
-            .inventories
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.inventories.lock();
         let made = known
             .entry((module.to_owned(), source))
             .or_insert_with(|| Arc::new(make().into()));

@@ -13,14 +13,15 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use uuid::Uuid;
 
-const A_KEY: &str = "1 to 64 lowercase letters, digits or '_', not beginning with '_'";
-const A_TEXT: &str = "one line of text without blanks at its ends";
-const A_ROLE: &str = "the name of an application role, such as Organization.Read.All";
-const A_GUID: &str = "a GUID, such as 00000003-0000-0000-c000-000000000000";
-const A_PROBE_KEY: &str = "dotted lowercase words, such as exchange.mailboxes";
-const A_VALUE: &str = "1 to 64 letters, digits, '_' or '-'";
-const A_PATH: &str = "a path on Microsoft Graph that begins with /v1.0/ or /beta/";
-const AN_EXPECTATION: &str =
+// The forms that values must have, as messages name them.
+const KEY_FORM: &str = "1 to 64 lowercase letters, digits or '_', not beginning with '_'";
+const TEXT_FORM: &str = "one line of text without blanks at its ends";
+const ROLE_FORM: &str = "the name of an application role, such as Organization.Read.All";
+const GUID_FORM: &str = "a GUID, such as 00000003-0000-0000-c000-000000000000";
+const PROBE_KEY_FORM: &str = "dotted lowercase words, such as exchange.mailboxes";
+const VALUE_FORM: &str = "1 to 64 letters, digits, '_' or '-'";
+const PATH_FORM: &str = "a path on Microsoft Graph that begins with /v1.0/ or /beta/";
+const EXPECT_FORM: &str =
     "\"object\", \"list\", \"not_empty\", or { member = \"…\", equals = \"…\" } (or one_of = […])";
 
 /// The module that the text describes, or all that is wrong with it.
@@ -52,8 +53,8 @@ pub(super) fn read(text: &str) -> Result<Module, Vec<ModuleProblem>> {
 fn module(document: &Spanned<DeTable<'_>>, problems: &mut Problems<'_>) -> Option<Module> {
     const FIELDS: [&str; 5] = ["key", "title", "excess", "permissions", "probes"];
     let fields = Fields::new(document.get_ref(), "", 0..0, &FIELDS, problems);
-    let key = fields.needed_text("key", rules::KEY, A_KEY, rules::is_key, problems);
-    let title = fields.needed_text("title", rules::TITLE, A_TEXT, rules::is_text, problems);
+    let key = fields.needed_text("key", rules::KEY, KEY_FORM, rules::is_key, problems);
+    let title = fields.needed_text("title", rules::TITLE, TEXT_FORM, rules::is_text, problems);
     let policies = [ExcessPolicy::Info, ExcessPolicy::Warn];
     let is_policy = |text: &str| policies.iter().any(|policy| policy.as_str() == text);
     let excess = fields.text("excess", 16, "\"info\" or \"warn\"", is_policy, problems);
@@ -149,9 +150,9 @@ fn permission(
         "satisfied_by",
     ];
     let fields = Fields::new(table, &item.field, item.span.clone(), &FIELDS, problems);
-    let role = fields.needed_text("role", rules::ROLE, A_ROLE, rules::is_role, problems);
+    let role = fields.needed_text("role", rules::ROLE, ROLE_FORM, rules::is_role, problems);
     let guid = |name, problems: &mut Problems<'_>| {
-        let found = fields.text(name, 36, A_GUID, is_guid, problems)?;
+        let found = fields.text(name, 36, GUID_FORM, is_guid, problems)?;
         Uuid::try_parse(&found.value).ok()
     };
     let resource = guid("resource", problems).filter(|id| *id != GRAPH_APP_ID);
@@ -168,7 +169,7 @@ fn permission(
         "satisfied_by",
         rules::SATISFIED_BY,
         rules::ROLE,
-        A_ROLE,
+        ROLE_FORM,
         rules::is_role,
         problems,
     );
@@ -211,7 +212,7 @@ fn probe(
     ];
     let fields = Fields::new(table, &item.field, item.span.clone(), &FIELDS, problems);
     let is_key = rules::is_probe_key;
-    let key = fields.needed_text("key", rules::PROBE_KEY, A_PROBE_KEY, is_key, problems);
+    let key = fields.needed_text("key", rules::PROBE_KEY, PROBE_KEY_FORM, is_key, problems);
     if let Some(key) = &key
         && let Some(first) = key.value.split('.').next()
         && RESERVED.contains(&first)
@@ -219,8 +220,8 @@ fn probe(
         let problem = format!("must not begin with {first}: those are checks of verifyd itself");
         problems.add(&key.field, &key.span, problem);
     }
-    let title = fields.needed_text("title", rules::TITLE, A_TEXT, rules::is_text, problems);
-    let path = fields.needed_text("path", rules::PATH, A_PATH, |_| true, problems);
+    let title = fields.needed_text("title", rules::TITLE, TEXT_FORM, rules::is_text, problems);
+    let path = fields.needed_text("path", rules::PATH, PATH_FORM, |_| true, problems);
     if let Some(path) = &path
         && let Some(problem) = rules::path_problem(&path.value)
     {
@@ -233,8 +234,13 @@ fn probe(
             String::new()
         })
     });
-    let permission =
-        fields.needed_text("permission", rules::ROLE, A_ROLE, rules::is_role, problems);
+    let permission = fields.needed_text(
+        "permission",
+        rules::ROLE,
+        ROLE_FORM,
+        rules::is_role,
+        problems,
+    );
     if let Some(needed) = &permission {
         let own: Vec<&str> = permissions
             .iter()
@@ -258,7 +264,7 @@ fn probe(
             problems.add(
                 &field,
                 fields.span(),
-                format!("is missing; it must be {AN_EXPECTATION}"),
+                format!("is missing; it must be {EXPECT_FORM}"),
             );
             None
         }
@@ -297,16 +303,18 @@ fn expectation(found: &Item<'_>, problems: &mut Problems<'_>) -> Option<Expect> 
         }
     }
     let Some(table) = found.value.get_ref().as_table() else {
-        problems.add(
-            &found.field,
-            &found.span,
-            format!("must be {AN_EXPECTATION}"),
-        );
+        problems.add(&found.field, &found.span, format!("must be {EXPECT_FORM}"));
         return None;
     };
     const FIELDS: [&str; 4] = ["member", "equals", "one_of", "tolerated"];
     let fields = Fields::new(table, &found.field, found.span.clone(), &FIELDS, problems);
-    let name = fields.needed_text("member", rules::VALUE, A_VALUE, rules::is_value, problems);
+    let name = fields.needed_text(
+        "member",
+        rules::VALUE,
+        VALUE_FORM,
+        rules::is_value,
+        problems,
+    );
     let mut values = |name| {
         fields
             .list(name, rules::VALUES, problems)
@@ -349,7 +357,7 @@ fn value_of(item: &Item<'_>, problems: &mut Problems<'_>) -> Option<String> {
         _ => None,
     };
     if text.is_none() {
-        let problem = format!("must be true, false, a whole number, or {A_VALUE}");
+        let problem = format!("must be true, false, a whole number, or {VALUE_FORM}");
         problems.add(&item.field, &item.span, problem);
     }
     text
