@@ -482,8 +482,12 @@ async fn activity(
         })
         .count();
     let plural = if beating == 1 { "" } else { "s" };
+    let not_due = match counts.not_due {
+        0 => String::new(),
+        n => format!(" ({n} not due yet)"),
+    };
     let found = format!(
-        "{} queued, {} running, {beating} worker{plural} alive",
+        "{} queued{not_due}, {} running, {beating} worker{plural} alive",
         counts.queued, counts.running
     );
     let waiting_long = counts.oldest_queued_seconds.is_some_and(|s| s > 60.0);
@@ -494,7 +498,7 @@ async fn activity(
             "runs",
             State::Warning,
             format!(
-                "{found}; the oldest has waited for {:.0} s",
+                "{found}; the oldest has been due for {:.0} s",
                 counts.oldest_queued_seconds.unwrap_or_default()
             ),
             "add replicas, or look at the workers' logs",

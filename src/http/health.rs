@@ -174,6 +174,7 @@ impl Health {
         for (name, value) in [
             ("verifyd_runs_queued", runs.map(|n| n.queued as f64)),
             ("verifyd_runs_running", runs.map(|n| n.running as f64)),
+            ("verifyd_runs_not_due", runs.map(|n| n.not_due as f64)),
             (
                 "verifyd_oldest_queued_seconds",
                 runs.map(|n| n.oldest_queued_seconds.unwrap_or(0.0)),
