@@ -146,6 +146,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, "verifyd_replica_lag_seconds", "Lag of database.read_url, by the heartbeats of this process; NaN while it is unknown"),
     (Kind::Gauge, "verifyd_replica_usable", "1 while lists and details are read from database.read_url"),
     (Kind::Gauge, "verifyd_redis_connected", "1 while Redis has answered the last call"),
+    (Kind::Gauge, "verifyd_ready", "1 while GET /readyz answers 200"),
     (Kind::Gauge, "verifyd_polling", "1 while runs are taken from the database, as the queue is unavailable"),
     (Kind::Gauge, "verifyd_partitions_left_seconds", "Seconds until the partitions of operation_runs end; NaN where it has none by created_at, or they have no end"),
     (Kind::Gauge, "verifyd_invalid_runs", "Invalid runs among the latest 10,000 rows, 1,000 at most"),
