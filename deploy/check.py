@@ -1,7 +1,6 @@
-"""Checks rendered manifests, alerts and the dashboard; scripts/check-deploy calls it.
+"""Checks rendered manifests and alerts; scripts/check-deploy calls it.
 
     check.py objects RENDERED.yaml...    against the API's schemas, and those in deploy/kubernetes/schemas
-    check.py metrics                     every metric of alerts and dashboard is in docs/reference/metrics.md
     check.py runbooks                    every alert has a section in docs/guides/alerts.md, and a test
 """
 
@@ -73,37 +72,6 @@ def check_objects(files):
     return problems
 
 
-def metrics_of(text):
-    return set(re.findall(r"\bverifyd_[a-z_]+", text))
-
-
-def check_metrics():
-    page = Path("docs/reference/metrics.md").read_text()
-    kinds = {}
-    for part in re.split(r"^### ", page, flags=re.MULTILINE)[1:]:
-        for name in re.findall(r"^- `(verifyd_[a-z_]+)", part, flags=re.MULTILINE):
-            kinds[name] = part.split()[0]
-    known = {name for name, kind in kinds.items() if kind != "Histograms"}
-    known |= {name + end for name, kind in kinds.items() if kind == "Histograms" for end in ("_bucket", "_sum", "_count")}
-    rules = yaml.safe_load(RULES.read_text())
-    dashboard = json.loads(Path("deploy/grafana/verifyd.json").read_text())
-    scaled = yaml.safe_load(Path("deploy/kubernetes/components/autoscaling-keda/scaledobject.yaml").read_text())
-    queries = {
-        str(RULES): [rule["expr"] for group in rules["groups"] for rule in group["rules"]],
-        "deploy/grafana/verifyd.json": [
-            target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])
-        ]
-        + [variable["query"] for variable in dashboard["templating"]["list"]],
-        "the ScaledObject": [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]],
-    }
-    problems = []
-    for place, texts in queries.items():
-        used = set().union(*(metrics_of(text) for text in texts))
-        print(f"  {place}: {len(texts)} queries, {len(used)} metrics")
-        problems += [f"{place}: {name} is not in docs/reference/metrics.md" for name in sorted(used - known)]
-    return problems
-
-
 def check_runbooks():
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     sections = set(re.findall(r"^## (\w+)$", Path("docs/guides/alerts.md").read_text(), flags=re.MULTILINE))
@@ -130,7 +98,6 @@ def main():
     command, *arguments = sys.argv[1:]
     problems = {
         "objects": lambda: check_objects(arguments),
-        "metrics": check_metrics,
         "runbooks": check_runbooks,
     }[command]()
     for problem in problems:

@@ -28,7 +28,7 @@ LABELS = [
     ("background", "heartbeat", "INSERT INTO verifyd.workers"),
     ("background", "announcement", "pg_notify"),
     ("background", "webhooks", "verifyd.webhook_"),
-    ("request", "counts by status", "AS oldest_queued_seconds FROM operation_runs"),
+    ("request", "counts by status", "AS oldest_queued_seconds FROM ("),
     ("request", "list of runs", "r.completed_at::timestamptz AS completed_at FROM operation_runs r WHERE r.type"),
     ("request", "states of connections", "WITH active AS MATERIALIZED"),
     ("request", "counts of connections", "AS never_checked FROM provider_connections"),

@@ -479,8 +479,12 @@ async fn activity(
         .filter(|worker| worker.is_alive(now, settings.worker.dead_after))
         .count();
     let plural = if alive == 1 { "" } else { "s" };
+    let not_due = match counts.not_due {
+        0 => String::new(),
+        n => format!(" ({n} not due yet)"),
+    };
     let found = format!(
-        "{} queued, {} running, {alive} worker{plural} alive",
+        "{} queued{not_due}, {} running, {alive} worker{plural} alive",
         counts.queued, counts.running
     );
     let waiting_long = counts.oldest_queued_seconds.is_some_and(|s| s > 60.0);
@@ -491,7 +495,7 @@ async fn activity(
             "runs",
             State::Warning,
             format!(
-                "{found}; the oldest has waited for {:.0} s",
+                "{found}; the oldest has been due for {:.0} s",
                 counts.oldest_queued_seconds.unwrap_or_default()
             ),
             "add replicas, or look at the workers' logs",

@@ -77,7 +77,7 @@ fn too_long(signs: &[(&str, Duration, Duration)]) -> Option<String> {
 /// `GET /readyz`: 200 when a claim would succeed once a slot is free, else 503 with the reason.
 pub async fn ready(State(health): State<Arc<Health>>) -> Response {
     let checks = health.readiness().await;
-    let ready = checks.iter().all(|(_, problem)| problem.is_none());
+    let ready = is_ready(&checks);
     let status = if ready {
         StatusCode::OK
     } else {
@@ -88,6 +88,11 @@ pub async fn ready(State(health): State<Arc<Health>>) -> Response {
         .map(|(name, problem)| (name.to_owned(), problem.map_or(json!("ok"), Value::from)))
         .collect();
     (status, Json(json!({ "ready": ready, "checks": checks }))).into_response()
+}
+
+/// Whether no part has a problem.
+fn is_ready(checks: &[(&str, Problem)]) -> bool {
+    checks.iter().all(|(_, problem)| problem.is_none())
 }
 
 /// `GET /metrics`: 500 where the measurement panicked, since the gauges then hold old values. Nothing but the number of
@@ -151,8 +156,9 @@ impl Health {
         }
     }
 
-    async fn render_metrics(&self) -> Bytes {
-        self.measure_rows().await;
+    async fn render_metrics(self: &Arc<Self>) -> Bytes {
+        let ((), checks) = tokio::join!(self.measure_rows(), self.readiness());
+        metrics::gauge!("verifyd_ready").set(u8::from(is_ready(&checks)));
         let in_flight = self.worker.in_flight.claimed();
         metrics::gauge!("verifyd_runs_in_flight").set(f64::from(in_flight));
         let polling = self.reconciler.polling.load(Ordering::Relaxed);
@@ -175,6 +181,7 @@ impl Health {
         for (name, value) in [
             ("verifyd_runs_queued", runs.map(|n| n.queued as f64)),
             ("verifyd_runs_running", runs.map(|n| n.running as f64)),
+            ("verifyd_runs_not_due", runs.map(|n| n.not_due as f64)),
             (
                 "verifyd_oldest_queued_seconds",
                 runs.map(|n| n.oldest_queued_seconds.unwrap_or(0.0)),

@@ -23,12 +23,14 @@ pub struct RunFilter {
     pub limit: u32,
 }
 
-/// Numbers of runs of verifyd's type, and the wait of the oldest.
+/// Numbers of runs of verifyd's type, and for how long the oldest has been due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct RunCounts {
     pub queued: u64,
     pub running: u64,
-    /// Seconds since `created_at` of the oldest queued run.
+    /// Queued runs that were released, and may not be claimed yet.
+    pub not_due: u64,
+    /// Seconds since the oldest of the other queued runs was recorded or, where that was later, became due again.
     pub oldest_queued_seconds: Option<f64>,
 }
 

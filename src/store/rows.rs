@@ -202,6 +202,7 @@ from_row! {
     pub(super) struct CountsRow {
         queued: i64,
         running: i64,
+        not_due: i64,
         oldest_queued_seconds: Option<f64>,
     }
 }
@@ -211,6 +212,7 @@ impl From<CountsRow> for RunCounts {
         Self {
             queued: row.queued.unsigned_abs(),
             running: row.running.unsigned_abs(),
+            not_due: row.not_due.unsigned_abs(),
             // The age is negative where the application's clock is ahead of the database's.
             oldest_queued_seconds: row.oldest_queued_seconds.map(|s| s.max(0.0)),
         }

@@ -69,14 +69,24 @@ const CLAIMABLE_FROM: Sql = both!(
     " d WHERE d.run_id = $1 AND d.not_before > " now!()
 );
 
+/// `not_before` is looked up by the id, and only of queued runs that were claimed before: that of any other one belongs
+/// to an earlier run of its id. `OFFSET 0` keeps PostgreSQL from looking it up for each column that needs it.
 const COUNTS: Sql = both!(
     "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
-            count(*) FILTER (WHERE status = 'running') AS running, "
-    each!("extract(epoch FROM now() - min(", "(julianday('now') - julianday(min(")
-    time!("r.created_at") ") FILTER (WHERE status = 'queued'))" each!("::float8", ") * 86400.0")
-    " AS oldest_queued_seconds
-     FROM operation_runs r WHERE r.type = " run_type!()
+            count(*) FILTER (WHERE status = 'running') AS running,
+            count(*) FILTER (WHERE not_before > " now!() ") AS not_due, "
+    each!(
+        "extract(epoch FROM now() - min(greatest(created_at, not_before",
+        "(julianday('now') - julianday(min(max(created_at, coalesce(not_before, '')"
+    )
+    ")) FILTER (WHERE status = 'queued' AND (not_before > " now!() ") IS NOT TRUE))"
+    each!("::float8", ") * 86400.0") " AS oldest_queued_seconds
+     FROM (SELECT r.status, " time!("r.created_at") " AS created_at,
+               CASE WHEN r.status = 'queued' AND r.started_at IS NOT NULL THEN (
+                   SELECT d.not_before FROM " own!(run_deliveries) " d WHERE d.run_id = r.id) END AS not_before
+           FROM operation_runs r WHERE r.type = " run_type!()
     " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " is_not_repeated!("r")
+    each!(" OFFSET 0", "") ") active"
 );
 
 const READ_LATEST_REPORT: Sql = both!(

@@ -20,6 +20,12 @@ const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
+/// Buckets of the duration of a run, seconds: the writing of its result may last longer than the check.
+const RUN_SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0, 900.0,
+];
+
 /// Buckets of batch sizes, calls.
 const CALLS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
@@ -27,6 +33,7 @@ const CALLS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 fn bounds_of(name: &str) -> &'static [f64] {
     match name {
         "verifyd_database_batch_calls" => CALLS,
+        "verifyd_run_duration_seconds" => RUN_SECONDS,
         _ => SECONDS,
     }
 }
@@ -187,6 +194,22 @@ verifyd_database_batch_calls_bucket{call=\"claim\",le=\"+Inf\"} 6
 ";
         assert!(text.starts_with(wanted), "{text}");
         assert!(text.ends_with("verifyd_database_batch_calls_count{call=\"claim\"} 6\n\n"));
+    }
+
+    #[test]
+    fn a_run_that_takes_minutes_has_a_bucket() {
+        let histograms = Histograms::default();
+        histograms
+            .of(&key("verifyd_run_duration_seconds", &[]))
+            .record(240.0);
+        let mut text = String::new();
+        histograms.render(&mut text);
+        for line in [
+            "verifyd_run_duration_seconds_bucket{le=\"120\"} 0\n",
+            "verifyd_run_duration_seconds_bucket{le=\"300\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
     }
 
     #[test]

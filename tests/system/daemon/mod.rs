@@ -15,6 +15,7 @@ mod foreign_locks;
 mod library_lines;
 mod memory;
 mod metrics;
+mod monitoring;
 mod partitions;
 mod privileges;
 mod proxy;

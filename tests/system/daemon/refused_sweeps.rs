@@ -1,7 +1,7 @@
 //! A policy of the application fails in every sweep.
 
 use crate::daemon::doctor::examined;
-use test_support::bench::Bench;
+use test_support::bench::{Bench, Daemon};
 use test_support::waiting::until;
 
 /// Reads a setting that the sessions of verifyd do not have.
@@ -23,6 +23,12 @@ async fn restricted() -> Bench {
         )
         .await;
     bench
+}
+
+/// Whether the metrics have this line.
+async fn has_metric(daemon: &Daemon, line: &str) -> bool {
+    let (_, metrics) = daemon.get("/metrics").await;
+    metrics.lines().any(|there| there == line)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,6 +87,10 @@ async fn a_worker_is_not_ready_until_a_sweep_gets_through() {
         ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
     ]);
     daemon.ready().await;
+    until("the metrics say that it is ready", async || {
+        has_metric(&daemon, "verifyd_ready 1").await
+    })
+    .await;
     bench
         .execute(
             "UPDATE gate SET closed = true;
@@ -96,6 +106,7 @@ async fn a_worker_is_not_ready_until_a_sweep_gets_through() {
         status == 503 && body.contains("sweeps have been refused for ")
     })
     .await;
+    assert!(has_metric(&daemon, "verifyd_ready 0").await);
     assert!(daemon.metric("verifyd_sweep_failures_total").await >= 2.0);
     // A restart would not help.
     assert_eq!(daemon.get("/healthz").await.0, 200);

@@ -158,6 +158,8 @@ runs {
         unless_active_under_many_callers_records_one,
         runs_are_paged_and_filtered,
         counts_and_the_oldest,
+        a_run_waits_from_when_it_is_due,
+        the_wait_of_an_earlier_run_of_its_id_is_no_wait,
         workers_beat_and_retire,
         a_status_that_does_not_exist_is_named;
     schema:

@@ -5,9 +5,10 @@ use crate::store::fixtures::{
     at_once, bound, context, failed, heartbeat, new_run, quoted, succeeded, worker,
 };
 use std::collections::BTreeSet;
+use std::time::Duration;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, Outcome, RunId, RunStatus, TenantId, WorkspaceId};
-use verifyd::ports::store::{NewRun, RunFilter, StoreError};
+use verifyd::ports::store::{AttemptEnd, NewRun, RunFilter, StoreError};
 
 pub fn everything() -> RunFilter {
     RunFilter {
@@ -183,10 +184,8 @@ pub async fn runs_are_paged_and_filtered(bed: &Bed) {
 
 pub async fn counts_and_the_oldest(bed: &Bed) {
     let empty = bed.store.counts().await.unwrap();
-    assert_eq!(
-        (empty.queued, empty.running, empty.oldest_queued_seconds),
-        (0, 0, None)
-    );
+    assert_eq!((empty.queued, empty.running, empty.not_due), (0, 0, 0));
+    assert_eq!(empty.oldest_queued_seconds, None);
     let old = bed.queued().await;
     bed.queued().await;
     let running = bed.queued().await;
@@ -197,6 +196,46 @@ pub async fn counts_and_the_oldest(bed: &Bed) {
     assert_eq!((counts.queued, counts.running), (2, 1));
     let age = counts.oldest_queued_seconds.unwrap();
     assert!((5000.0..90_000.0).contains(&age), "{age}");
+}
+
+/// More workers would not help it.
+pub async fn a_run_waits_from_when_it_is_due(bed: &Bed) {
+    let run = bed.queued().await;
+    bed.age_run(run, "created_at", 90_000).await;
+    let held = bed.claim(run, "w1").await;
+    let wait = Some(Duration::from_secs(3600));
+    assert!(bed.release(&held, AttemptEnd::Throttled, wait).await);
+    let counts = bed.store.counts().await.unwrap();
+    assert_eq!((counts.queued, counts.not_due), (1, 1));
+    assert_eq!(counts.oldest_queued_seconds, None);
+    // One that is due counts beside it, and has waited from when it was recorded.
+    let other = bed.queued().await;
+    bed.age_run(other, "created_at", 1000).await;
+    let counts = bed.store.counts().await.unwrap();
+    assert_eq!((counts.queued, counts.not_due), (2, 1));
+    let age = counts.oldest_queued_seconds.unwrap();
+    assert!((999.0..90_000.0).contains(&age), "{age}");
+
+    let deliveries = bed.own("run_deliveries");
+    let row = format!("run_id = {run}");
+    bed.age(&deliveries, "not_before", &row, 3600 + 5000).await;
+    let counts = bed.store.counts().await.unwrap();
+    assert_eq!((counts.queued, counts.not_due), (2, 0));
+    let age = counts.oldest_queued_seconds.unwrap();
+    assert!((4999.0..90_000.0).contains(&age), "{age}");
+}
+
+pub async fn the_wait_of_an_earlier_run_of_its_id_is_no_wait(bed: &Bed) {
+    let run = bed.queued().await;
+    bed.age_run(run, "created_at", 5000).await;
+    let held = bed.claim(run, "w1").await;
+    let wait = Some(Duration::from_secs(3600));
+    assert!(bed.release(&held, AttemptEnd::Throttled, wait).await);
+    // As a new row of the same id has it.
+    bed.save(run, "started_at = NULL").await;
+    let counts = bed.store.counts().await.unwrap();
+    assert_eq!((counts.queued, counts.not_due), (1, 0));
+    assert!(counts.oldest_queued_seconds.unwrap() >= 4999.0);
 }
 
 pub async fn workers_beat_and_retire(bed: &Bed) {
