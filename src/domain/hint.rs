@@ -143,11 +143,18 @@ fn is_traceparent(text: &str) -> bool {
             && s.bytes()
                 .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
-    parts.len() == 4
-        && hex(parts[0], 2)
-        && hex(parts[1], 32)
-        && hex(parts[2], 16)
-        && hex(parts[3], 2)
+    let &[version, trace, span, flags, ref more @ ..] = parts.as_slice() else {
+        return false;
+    };
+    // Later versions may have more parts.
+    let is_whole = more.is_empty() || version != "00";
+    let is_visible = |part: &&str| part.bytes().all(|byte| byte.is_ascii_graphic());
+    is_whole
+        && more.iter().all(is_visible)
+        && hex(version, 2)
+        && hex(trace, 32)
+        && hex(span, 16)
+        && hex(flags, 2)
 }
 
 #[cfg(test)]

@@ -12,14 +12,16 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Reads `00-<32 hex>-<16 hex>-<2 hex>`, in lower case. `None`: it is none, or one of its ids is zero.
+    /// Reads `00-<32 hex>-<16 hex>-<2 hex>`, in lower case. Later versions may have more parts, which are left out.
+    /// `None`: it is none, or one of its ids is zero.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let [version]: [u8; 1] = bytes(parts.next()?)?;
         let trace_id: [u8; 16] = bytes(parts.next()?)?;
         let span_id: [u8; 8] = bytes(parts.next()?)?;
         let [flags]: [u8; 1] = bytes(parts.next()?)?;
-        let is_valid = parts.next().is_none()
+        let is_whole = version != 0 || parts.next().is_none();
+        let is_valid = is_whole
             && version != 0xff
             && trace_id.iter().any(|byte| *byte != 0)
             && span_id.iter().any(|byte| *byte != 0);
@@ -66,6 +68,17 @@ mod tests {
     }
 
     #[test]
+    fn of_a_later_version_the_parts_that_are_known_count() {
+        let read = TraceParent::parse(SAMPLED);
+        for more in ["", "-", "-x", "-00-y"] {
+            let later = format!("{}{more}", SAMPLED.replacen("00", "01", 1));
+            assert_eq!(TraceParent::parse(&later), read, "{later}");
+        }
+        let flags = SAMPLED.replacen("00", "fe", 1).replace("-01", "-03-x");
+        assert_eq!(TraceParent::parse(&flags), read);
+    }
+
+    #[test]
     fn what_is_no_traceparent_is_ignored() {
         for text in [
             "",
@@ -73,9 +86,12 @@ mod tests {
             "00---",
             &SAMPLED.to_uppercase(),
             &format!("{SAMPLED}-00"),
+            &format!("{SAMPLED}-"),
             &format!("{SAMPLED}\n"),
             &format!(" {SAMPLED}"),
             &SAMPLED.replacen("00", "ff", 1),
+            &format!("{}-x", SAMPLED.replacen("00", "ff", 1)),
+            &format!("{}x", SAMPLED.replacen("00", "01", 1)),
             &SAMPLED.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
             &SAMPLED.replace("b7ad6b7169203331", &"0".repeat(16)),
             &SAMPLED.replace("b7ad", "b7aü"),

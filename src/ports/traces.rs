@@ -159,9 +159,14 @@ impl TraceSpan {
         }
     }
 
+    /// Returns the span itself, for another program that continues its trace.
+    pub fn traceparent(&self) -> Option<TraceParent> {
+        named(self.context.as_ref()?)
+    }
+
     /// Returns the id of the trace, for the log.
     pub fn trace(&self) -> Option<String> {
-        Some(named(self.context.as_ref()?)?.trace())
+        Some(self.traceparent()?.trace())
     }
 
     /// Runs `work` in the scope of this span.

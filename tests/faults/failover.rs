@@ -8,7 +8,7 @@ use test_support::proxy::Proxy;
 use test_support::waiting::until;
 
 /// A standby that has everything that a client of the primary was told to be committed.
-async fn synchronous_standby(scene: &Scene, primary: &PrivatePostgres) -> PrivatePostgres {
+async fn synchronous_standby(scene: &Scene, primary: &mut PrivatePostgres) -> PrivatePostgres {
     let standby = primary.standby();
     configure(scene, "synchronous_standby_names = '*'").await;
     let synchronous =
@@ -52,7 +52,7 @@ async fn is_left(server: &PrivatePostgres) {
 async fn a_standby_takes_over_from_the_primary() {
     let mut primary = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
-    let standby = synchronous_standby(&scene, &primary).await;
+    let standby = synchronous_standby(&scene, &mut primary).await;
 
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     let first = scene.serve_by("DATABASE_URL", &url);
@@ -95,7 +95,7 @@ async fn a_standby_takes_over_from_the_primary() {
 async fn a_worker_with_both_hosts_in_its_url_follows_the_primary() {
     let mut primary = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
-    let standby = synchronous_standby(&scene, &primary).await;
+    let standby = synchronous_standby(&scene, &mut primary).await;
     let direct = scene.bench.database.url();
     let url = with_ports(&direct, [standby.port(), primary.port()]);
     let worker = scene.serve_by("DATABASE_URL", &url);
@@ -131,9 +131,9 @@ async fn a_worker_with_both_hosts_in_its_url_follows_the_primary() {
 /// The former primary still answers, and keeps the sessions of the worker.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_leaves_a_primary_that_only_reads() {
-    let primary = PrivatePostgres::start();
+    let mut primary = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
-    let standby = synchronous_standby(&scene, &primary).await;
+    let standby = synchronous_standby(&scene, &mut primary).await;
     let direct = scene.bench.database.url();
     let url = with_ports(&direct, [standby.port(), primary.port()]);
     let url = format!("{url}?target_session_attrs=read-write");
@@ -170,9 +170,9 @@ async fn a_worker_leaves_a_primary_that_only_reads() {
 /// The former primary keeps the sessions of the worker, and goes on writing in them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_loses_sight_of_a_primary_leaves_it() {
-    let primary = PrivatePostgres::start();
+    let mut primary = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
-    let standby = synchronous_standby(&scene, &primary).await;
+    let standby = synchronous_standby(&scene, &mut primary).await;
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     let through = url::Url::parse(&url).unwrap().port().unwrap();
     let url = with_ports(&url, [through, standby.port()]);
@@ -199,9 +199,9 @@ async fn a_worker_that_loses_sight_of_a_primary_leaves_it() {
 /// Nobody has fenced the former primary, which answers at once. The present one answers late, and later not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_leaves_a_former_primary_and_never_returns_to_it() {
-    let former = PrivatePostgres::start();
+    let mut former = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&former.url()).await).await;
-    let present = synchronous_standby(&scene, &former).await;
+    let present = synchronous_standby(&scene, &mut former).await;
     // Its commits wait for no standby any more.
     configure(&scene, "synchronous_standby_names = ''").await;
     let direct = scene.bench.database.url();

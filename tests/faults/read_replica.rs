@@ -170,7 +170,7 @@ const UNUSABLE: [&str; 2] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_and_details_are_read_from_a_replica_that_is_near_enough() {
-    let primary = PrivatePostgres::start();
+    let mut primary = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
     let mut standby = primary.standby();
     let url = on(&standby, &scene.bench.database.url());
@@ -254,19 +254,19 @@ async fn lists_and_details_are_read_from_a_replica_that_is_near_enough() {
 /// Rows of others are shown to nobody, and a run that is not there is not missed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_another_database_is_not_read() {
-    let primary = PrivatePostgres::start();
-    let other = PrivatePostgres::start();
+    let mut primary = PrivatePostgres::start();
+    let mut other = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
     let token = scene.bench.token(&["read"]);
     let mut followers = Vec::new();
-    for server in [&primary, &other] {
+    for server in [&mut primary, &mut other] {
         let database = TestDatabase::create_on(&server.url()).await;
         let foreign = Bench::on(database, SimulatorOptions::default()).await;
         let connection = foreign.healthy(1);
         let run = foreign.record(&[connection], 1).await[0];
+        let standby = server.standby();
         // It has heartbeats, too.
         let working = foreign.serve(&[]);
-        let standby = server.standby();
         let url = on(&standby, &foreign.database.url());
         let worker = scene.bench.serve(&[NO_LIMIT, (READ_URL, &url)]);
         let person = Person::at(&worker, &token).await;
@@ -292,7 +292,7 @@ async fn a_replica_of_another_database_is_not_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_replica_is_not_read() {
-    let primary = PrivatePostgres::start();
+    let mut primary = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
     let standby = primary.standby();
     let url = on(&standby, &scene.bench.database.url());
@@ -323,7 +323,7 @@ async fn a_promoted_replica_is_not_read() {
 /// First it refuses a look, then only a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_refuses_the_role_is_not_read() {
-    let primary = PrivatePostgres::start();
+    let mut primary = PrivatePostgres::start();
     let mut scene = Scene::on(TestDatabase::create_on(&primary.url()).await).await;
     scene.bench.execute("CREATE ROLE looker LOGIN").await;
     let standby = primary.standby();

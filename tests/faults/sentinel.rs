@@ -2,12 +2,21 @@
 
 use crate::scene::{Load, Producer, Scene};
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use test_support::bench::Daemon;
 use test_support::redis_server::{PrivateRedis, command, connection};
 use test_support::waiting::until;
 
 const NAME: &str = "mymaster";
+
+/// Longest time of the workers for an answer of Redis and for a connection to it, as `TIMEOUTS` says. Whoever waits for
+/// the former primary follows no sooner.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUTS: [(&str, &str); 2] = [
+    ("VERIFYD__REDIS__CONNECT_TIMEOUT", "1m"),
+    ("VERIFYD__REDIS__RESPONSE_TIMEOUT", "1m"),
+];
 
 /// Fewer at a time than two workers take, so that hints do not pile up on a busy machine.
 const LOAD: Load = Load {
@@ -89,8 +98,9 @@ impl Watched {
     }
 }
 
-/// Both ways through the primary that Sentinel names.
-async fn hints_pass(scene: &mut Scene, watched: &Watched, workers: &[Daemon]) {
+/// Both ways through the primary that Sentinel names. Returns how long that took.
+async fn hints_pass(scene: &mut Scene, watched: &Watched, workers: &[Daemon]) -> Duration {
+    let begun = Instant::now();
     scene.bench.redis_url = watched.servers[watched.primary().await].url();
     scene.bench.hint(&[1; 50]).await;
     scene.bench.until_taken().await;
@@ -105,6 +115,7 @@ async fn hints_pass(scene: &mut Scene, watched: &Watched, workers: &[Daemon]) {
         })
         .await;
     }
+    begun.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,17 +132,18 @@ async fn another_redis_becomes_the_primary() {
     let found = scene.bench.examined("sentinel")["found"].to_string();
     let named = format!("Sentinel 127.0.0.1:{gone}: ");
     assert!(found.contains(&named), "{found}");
-    let workers = [scene.bench.serve(&[]), scene.bench.serve(&[])];
+    let workers = [scene.bench.serve(&TIMEOUTS), scene.bench.serve(&TIMEOUTS)];
     let producer = Producer::start(&scene, LOAD);
     scene.completed_at_least(20).await;
-    hints_pass(&mut scene, &watched, &workers).await;
+    let usual = hints_pass(&mut scene, &watched, &workers).await;
+    let follows_soon = |took: Duration| assert!(took < usual + TIMEOUT, "{usual:?}, {took:?}");
 
     // On request. The former primary takes writes until Sentinel makes it a replica, seconds later.
     watched.may_fail_over().await;
     let former = watched.primary().await;
     let _: String = watched.ask(&["SENTINEL", "FAILOVER", NAME]).await;
     watched.has_failed_over(former).await;
-    hints_pass(&mut scene, &watched, &workers).await;
+    follows_soon(hints_pass(&mut scene, &watched, &workers).await);
 
     // Because it is gone.
     watched.may_fail_over().await;
@@ -140,7 +152,7 @@ async fn another_redis_becomes_the_primary() {
     let _: String = watched.ask(&soon).await;
     watched.servers[former].stop();
     watched.has_failed_over(former).await;
-    hints_pass(&mut scene, &watched, &workers).await;
+    follows_soon(hints_pass(&mut scene, &watched, &workers).await);
 
     assert!(producer.stop().await.len() > 20);
     scene.ends_as_meant().await;

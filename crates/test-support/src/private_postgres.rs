@@ -2,6 +2,7 @@
 
 use crate::ends_with_test::ends_with_test;
 use crate::port::free_port;
+use crate::tls_identity::Authority;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,7 +19,32 @@ pub struct PrivatePostgres {
 impl PrivatePostgres {
     /// Makes a cluster and starts it on a free port.
     pub fn start() -> Self {
-        let mut server = Self::empty();
+        let mut server = Self::initialized();
+        server.resume();
+        server
+    }
+
+    /// The same with TLS, by a certificate of this authority for `localhost`. It believes certificates of clients that the
+    /// authority has signed. `rules` are those of `pg_hba.conf`.
+    pub fn start_with_tls(authority: &Authority, rules: &str) -> Self {
+        let mut server = Self::initialized();
+        let (certificate, key) = authority.sign("localhost");
+        // Where it looks for them by default.
+        server.write("server.crt", &certificate);
+        server.write("server.key", &key);
+        server.write("authority.crt", &authority.pem());
+        server.append(
+            "postgresql.auto.conf",
+            "ssl = on\nssl_ca_file = 'authority.crt'\n",
+        );
+        server.write("pg_hba.conf", rules);
+        server.resume();
+        server
+    }
+
+    /// A cluster that is not started yet.
+    fn initialized() -> Self {
+        let server = Self::empty();
         done(
             postgres_command("initdb")
                 .arg("--pgdata")
@@ -26,21 +52,21 @@ impl PrivatePostgres {
                 .args(["--username", "postgres", "--auth", "trust"])
                 .args(["--encoding", "UTF8", "--locale", "C", "--no-sync"]),
         );
-        server.resume();
         server
     }
 
-    /// Copies this server and starts the copy as its standby: it follows, and reads only, until
-    /// it is promoted.
-    pub fn standby(&self) -> Self {
+    /// Crashes this server, copies it, and starts both: the copy follows as a standby, and reads only, until it is
+    /// promoted. Not every PostgreSQL of the tests has `pg_basebackup`.
+    pub fn standby(&mut self) -> Self {
         let mut standby = Self::empty();
-        done(
-            postgres_command("pg_basebackup")
-                .args(["--host", "127.0.0.1", "--port", &self.port.to_string()])
-                .args(["--username", "postgres", "--checkpoint", "fast"])
-                .args(["--write-recovery-conf", "--no-sync", "--pgdata"])
-                .arg(standby.inside().join("data")),
-        );
+        self.crash();
+        let [from, to] = [&*self, &standby].map(|server| server.inside().join("data"));
+        done(as_server_user("INT").args(["cp", "-R"]).args([from, to]));
+        self.resume();
+        standby.write("standby.signal", "");
+        let primary = format!("host=127.0.0.1 port={} user=postgres", self.port);
+        let setting = format!("primary_conninfo = '{primary}'\n");
+        standby.append("postgresql.auto.conf", &setting);
         standby.resume();
         standby
     }
@@ -53,10 +79,7 @@ impl PrivatePostgres {
             .expect("the folder is ours");
         let inside = folder.path().join("postgres");
         std::fs::create_dir(&inside).expect("the folder is ours");
-        if let Some(user) = other_user() {
-            let owned = Command::new("chown").arg(user).arg(&inside).status();
-            assert!(owned.expect("chown").success());
-        }
+        give_away(&inside);
         Self {
             port: free_port(),
             folder,
@@ -76,11 +99,26 @@ impl PrivatePostgres {
     /// Has it ask every role but `postgres` for a password, from when its configuration is read again.
     pub fn require_passwords(&self) {
         let rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 password\n";
-        std::fs::write(self.inside().join("data/pg_hba.conf"), rules).expect("the file is ours");
+        self.write("pg_hba.conf", rules);
     }
 
     fn inside(&self) -> PathBuf {
         self.folder.path().join("postgres")
+    }
+
+    /// Writes a file of the cluster, which nobody else may read.
+    fn write(&self, name: &str, text: &str) {
+        let file = self.inside().join("data").join(name);
+        std::fs::write(&file, text).expect("the folder is ours");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))
+            .expect("the file is ours");
+        give_away(&file);
+    }
+
+    fn append(&self, name: &str, text: &str) {
+        let file = self.inside().join("data").join(name);
+        let before = std::fs::read_to_string(file).expect("the cluster has this file");
+        self.write(name, &(before + text));
     }
 
     /// Ends it as a crash does: nothing is written any more, clients are cut off. What was
@@ -142,16 +180,23 @@ impl Drop for PrivatePostgres {
     }
 }
 
-/// Runs a program of PostgreSQL's to its end.
+/// Runs a program to its end.
 fn done(command: &mut Command) {
     let made = command
         .output()
-        .expect("a program of PostgreSQL's: run scripts/test, which says where it is");
+        .expect("a program: run scripts/test, which says where PostgreSQL's are");
     assert!(
         made.status.success(),
         "{}",
         String::from_utf8_lossy(&made.stderr)
     );
+}
+
+/// Lets the user that the server runs as own this.
+fn give_away(path: &Path) {
+    if let Some(user) = other_user() {
+        done(Command::new("chown").arg(user).arg(path));
+    }
 }
 
 /// PostgreSQL refuses to run as root: then, the user that it runs as.

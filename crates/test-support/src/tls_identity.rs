@@ -1,6 +1,6 @@
-//! A certificate that signs itself, for servers of tests.
+//! Certificates for servers and clients of tests: that sign themselves, or that an authority has signed.
 
-use rcgen::KeyPair;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{RootCertStore, ServerConfig};
 use std::sync::Arc;
@@ -43,4 +43,32 @@ pub(crate) fn server(certificate: CertificateDer<'static>, key: &KeyPair) -> Ser
         .with_no_client_auth()
         .with_single_cert(vec![certificate], PrivateKeyDer::Pkcs8(key))
         .unwrap()
+}
+
+/// An authority of the test's own.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    /// The name tells it from others.
+    pub fn named(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    /// What whoever trusts it has to know.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Certificate and key, in PEM, of a server or user of this name.
+    pub fn sign(&self, name: &str) -> (String, String) {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
 }

@@ -1,9 +1,11 @@
 //! Sign-in of people with OpenID Connect: the authorization code flow with PKCE.
 //!
-//! `attempt` (what the browser keeps meanwhile) → `provider` (discovery, keys, exchange of the code) → `id_token`
-//! (verification) → the grants of `http.oidc.grants`. See docs/adr/0031-sign-in-of-people.md.
+//! `attempt` (what the browser keeps meanwhile) → `provider` (discovery, keys, exchange of the code, userinfo) →
+//! `id_token` (verification) → `claims` (groups or roles) → the grants of `http.oidc.grants`. See
+//! docs/adr/0031-sign-in-of-people.md.
 
 mod attempt;
+mod claims;
 mod id_token;
 mod provider;
 
@@ -19,6 +21,7 @@ use crate::outbound::Outbound;
 use crate::ports::access::Person;
 use crate::ports::clock::Clock;
 use attempt::Attempt;
+use claims::{is_absent, is_left_out, values};
 use id_token::{Claims, Expected, Flaw};
 use provider::{NoToken, Provider};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -287,7 +290,7 @@ impl SignIn {
         let redeemed = provider
             .redeem(&self.settings, secret, code, &attempt.verifier())
             .await;
-        let token = redeemed.map_err(|error| match error {
+        let tokens = redeemed.map_err(|error| match error {
             NoToken::Refused(code) if CLIENT_REFUSED.contains(&code.as_str()) => {
                 let has_blank = secret.is_some_and(text_decoding::has_blank_around);
                 SignInError::WrongClient { code, has_blank }
@@ -301,15 +304,20 @@ impl SignIn {
             nonce: &attempt.nonce(),
             now: self.clock.now().timestamp(),
         };
-        let verified = match id_token::verify(&token, &provider.keys, &expected) {
+        let token = tokens.id_token.expose_secret();
+        let verified = match id_token::verify(token, &provider.keys, &expected) {
             Err(Flaw::OfKey(_)) => {
                 let provider = self.provider_with_new_keys(&provider).await?;
-                id_token::verify(&token, &provider.keys, &expected)
+                id_token::verify(token, &provider.keys, &expected)
             }
             verified => verified,
         };
-        let claims =
+        let mut claims =
             verified.map_err(|(Flaw::Of(why) | Flaw::OfKey(why))| SignInError::Untrusted(why))?;
+        if is_absent(&claims, &self.settings.claim) {
+            let more = provider.userinfo(&tokens, claims.get("sub")).await?;
+            claims.extend(more);
+        }
         Ok((self.person(&claims)?, attempt.next))
     }
 
@@ -422,25 +430,6 @@ impl SignIn {
     }
 }
 
-/// The values of a claim: a text, or a list of texts.
-fn values(claims: &Claims, claim: &str) -> Vec<String> {
-    match claims.get(claim) {
-        Some(Value::String(one)) => vec![one.clone()],
-        Some(Value::Array(several)) => {
-            let texts = several.iter().filter_map(Value::as_str);
-            texts.map(str::to_owned).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// Whether the provider says of the claim that it is elsewhere, as Microsoft Entra does of many groups: OpenID Connect
-/// Core 1.0, 5.6.2. It is not fetched from there.
-fn is_left_out(claims: &Claims, claim: &str) -> bool {
-    let elsewhere = claims.get("_claim_names");
-    elsewhere.is_some_and(|names| names.get(claim).is_some())
-}
-
 /// `oidc: Kim Doe (24400320)`. People may choose their names, so the subject always ends it.
 fn person_name<'a>(text: &impl Fn(&str) -> Option<&'a str>, subject: &str) -> String {
     let names = ["name", "preferred_username", "email"];
@@ -547,15 +536,6 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_a_text_or_a_list_of_texts() {
-        let claims = json!({ "a": "x", "b": ["x", 1, "y"], "c": { "x": 1 } });
-        let claims = claims.as_object().unwrap();
-        assert_eq!(values(claims, "a"), ["x"]);
-        assert_eq!(values(claims, "b"), ["x", "y"]);
-        assert!(values(claims, "c").is_empty() && values(claims, "d").is_empty());
-    }
-
-    #[test]
     fn whoever_has_no_access_learns_which_values_do_not_count() {
         let values: Vec<String> = (0..12).map(|n| format!("g{n}")).collect();
         let said = no_access("groups", &values, &NoGrant::Unknown);
@@ -566,11 +546,6 @@ mod tests {
         assert!(
             no_access("roles", &[], &NoGrant::Unknown).contains("no claim \u{201c}roles\u{201d}")
         );
-        let claims = json!({ "_claim_names": { "groups": "src1" }, "_claim_sources": {} });
-        let claims = claims.as_object().unwrap();
-        assert!(is_left_out(claims, "groups") && !is_left_out(claims, "roles"));
-        let odd = json!({ "_claim_names": "groups" });
-        assert!(!is_left_out(odd.as_object().unwrap(), "groups"));
         assert_eq!(code_of("access_denied"), "access_denied");
         assert_eq!(code_of("<b>\u{202e}"), "b");
         assert_eq!(code_of("\n"), "unknown");

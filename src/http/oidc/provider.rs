@@ -1,22 +1,25 @@
-//! The provider: its discovery document, its keys, and the exchange of a code.
+//! The provider: its discovery document, its keys, the exchange of a code, and userinfo.
 
-use super::OidcSettings;
+use super::id_token::Claims;
+use super::{OidcSettings, SignInError};
 use crate::outbound::guard::is_https_or_loopback;
 use crate::outbound::{AGENT, Client, Outbound, Resend, Resends, Reuse};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::response::Parts;
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use jsonwebtoken::jwk::Jwk;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 use std::time::Duration;
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
-/// How long one request may take. A sign-in makes four at most, and a request to a page has half a minute.
+/// How long one request may take. A sign-in makes five at most, and a request to a page has half a minute.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -31,6 +34,7 @@ const DISCOVERY: &str = ".well-known/openid-configuration";
 pub(super) struct Provider {
     pub authorization: Url,
     token: Endpoint,
+    userinfo: Option<Endpoint>,
     keys_at: Endpoint,
     pub keys: Vec<Jwk>,
     /// Where people sign out, if the provider lets them by https.
@@ -63,6 +67,7 @@ struct Document {
     authorization_endpoint: String,
     token_endpoint: String,
     jwks_uri: String,
+    userinfo_endpoint: Option<String>,
     end_session_endpoint: Option<String>,
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     authorization_response_iss_parameter_supported: Option<bool>,
@@ -73,9 +78,11 @@ struct KeySet {
     keys: Vec<Value>,
 }
 
-#[derive(Deserialize)]
-struct Tokens {
-    id_token: String,
+/// What a code is redeemed for.
+#[derive(Debug, Deserialize)]
+pub(super) struct Tokens {
+    pub id_token: SecretString,
+    access_token: Option<SecretString>,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +115,7 @@ impl Endpoint {
         &self,
         request: http::request::Builder,
         body: Bytes,
-    ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), String> {
+    ) -> Result<(Parts, Zeroizing<Vec<u8>>), String> {
         let host = self.uri.host().unwrap_or_default();
         let asked = tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(request, body)).await;
         let asked = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
@@ -119,7 +126,7 @@ impl Endpoint {
         &self,
         request: http::request::Builder,
         body: Bytes,
-    ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), String> {
+    ) -> Result<(Parts, Zeroizing<Vec<u8>>), String> {
         let request = request
             .uri(self.uri.clone())
             .header(USER_AGENT, AGENT)
@@ -132,31 +139,42 @@ impl Endpoint {
             .client
             .send(request, Resend::NotProcessed, Reuse::Never, &mut resends)
             .await;
-        let mut answer = sent.map_err(|failure| failure.to_string())?;
-        let status = answer.status();
+        let (head, mut body) = sent.map_err(|failure| failure.to_string())?.into_parts();
         let mut read = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
-        while let Some(piece) = answer
-            .body_mut()
-            .piece()
-            .await
-            .map_err(|kind| kind.to_string())?
-        {
+        while let Some(piece) = body.piece().await.map_err(|kind| kind.to_string())? {
             if read.len() + piece.len() > MAX_ANSWER_BYTES {
                 return Err("the answer is too long".to_owned());
             }
             read.extend_from_slice(&piece);
         }
-        Ok((status, read))
+        Ok((head, read))
     }
 
     async fn get<T: for<'a> Deserialize<'a>>(&self, what: &str) -> Result<T, String> {
-        let request = Request::builder().method(Method::GET);
-        let (status, body) = self.ask(request, Bytes::new()).await?;
-        if status != StatusCode::OK {
-            return Err(format!("the {what} has the status {}", status.as_u16()));
-        }
-        serde_json::from_slice(&body).map_err(|_| format!("the {what} cannot be read"))
+        let (head, body) = self.ask(Request::builder(), Bytes::new()).await?;
+        read_json(what, &head, &body)
     }
+}
+
+/// Reads an answer that has to be JSON.
+fn read_json<T: for<'a> Deserialize<'a>>(
+    what: &str,
+    head: &Parts,
+    body: &[u8],
+) -> Result<T, String> {
+    if head.status != StatusCode::OK {
+        let status = head.status.as_u16();
+        return Err(format!("the {what} has the status {status}"));
+    }
+    let kind = head.headers.get(CONTENT_TYPE);
+    let kind = kind.map(|kind| kind.as_bytes().to_ascii_lowercase());
+    if kind.is_some_and(|kind| kind.starts_with(b"application/jwt")) {
+        return Err(format!(
+            "the {what} is signed or encrypted (a JWT), which verifyd does not read: let the provider send it as JSON, \
+             or put the claim into the ID token"
+        ));
+    }
+    serde_json::from_slice(body).map_err(|_| format!("the {what} cannot be read"))
 }
 
 impl Provider {
@@ -173,10 +191,12 @@ impl Provider {
         }
         let endpoint = |name: &str, text: &str| Endpoint::new(name, text, issuer, outbound);
         let methods = found.token_endpoint_auth_methods_supported;
-        let end_session = found.end_session_endpoint.and_then(|text| {
-            // Nobody needs it to sign in.
-            address("end_session_endpoint", &text, issuer).ok()
-        });
+        // Nobody needs these two to sign in.
+        let end_session = found.end_session_endpoint;
+        let end_session =
+            end_session.and_then(|text| address("end_session_endpoint", &text, issuer).ok());
+        let userinfo = found.userinfo_endpoint;
+        let userinfo = userinfo.and_then(|text| endpoint("userinfo_endpoint", &text).ok());
         let provider = Self {
             authorization: address(
                 "authorization_endpoint",
@@ -184,6 +204,7 @@ impl Provider {
                 issuer,
             )?,
             token: endpoint("token_endpoint", &found.token_endpoint)?,
+            userinfo,
             keys_at: endpoint("jwks_uri", &found.jwks_uri)?,
             keys: Vec::new(),
             end_session,
@@ -238,23 +259,22 @@ impl Provider {
         (request, Bytes::from_owner(body))
     }
 
-    /// Redeems a code. Returns the ID token.
+    /// Redeems a code.
     pub(super) async fn redeem(
         &self,
         settings: &OidcSettings,
         secret: Option<&str>,
         code: &str,
         verifier: &str,
-    ) -> Result<Zeroizing<String>, NoToken> {
+    ) -> Result<Tokens, NoToken> {
         let (request, body) = self.redemption(settings, secret, code, verifier);
         let asked = self.token.ask(request, body).await;
-        let (status, body) = asked.map_err(NoToken::Unavailable)?;
+        let (head, body) = asked.map_err(NoToken::Unavailable)?;
+        let status = head.status;
         if status == StatusCode::OK {
-            let tokens: Result<Tokens, _> = serde_json::from_slice(&body);
-            let tokens = tokens.map_err(|_| {
+            return serde_json::from_slice(&body).map_err(|_| {
                 NoToken::Unavailable("its answer to the code has no ID token".to_owned())
-            })?;
-            return Ok(Zeroizing::new(tokens.id_token));
+            });
         }
         match serde_json::from_slice::<Refusal>(&body) {
             Ok(refusal) if status.is_client_error() => Err(NoToken::Refused(refusal.error)),
@@ -263,6 +283,28 @@ impl Provider {
                 status.as_u16()
             ))),
         }
+    }
+
+    /// Returns what userinfo says of this subject: OpenID Connect Core 1.0, 5.3. Nothing, if the provider has none.
+    pub(super) async fn userinfo(
+        &self,
+        tokens: &Tokens,
+        subject: Option<&Value>,
+    ) -> Result<Claims, SignInError> {
+        let (Some(userinfo), Some(token)) = (&self.userinfo, &tokens.access_token) else {
+            return Ok(Claims::new());
+        };
+        let bearer = Zeroizing::new(format!("Bearer {}", token.expose_secret()));
+        let request = Request::builder().header(AUTHORIZATION, bearer.as_str());
+        let asked = userinfo.ask(request, Bytes::new()).await;
+        let read = asked.and_then(|(head, body)| read_json::<Claims>("userinfo", &head, &body));
+        let claims = read.map_err(SignInError::Unavailable)?;
+        if claims.get("sub") != subject {
+            return Err(SignInError::Untrusted(
+                "is of another person than the userinfo",
+            ));
+        }
+        Ok(claims)
     }
 }
 
@@ -284,6 +326,25 @@ mod tests {
             basic("a:b", "c d"),
             format!("Basic {}", STANDARD.encode("a%3Ab:c+d"))
         );
+    }
+
+    #[test]
+    fn an_answer_that_is_no_json_says_what_it_is() {
+        let read = |status: u16, kind: &str, body: &str| {
+            let answer = http::Response::builder().status(status);
+            let answer = answer.header(CONTENT_TYPE, kind).body(()).unwrap();
+            read_json::<Claims>("userinfo", &answer.into_parts().0, body.as_bytes())
+        };
+        let whole = read(200, "application/json", r#"{"sub":"kim"}"#).unwrap();
+        assert_eq!(whole["sub"], "kim");
+        for (status, kind, body, said) in [
+            (401, "application/json", "{}", "has the status 401"),
+            (200, "application/json", "[]", "cannot be read"),
+            (200, "application/JWT; charset=utf-8", "e30.e30.", "(a JWT)"),
+        ] {
+            let error = read(status, kind, body).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]

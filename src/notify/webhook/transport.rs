@@ -11,8 +11,8 @@ use crate::ports::clock::Clock;
 use crate::ports::traces::{SpanKind, TraceSpan};
 use crate::ports::webhook_deliveries::SendResult;
 use bytes::Bytes;
-use http::StatusCode;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderValue, StatusCode};
 use http_body_util::Full;
 use std::time::Duration;
 
@@ -60,10 +60,15 @@ impl Transport {
             .header("webhook-timestamp", request.timestamp)
             .header("webhook-signature", request.signature)
             .body(Full::new(Bytes::from(request.body)));
-        let Ok(message) = message else {
+        let Ok(mut message) = message else {
             return SendResult::without_answer(AttemptResult::AddressRefused);
         };
         let span = TraceSpan::child(SpanKind::Client, "POST webhook");
+        let traceparent = span.traceparent();
+        if let Some(Ok(traceparent)) = traceparent.map(|own| HeaderValue::try_from(own.to_string()))
+        {
+            message.headers_mut().insert("traceparent", traceparent);
+        }
         span.set("http.request.method", "POST");
         // No path: receivers put tokens there.
         span.set_server(message.uri());

@@ -1,5 +1,6 @@
 //! Traces of the real binary, as a collector receives them.
 
+use crate::notify::receiver::Receiver;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
@@ -16,6 +17,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use prost::Message as _;
 use std::sync::{Arc, Mutex};
 use test_support::bench::{Bench, Daemon, KEY};
+use test_support::redis_server;
 use test_support::waiting::until;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
@@ -24,6 +26,10 @@ use verifyd_simulator::{Endpoint, SIMULATED_SECRET, Scenario};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN: &str = "b7ad6b7169203331";
+
+/// Of a hint that names another span than the row.
+const HINTED_TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const HINTED_SPAN: &str = "00f067aa0ba902b7";
 
 /// What has arrived.
 #[derive(Clone, Default)]
@@ -233,6 +239,119 @@ async fn a_run_continues_the_trace_of_its_producer() {
         assert_eq!(found.as_deref(), Some(wanted), "{key}");
     }
     assert!(!received.text().contains(&token));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_is_continued_where_the_row_names_no_span_and_linked_otherwise() {
+    let received = Received::default();
+    let mut bench = Bench::new().await;
+    bench.set("VERIFYD__TRACES__ENDPOINT", received.by_http().await);
+    let connection = bench.healthy(1);
+    let runs = bench.record(&[connection], 3).await;
+    let [alone, other, unrecorded] = runs[..] else {
+        panic!("{runs:?}")
+    };
+    let named_by_row = format!(
+        r#"UPDATE operation_runs SET context = context || '{{"traceparent":"00-{TRACE}-{SPAN}-01"}}'
+           WHERE id = {other}"#
+    );
+    bench.execute(&named_by_row).await;
+    // No sweep sends a hint of its own.
+    let delivered = "INSERT INTO verifyd.run_deliveries (run_id, delivered_at)
+        SELECT id, now() FROM operation_runs";
+    bench.execute(delivered).await;
+    for (run, version, flags) in [
+        (alone, "01", "01-part-of-a-later-version"),
+        (other, "00", "01"),
+        (unrecorded, "00", "00"),
+    ] {
+        let payload = format!(
+            r#"{{"v":1,"operation_run_id":{run},"traceparent":"{version}-{HINTED_TRACE}-{HINTED_SPAN}-{flags}"}}"#
+        );
+        let (url, queue, id) = (&bench.redis_url, &bench.queue, run.to_string());
+        let sent = redis_server::enqueue(url, queue, id.as_bytes(), payload.as_bytes());
+        sent.await.unwrap();
+    }
+    let mut daemon = bench.serve(&[
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
+        ("VERIFYD__DATABASE__LISTEN", "off"),
+    ]);
+    bench.all_completed().await;
+    daemon.terminate();
+    let spans = received.spans();
+    let hinted = (HINTED_TRACE.to_owned(), HINTED_SPAN.to_owned());
+    for (run, trace, parent, links) in [
+        (alone, Some(HINTED_TRACE), HINTED_SPAN, vec![]),
+        (other, Some(TRACE), SPAN, vec![hinted.clone()]),
+        (unrecorded, None, "", vec![hinted]),
+    ] {
+        let id = run.to_string();
+        let is_of_run =
+            |span: &&Span| attribute(&span.attributes, "verifyd.run.id").as_ref() == Some(&id);
+        let span = spans.iter().find(is_of_run).unwrap();
+        let found = hex::encode(&span.trace_id);
+        assert!(trace.is_none_or(|trace| trace == found), "{run}: {found}");
+        assert_eq!(hex::encode(&span.parent_span_id), parent, "{run}");
+        let linked = span.links.iter();
+        let linked = linked.map(|link| (hex::encode(&link.trace_id), hex::encode(&link.span_id)));
+        assert_eq!(linked.collect::<Vec<_>>(), links, "{run}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_a_request_starts_continues_its_trace() {
+    let received = Received::default();
+    let mut bench = Bench::new().await;
+    bench.set("VERIFYD__TRACES__ENDPOINT", received.by_http().await);
+    let connection = bench.healthy(1);
+    let token = bench.token(&["run"]);
+    let mut daemon = bench.serve(&[]);
+    let path = format!("/v1/connections/{connection}/checks");
+    let started = reqwest::Client::new()
+        .post(format!("http://{}{path}", daemon.listening))
+        .header("traceparent", format!("00-{TRACE}-{SPAN}-01"))
+        .bearer_auth(&token)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(started.status().as_u16(), 201);
+    bench.all_completed().await;
+    daemon.terminate();
+    let spans = received.spans();
+    let request = named(&spans, "POST /v1/connections/{connection_id}/checks");
+    assert_eq!(hex::encode(&request.parent_span_id), SPAN);
+    let processed = named(&spans, "process provider.connection.check");
+    assert_eq!(hex::encode(&processed.trace_id), TRACE);
+    assert_eq!(processed.parent_span_id, request.span_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_can_continue_the_trace_of_a_webhook() {
+    let received = Received::default();
+    let receiver = Receiver::start().await;
+    let mut bench = Bench::new().await;
+    bench.set("VERIFYD__TRACES__ENDPOINT", received.by_http().await);
+    bench.set("VERIFYD__WEBHOOKS__LOOPBACK_HOSTS", "127.0.0.1");
+    let connection = bench.healthy(1);
+    let url = receiver.url("canary");
+    bench.json(&["webhooks", "add", "--workspace", "1", "--url", &url]);
+    let mut daemon = bench.serve(&[]);
+    bench.enqueue(connection);
+    let delivered = "SELECT count(*) FROM verifyd.webhook_deliveries WHERE state = 'delivered'";
+    bench.until(delivered, |n| n == 1).await;
+    daemon.terminate();
+    let spans = received.spans();
+    let sent = named(&spans, "POST webhook");
+    assert_eq!(sent.kind, SpanKind::Client as i32);
+    assert_eq!(hex::encode(&sent.parent_span_id), "");
+    let port = attribute(&sent.attributes, "server.port");
+    assert_eq!(port, Some(receiver.port.to_string()));
+    let (trace, span) = (hex::encode(&sent.trace_id), hex::encode(&sent.span_id));
+    let got = receiver.got("canary");
+    let traceparent = got[0].header("traceparent");
+    assert_eq!(traceparent, format!("00-{trace}-{span}-01"));
+    // Receivers put tokens there.
+    assert!(!received.text().contains("canary"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

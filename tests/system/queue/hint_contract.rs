@@ -10,6 +10,9 @@ fn schema() -> Value {
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
+/// Of a later version, which may have more parts.
+const LATER: &str = "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 /// Payloads, and whether they are hints.
 fn table() -> Vec<(String, bool)> {
     let with = |members: &str| format!(r#"{{"v":1,"operation_run_id":1{members}}}"#);
@@ -22,6 +25,8 @@ fn table() -> Vec<(String, bool)> {
         ),
         (with(&format!(r#","traceparent":"{TRACE}""#)), true),
         (with(r#","traceparent":null"#), true),
+        (with(&format!(r#","traceparent":"{LATER}""#)), true),
+        (with(&format!(r#","traceparent":"{LATER}-x-""#)), true),
         (with(r#","tracestate":"a=1,b=2""#), true),
         (with(r#","tracestate":"""#), true),
         (with(r#","tracestate":null"#), true),
@@ -51,6 +56,8 @@ fn table() -> Vec<(String, bool)> {
         ),
         (with(&format!(r#","traceparent":"{TRACE}\n""#)), false),
         (with(&format!(r#","traceparent":"{TRACE}-00""#)), false),
+        (with(&format!(r#","traceparent":"{LATER}x""#)), false),
+        (with(&format!(r#","traceparent":"{LATER}-ü""#)), false),
         (with(r#","traceparent":1"#), false),
         (with(r#","tracestate":{}"#), false),
         ("[]".into(), false),

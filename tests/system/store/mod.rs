@@ -54,6 +54,7 @@ mod serializable;
 mod sqlite_file;
 mod stale_snapshots;
 mod sweep_lock;
+mod tls;
 mod waiting_calls;
 mod waiting_rules;
 mod wake_ups;

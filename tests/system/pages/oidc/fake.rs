@@ -31,6 +31,8 @@ struct Inner {
     names_itself: AtomicBool,
     ends_sessions: AtomicBool,
     padding: AtomicUsize,
+    userinfo: Mutex<Option<(u16, &'static str, String)>>,
+    bearers: Mutex<Vec<String>>,
 }
 
 #[derive(Clone)]
@@ -54,12 +56,15 @@ impl Fake {
                 names_itself: AtomicBool::new(false),
                 ends_sessions: AtomicBool::new(false),
                 padding: AtomicUsize::new(0),
+                userinfo: Mutex::default(),
+                bearers: Mutex::default(),
             }),
         };
         let app = axum::Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/keys", get(keys))
             .route("/token", post(token))
+            .route("/userinfo", get(userinfo))
             .with_state(fake.clone());
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         fake
@@ -81,6 +86,16 @@ impl Fake {
     /// Says where people sign out.
     pub fn ends_sessions(&self) {
         self.inner.ends_sessions.store(true, Ordering::SeqCst);
+    }
+
+    /// What userinfo answers from now on: status, type and body. Before, there is none.
+    pub fn informs(&self, status: u16, kind: &'static str, body: String) {
+        *self.inner.userinfo.lock().unwrap() = Some((status, kind, body));
+    }
+
+    /// The headers `Authorization` that userinfo was asked with.
+    pub fn bearers(&self) -> Vec<String> {
+        self.inner.bearers.lock().unwrap().clone()
     }
 
     /// Adds a text of so many bytes to the discovery document.
@@ -154,6 +169,7 @@ async fn discovery(State(fake): State<Fake>) -> Response {
     }
     let names_itself = fake.inner.names_itself.load(Ordering::SeqCst);
     let ends_sessions = fake.inner.ends_sessions.load(Ordering::SeqCst);
+    let informs = fake.inner.userinfo.lock().unwrap().is_some();
     let padding = "x".repeat(fake.inner.padding.load(Ordering::SeqCst));
     Json(json!({
         "issuer": issuer,
@@ -161,6 +177,7 @@ async fn discovery(State(fake): State<Fake>) -> Response {
         "token_endpoint": format!("{issuer}/token"),
         "jwks_uri": format!("{issuer}/keys"),
         "end_session_endpoint": ends_sessions.then(|| format!("{issuer}/end?tenant=1")),
+        "userinfo_endpoint": informs.then(|| format!("{issuer}/userinfo")),
         "authorization_response_iss_parameter_supported": names_itself,
         "padding": padding,
     }))
@@ -176,6 +193,14 @@ async fn keys(State(fake): State<Fake>) -> Json<Value> {
     let ours = json!({ "kty": "EC", "crv": "P-256", "kid": key.0, "x": part(1), "y": part(33) });
     let odd = json!({ "kty": "moon", "kid": "moon" });
     Json(json!({ "keys": [odd, ours] }))
+}
+
+async fn userinfo(State(fake): State<Fake>, headers: HeaderMap) -> Response {
+    let bearer = headers["authorization"].to_str().unwrap().to_owned();
+    fake.inner.bearers.lock().unwrap().push(bearer);
+    let (status, kind, body) = fake.inner.userinfo.lock().unwrap().clone().unwrap();
+    let status = StatusCode::from_u16(status).unwrap();
+    (status, [("content-type", kind)], body).into_response()
 }
 
 async fn token(

@@ -15,8 +15,8 @@ use verifyd_simulator::Scenario;
 struct Provider(Child);
 
 impl Provider {
-    /// Starts it; returns when it listens.
-    fn start(issuer: &str, redirect_uri: &str) -> Self {
+    /// Starts it, with claims in the ID token or in userinfo; returns when it listens.
+    fn start(issuer: &str, redirect_uri: &str, claims_in: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let modules = root.join("target/tools/oidc-provider/node_modules");
         assert!(
@@ -27,7 +27,7 @@ impl Provider {
             .arg("node")
             .arg(root.join("tests/system/pages/oidc/node/provider.mjs"))
             .arg(modules)
-            .args([issuer, SECRET, redirect_uri])
+            .args([issuer, SECRET, redirect_uri, claims_in])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -76,7 +76,8 @@ async fn people_sign_in_at_their_organization_and_out() {
         .await;
     let said = browser.text("[role=alert]").await;
     assert!(said.contains("log in with an API token"), "{said}");
-    let _provider = Provider::start(&issuer, &format!("{base}/login/callback"));
+    let redirect_uri = format!("{base}/login/callback");
+    let provider = Provider::start(&issuer, &redirect_uri, "id_token");
 
     // Somebody without access learns which groups do not count.
     let sign_in = async |account: &str| {
@@ -135,5 +136,13 @@ async fn people_sign_in_at_their_organization_and_out() {
     assert_eq!(browser.path().await, "/login");
     browser.click("#organization").await;
     browser.until("document.querySelector('#sign-in')").await;
+
+    // Groups that only userinfo has count, too.
+    drop(provider);
+    let _provider = Provider::start(&issuer, &redirect_uri, "userinfo");
+    sign_in("sam+readers").await;
+    browser.until("document.querySelector('header.top')").await;
+    let who = browser.text("header.top").await;
+    assert!(who.contains("oidc: Kim Doe (sam+readers)"), "{who}");
     browser.close().await;
 }

@@ -5,6 +5,7 @@ mod in_a_browser;
 mod over_http;
 mod place;
 mod session_ends;
+mod userinfo;
 
 use serde_json::json;
 use std::path::PathBuf;

@@ -1,13 +1,14 @@
 // A certified provider of OpenID Connect on loopback, for the tests of the pages.
 //
-//     node provider.mjs MODULES ISSUER CLIENT_SECRET REDIRECT_URI
+//     node provider.mjs MODULES ISSUER CLIENT_SECRET REDIRECT_URI WHERE
 //
+// WHERE: "id_token" or "userinfo" has the claims of the scopes.
 // Whoever signs in as "kim+readers+runners" is in the groups readers and runners.
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const [modules, issuer, secret, redirectUri] = process.argv.slice(2);
+const [modules, issuer, secret, redirectUri, where] = process.argv.slice(2);
 const { Provider } = await import(pathToFileURL(join(modules, "oidc-provider/lib/index.js")));
 
 const provider = new Provider(issuer, {
@@ -22,8 +23,7 @@ const provider = new Provider(issuer, {
     },
   ],
   claims: { openid: ["sub"], profile: ["name", "groups"] },
-  // The claims of the scopes are in the ID token, where verifyd reads them.
-  conformIdTokenClaims: false,
+  conformIdTokenClaims: where === "userinfo",
   cookies: { keys: ["of a test"] },
   features: {
     devInteractions: { enabled: false },

@@ -1,0 +1,200 @@
+//! TLS to PostgreSQL: which servers verifyd believes, and the certificate by which its role signs in.
+
+use crate::store::bed::settings;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use tempfile::TempDir;
+use test_support::bench::Bench;
+use test_support::postgres::TestDatabase;
+use test_support::private_postgres::PrivatePostgres;
+use test_support::tls_identity::Authority;
+use verifyd::ports::store::StoreError;
+use verifyd::ports::wake::Listening;
+use verifyd_simulator::SimulatorOptions;
+
+/// Without TLS nobody but the superuser connects, and only with a certificate that has its name this role.
+const RULES: &str = "host all postgres 127.0.0.1/32 trust\n\
+    hostssl all verifyd_serve 127.0.0.1/32 cert\n\
+    hostssl all all 127.0.0.1/32 trust\n";
+
+/// A server that speaks TLS, its authority, and files.
+struct Scene {
+    server: PrivatePostgres,
+    authority: Authority,
+    folder: TempDir,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let authority = Authority::named("ours");
+        let server = PrivatePostgres::start_with_tls(&authority, RULES);
+        let mut sql = PgConnection::connect(&server.url()).await.unwrap();
+        for role in [
+            "CREATE ROLE reader LOGIN",
+            "CREATE ROLE verifyd_serve LOGIN",
+        ] {
+            sql.execute(role).await.unwrap();
+        }
+        Self {
+            server,
+            authority,
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    async fn database(&self) -> TestDatabase {
+        TestDatabase::create_on(&self.server.url()).await
+    }
+
+    /// Returns the path of a file with this content.
+    fn file(&self, name: &str, pem: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Returns the paths of certificate and key of this role.
+    fn certificate(&self, role: &str) -> [String; 2] {
+        let (certificate, key) = self.authority.sign(role);
+        [
+            self.file(&format!("{role}.crt"), &certificate),
+            self.file(&format!("{role}.key"), &key),
+        ]
+    }
+}
+
+/// The address of a database by this host and for this role.
+fn address(database: &TestDatabase, host: &str, role: &str, parameters: &[(&str, &str)]) -> String {
+    let mut url: url::Url = database.url().parse().unwrap();
+    url.set_host(Some(host)).unwrap();
+    url.set_username(role).unwrap();
+    url.query_pairs_mut().extend_pairs(parameters);
+    url.into()
+}
+
+/// The pool and the connection that listens are opened.
+async fn assert_usable(url: &str) {
+    let store = verifyd::store::connect(&settings(url)).await.unwrap();
+    store.ping().await.unwrap();
+    let listening = store.try_listening().await.unwrap();
+    assert_eq!(listening, Listening::Received, "{url}");
+}
+
+async fn refusal(url: &str) -> StoreError {
+    let connected = verifyd::store::connect(&settings(url)).await;
+    connected.err().unwrap_or_else(|| panic!("{url}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_believed_by_its_authority_and_its_name() {
+    let scene = Scene::new().await;
+    let database = scene.database().await;
+    let ours = scene.file("ours.pem", &scene.authority.pem());
+    let other = scene.file("other.pem", &Authority::named("other").pem());
+    let trusting = |host: &str, mode: &str, file: &str| {
+        let parameters = [("sslmode", mode), ("sslrootcert", file)];
+        address(&database, host, "reader", &parameters)
+    };
+    for (host, mode) in [
+        ("localhost", "verify-full"),
+        ("localhost", "require"),
+        ("127.0.0.1", "verify-ca"),
+    ] {
+        assert_usable(&trusting(host, mode, &ours)).await;
+    }
+    let machines = address(
+        &database,
+        "localhost",
+        "reader",
+        &[("sslmode", "verify-full")],
+    );
+    for (url, said) in [
+        (
+            trusting("127.0.0.1", "verify-full", &ours),
+            "not valid for name",
+        ),
+        (
+            trusting("localhost", "verify-full", &other),
+            "UnknownIssuer",
+        ),
+        (trusting("127.0.0.1", "verify-ca", &other), "UnknownIssuer"),
+        (trusting("localhost", "require", &other), "UnknownIssuer"),
+        (machines, "UnknownIssuer"),
+    ] {
+        let error = refusal(&url).await;
+        assert!(error.to_string().contains(said), "{url}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_signs_in_by_its_certificate() {
+    let scene = Scene::new().await;
+    let database = scene.database().await;
+    let ours = scene.file("ours.pem", &scene.authority.pem());
+    let trusting = [("sslmode", "verify-full"), ("sslrootcert", ours.as_str())];
+    let with = |[certificate, key]: &[String; 2]| {
+        let own = [("sslcert", certificate.as_str()), ("sslkey", key.as_str())];
+        address(
+            &database,
+            "localhost",
+            "verifyd_serve",
+            &[trusting, own].concat(),
+        )
+    };
+    assert_usable(&with(&scene.certificate("verifyd_serve"))).await;
+    let none = address(&database, "localhost", "verifyd_serve", &trusting);
+    for (url, said) in [
+        (none, "valid client certificate"),
+        (
+            with(&scene.certificate("reader")),
+            "certificate authentication failed",
+        ),
+    ] {
+        let error = refusal(&url).await;
+        assert_eq!(error.sqlstate(), Some("28000"), "{url}: {error}");
+        assert!(error.to_string().contains(said), "{url}: {error}");
+    }
+}
+
+/// The authorities are those that the environment names, as for Redis and for calls over https.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_verifies_the_server_by_the_authorities_of_its_machine() {
+    let scene = Scene::new().await;
+    let database = scene.database().await;
+    let [certificate, key] = scene.certificate("verifyd_serve");
+    let parameters = [
+        ("sslmode", "verify-full"),
+        ("sslcert", certificate.as_str()),
+        ("sslkey", key.as_str()),
+    ];
+    let url = address(&database, "localhost", "verifyd_serve", &parameters);
+    let mut bench = Bench::on(database, SimulatorOptions::default()).await;
+    bench.grant().await;
+    let connection = bench.healthy(1);
+    bench.set("DATABASE_URL", url);
+    let found = bench.examined("database");
+    assert_eq!(found["state"], "failed", "{found}");
+    assert!(
+        found["found"].to_string().contains("UnknownIssuer"),
+        "{found}"
+    );
+    let remedy = found["remedy"].as_str().unwrap();
+    assert!(
+        remedy.contains("sslrootcert") && remedy.contains("SSL_CERT_FILE"),
+        "{remedy}"
+    );
+
+    let trusted = scene.file("ours.pem", &scene.authority.pem());
+    bench.set("SSL_CERT_FILE", trusted);
+    bench.success(&["doctor"]);
+    let mut daemon = bench.serve(&[]);
+    daemon.wait_for("a bare INSERT wakes this worker");
+    bench.record(&[connection], 3).await;
+    bench.all_completed().await;
+    let succeeded = bench.count("operation_runs WHERE outcome = 'succeeded'");
+    assert_eq!(succeeded.await, 3);
+    let signed_in = "pg_stat_activity JOIN pg_stat_ssl USING (pid)
+        WHERE usename = 'verifyd_serve' AND client_dn LIKE '%verifyd_serve%'";
+    // The pool, the heartbeat and the listener.
+    assert!(bench.count(signed_in).await >= 3);
+    daemon.terminate();
+}
