@@ -197,6 +197,7 @@ runs {
     fair_queuing:
         each_tenant_has_its_oldest_run_next,
         only_runs_that_are_due_and_ours_are_next,
+        runs_that_can_never_be_claimed_keep_their_tenant_in_the_queue,
         tenants_without_a_connection_share_one_place;
 }
 others {
