@@ -299,6 +299,7 @@ others {
         a_key_under_many_callers_is_first_once;
     overview:
         a_connection_is_shown_with_its_latest_report_and_active_run,
+        an_active_run_is_shown_among_thousands,
         connections_are_filtered_and_paged,
         what_is_out_of_reach_is_not_shown,
         connections_are_counted_by_their_latest_report,
