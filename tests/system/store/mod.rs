@@ -260,6 +260,7 @@ others {
     large_contexts:
         what_a_claim_takes_is_listed_whatever_its_size,
         what_is_just_above_the_limit_is_not_read_and_named,
+        what_no_list_looks_into_is_shown_without_its_content,
         numbers_of_any_length_stay_as_they_are,
         many_members_of_a_target_scope_cost_a_few_passes_over_them;
     connections:
