@@ -24,6 +24,7 @@ mod fixtures;
 mod guards;
 mod hostile_connections;
 mod hostile_rows;
+mod invalid_runs;
 mod inventory;
 mod large_contexts;
 mod onboarding;
@@ -174,6 +175,8 @@ runs {
         a_rule_of_the_oldest_tenants_is_not_taken_for_one_of_all,
         refused_claims_of_runs_that_wait_are_found,
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
+    invalid_runs:
+        an_invalid_run_that_is_not_completed_is_named_whatever_its_age;
     guards:
         a_completed_run_survives_a_save_of_an_older_copy,
         a_completed_run_keeps_its_report_under_any_context,
