@@ -4,6 +4,7 @@
 //! attention is a warning.
 
 mod connections;
+mod host;
 mod http;
 mod invalid_runs;
 mod modules;
@@ -34,12 +35,6 @@ use std::time::Duration;
 
 /// Timeout after which a part counts as unavailable.
 const TIMEOUT: Duration = Duration::from_secs(8);
-
-/// Clocks that are further apart are worth a line.
-const CLOCK_SECONDS: f64 = 5.0;
-
-/// Free space on the disk of an embedded database below which a line is shown.
-const LITTLE_SPACE: u64 = 512 * 1024 * 1024;
 
 /// Sweeps after which a run is no longer left to the workers: its claim is tried.
 const WAITED_SWEEPS: u32 = 3;
@@ -199,8 +194,8 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
                 })
                 .await;
             }
-            in_time("clock", store, &mut lines, clock).await;
-            disk(store, &mut lines);
+            in_time("clock", store, &mut lines, host::clock).await;
+            host::disk(store, &mut lines);
             store.close().await;
         }
         Ok(None) => {}
@@ -374,46 +369,6 @@ fn finding(finding: SchemaFinding) -> Line {
         format!("{}: {}", finding.subject, finding.problem),
         finding.remedy,
     )
-}
-
-/// Leases, waits and expiries go by the database's clock, tokens and certificates by this machine's.
-async fn clock(store: &dyn Store, lines: &mut Vec<Line>) {
-    match store.clock_ahead().await {
-        Ok(ahead) if ahead.abs() > CLOCK_SECONDS => {
-            let apart = ahead.abs().round();
-            let side = if ahead > 0.0 { "ahead of" } else { "behind" };
-            lines.push(bad(
-                "clock",
-                State::Warning,
-                format!("the database's clock is {apart} s {side} this machine's"),
-                "synchronise both clocks (NTP)",
-            ));
-        }
-        Ok(_) => {}
-        Err(failure) => lines.push(error("clock", &failure)),
-    }
-}
-
-fn disk(store: &dyn Store, lines: &mut Vec<Line>) {
-    match store.disk_space() {
-        Ok(None) => {}
-        Ok(Some(space)) => {
-            let free = format!(
-                "{} MiB free beside the database's file",
-                space.free_bytes >> 20
-            );
-            lines.push(match space.free_bytes {
-                0..LITTLE_SPACE => bad(
-                    "disk",
-                    State::Warning,
-                    free,
-                    "make room, or move the file to a larger disk (database.url)",
-                ),
-                _ => ok("disk", free),
-            });
-        }
-        Err(failure) => lines.push(error("disk", &failure)),
-    }
 }
 
 /// What is to be said of runs, and of what follows from them. Returns the workers.

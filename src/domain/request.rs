@@ -15,8 +15,12 @@ use std::fmt;
 const NAME_BYTES: usize = 300;
 
 /// What is allowed as the id of a connection. Lists and the index on `provider_connection_id` compare its text, so
-/// `1.0` would be another id than `1`.
-const INTEGER: &str = "an integer of 64 bits, without fraction and exponent: 1, not 1.0";
+/// `1.0` or `"01"` would be another id than `1`.
+const ONE_SPELLING: &str = "a whole number from 1 to 9223372036854775807: 1, not 1.0 or 01";
+
+/// What is allowed where a context has a member twice. Only SQLite stores both: its functions take the first one, other
+/// readers the last.
+const ONCE: &str = "this member once";
 
 /// Longest name of a tenant that is kept, in characters.
 const DISPLAY_NAME_CHARS: usize = 300;
@@ -77,7 +81,7 @@ pub struct RunRequest {
     pub target_scope: Option<TargetScope>,
     /// The span that recorded the run. One that cannot be read counts as absent: no check depends on it.
     pub traceparent: Option<TraceParent>,
-    /// Members of the wrong type: (path, what is allowed).
+    /// Members of the wrong type, and those that are there twice: (path, what is allowed).
     pub malformed: Vec<(&'static str, &'static str)>,
     /// Set when nothing of the context could be read.
     pub problem: Option<ContextProblem>,
@@ -93,16 +97,49 @@ pub struct TargetScope {
     pub entra_tenant_name: Option<String>,
 }
 
-/// The members that are looked at, each as it is written.
+type Malformed = Vec<(&'static str, &'static str)>;
+
+/// A member as it is written.
+#[derive(Clone, Copy, Default)]
+enum Member<'a> {
+    #[default]
+    Absent,
+    Once(&'a RawValue),
+    Twice,
+}
+
+impl<'a> Member<'a> {
+    fn once(self) -> Option<&'a str> {
+        match self {
+            Self::Once(json) => Some(json.get()),
+            Self::Absent | Self::Twice => None,
+        }
+    }
+
+    /// Returns the JSON and its type, unless that is null. Names a member that is there twice.
+    fn read(
+        self,
+        path: &'static str,
+        malformed: &mut Malformed,
+    ) -> Option<(&'a str, &'static str)> {
+        if let Self::Twice = self {
+            malformed.push((path, ONCE));
+        }
+        let json = self.once()?;
+        Some((json, kind(json))).filter(|(_, kind)| *kind != "null")
+    }
+}
+
+/// The members that are looked at.
 #[derive(Default)]
 struct Members<'a> {
-    provider: Option<&'a RawValue>,
-    module: Option<&'a RawValue>,
-    provider_connection_id: Option<&'a RawValue>,
-    target_scope: Option<&'a RawValue>,
-    traceparent: Option<&'a RawValue>,
-    entra_tenant_id: Option<&'a RawValue>,
-    entra_tenant_name: Option<&'a RawValue>,
+    provider: Member<'a>,
+    module: Member<'a>,
+    provider_connection_id: Member<'a>,
+    target_scope: Member<'a>,
+    traceparent: Member<'a>,
+    entra_tenant_id: Member<'a>,
+    entra_tenant_name: Member<'a>,
 }
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -129,7 +166,11 @@ impl<'de> Deserialize<'de> for Members<'de> {
                             continue;
                         }
                     };
-                    *place = Some(map.next_value()?);
+                    let json = map.next_value()?;
+                    *place = match *place {
+                        Member::Absent => Member::Once(json),
+                        Member::Once(_) | Member::Twice => Member::Twice,
+                    };
                 }
                 Ok(members)
             }
@@ -186,39 +227,27 @@ impl RunRequest {
     }
 
     fn from_members(members: &Members<'_>) -> Self {
-        let mut malformed = Vec::new();
-        let mut text = |member: Option<&RawValue>, path: &'static str| -> Option<String> {
-            let member = member?.get();
-            match kind(member) {
-                "null" => None,
-                "a text" => match serde_json::from_str::<String>(member) {
-                    Ok(text) if text.trim().is_empty() => None,
-                    Ok(text) if text.len() <= NAME_BYTES => Some(text),
-                    Ok(_) => {
-                        malformed.push((path, "a text of at most 300 bytes"));
-                        None
-                    }
-                    Err(_) => {
-                        malformed.push((path, "a text of Unicode characters"));
-                        None
-                    }
-                },
-                _ => {
-                    malformed.push((path, "a text"));
+        let mut malformed = Malformed::new();
+        let provider = text(members.provider, "context.provider", &mut malformed);
+        let module = text(members.module, "context.module", &mut malformed);
+        let scope = members
+            .target_scope
+            .read("context.target_scope", &mut malformed);
+        let target_scope = match scope {
+            None => None,
+            Some((scope, "an object")) => match serde_json::from_str::<Members<'_>>(scope) {
+                Ok(Members {
+                    entra_tenant_id: Member::Twice,
+                    ..
+                }) => {
+                    malformed.push(("context.target_scope", "an object with one entra_tenant_id"));
                     None
                 }
-            }
-        };
-        let provider = text(members.provider, "context.provider");
-        let module = text(members.module, "context.module");
-        let scope = members.target_scope.map(RawValue::get);
-        let target_scope = match scope.map(|scope| (scope, kind(scope))) {
-            None | Some((_, "null")) => None,
-            Some((scope, "an object")) => match serde_json::from_str::<Members<'_>>(scope) {
                 Ok(scope) => Some(TargetScope {
                     entra_tenant_id: text(
                         scope.entra_tenant_id,
                         "context.target_scope.entra_tenant_id",
+                        &mut malformed,
                     ),
                     entra_tenant_name: display_name(scope.entra_tenant_name),
                 }),
@@ -232,22 +261,7 @@ impl RunRequest {
                 None
             }
         };
-        let connection = members.provider_connection_id.map(RawValue::get);
-        let provider_connection_id = match connection.map(|id| (id, kind(id))) {
-            None | Some((_, "null")) => None,
-            Some((id, kind)) => {
-                let number = match kind {
-                    "a text" => serde_json::from_str::<String>(id)
-                        .ok()
-                        .and_then(|id| id.parse().ok()),
-                    _ => serde_json::from_str::<i64>(id).ok(),
-                };
-                if number.is_none() {
-                    malformed.push(("context.provider_connection_id", INTEGER));
-                }
-                number.map(ConnectionId)
-            }
-        };
+        let provider_connection_id = connection_id(members.provider_connection_id, &mut malformed);
         Self {
             provider,
             module,
@@ -260,14 +274,42 @@ impl RunRequest {
     }
 }
 
-fn trace_parent(member: Option<&RawValue>) -> Option<TraceParent> {
-    let text: String = serde_json::from_str(member?.get()).ok()?;
+fn text(member: Member<'_>, path: &'static str, malformed: &mut Malformed) -> Option<String> {
+    let allowed = match member.read(path, malformed)? {
+        (json, "a text") => match serde_json::from_str::<String>(json) {
+            Ok(text) if text.trim().is_empty() => return None,
+            Ok(text) if text.len() <= NAME_BYTES => return Some(text),
+            Ok(_) => "a text of at most 300 bytes",
+            Err(_) => "a text of Unicode characters",
+        },
+        _ => "a text",
+    };
+    malformed.push((path, allowed));
+    None
+}
+
+fn connection_id(member: Member<'_>, malformed: &mut Malformed) -> Option<ConnectionId> {
+    let path = "context.provider_connection_id";
+    let id: Option<ConnectionId> = match member.read(path, malformed)? {
+        (json, "a text") => serde_json::from_str::<String>(json)
+            .ok()
+            .and_then(|id| id.parse().ok()),
+        (json, _) => serde_json::from_str(json).ok(),
+    };
+    if id.is_none() {
+        malformed.push((path, ONE_SPELLING));
+    }
+    id
+}
+
+fn trace_parent(member: Member<'_>) -> Option<TraceParent> {
+    let text: String = serde_json::from_str(member.once()?).ok()?;
     TraceParent::parse(&text)
 }
 
 /// A name for people: cut, and absent where it is none.
-fn display_name(member: Option<&RawValue>) -> Option<String> {
-    let name: String = serde_json::from_str(member?.get()).ok()?;
+fn display_name(member: Member<'_>) -> Option<String> {
+    let name: String = serde_json::from_str(member.once()?).ok()?;
     (!name.trim().is_empty()).then(|| name.chars().take(DISPLAY_NAME_CHARS).collect())
 }
 
@@ -382,14 +424,43 @@ mod tests {
             let paths: Vec<&str> = request.malformed.iter().map(|(path, _)| *path).collect();
             assert_eq!(paths, [path], "{member}: {value}");
         }
-        for text in ["1.0", "1e0", "\"1.0\""] {
+        for text in [
+            "1.0", "1e0", "\"1.0\"", "\"007\"", "\"+7\"", "\" 7\"", "\"-7\"", "\"0\"", "\"\"",
+        ] {
             let text = format!(r#"{{"provider_connection_id":{text}}}"#);
             let request = RunRequest::from_json(&text);
-            let named = [("context.provider_connection_id", INTEGER)];
+            let named = [("context.provider_connection_id", ONE_SPELLING)];
             assert_eq!(request.malformed, named, "{text}");
         }
         let ends = RunRequest::from_json(r#"{"provider_connection_id":-9223372036854775808}"#);
         assert_eq!(ends.provider_connection_id, Some(ConnectionId(i64::MIN)));
+    }
+
+    #[test]
+    fn a_member_that_is_there_twice_is_named_and_not_chosen() {
+        let request = RunRequest::from_json(
+            r#"{"provider_connection_id":7,"provider":"microsoft","module":null,"target_scope":{},
+                "provider_connection_id":8,"provider":null,"module":"core","target_scope":null,
+                "traceparent":"x","traceparent":"x","other":1,"other":2}"#,
+        );
+        let expected = [
+            ("context.provider", ONCE),
+            ("context.module", ONCE),
+            ("context.target_scope", ONCE),
+            ("context.provider_connection_id", ONCE),
+        ];
+        let read = RunRequest {
+            malformed: expected.into(),
+            ..RunRequest::default()
+        };
+        assert_eq!(request, read);
+        let scope = r#"{"target_scope":{"entra_tenant_id":"a","entra_tenant_id":"a"}}"#;
+        let scope = RunRequest::from_json(scope);
+        let named: Vec<&str> = scope.malformed.iter().map(|(path, _)| *path).collect();
+        assert_eq!(
+            (named, scope.target_scope),
+            (vec!["context.target_scope"], None)
+        );
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

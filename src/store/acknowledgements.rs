@@ -6,7 +6,9 @@
 //! serialised anyway.
 
 use super::audit::{owner_of_run, record};
-use super::bounds::{connection_of_context, end, id_of_text, is_impossible_time, member};
+use super::bounds::{
+    connection_of_context, end, id_of_text, is_impossible_time, is_listable, member,
+};
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::filters::push_acknowledgement_filter;
 use super::from_row::from_row;
@@ -164,8 +166,8 @@ const HOLD_CONNECTION: Sql = both!(
     "UPDATE " own!(latest_reports) " SET acknowledged = true WHERE connection_id = $1"
 );
 
-/// Ended at once if a later run found the check otherwise, or if the previous report of a later run was
-/// deleted, so that its checks are unknown.
+/// Ended at once if a later run found the check otherwise, or if its checks are unknown: the previous report of a later run
+/// was deleted, or no list looks into its context (in PostgreSQL its connection is unknown, too, and it is left out).
 const CARRY: Sql = Sql {
     postgres: sql_for!(
         postgres "INSERT INTO verifyd.carried_acknowledgements
@@ -175,14 +177,15 @@ const CARRY: Sql = Sql {
          FROM operation_runs f LEFT JOIN LATERAL (
             SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r
             WHERE r.type = " run_type!()
-        " AND r.status = 'completed' AND " connection_of_context!("r.context") " = $2::text
+        " AND r.status = 'completed' AND " is_listable!("r.context") " AND "
+        connection_of_context!("r.context") " = $2::text
               AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id
               AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
               AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id)
-              AND (NOT " found_in_report!("$3", "$4", "$5")
-        "       OR " member!("r.context", verification_report previous_report_id) " IS NOT NULL
-                    AND NOT EXISTS (SELECT FROM operation_runs p WHERE p.id::text = "
-        member!("r.context", verification_report previous_report_id) "))
+              AND (NOT " found_in_report!("$3", "$4", "$5") " OR EXISTS (SELECT FROM (SELECT "
+        member!("r.context", verification_report previous_report_id) " AS id OFFSET 0) b
+                    WHERE b.id IS NOT NULL AND NOT EXISTS (
+                        SELECT FROM operation_runs p WHERE p.id = " id_of_text!("b.id") ")))
             ORDER BY r.completed_at::timestamptz, r.id LIMIT 1
          ) l ON true
          WHERE f.id = $6 AND f.completed_at IS NOT NULL AND " is_newest_of_id!("f")
@@ -197,10 +200,10 @@ const CARRY: Sql = Sql {
               AND " connection_of_context!("r.context") " = CAST($2 AS TEXT)
               AND r.tenant_id IS f.tenant_id AND r.workspace_id IS f.workspace_id
               AND (" moment!("r.completed_at") ", r.id) > (" moment!("f.completed_at") ", f.id)
-              AND (NOT " found_in_report!("$3", "$4", "$5")
+              AND CASE WHEN " is_listable!("r.context") " THEN NOT " found_in_report!("$3", "$4", "$5")
         "       OR r.context ->> '$.verification_report.previous_report_id' IS NOT NULL
                     AND NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id =
-                        r.context ->> '$.verification_report.previous_report_id'))
+                        r.context ->> '$.verification_report.previous_report_id') ELSE true END
             ORDER BY " moment!("r.completed_at") ", r.id LIMIT 1)
          WHERE f.id = $6 AND (" moment!("f.completed_at") ") IS NOT NULL"
     ),
@@ -294,8 +297,9 @@ macro_rules! id_of_context {
 }
 
 /// Its own; and those made on an earlier run of the same connection, tenant and workspace, that had
-/// not lapsed, been withdrawn or expired when it was completed. (In SQLite the recorded times may be in the form
-/// that the runs had.) The connection is another one where it was created between the two runs.
+/// not lapsed, been withdrawn or expired when it was completed, if lists look into its context. (In SQLite the
+/// recorded times may be in the form that the runs had.) The connection is another one where it was created
+/// between the two runs.
 const OF_RUN: Sql = both!(
     of_runs!() "r.id = $1
      UNION ALL SELECT " columns!("a.") " FROM operation_runs r
@@ -313,9 +317,9 @@ const OF_RUN: Sql = both!(
        AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id
        AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id
       WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " AND " is_newest_of_id!("r")
+    " AND " is_listable!("r.context")
     " AND NOT EXISTS (SELECT 1 FROM provider_connections c WHERE c.id = k.connection_id AND "
-    is_before_creation!("k.from_completed_at")
-    " AND " moment!("c.created_at") " <= " moment!("r.completed_at") ") AND "
+    is_before_creation!("k.from_completed_at") " AND " moment!("c.created_at") " <= " moment!("r.completed_at") ") AND "
     found_in_report!("k.check_key", "k.status", "k.reason_code") " ORDER BY 1"
 );
 

@@ -261,6 +261,9 @@ macro_rules! listed_member {
 
 /// The id that a text in PostgreSQL is, or NULL: one cast refuses what is no number, the other one what no `bigint` is.
 macro_rules! id_of_text {
+    (postgres $text:expr) => {
+        $crate::store::bounds::id_of_text!($text)
+    };
     ($text:expr) => {
         concat!(
             "CASE WHEN ",

@@ -47,10 +47,9 @@ const LOCK_CONNECTION: Sql = both!(
 
 /// What an entry of the audit trail keeps: see [`credential_facts`].
 const FACTS: Sql = both!(
-    "SELECT " short!("kind") ", " each!(
-        "to_char(expires_at::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')",
-        "strftime('%Y-%m-%dT%H:%M:%SZ', expires_at)"
-    )
+    "SELECT " short!("kind") ", " each!("to_char((", "strftime('%Y-%m-%dT%H:%M:%SZ', ")
+    moment!("expires_at")
+    each!(") AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')", ")")
     " FROM provider_credentials WHERE provider_connection_id = $1 ORDER BY id DESC LIMIT 1"
 );
 

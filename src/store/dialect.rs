@@ -170,7 +170,7 @@ macro_rules! is_about {
     (sqlite $theirs:expr, $own:expr) => {
         concat!(
             "abs(julianday(",
-            $theirs,
+            $crate::store::bounds::time!(sqlite $theirs),
             ") - julianday(",
             $own,
             ")) <= 1.0 / 86400.0"

@@ -27,7 +27,8 @@ const IS_INDEXED: Sql = Sql {
 
 /// Skips from tenant to tenant along the index `operation_runs_check_turns`. `$1`: start after this tenant,
 /// `$2`: tenants to leave out, `$3`: how many. Where a tenant's first runs are not due yet, a few more are
-/// read, not all.
+/// read, not all, and at most 1,000 where they can never be claimed. Both databases see that the rows come in the order
+/// of the index, and read no further than they need.
 ///
 /// A producer may write any tenant. Between two tenants that have a connection at most one that has none is
 /// read, however many there are, and only the first of all such tenants is returned; none while a run of one
@@ -50,10 +51,11 @@ const OLDEST_OF_TENANTS: Sql = both!(
         "SELECT w.tenant, f.id FROM waiting w CROSS JOIN LATERAL (",
         "SELECT tenant, run FROM (SELECT w.tenant AS tenant, ("
     )
-    "SELECT first.id FROM (SELECT r.id, r.started_at, " is_claimable!()
+    "SELECT first.id FROM (SELECT q.id, q.started_at FROM (SELECT r.id, r.started_at, " is_claimable!()
     " AND " has_own_id!("r") " AS is_claimable FROM operation_runs r WHERE r.type = " run_type!()
-    " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 8) first
-        WHERE first.is_claimable AND (first.started_at IS NULL
+    " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 1000) q
+        WHERE q.is_claimable ORDER BY q.id LIMIT 8) first
+        WHERE (first.started_at IS NULL
             OR NOT EXISTS (SELECT 1 FROM " own!(run_deliveries) " d
                           WHERE d.run_id = first.id AND d.not_before > " now!()
     ")) ORDER BY first.id LIMIT 1)" each!(" f", " AS run FROM waiting w")

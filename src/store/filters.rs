@@ -1,7 +1,7 @@
 //! The conditions of lists. A statement contains only the conditions that were asked for, so that the planner
 //! can use an index.
 
-use super::bounds::{connection_of_context, is_valid_connection};
+use super::bounds::{connection_of_context, is_listable, is_valid_connection};
 use super::dialect::{each, run_type};
 use super::overview::anywhere;
 use super::sql::{both, sql_for};
@@ -66,11 +66,14 @@ const CONNECTION: [Sql; 2] = [
         postgres: sql_for!(
             postgres " AND EXISTS (SELECT FROM operation_runs c
                 WHERE c.id BETWEEN a.operation_run_id AND a.operation_run_id AND c.type = " run_type!()
-            " AND " connection_of_context!("c.context") " = "
+            " AND " is_listable!("c.context") " AND " connection_of_context!("c.context") " = "
         ),
-        sqlite: sql_for!(sqlite " AND " connection_of_context!("r.context") " = "),
+        sqlite: sql_for!(
+            sqlite " AND CASE WHEN " is_listable!("r.context") " THEN " connection_of_context!("r.context")
+            " = "
+        ),
     },
-    both!(each!(" OFFSET 0)", "")),
+    both!(each!(" OFFSET 0)", " END")),
 ];
 
 /// Of `verification_check_acknowledgements a` and their `operation_runs r`, newest first.

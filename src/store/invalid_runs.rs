@@ -1,7 +1,7 @@
 //! Finds invalid runs, and describes what is invalid about each.
 
 use super::bounds::{is_impossible_time, is_listable, is_listed, member, short};
-use super::dialect::run_type;
+use super::dialect::{each, run_type};
 use super::from_row::from_row;
 use super::repeated_ids::{is_of_type, is_partitioned, repeated_active_ids};
 use super::sql::sql_for;
@@ -25,20 +25,35 @@ macro_rules! bad_time {
     };
 }
 
+/// Further rows beside `latest`: the oldest runs in this state. The index of active runs has them in this order; SQLite
+/// takes it where its own condition is repeated.
+macro_rules! oldest {
+    ($db:ident $status:literal) => {
+        sql_for!(
+            $db " UNION ALL SELECT * FROM (SELECT id, type, status, outcome, created_at, started_at, completed_at, "
+            each!("context", "NULL") " AS context FROM operation_runs
+            WHERE type = " run_type!() " AND status IN ('queued', 'running') AND status = '" $status
+            "' AND id < (SELECT id FROM first) ORDER BY id LIMIT $1) " $status
+        )
+    };
+}
+
 /// `$1`: how many of the latest rows of the table, of any type, are looked at: another application's
-/// table has no index that would help. Every condition is false on what verifyd itself writes about a
-/// run that it could understand. Of contexts, only those of blocked runs are read, as lists read them: nothing
-/// is said against one that there was no time for. A blocked run whose context is larger than any that verifyd
-/// leaves was completed by another writer.
+/// table has no index that would help. And how many of the oldest queued and of the oldest running ones, among which an
+/// invalid one stays for ever. Every condition is false on what verifyd itself writes about a run that it could
+/// understand. Of contexts, only those of blocked runs are read, as lists read them: nothing is said against one that
+/// there was no time for. A blocked run whose context is larger than any that verifyd leaves was completed by another
+/// writer.
 const INVALID: Sql = Sql {
     postgres: sql_for!(
         postgres "WITH latest AS MATERIALIZED (
             SELECT id, type, status, outcome, created_at, started_at, completed_at, context
             FROM operation_runs ORDER BY id DESC LIMIT $1
-        ), seen AS (
+        ), first AS (SELECT min(id) AS id FROM latest), seen AS (
             SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, "
         bad_time!() " AS bad_time
-            FROM latest l WHERE type = " run_type!() "), looked_into AS MATERIALIZED (
+            FROM (SELECT * FROM latest" oldest!("queued") oldest!("running") ") l
+            WHERE type = " run_type!() "), looked_into AS MATERIALIZED (
             SELECT s.*, CASE WHEN s.blocked THEN (
                 SELECT ARRAY[" member!("x.context", reason_code)
         ", jsonb_typeof(x.context -> 'verification_report')]
@@ -63,7 +78,9 @@ const INVALID: Sql = Sql {
         ORDER BY id DESC LIMIT $2"
     ),
     sqlite: sql_for!(
-        sqlite "WITH latest AS (
+        sqlite "WITH first AS (
+            SELECT min(id) AS id FROM (SELECT id FROM operation_runs ORDER BY id DESC LIMIT $1)
+        ), latest AS (
             SELECT id, type, status, outcome, created_at, started_at, completed_at,
                    CASE WHEN " is_listed!("context")
         " THEN context END AS context FROM operation_runs ORDER BY id DESC LIMIT $1
@@ -75,7 +92,8 @@ const INVALID: Sql = Sql {
                 coalesce(l.outcome = 'blocked' AND l.context IS NOT NULL
                     AND json_type(l.context, '$.verification_report') IS NOT 'object', 0)
                     AS blocked_without_report
-            FROM latest l WHERE type = " run_type!() ") SELECT id, " short!("status") " AS status, "
+            FROM (SELECT * FROM latest" oldest!("queued") oldest!("running") ") l
+            WHERE type = " run_type!() ") SELECT id, " short!("status") " AS status, "
         short!("outcome")
         " AS outcome, completed_at IS NOT NULL AS completed, blocked_without_report, reason_code,
             bad_time

@@ -61,17 +61,18 @@ macro_rules! expiry_key {
 
 const EXPIRY_KEY: Sql = both!(expiry_key!());
 
-/// The active runs are found by their index, once for the whole page. An invalid run, which is never completed, is none,
-/// but counts among those that are read.
+/// The active runs are found by their index, once for the whole page, and in its order: the running ones, then the newest
+/// of the queued. An invalid run, which is never completed, is none.
 const ACTIVE: Sql = both!(
     "WITH active AS MATERIALIZED (SELECT " listed_member!("r.context", provider_connection_id)
-    " AS connection, r.tenant_id, r.id, " is_claimable!() " AND " is_not_repeated!("r") " AS claimable FROM operation_runs r
-     WHERE r.type = " run_type!() " AND r.status IN ('queued', 'running') LIMIT "
+    " AS connection, r.tenant_id, r.id FROM operation_runs r WHERE r.type = " run_type!()
+    " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " is_not_repeated!("r")
+    " ORDER BY r.status DESC, r.id DESC LIMIT "
 );
 
 const STATES: Sql = both!(
     "), latest_active AS (SELECT connection, tenant_id, max(id) AS id FROM active
-         WHERE claimable GROUP BY connection, tenant_id)
+         GROUP BY connection, tenant_id)
      SELECT " connection_columns!()
     ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint,
        l.overall AS latest_overall, l.outcome AS latest_outcome,

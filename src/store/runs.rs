@@ -1,6 +1,6 @@
 //! Reads runs.
 
-use super::bounds::{fits, is_claimable, is_shown, member, short, time};
+use super::bounds::{fits, is_claimable, is_listable, is_shown, member, short, time};
 use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};
 use super::repeated_ids::{is_newest_of_id, is_not_repeated, is_of_type};
 use super::reused_ids::{OWN_ATTEMPTS, is_before_creation, is_of_its_run};
@@ -28,12 +28,14 @@ const RUN: Sql = both!(
      FROM operation_runs r WHERE r.id = $1 AND " is_of_type!("r") " AND " is_newest_of_id!("r") " AND " is_shown!()
 );
 
-/// For a context that is too large as a whole: the report (`$3`: its largest size), what else a completion
-/// writes, and the producer's members (`$2`: their largest size), or at least those that identify the target.
+/// For a context that is too large as a whole, up to the size that lists look into: the report (`$3`: its largest
+/// size), what else a completion writes, and the producer's members (`$2`: their largest size), or at least those
+/// that identify the target.
 const PARTS: Sql = Sql {
     postgres: sql_for!(
         postgres "WITH whole AS MATERIALIZED (SELECT r.context #> '{}' AS j FROM operation_runs r
-             WHERE r.id = $1 AND " is_newest_of_id!("r") " AND jsonb_typeof(r.context) = 'object'),
+             WHERE r.id = $1 AND " is_newest_of_id!("r") " AND CASE WHEN " is_listable!("r.context")
+        " THEN jsonb_typeof(r.context) END = 'object'),
          parts AS MATERIALIZED (SELECT j, j -> 'verification_report' AS report,
              j - '{verification_report,reason_code,next_steps}'::text[] AS own FROM whole)
          SELECT CASE WHEN " fits!("p.report", "$3") " THEN p.report END AS report, CASE WHEN "
@@ -50,7 +52,8 @@ const PARTS: Sql = Sql {
     sqlite: sql_for!(
         sqlite "WITH parts AS MATERIALIZED (SELECT context, context -> '$.verification_report' AS report,
              json_remove(context, '$.verification_report', '$.reason_code', '$.next_steps') AS own
-             FROM operation_runs WHERE id = $1 AND json_type(context) = 'object')
+             FROM operation_runs WHERE id = $1 AND CASE WHEN " is_listable!("context")
+        " THEN json_type(context) END = 'object')
          SELECT CASE WHEN octet_length(report) <= $3 THEN report END AS report,
              json_patch(CASE WHEN octet_length(own) <= $2 THEN own ELSE json_object('provider', "
         member!("own", provider) ", 'module', " member!("own", module)
@@ -132,8 +135,8 @@ impl<S: SqlStore> RunStore for S {
     }
 }
 
-/// The context of a run that is too large as a whole, in parts. Where the server cannot take it apart the run
-/// is read without.
+/// The context of a run that is too large as a whole, in parts. Where that is larger than `is_listable!`, or the server
+/// cannot take it apart, the run is read without.
 async fn read_parts(
     store: &impl SqlStore,
     mut run: OperationRun,

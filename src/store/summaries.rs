@@ -14,7 +14,7 @@ use super::tolerant_decoding::{Text, Time};
 use crate::domain::access::Binding;
 use crate::domain::report::SCHEMA_VERSION;
 use crate::domain::run::{ReportPresence, RunState, RunStatus, RunSummary};
-use crate::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
+use crate::domain::{RunId, TenantId, WorkspaceId};
 use crate::ports::runs::{RunFilter, SummaryStore};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
@@ -214,10 +214,7 @@ impl TryFrom<SummaryRow> for RunSummary {
             tenant_id: row.tenant_id.map(TenantId),
             status,
             outcome: optional_name(TABLE, "outcome", id, &row.outcome)?,
-            provider_connection_id: row
-                .connection
-                .and_then(|id| id.0.parse().ok())
-                .map(ConnectionId),
+            provider_connection_id: row.connection.and_then(|id| id.0.parse().ok()),
             provider: text(row.provider),
             module: text(row.module),
             display_name: text(row.display_name),

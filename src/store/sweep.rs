@@ -4,7 +4,7 @@ use super::End;
 use super::bounds::{is_claimable, time};
 use super::budgets;
 use super::dialect::{
-    a_day_ago, a_second_after, among, before, clock, each, is_failed_completion, now, own,
+    a_day_ago, a_second_after, among, before, clock, each, is_failed_completion, moment, now, own,
     postgres_only, run_type,
 };
 use super::postgres::LOCK_TIMEOUT;
@@ -98,16 +98,14 @@ const END_SUPERSEDED: Sql = both!(
     ")) AND " is_running!() " IS NOT TRUE"
 );
 
-/// A time of the future, as `infinity`, does not keep a run. `$3`: runs that are left out.
+/// A time of the future, as `infinity`, does not keep a run, nor does what is no time, as `now` in SQLite. `$3`: runs
+/// that are left out.
 const WITHOUT_LEASE: Sql = both!(
     "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'running' AND "
-    is_claimable!() " AND ("
+    is_claimable!() " AND (" moment!("coalesce(r.started_at, r.created_at)") " BETWEEN " before!("$1")
     each!(
-        "coalesce(r.started_at::timestamptz, r.created_at::timestamptz)
-           BETWEEN now() - make_interval(secs => $1) AND now() + make_interval(secs => $1)",
-        "strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(r.started_at, r.created_at))
-           BETWEEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now', $1)
-               AND strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+1 minute')"
+        " AND now() + make_interval(secs => $1)",
+        " AND strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+1 minute')"
     )
     ") IS NOT TRUE
       AND NOT EXISTS (SELECT 1 FROM " own!(run_attempts) " a

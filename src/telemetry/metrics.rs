@@ -149,7 +149,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, "verifyd_ready", "1 while GET /readyz answers 200"),
     (Kind::Gauge, "verifyd_polling", "1 while runs are taken from the database, as the queue is unavailable"),
     (Kind::Gauge, "verifyd_partitions_left_seconds", "Seconds until the partitions of operation_runs end; NaN where it has none by created_at, or they have no end"),
-    (Kind::Gauge, "verifyd_invalid_runs", "Invalid runs among the latest 10,000 rows, 1,000 at most"),
+    (Kind::Gauge, "verifyd_invalid_runs", "Invalid runs among the latest 10,000 rows and the oldest that are not completed, 1,000 at most"),
     (Kind::Gauge, "verifyd_runs_queued", "Runs with status queued"),
     (Kind::Gauge, "verifyd_runs_requeue_refused", "Runs that the database refuses to queue again"),
     (Kind::Gauge, "verifyd_runs_running", "Runs with status running"),

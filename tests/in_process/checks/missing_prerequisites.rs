@@ -74,6 +74,10 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
             Reason::ContextMalformed,
         ),
         (
+            json!({"provider_connection_id": format!("0{good}")}),
+            Reason::ContextMalformed,
+        ),
+        (
             json!({"provider_connection_id": [1]}),
             Reason::ContextMalformed,
         ),

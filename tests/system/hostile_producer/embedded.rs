@@ -217,6 +217,16 @@ impl File {
                 assert_eq!(parts[4], "succeeded", "{row}");
             }
         }
+        // Lists find a run by the text of its connection's id: of the first one, where there are two.
+        let other = "SELECT id FROM (SELECT r.id, group_concat(m.value) AS named
+                FROM operation_runs r, json_each(r.context) m
+                WHERE r.outcome = 'succeeded' AND json_valid(r.context)
+                    AND m.key = 'provider_connection_id' AND EXISTS (
+                        SELECT 1 FROM verifyd_run_attempts a
+                        WHERE a.run_id = r.id AND a.end_reason = 'completed') GROUP BY r.id)
+            WHERE named <> CAST(CAST(named AS INTEGER) AS TEXT)";
+        let other = self.ids(other).await;
+        assert!(other.is_empty(), "checked another connection: {other:?}");
         let many = "SELECT run_id FROM verifyd_run_attempts WHERE counted GROUP BY run_id
             HAVING count(*) > 3";
         let many = self.ids(many).await;

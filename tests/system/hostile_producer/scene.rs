@@ -258,6 +258,7 @@ impl Scene {
         let open = format!("SELECT count(*) FROM operation_runs WHERE {CLAIMABLE} AND id > 0");
         self.bench.until(&open, |n| n == 0).await;
         self.healthy_runs_were_not_held_up().await;
+        self.checked_what_is_listed().await;
         self.everything_is_shown().await;
         self.nothing_was_overwritten().await;
         if let Some(peak) = peak_kib(self.daemon.pid()) {
@@ -284,6 +285,16 @@ impl Scene {
         );
         let disturbed = self.texts(&disturbed).await;
         assert!(disturbed.is_empty(), "healthy runs: {disturbed:?}");
+    }
+
+    /// Lists find a run by the text of its connection's id, so no other text may lead to a check.
+    async fn checked_what_is_listed(&mut self) {
+        let wrong = "SELECT id, left(context ->> 'provider_connection_id', 60) FROM operation_runs
+             WHERE type = 'provider.connection.check' AND outcome = 'succeeded'
+             AND id IN (SELECT run_id FROM audit.runs)
+             AND context ->> 'provider_connection_id' !~ '^[1-9][0-9]*$'";
+        let wrong = self.texts(wrong).await;
+        assert!(wrong.is_empty(), "checked: {wrong:?}");
     }
 
     async fn everything_is_shown(&mut self) {

@@ -45,6 +45,8 @@ pub enum Mistake {
     Member(&'static str, Option<String>),
     /// The same member twice.
     Twice(&'static str, String),
+    /// The id of the right connection as a text, with this before it.
+    Spelled(&'static str),
     /// This JSON for the whole context.
     Context(String),
     /// The right context as a JSON text.
@@ -145,6 +147,9 @@ const MEMBERS: &[&str] = &[
     "next_steps",
     "extra",
 ];
+
+/// What stands before a number that is another one as a text.
+const SPELLINGS: &[&str] = &["0", "00", "+", " ", "-"];
 
 /// JSON that stands where something else is expected.
 fn values() -> Vec<String> {
@@ -250,6 +255,7 @@ pub fn catalogue(database: Database) -> Vec<Vec<Mistake>> {
         all.push(Mistake::Member(member, None));
         all.push(Mistake::Member(member, Some("12".into())));
     }
+    all.extend(SPELLINGS.iter().copied().map(Mistake::Spelled));
     all.into_iter().map(|mistake| vec![mistake]).collect()
 }
 
@@ -268,6 +274,7 @@ fn mistake(database: Database) -> impl Strategy<Value = Mistake> {
         2 => (select(MEMBERS), value()).prop_map(|(member, value)| Mistake::Twice(member, value)),
         2 => value().prop_map(Mistake::Context),
         1 => Just(Mistake::EncodedTwice),
+        1 => select(SPELLINGS).prop_map(Mistake::Spelled),
     ]
 }
 
@@ -305,6 +312,10 @@ pub fn row(database: Database, target: &Target, mistakes: &[Mistake]) -> Row {
                 members.remove(name);
             }
             Mistake::Twice(name, value) => twice.push((*name, value.clone())),
+            Mistake::Spelled(before) => {
+                let id = json_text(&format!("{before}{}", target.connection));
+                members.insert("provider_connection_id", id);
+            }
             Mistake::Context(value) => whole = Some(value.clone()),
             Mistake::EncodedTwice => encoded = true,
         }

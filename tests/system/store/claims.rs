@@ -211,3 +211,19 @@ pub async fn a_run_whose_row_a_trigger_keeps_is_refused(bed: &Bed) {
     // One that a batch left behind would count.
     assert_eq!(bed.count(&bed.own("run_attempts")).await, 0);
 }
+
+/// SQLite's functions, and the index, take the first one; other readers the last.
+#[tokio::test]
+async fn a_connection_that_a_context_names_twice_is_not_chosen() {
+    let bed = Bed::sqlite().await;
+    bed.exec(&format!(
+        "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) VALUES (1, 7, \
+         '{RUN_TYPE}', 'queued', '{{\"provider_connection_id\":1,\"provider_connection_id\":2}}')"
+    ))
+    .await;
+    let run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
+    let request = bed.claim(run, "w").await.run.request;
+    assert_eq!(request.provider_connection_id, None);
+    let named = [("context.provider_connection_id", "this member once")];
+    assert_eq!(request.malformed, named);
+}

@@ -76,6 +76,22 @@ pub async fn only_runs_that_are_due_and_ours_are_next(bed: &Bed) {
     assert_eq!(turns(bed, None, &[], 10).await, [(3, next)]);
 }
 
+/// Rows that can never be claimed stay the first ones of their tenant for ever.
+pub async fn runs_that_can_never_be_claimed_keep_their_tenant_in_the_queue(bed: &Bed) {
+    bed.lift_constraints().await;
+    connected(bed, &[3, 7]).await;
+    let columns = "workspace_id, tenant_id, type, status, outcome";
+    let row = format!("(1, 3, '{RUN_TYPE}', 'queued', 'pending')");
+    let rows = vec![row; 9].join(", ");
+    bed.unchecked(&format!(
+        "INSERT INTO operation_runs ({columns}) VALUES {rows}"
+    ))
+    .await;
+    let healthy = [(3, queued(bed, 3).await), (7, queued(bed, 7).await)];
+    queued(bed, 3).await;
+    assert_eq!(turns(bed, None, &[], 10).await, healthy);
+}
+
 /// A producer may write any tenant into its rows. Two tenants that have a connection wait behind thousands
 /// that it invents, around theirs and with several runs each.
 pub async fn tenants_without_a_connection_share_one_place(bed: &Bed) {

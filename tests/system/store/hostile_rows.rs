@@ -96,6 +96,7 @@ fn times(bed: &Bed) -> &'static [&'static str] {
             "infinity",
             "-infinity",
             "soon",
+            "now",
             "",
             "+12026-01-01T00:00:00Z",
             "-4713-01-01",

@@ -12,7 +12,7 @@ use test_support::padding::{TEXTS, half_noise};
 use test_support::waiting::within;
 use verifyd::domain::access::Binding;
 use verifyd::domain::run::{ContextProblem, RUN_TYPE, ReportPresence};
-use verifyd::domain::{ConnectionId, Reason, RunId};
+use verifyd::domain::{ConnectionId, Outcome, Reason, RunId};
 use verifyd::ports::acknowledgements::AcknowledgementFilter;
 use verifyd::ports::overview::ConnectionFilter;
 
@@ -179,6 +179,39 @@ pub async fn what_is_just_above_the_limit_is_not_read_and_named(bed: &Bed) {
         );
         let problem = &invalid[0].problem;
         assert!(problem.starts_with("context_too_large: "), "{problem}");
+    }
+}
+
+/// As another writer may leave it, in a table without guards: no read takes it apart.
+pub async fn what_no_list_looks_into_is_shown_without_its_content(bed: &Bed) {
+    bed.lift_constraints().await;
+    bed.unguard().await;
+    let connection = bed.connection(7).await;
+    let earlier = checked(bed, connection.0, &[BROKEN]).await;
+    let run = checked(bed, connection.0, &[BROKEN]).await;
+    let accepted = accept(earlier, connection.0, BROKEN);
+    let accepted = bed.store.acknowledge(&accepted).await.unwrap().unwrap().0;
+    let bound = match bed.is_postgres() {
+        true => {
+            let stored = "ALTER TABLE operation_runs ALTER COLUMN context SET STORAGE EXTERNAL";
+            bed.exec(stored).await;
+            20 * 1024 * 1024
+        }
+        false => 4 * 1024 * 1024,
+    };
+    for (size, is_read) in [(bound - 65_536, true), (bound + 2, false)] {
+        let padded = match bed.is_postgres() {
+            true => format!("context || jsonb_build_object('padding', repeat('0', {size}))"),
+            false => format!("json_set(context, '$.padding', hex(zeroblob({size} / 2)))"),
+        };
+        bed.save(run, &format!("context = {padded}")).await;
+        let stored = bed.run(run).await;
+        assert_eq!(stored.outcome, Some(Outcome::Succeeded));
+        assert_eq!(stored.report().is_some(), is_read, "{size}");
+        assert_eq!(stored.context["provider"] == "microsoft", is_read, "{size}");
+        let carried = bed.store.acknowledgements_of(run).await.unwrap();
+        let carried = carried.iter().any(|one| one.id == accepted.id);
+        assert_eq!(carried, is_read, "{size}");
     }
 }
 

@@ -24,6 +24,7 @@ mod fixtures;
 mod guards;
 mod hostile_connections;
 mod hostile_rows;
+mod invalid_runs;
 mod inventory;
 mod large_contexts;
 mod onboarding;
@@ -177,6 +178,8 @@ runs {
         a_rule_of_the_oldest_tenants_is_not_taken_for_one_of_all,
         refused_claims_of_runs_that_wait_are_found,
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
+    invalid_runs:
+        an_invalid_run_that_is_not_completed_is_named_whatever_its_age;
     guards:
         a_completed_run_survives_a_save_of_an_older_copy,
         a_completed_run_keeps_its_report_under_any_context,
@@ -200,6 +203,7 @@ runs {
     fair_queuing:
         each_tenant_has_its_oldest_run_next,
         only_runs_that_are_due_and_ours_are_next,
+        runs_that_can_never_be_claimed_keep_their_tenant_in_the_queue,
         tenants_without_a_connection_share_one_place;
 }
 others {
@@ -262,6 +266,7 @@ others {
     large_contexts:
         what_a_claim_takes_is_listed_whatever_its_size,
         what_is_just_above_the_limit_is_not_read_and_named,
+        what_no_list_looks_into_is_shown_without_its_content,
         numbers_of_any_length_stay_as_they_are,
         many_members_of_a_target_scope_cost_a_few_passes_over_them;
     connections:
@@ -301,6 +306,7 @@ others {
         a_key_under_many_callers_is_first_once;
     overview:
         a_connection_is_shown_with_its_latest_report_and_active_run,
+        an_active_run_is_shown_among_thousands,
         connections_are_filtered_and_paged,
         what_is_out_of_reach_is_not_shown,
         connections_are_counted_by_their_latest_report,

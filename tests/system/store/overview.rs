@@ -101,6 +101,25 @@ pub async fn a_connection_is_shown_with_its_latest_report_and_active_run(bed: &B
     assert_eq!(alone.unwrap().as_ref(), found.first());
 }
 
+/// More runs than are looked through for a page, on both sides of the one that it shows.
+pub async fn an_active_run_is_shown_among_thousands(bed: &Bed) {
+    bed.lift_constraints().await;
+    let connection = add(bed, 7, "One").await;
+    let thousands = async |column: &str, value: &str| {
+        bed.unchecked(&format!(
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 10000) \
+             INSERT INTO operation_runs (workspace_id, tenant_id, type, status, {column}) \
+             SELECT 1, 7, '{RUN_TYPE}', 'queued', {value} FROM n"
+        ))
+        .await;
+    };
+    thousands("started_at", "NULL").await;
+    let run = bed.queued_for(7, connection.0).await;
+    // They are never claimed, and do not count.
+    thousands("outcome", "'pending'").await;
+    assert_eq!(states(bed, |_| ()).await[0].active_run_id, Some(run));
+}
+
 pub async fn connections_are_filtered_and_paged(bed: &Bed) {
     let ready = add(bed, 7, "Ready Ltd").await;
     let broken = add(bed, 7, "Broken 50% off").await;

@@ -1,7 +1,10 @@
 //! SQLite: the file itself.
 
 use crate::store::bed::{Bed, settings};
+use crate::store::fixtures::succeeded;
 use std::collections::BTreeSet;
+use verifyd::domain::ConnectionId;
+use verifyd::domain::completion::Completion;
 use verifyd::ports::store::StoreError;
 
 /// What the schema may call: all of it is in SQLite 3.37, and STRICT tables are in no older version.
@@ -84,6 +87,37 @@ async fn a_file_of_another_application_is_refused_and_left_alone() {
     // As `doctor` sees it, too.
     let error = bed.store.schema_version().await.unwrap_err();
     assert!(error.to_string().contains("tenants"), "{error}");
+}
+
+/// SQLite's own functions read a number as a day, and `now` as any time.
+#[tokio::test]
+async fn what_only_sqlite_reads_is_no_time() {
+    let bed = Bed::sqlite().await;
+    let connection = ConnectionId(1);
+    let run = bed
+        .completed(&Completion {
+            connection: Some(connection),
+            ..succeeded()
+        })
+        .await;
+    let latest = async || bed.store.latest_report(connection).await.unwrap();
+    assert!(latest().await.is_some());
+    bed.unguard().await;
+    // The same moment in both forms.
+    bed.exec("UPDATE verifyd_latest_reports SET completed_at = '2025-11-20T12:00:00.000Z'")
+        .await;
+    bed.save(run, "completed_at = '2025-11-20 12:00'").await;
+    assert!(latest().await.is_some());
+    bed.save(run, "completed_at = '2461000'").await;
+    assert_eq!(latest().await, None);
+
+    let connection = bed.connection_with(7, "sealed").await;
+    bed.exec("UPDATE provider_credentials SET expires_at = 'now'")
+        .await;
+    bed.set_credential(connection, "sealed again").await;
+    let before = "SELECT \"before\" FROM verifyd_audit_entries ORDER BY id DESC LIMIT 1";
+    let before = bed.text(before).await;
+    assert!(before.contains("\"expires_at\":null"), "{before}");
 }
 
 /// Whoever writes the file with another library runs its triggers and computes its indexes with that.

@@ -19,6 +19,7 @@ use crate::provider::microsoft::limiter::{LimitedRequests, Limiters, WaitingChec
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
+use chrono::{DateTime, Utc};
 use http::Uri;
 use moka::future::Cache;
 use serde::de::DeserializeOwned;
@@ -344,7 +345,7 @@ impl<'a> Session<'a> {
             .call(
                 scope(self.target, call, Some(&self.limited)),
                 request,
-                |answer| judge(answer, read),
+                |answer| judge(answer, read, self.shared.clock.now()),
             )
             .await
     }
@@ -436,7 +437,7 @@ fn refused_on_the_way(answer: &Answer, intermediary: Intermediary) -> Fault {
     fault
 }
 
-fn judge<T>(answer: Answer, read: fn(Body) -> Option<T>) -> Result<T, Fault> {
+fn judge<T>(answer: Answer, read: fn(Body) -> Option<T>, now: DateTime<Utc>) -> Result<T, Fault> {
     let status = answer.status;
     if !(200..300).contains(&status) {
         let object = answer.object();
@@ -464,6 +465,7 @@ fn judge<T>(answer: Answer, read: fn(Body) -> Option<T>) -> Result<T, Fault> {
             answer.challenged,
             // It also answers without a body.
             !answer.has_body() && answer.author.is_microsoft(),
+            now,
         );
         let is_known = fault.has(EvidenceKind::RequestId);
         let request_id = answer.request_id.filter(|_| !is_known);

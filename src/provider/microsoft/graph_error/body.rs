@@ -1,7 +1,9 @@
 //! Parses an error object of Graph at every depth: services behind Graph put their own error, as JSON, into
 //! the message of the outer one.
 
+use crate::outbound::retry_after::retry_after;
 use crate::provider::microsoft::evidence;
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -20,8 +22,8 @@ pub(super) struct ErrorBody {
     texts: Vec<String>,
     /// Whether a service behind Graph wrote it: the message is JSON.
     pub nested: bool,
-    /// How long the service asks to wait.
-    pub retry_after: Option<Duration>,
+    /// How long the service asks to wait, as it writes that.
+    retry_after: Option<String>,
     /// Permissions of which the application must have one, by a message of Intune.
     pub asks_for: Vec<String>,
 }
@@ -46,6 +48,11 @@ impl ErrorBody {
             .any(|text| words.iter().all(|word| text.contains(word.as_ref())))
     }
 
+    /// Returns how long the service asks to wait, in a form of the header.
+    pub fn retry_after(&self, now: DateTime<Utc>) -> Option<Duration> {
+        retry_after(self.retry_after.as_deref()?, now)
+    }
+
     fn walk(&mut self, value: &Value, depth: usize) {
         if depth == DEPTH {
             return;
@@ -57,7 +64,9 @@ impl ErrorBody {
                         "code" | "errorcode" => self.code(value),
                         "message" | "value" | "customapierrorphrase" => self.text(value, depth),
                         "error" | "innererror" | "details" => self.walk(value, depth + 1),
-                        "retryafter" => self.retry_after = self.retry_after.or(seconds(value)),
+                        "retryafter" if self.retry_after.is_none() => {
+                            self.retry_after = text_of(value);
+                        }
                         _ => {}
                     }
                 }
@@ -134,17 +143,39 @@ pub(super) fn error(body: Option<&Value>) -> Option<&Value> {
     body.get("error").or_else(|| body.get("odata.error"))
 }
 
-fn seconds(value: &Value) -> Option<Duration> {
-    value
-        .as_u64()
-        .or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()))
-        .map(crate::provider::microsoft::http::bounded_wait)
+/// A text or number as a text.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_wait_is_read_as_in_the_header() {
+        let now = "2026-10-21T07:28:00Z".parse().unwrap();
+        for (value, seconds) in [
+            (json!(7), Some(7.0)),
+            (json!("7"), Some(7.0)),
+            (json!(1.5), Some(1.5)),
+            (json!("Wed, 21 Oct 2026 07:28:30 GMT"), Some(30.0)),
+            (json!(u64::MAX), Some(86_400.0)),
+            (json!(-1), None),
+            (json!("soon"), None),
+            (json!([7]), None),
+        ] {
+            let service = json!({ "retryAfter": value }).to_string();
+            let parsed = ErrorBody::of(Some(&json!({"error": {"message": service}}))).unwrap();
+            let wait = seconds.map(Duration::from_secs_f64);
+            assert_eq!(parsed.retry_after(now), wait, "{value}");
+        }
+    }
 
     #[test]
     fn depth_and_number_are_bounded() {

@@ -13,6 +13,7 @@ use super::fault::{Fault, Retry};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
 use body::ErrorBody;
+use chrono::{DateTime, Utc};
 use codes::{Table, by_status};
 use serde_json::Value;
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub(super) fn fault(
     retry_after: Option<Duration>,
     challenged: bool,
     is_graphs: bool,
+    now: DateTime<Utc>,
 ) -> Fault {
     let parsed = ErrorBody::of(body);
     let (reason, retry) = meaning(status, parsed.as_ref(), challenged, is_graphs);
@@ -55,7 +57,7 @@ pub(super) fn fault(
         .with_some(EvidenceKind::GraphCode, exact)
         .with_some(EvidenceKind::RequestId, id("request-id"))
         .with_some(EvidenceKind::CorrelationId, id("client-request-id"))
-        .retry(retry, retry_after.or(parsed.retry_after));
+        .retry(retry, retry_after.or_else(|| parsed.retry_after(now)));
     Fault {
         asks_for,
         remark,

@@ -1,7 +1,6 @@
 //! When a request may be sent again.
 
 use crate::domain::pause::with_jitter;
-use crate::outbound::retry_after::MAX_RETRY_AFTER;
 use std::time::Duration;
 
 /// Largest random part of a wait, as a share of it: many workers must not come back at once.
@@ -20,11 +19,6 @@ impl Backoff {
         let factor = 1u32 << attempt.saturating_sub(1).min(16);
         with_jitter(self.base.saturating_mul(factor), JITTER, self.max)
     }
-}
-
-/// Converts seconds to a wait, up to the longest plausible one.
-pub(in super::super) fn bounded_wait(seconds: u64) -> Duration {
-    Duration::from_secs(seconds).min(MAX_RETRY_AFTER)
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ pub(super) mod decoding;
 mod intermediary;
 mod transport;
 
-pub(super) use backoff::bounded_wait;
 pub(super) use body::Body;
 pub(super) use intermediary::Intermediary;
 
