@@ -7,7 +7,7 @@
 # It needs BuildKit (the default since Docker 23; DOCKER_BUILDKIT=1 before).
 
 # ---- sources ------------------------------------------------------------------------------------
-FROM rust:1.95-bookworm AS sources
+FROM rust:1.95.0-bookworm AS sources
 
 WORKDIR /src
 # .dockerignore lets through only what the program is made of.
@@ -40,7 +40,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     echo 'verifyd:x:10001:' > etc/group
 
 # ---- list of components -------------------------------------------------------------------------
-FROM rust:1.95-bookworm AS cyclonedx
+FROM rust:1.95.0-bookworm AS cyclonedx
 
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     cargo install --quiet --locked --version 0.5.9 --root /opt/cyclonedx cargo-cyclonedx

@@ -41,8 +41,8 @@ deploy:
     scripts/check-deploy
 
 # Build the image and run all of Compose, as root
-containers:
-    scripts/test-containers
+containers *args:
+    scripts/test-containers {{ args }}
 
 # Check dependencies for known vulnerabilities, and record it
 advisories:

@@ -82,7 +82,8 @@ def check_runbooks():
     problems = []
     for rule in rules:
         name = rule["alert"]
-        if rule["annotations"].get("runbook_url") != f"docs/guides/alerts.md#{name.lower()}":
+        # Behind an address that an installation puts in front.
+        if not rule["annotations"].get("runbook_url", "").endswith(f"docs/guides/alerts.md#{name.lower()}"):
             problems.append(f"{name}: runbook_url does not lead to its section")
         if not {"summary", "description"} <= rule["annotations"].keys() or "severity" not in rule["labels"]:
             problems.append(f"{name}: needs summary, description and severity")

@@ -1,4 +1,4 @@
-//! `verifyd support-bundle`: what explains a failure, in one file that may be handed on.
+//! `verifyd support-bundle`: what explains a failure, in one archive that may be handed on.
 
 use super::args::SupportBundleArgs;
 use super::doctor::Line;
@@ -20,7 +20,7 @@ use owo_colors::OwoColorize as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -63,6 +63,11 @@ pub async fn run(
     settings: anyhow::Result<Settings>,
     args: &SupportBundleArgs,
 ) -> anyhow::Result<ExitCode> {
+    let to_stdout = args.output == Path::new("-");
+    anyhow::ensure!(
+        !(to_stdout && std::io::stdout().is_terminal()),
+        "standard output is a terminal: redirect it to a file, or name one with --output"
+    );
     let now = SystemClock.now();
     let mut files = match settings {
         Ok(settings) => gather(&settings, args.with_tenant_data).await,
@@ -74,13 +79,19 @@ pub async fn run(
     };
     let manifest = manifest(&files, args.with_tenant_data, now);
     files.insert(0, File::json("manifest.json", "this list", &manifest));
-    let path = args.output.display();
-    let written = archive(&files, now).and_then(|archive| write_new(&args.output, &archive));
-    written.with_context(|| format!("cannot write {path}"))?;
+    let place = match to_stdout {
+        true => "standard output".to_owned(),
+        false => args.output.display().to_string(),
+    };
+    let written = archive(&files, now).and_then(|archive| match to_stdout {
+        true => write_stdout(&archive),
+        false => write_new(&args.output, &archive),
+    });
+    written.with_context(|| format!("cannot write {place}"))?;
     for file in &files {
-        output::line(format!("  {:<16} {}", file.name, file.about));
+        output::note(format!("  {:<16} {}", file.name, file.about));
     }
-    output::line(format!("{} {path}", "✓".green()));
+    output::note(format!("{} {place}", "✓".green()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -254,6 +265,12 @@ fn archive(files: &[File], now: DateTime<Utc>) -> std::io::Result<Vec<u8>> {
         archive.append_data(&mut header, path, file.content.as_slice())?;
     }
     archive.into_inner()?.finish()
+}
+
+fn write_stdout(content: &[u8]) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(content)?;
+    stdout.flush()
 }
 
 /// Writes a file that only its owner may read. One that exists stays as it is.

@@ -15,9 +15,10 @@ fn write_program(file: &Path, script: &str) {
     std::fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Runs the script where the database cannot be fetched, with a copy whose last commit is so many days old, if any, and
-/// a cargo-deny that ends with this code. Returns its exit code and what it said.
-fn advisories(days: Option<u64>, finds: i32) -> (Option<i32>, String) {
+/// Runs the script where the database cannot be fetched, with a copy whose last commit is so many days old, if any, so
+/// many days after that of the recorded check, and with a cargo-deny that ends with this code. Returns its exit code and
+/// what it said.
+fn advisories(days: Option<u64>, recorded_days: u64, finds: i32) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let wanted = std::fs::read_to_string(root().join("scripts/cargo-deny")).unwrap();
@@ -41,6 +42,11 @@ fn advisories(days: Option<u64>, finds: i32) -> (Option<i32>, String) {
     }
     git.push_str("esac");
     write_program(&path.join("git"), &git);
+    let seconds = recorded_days * 24 * 60 * 60 + 3600;
+    let date = format!(
+        "case \"$*\" in *-d*) echo $(($(/bin/date +%s) - {seconds})) ;; *) exec /bin/date \"$@\" ;; esac"
+    );
+    write_program(&path.join("date"), &date);
     let others = std::env::var("PATH").unwrap();
     let output = Command::new(root().join("scripts/advisories"))
         .env("CARGO_HOME", path)
@@ -53,20 +59,21 @@ fn advisories(days: Option<u64>, finds: i32) -> (Option<i32>, String) {
 
 #[test]
 fn a_copy_of_the_advisories_counts_by_its_last_commit() {
-    let (code, said) = advisories(Some(30), 0);
+    let (code, said) = advisories(Some(30), 31, 0);
     assert_eq!(code, Some(0), "{said}");
-    let (code, said) = advisories(Some(31), 0);
+    let (code, said) = advisories(Some(31), 0, 0);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("older than 30 days"), "{said}");
-    let (code, said) = advisories(Some(0), 4);
+    let (code, said) = advisories(Some(0), 0, 4);
     assert_eq!(code, Some(1), "{said}");
     assert!(!said.contains("older than"), "{said}");
 }
 
 #[test]
 fn without_a_copy_of_the_advisories_the_last_check_is_named() {
-    let (code, said) = advisories(None, 0);
+    let (code, said) = advisories(None, 30, 0);
     assert_eq!(code, Some(2), "{said}");
+    assert!(!said.contains("WARNING"), "{said}");
     let record = std::fs::read_to_string(root().join(".ci/advisories-checked")).unwrap();
     let dates: Vec<&str> = record
         .lines()
@@ -76,4 +83,11 @@ fn without_a_copy_of_the_advisories_the_last_check_is_named() {
     for date in dates {
         assert!(said.contains(date), "{date}: {said}");
     }
+    let (code, said) = advisories(None, 31, 0);
+    assert_eq!(code, Some(2), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(
+        last.contains("WARNING") && last.contains("31 days old"),
+        "{said}"
+    );
 }

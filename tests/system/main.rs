@@ -8,6 +8,7 @@
 
 mod advisories;
 mod api;
+mod check_deploy;
 mod daemon;
 mod enqueue;
 mod failed_claims;

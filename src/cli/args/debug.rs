@@ -71,7 +71,7 @@ fn period_of_change(text: &str) -> Result<Duration, String> {
 
 #[derive(Debug, Args)]
 pub struct SupportBundleArgs {
-    /// The file to write (.tar.gz), which must not exist
+    /// The file to write (.tar.gz), which must not exist; - for standard output
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
     /// Also what names tenants and quotes rows: the latest failed runs, and all that doctor says

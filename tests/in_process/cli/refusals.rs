@@ -5,6 +5,7 @@ use sqlx::{Connection as _, Executor as _};
 use std::fs::Permissions;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -221,12 +222,12 @@ async fn a_bad_configuration_stops_neither_its_defaults_nor_a_bundle() {
         command.env("VERIFYD_CONFIG", "bad.toml");
         let output = super::finish(command, "");
         assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
-        stdout(&output)
+        output
     };
     ends("config print", 1);
-    assert_holds(&ends("config default", 0), "[worker]");
-    let shown = ends("support-bundle --output bundle.tar.gz", 0);
-    assert_holds(&shown, "why the configuration cannot be used");
+    assert_holds(&stdout(&ends("config default", 0)), "[worker]");
+    let bundled = ends("support-bundle --output bundle.tar.gz", 0);
+    assert_holds(&stderr(&bundled), "why the configuration cannot be used");
     let bundle = std::fs::File::open(desk.folder.path().join("bundle.tar.gz")).unwrap();
     let mut held = String::new();
     let mut archive = flate2::read::GzDecoder::new(bundle);
@@ -237,6 +238,19 @@ async fn a_bad_configuration_stops_neither_its_defaults_nor_a_bundle() {
     );
     assert_holds(&held, "redis.url must be a redis://");
     assert!(!held.contains("s3cr3t"), "{held}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_is_not_written_to_a_terminal() {
+    let desk = Desk::new().await;
+    // Runs its command on a terminal, and shows what is written there.
+    let mut command = desk.prepared(Command::new("/usr/bin/script"), "--quiet --return");
+    let bundle = concat!(env!("CARGO_BIN_EXE_verifyd"), " support-bundle --output -");
+    command.args(["--command", bundle, "/dev/null"]);
+    let output = super::finish(command, "");
+    let shown = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert_holds(&shown, "standard output is a terminal");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,7 @@ mod refused_sweeps;
 mod replicas;
 mod reused_ids;
 mod rules;
+mod runbooks;
 mod schema;
 mod secrets;
 mod service_manager;
