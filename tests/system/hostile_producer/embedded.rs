@@ -2,7 +2,7 @@
 
 use crate::hostile_producer::scene::{MEMORY_KIB, SETTINGS, peak_kib};
 use crate::hostile_producer::shapes::{self, Database, Mistake, Target};
-use crate::hostile_producer::surfaces::Visitor;
+use crate::hostile_producer::surfaces::{self, Visitor};
 use crate::hostile_producer::{Draw, rounds};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -102,6 +102,8 @@ impl File {
         ] {
             sql.execute(never).await.unwrap();
         }
+        let sessions = AssertSqlSafe(surfaces::sessions());
+        sql.execute(sessions).await.unwrap();
         Self {
             bench,
             sql,
@@ -228,7 +230,7 @@ impl File {
 async fn whatever_is_written_into_the_file_of_the_embedded_database() {
     let mut draw = Draw::new("hostile producer, embedded");
     let mut file = File::new().await;
-    let token = file.bench.token(&["read", "run", "admin"]);
+    let token = file.bench.token(surfaces::SCOPES);
     let mut daemon = file.bench.serve(&[]);
     let mut visitor = Visitor::new(&daemon.listening, &token).await;
     let catalogue = shapes::catalogue(Database::Sqlite);
@@ -247,6 +249,7 @@ async fn whatever_is_written_into_the_file_of_the_embedded_database() {
         drawn.push(vec![Mistake::Column("context", large.into())]);
         file.round(&drawn, &mut visitor, daemon.pid()).await;
     }
+    assert!(!visitor.acknowledgements.is_empty());
     daemon.terminate();
     let printed = file.bench.printed.lock().unwrap();
     assert!(!printed.contains("panicked"), "{printed}");

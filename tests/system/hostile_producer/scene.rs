@@ -1,7 +1,7 @@
 //! verifyd under the roles of `deploy/`, a producer with the producer's rights, and an owner who looks.
 
 use crate::hostile_producer::shapes::{self, Database, Mistake, Target};
-use crate::hostile_producer::surfaces::Visitor;
+use crate::hostile_producer::surfaces::{self, Visitor};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::collections::BTreeMap;
 use test_support::bench::{Bench, Daemon, memory_kib};
@@ -157,6 +157,8 @@ impl Scene {
         ] {
             owner.execute(never).await.unwrap();
         }
+        let sessions = AssertSqlSafe(surfaces::sessions());
+        owner.execute(sessions).await.unwrap();
         oracle::watch(&bench).await;
         owner.execute(REMEMBER).await.unwrap();
         let mut producer = if other {
@@ -168,7 +170,7 @@ impl Scene {
         };
         // Times without a time zone are in UTC, wherever the test's server is.
         producer.execute("SET TIME ZONE 'UTC'").await.unwrap();
-        let token = bench.token(&["read", "run", "admin"]);
+        let token = bench.token(surfaces::SCOPES);
         bench.become_role("verifyd_serve");
         let daemon = bench.serve(&[]);
         let visitor = Visitor::new(&daemon.listening, &token).await;
