@@ -268,8 +268,27 @@ impl Bench {
 
     /// Starts `verifyd serve` and waits until it is ready for runs.
     pub fn serve(&self, extra: &[(&str, &str)]) -> Daemon {
-        let mut child = ends_with_test("KILL")
-            .arg(&self.program)
+        let mut command = ends_with_test("KILL");
+        command.arg(&self.program);
+        self.serve_by(command, extra)
+    }
+
+    /// The same in a process whose allocations fail, which ends it, beyond so many bytes. What it has mapped to write to
+    /// counts, touched or not. So its allocator must map no memory in advance, and its threads be as few on any machine.
+    pub fn serve_within(&self, bytes: u64) -> Daemon {
+        let mut command = ends_with_test("KILL");
+        command
+            .args(["prlimit", &format!("--data={bytes}")])
+            .arg(&self.program);
+        let extra = [
+            ("MIMALLOC_ARENA_EAGER_COMMIT", "0"),
+            ("TOKIO_WORKER_THREADS", "2"),
+        ];
+        self.serve_by(command, &extra)
+    }
+
+    fn serve_by(&self, mut command: Command, extra: &[(&str, &str)]) -> Daemon {
+        let mut child = command
             .arg("serve")
             .env_clear()
             .envs(&self.serve_environment)

@@ -14,6 +14,10 @@ use test_support::bench::{Bench, PATIENCE};
 use verifyd::domain::report::schema;
 use verifyd_simulator::SimulatorOptions;
 
+/// What SQLite takes besides, as it is a part of the process here: it reads and writes whole rows. To complete a run with
+/// a context of 50 MB it holds the row as it was, and as it becomes.
+const SQLITE_KIB: u64 = 128 * 1024;
+
 const ROWS: usize = 60;
 const RIGHT: usize = 9;
 
@@ -161,8 +165,10 @@ impl File {
         let doctor = self.bench.run(&["doctor"]);
         assert!(matches!(doctor.status.code(), Some(0 | 1)), "{doctor:?}");
         if let Some(peak) = peak_kib(pid) {
-            // The database is a part of the process here, and reads whole rows.
-            assert!(peak < 2 * MEMORY_KIB, "the process took {peak} KiB");
+            assert!(
+                peak < MEMORY_KIB + SQLITE_KIB,
+                "the process took {peak} KiB"
+            );
         }
     }
 

@@ -19,6 +19,10 @@ pub fn peak_kib(pid: u32) -> Option<u64> {
     Some(peak.saturating_sub(memory_kib(pid, "RssFile")?))
 }
 
+/// What the kernel gives to the worker. A context of 200 MiB and a copy of it do not fit. More than `MEMORY_KIB`, because
+/// the stacks of threads and what the allocator has not touched yet count, too.
+const MAPPED_BYTES: u64 = 3 * MEMORY_KIB * 1024;
+
 /// The longest that a healthy run takes from its INSERT to its end: "seconds", on a busy machine.
 /// Behind rows that cannot be claimed it was 81 seconds for ten of them.
 const HEALTHY_SECONDS: i64 = 60;
@@ -172,7 +176,7 @@ impl Scene {
         producer.execute("SET TIME ZONE 'UTC'").await.unwrap();
         let token = bench.token(surfaces::SCOPES);
         bench.become_role("verifyd_serve");
-        let daemon = bench.serve(&[]);
+        let daemon = bench.serve_within(MAPPED_BYTES);
         let visitor = Visitor::new(&daemon.listening, &token).await;
         Self {
             bench,
