@@ -273,8 +273,8 @@ impl Bench {
         self.serve_by(command, extra)
     }
 
-    /// The same in a process whose allocations fail, which ends it, beyond so many bytes. What it has mapped to write to
-    /// counts, touched or not. So its allocator must map no memory in advance, and its threads be as few on any machine.
+    /// The same in a process whose allocations fail, which ends it, beyond so many bytes. What it has mapped to write
+    /// to counts, touched or not: so its allocator maps nothing in advance, and its threads are few on any machine.
     pub fn serve_within(&self, bytes: u64) -> Daemon {
         let mut command = ends_with_test("KILL");
         command

@@ -14,8 +14,8 @@ use test_support::bench::{Bench, PATIENCE};
 use verifyd::domain::report::schema;
 use verifyd_simulator::SimulatorOptions;
 
-/// What SQLite takes besides, as it is a part of the process here: it reads and writes whole rows. To complete a run with
-/// a context of 50 MB it holds the row as it was, and as it becomes.
+/// What SQLite takes besides, as it is a part of the process here: it reads and writes whole rows. To complete a run
+/// with a context of 50 MB it holds the row as it was, and as it becomes.
 const SQLITE_KIB: u64 = 128 * 1024;
 
 const ROWS: usize = 60;

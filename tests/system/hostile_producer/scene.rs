@@ -19,8 +19,8 @@ pub fn peak_kib(pid: u32) -> Option<u64> {
     Some(peak.saturating_sub(memory_kib(pid, "RssFile")?))
 }
 
-/// What the kernel gives to the worker. A context of 200 MiB and a copy of it do not fit. More than `MEMORY_KIB`, because
-/// the stacks of threads and what the allocator has not touched yet count, too.
+/// What the kernel gives to the worker. A context of 200 MiB and a copy of it do not fit. More than `MEMORY_KIB`,
+/// because the stacks of threads and what the allocator has not touched yet count, too.
 const MAPPED_BYTES: u64 = 3 * MEMORY_KIB * 1024;
 
 /// Healthy runs with nothing else beside them. What the slowest of them takes is what later ones are compared with.
@@ -319,8 +319,8 @@ impl Scene {
         assert!(disturbed.is_empty(), "healthy runs: {disturbed:?}");
     }
 
-    /// No sweep sends a hint for what can never be claimed, and nobody tries to claim it. Else healthy runs wait behind it:
-    /// behind 200 such rows ten took 81 seconds.
+    /// No sweep sends a hint for what can never be claimed, and nobody tries to claim it. Else healthy runs wait behind
+    /// it: behind 200 such rows ten took 81 seconds.
     async fn nothing_was_spent_on_what_is_left_alone(&mut self) {
         let ids: Vec<String> = self.left_alone.keys().map(i64::to_string).collect();
         let ids = ids.join(",");

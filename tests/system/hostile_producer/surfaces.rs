@@ -17,8 +17,8 @@ const COMMANDS: usize = 2;
 /// What a token needs that may see all of it.
 pub const SCOPES: &[&str] = &["read", "run", "admin", "audit"];
 
-/// Onboarding sessions as another application may write them, with the ids of the first connections: one that is right, one
-/// whose state is no object, and one whose state is too large.
+/// Onboarding sessions as another application may write them, with the ids of the first connections: one that is right,
+/// one whose state is no object, and one whose state is too large.
 pub fn sessions() -> String {
     let large = json!({ "padding": "x".repeat(2 * 1024 * 1024) });
     format!(
