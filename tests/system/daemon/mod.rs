@@ -18,6 +18,7 @@ mod metrics;
 mod partitions;
 mod privileges;
 mod proxy;
+mod redis_users;
 mod refused_claims;
 mod refused_completions;
 mod refused_sweeps;
