@@ -578,13 +578,3 @@ impl Drop for Daemon {
         let _ = self.child.wait();
     }
 }
-
-/// A figure of a process's memory in KiB, by its name in `/proc/PID/status`. Only Linux tells, and only of a process that
-/// has not begun to end: one that was killed and is not yet reaped has none.
-pub fn memory_kib(pid: u32, name: &str) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let figure = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    figure.split_whitespace().next()?.parse().ok()
-}

@@ -1,6 +1,6 @@
 //! On SQLite, where whoever may write the file may write anything, past the table's own rules too.
 
-use crate::hostile_producer::scene::{MEMORY_KIB, SETTINGS, peak_kib};
+use crate::hostile_producer::scene::{MEMORY_KIB, SETTINGS};
 use crate::hostile_producer::shapes::{self, Database, Mistake, Target};
 use crate::hostile_producer::surfaces::{self, Visitor};
 use crate::hostile_producer::{Draw, rounds};
@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, PATIENCE};
+use test_support::memory::peak_kib;
 use verifyd::domain::report::schema;
 use verifyd_simulator::SimulatorOptions;
 

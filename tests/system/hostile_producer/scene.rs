@@ -4,20 +4,14 @@ use crate::hostile_producer::shapes::{self, Database, Mistake, Target};
 use crate::hostile_producer::surfaces::{self, Visitor};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::collections::BTreeMap;
-use test_support::bench::{Bench, Daemon, memory_kib};
+use test_support::bench::{Bench, Daemon};
+use test_support::memory::peak_kib;
 use test_support::oracle;
 use test_support::redis_server::{self, PrivateRedis};
 use verifyd_simulator::SimulatorOptions;
 
 /// Most memory that a worker takes, whatever a producer writes.
 pub const MEMORY_KIB: u64 = 128 * 1024;
-
-/// The most that the process has ever taken, but for the pages of its own file, which are many more
-/// where it was not optimised. Only Linux tells.
-pub fn peak_kib(pid: u32) -> Option<u64> {
-    let peak = memory_kib(pid, "VmHWM")?;
-    Some(peak.saturating_sub(memory_kib(pid, "RssFile")?))
-}
 
 /// What the kernel gives to the worker. A context of 200 MiB and a copy of it do not fit. More than `MEMORY_KIB`,
 /// because the stacks of threads and what the allocator has not touched yet count, too.
