@@ -3,14 +3,15 @@
 
 use crate::scene::{Member, Scene, tell};
 use std::collections::BTreeMap;
-use test_support::bench::memory_kib;
 use test_support::hostile_server::tls::{certificate, serve};
 use test_support::hostile_server::{At, Hostile, HostileServer, answer, hostilities};
+use test_support::memory::peak_kib;
 use test_support::postgres::TestDatabase;
 use verifyd::domain::reason::Reason;
 use verifyd_simulator::{Scenario, SimulatorOptions};
 
-/// Two runs of each are in flight at the same time, each with three answers of at most one MiB.
+/// Two runs of each are in flight at the same time, each with three answers of at most one MiB: about half of this.
+/// Some of the answers have no end.
 const MIB: u64 = 512;
 
 /// A busy machine must not make a closed connection look like one that is silent.
@@ -175,7 +176,7 @@ async fn every_provider_is_hostile_at_once() {
         assert!(!printed.contains(word), "{word} was printed");
     }
     let workers = [workers.0.pid(), workers.1.pid()];
-    let peaks = workers.map(|pid| memory_kib(pid, "VmHWM"));
+    let peaks = workers.map(peak_kib);
     if let Some(most) = peaks.into_iter().flatten().max() {
         let most = most / 1024;
         tell(&format!(

@@ -268,8 +268,27 @@ impl Bench {
 
     /// Starts `verifyd serve` and waits until it is ready for runs.
     pub fn serve(&self, extra: &[(&str, &str)]) -> Daemon {
-        let mut child = ends_with_test("KILL")
-            .arg(&self.program)
+        let mut command = ends_with_test("KILL");
+        command.arg(&self.program);
+        self.serve_by(command, extra)
+    }
+
+    /// The same in a process whose allocations fail, which ends it, beyond so many bytes. What it has mapped to write
+    /// to counts, touched or not: so its allocator maps nothing in advance, and its threads are few on any machine.
+    pub fn serve_within(&self, bytes: u64) -> Daemon {
+        let mut command = ends_with_test("KILL");
+        command
+            .args(["prlimit", &format!("--data={bytes}")])
+            .arg(&self.program);
+        let extra = [
+            ("MIMALLOC_ARENA_EAGER_COMMIT", "0"),
+            ("TOKIO_WORKER_THREADS", "2"),
+        ];
+        self.serve_by(command, &extra)
+    }
+
+    fn serve_by(&self, mut command: Command, extra: &[(&str, &str)]) -> Daemon {
+        let mut child = command
             .arg("serve")
             .env_clear()
             .envs(&self.serve_environment)
@@ -558,14 +577,4 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A figure of a process's memory in KiB, by its name in `/proc/PID/status`. Only Linux tells, and only of a process that
-/// has not begun to end: one that was killed and is not yet reaped has none.
-pub fn memory_kib(pid: u32, name: &str) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let figure = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    figure.split_whitespace().next()?.parse().ok()
 }

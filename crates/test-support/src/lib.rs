@@ -8,6 +8,7 @@ pub mod connect_proxy;
 pub mod ends_with_test;
 pub mod fuzz_targets;
 pub mod hostile_server;
+pub mod memory;
 pub mod microsoft;
 pub mod oracle;
 pub mod own_process;

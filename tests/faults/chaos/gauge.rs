@@ -6,7 +6,7 @@ use sqlx::{Connection as _, PgConnection};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use test_support::bench::memory_kib;
+use test_support::memory::memory_kib;
 use test_support::redis_server;
 use tokio::task::JoinHandle;
 

@@ -60,6 +60,8 @@ impl Reach {
 pub enum Connection {
     Enabled,
     Disabled,
+    /// Its row names no module.
+    WithoutModule,
     /// Its row holds a status that there is not.
     Unusable,
     /// A check of it is queued.
@@ -111,6 +113,7 @@ pub const CHECKS: &[Check] = &[
     Check { what: "an active run", connection: Connection::Active, expected: Expected::There, ..CHECK },
     Check { what: "an active run, and a module", connection: Connection::Active, module: Some("intune"), expected: Expected::There, ..CHECK },
     Check { what: "disabled while a run is active", connection: Connection::DisabledAndActive, expected: refused("it is disabled"), ..CHECK },
+    Check { what: "a connection without a module", connection: Connection::WithoutModule, ..CHECK },
     Check { what: "a known module", module: Some("intune"), ..CHECK },
     Check { what: "an unknown module", module: Some("teleport"), expected: refused("is not known"), ..CHECK },
     Check { what: "an unknown module, and an active run", connection: Connection::Active, module: Some("teleport"), expected: refused("is not known"), ..CHECK },

@@ -55,14 +55,44 @@ impl Stage {
         self.next_tenant.fetch_add(1, Ordering::Relaxed)
     }
 
-    async fn number(&self, query: &str) -> i64 {
+    async fn database(&self) -> sqlx::SqliteConnection {
         use sqlx::Connection as _;
         let path = self.scene.world.folder.path().join("verifyd.db");
         let url = format!("sqlite://{}", path.display());
-        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        sqlx::SqliteConnection::connect(&url).await.unwrap()
+    }
+
+    async fn number(&self, query: &str) -> i64 {
         let query = sqlx::AssertSqlSafe(query.to_owned());
-        let found = sqlx::query_scalar(query).fetch_one(&mut connection).await;
+        let mut database = self.database().await;
+        let found = sqlx::query_scalar(query).fetch_one(&mut database).await;
         found.unwrap()
+    }
+
+    /// The recorded context names all that is checked, whatever the connection's row names.
+    async fn has_whole_context(&self, run: i64, connection: ConnectionId, module: Option<&str>) {
+        let context = "SELECT r.context, c.entra_tenant_id
+            FROM operation_runs r JOIN provider_connections c ON c.id = $2 WHERE r.id = $1";
+        let (context, directory): (String, String) = sqlx::query_as(context)
+            .bind(run)
+            .bind(connection.0)
+            .fetch_one(&mut self.database().await)
+            .await
+            .unwrap();
+        let context: Value = serde_json::from_str(&context).unwrap();
+        let found = (
+            &context["provider"],
+            &context["module"],
+            &context["provider_connection_id"],
+            &context["target_scope"]["entra_tenant_id"],
+        );
+        let expected = (
+            &json!("microsoft"),
+            &json!(module.unwrap_or("health_check")),
+            &json!(connection.0),
+            &json!(directory),
+        );
+        assert_eq!(found, expected, "run {run}");
     }
 
     async fn newest(&self, table: &str) -> i64 {
@@ -96,6 +126,7 @@ impl Stage {
             Connection::Disabled | Connection::DisabledAndActive => {
                 world.disable(id).await;
             }
+            Connection::WithoutModule => world.set(id, "module = NULL").await,
             Connection::Unusable => {
                 world
                     .sql(&format!(
@@ -279,7 +310,10 @@ impl Stage {
         };
         let after = self.newest("operation_runs").await;
         Some(match run {
-            Ok(run) if run > before => Decision::Made,
+            Ok(run) if run > before => {
+                self.has_whole_context(run, connection, row.module).await;
+                Decision::Made
+            }
             Ok(_) => Decision::There,
             Err(decision) => {
                 assert_eq!(before, after, "a refused check was recorded: {decision:?}");

@@ -19,6 +19,7 @@ mod monitoring;
 mod partitions;
 mod privileges;
 mod proxy;
+mod redis_users;
 mod refused_claims;
 mod refused_completions;
 mod refused_sweeps;

@@ -125,9 +125,13 @@ async fn what_doctor_calls_fatal_is_neither_migrated_nor_served() {
          ALTER TABLE operation_runs ALTER COLUMN id TYPE uuid USING gen_random_uuid()",
         )
         .await;
-    let output = bench.run(&["serve"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("operation_runs.id: the type is uuid, needed: bigint"));
+    for command in ["migrate", "serve"] {
+        let output = bench.run(&[command]);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{command}: {text}");
+        let problem = "operation_runs.id: the type is uuid, needed: bigint";
+        assert!(text.contains(problem), "{command}: {text}");
+    }
     bench.execute("DROP SCHEMA verifyd CASCADE").await;
     let output = bench.run(&["serve"]);
     assert_eq!(output.status.code(), Some(1));

@@ -89,6 +89,7 @@ async fn round(scene: &mut Scene, draw: &mut Draw, mistakes: &[Vec<Mistake>]) {
     let right = scene.right(RIGHT).await;
     hints::hostile(&scene.redis, draw, ENTRIES, &right).await;
     scene.round_ends_well().await;
+    assert!(!scene.visitor.acknowledgements.is_empty());
     hints::all_is_taken(&scene.redis).await;
 }
 

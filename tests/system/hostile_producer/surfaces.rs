@@ -14,9 +14,36 @@ const SHOWN: usize = 40;
 /// Runs that the command line shows one by one.
 const COMMANDS: usize = 2;
 
+/// What a token needs that may see all of it.
+pub const SCOPES: &[&str] = &["read", "run", "admin", "audit"];
+
+/// Onboarding sessions as another application may write them, with the ids of the first connections: one that is right,
+/// one whose state is no object, and one whose state is too large.
+pub fn sessions() -> String {
+    let large = json!({ "padding": "x".repeat(2 * 1024 * 1024) });
+    format!(
+        "INSERT INTO tenant_onboarding_sessions (id, workspace_id, tenant_id, state) VALUES
+         (1, 1, 1, '{{\"verification_operation_run_id\": 1}}'), (2, 1, NULL, '[null, 1e400]'),
+         (3, 1, 3, '{large}')"
+    )
+}
+
+/// The ids of `sessions`.
+const SESSIONS: &[i64] = &[1, 2, 3];
+
 pub struct Visitor {
     person: Person,
     token: String,
+    /// What was acknowledged so far.
+    pub acknowledgements: Vec<i64>,
+}
+
+/// The routes of the pages that are read, as their router has them.
+fn pages() -> impl Iterator<Item = &'static str> {
+    let router = include_str!("../../../src/http/pages/mod.rs");
+    let routes = router.split(".route(").skip(1);
+    let read = routes.filter(|route| route.contains("get("));
+    read.filter_map(|route| route.split('"').nth(1))
 }
 
 /// So many of them, spread over the whole.
@@ -31,6 +58,7 @@ impl Visitor {
         Self {
             person: Person::logged_in(&format!("http://{address}"), token).await,
             token: token.to_owned(),
+            acknowledgements: Vec::new(),
         }
     }
 
@@ -80,8 +108,29 @@ impl Visitor {
         self.ask(path, request).await.0
     }
 
+    /// Acknowledges the first problem of one of these runs, unless none has one.
+    async fn acknowledge(&self, runs: &[i64]) -> Option<i64> {
+        for run in runs {
+            let path = format!("/v1/runs/{run}");
+            let (_, shown) = self.api(&Method::GET, &path, None).await;
+            let shown: Value = serde_json::from_str(&shown).unwrap_or_default();
+            let Some(key) = shown["report"]["report"]["problems"][0]["key"].as_str() else {
+                continue;
+            };
+            let body = json!({ "check_key": key, "reason": "known" });
+            let path = format!("{path}/acknowledgements");
+            let (_, made) = self.api(&Method::POST, &path, Some(body)).await;
+            let made: Value = serde_json::from_str(&made).unwrap_or_default();
+            let id = made["acknowledgement"]["id"].as_i64();
+            if id.is_some() {
+                return id;
+            }
+        }
+        None
+    }
+
     /// Every route and every page, with the ids that there are, and with some that there are not.
-    pub async fn everything(&self, runs: &[i64], connections: &[i64]) {
+    pub async fn everything(&mut self, runs: &[i64], connections: &[i64]) {
         for path in ["/healthz", "/readyz", "/metrics"] {
             let request = self.person.request(Method::GET, path);
             let (status, body) = self.ask(path, request).await;
@@ -93,30 +142,44 @@ impl Visitor {
         }
         let mut shown: Vec<i64> = spread(runs, SHOWN).collect();
         shown.extend([i64::MIN, -1, 0, i64::MAX]);
+        let made = self.acknowledge(&shown).await;
+        self.acknowledgements.extend(made);
+        let newest = self.acknowledgements.iter().rev().copied();
+        let acknowledgements: Vec<i64> = newest.chain([0]).collect();
         let mut asked = BTreeSet::new();
         for (method, template, _) in operations() {
             let ids: &[i64] = match template.as_str() {
+                t if !t.contains('{') => &[0],
                 t if t.contains("{run_id}") => &shown,
-                t if t.contains('{') => connections,
-                _ => &[0],
+                t if t.contains("{connection_id}") => connections,
+                t if t.contains("{acknowledgement_id}") => &acknowledgements,
+                t if t.contains("{onboarding_session_id}") => SESSIONS,
+                t => panic!("{t}: with which ids?"),
             };
             // Lists are read to their end. What is said against a run is not to be repeated.
             let few = if method == Method::POST { 2 } else { ids.len() };
             for id in &ids[..few.min(ids.len())] {
                 let path = with_id(&template, &id.to_string());
-                let body = (method == Method::POST && !template.ends_with("/checks"))
-                    .then(|| json!({ "check_key": "no.such.check", "reason": "none" }));
+                let body = match template.rsplit('/').next() {
+                    Some("checks") => Some(json!({ "onboarding_session_id": id })),
+                    Some("acknowledgements") if method == Method::POST => {
+                        Some(json!({ "check_key": "no.such.check", "reason": "none" }))
+                    }
+                    _ => None,
+                };
                 self.api(&method, &path, body).await;
                 asked.insert((method.to_string(), template.clone()));
             }
         }
-        assert!(asked.len() >= 13, "{asked:?}");
+        assert_eq!(asked.len(), operations().len(), "{asked:?}");
         for list in [
             "/v1/runs?limit=7",
             "/v1/runs?status=queued",
             "/v1/runs?outcome=blocked",
             "/v1/connections?limit=2",
             "/v1/acknowledgements",
+            "/v1/audit?limit=7",
+            "/v1/audit?object=acknowledgement",
         ] {
             self.list(list).await;
         }
@@ -139,47 +202,57 @@ impl Visitor {
     }
 
     async fn pages(&self, runs: &[i64], connections: &[i64]) {
-        let mut all: Vec<String> = [
-            "/",
+        let texts = |ids: &[i64]| ids.iter().map(i64::to_string).collect::<Vec<_>>();
+        for template in pages() {
+            let ids = match template {
+                t if !t.contains('{') => vec![String::new()],
+                "/modules/{key}/plan" => vec!["health_check".to_owned()],
+                "/assets/{name}" => vec!["icon.svg".to_owned()],
+                "/connections/{id}" => texts(connections),
+                "/live/runs/{id}" => texts(&spread(runs, 3).collect::<Vec<_>>()),
+                t if t.starts_with("/runs/{id}") => texts(runs),
+                t => panic!("{t}: with which ids?"),
+            };
+            for id in ids {
+                let path = with_id(template, &id);
+                if path.starts_with("/live") {
+                    self.stream(&path).await;
+                    continue;
+                }
+                // Not every run is one that is shown, and who has logged in is led on from a login.
+                let may_be_none = template.contains("{id}") || template.starts_with("/login");
+                let status = self.page(&path).await;
+                assert!(status == 200 || may_be_none, "{path}: {status}");
+            }
+        }
+        for page in [
             "/?period=7d",
-            "/connections",
             "/connections?name=contoso",
-            "/runs",
             "/runs?state=queued",
             "/runs?state=failed",
-            "/workers",
-        ]
-        .map(str::to_owned)
-        .into();
-        for page in &all {
+            "/audit?connection=1",
+        ] {
             assert_eq!(self.page(page).await, 200, "{page}");
         }
-        all.clear();
         for run in runs {
-            all.push(format!("/runs/{run}"));
-            all.push(format!("/runs/{run}/run.json"));
-            all.push(format!("/runs?before={run}"));
+            self.page(&format!("/runs?before={run}")).await;
         }
-        all.extend(connections.iter().map(|id| format!("/connections/{id}")));
-        for page in all {
-            self.page(&page).await;
-        }
-        let mut live = vec!["/live".to_owned()];
-        live.extend(spread(runs, 3).map(|run| format!("/live/runs/{run}")));
-        for path in live {
-            let request = self.person.request(Method::GET, &path).timeout(PATIENCE);
-            let answer = request.send().await;
-            let mut answer = answer.unwrap_or_else(|e| panic!("{path}: {e:?}"));
-            // Too many streams at a time are refused, and those before may still be there.
-            assert!(
-                answer.status().as_u16() < 500 || answer.status() == 503,
-                "{path}: {answer:?}"
-            );
-            if answer.status() == 200 {
-                let first = answer.chunk().await;
-                let first = first.unwrap_or_else(|e| panic!("{path}: {e:?}"));
-                assert!(first.is_some(), "{path} ends at once");
-            }
+    }
+
+    /// The first event of a live page.
+    async fn stream(&self, path: &str) {
+        let request = self.person.request(Method::GET, path).timeout(PATIENCE);
+        let answer = request.send().await;
+        let mut answer = answer.unwrap_or_else(|e| panic!("{path}: {e:?}"));
+        // Too many streams at a time are refused, and those before may still be there.
+        assert!(
+            answer.status().as_u16() < 500 || answer.status() == 503,
+            "{path}: {answer:?}"
+        );
+        if answer.status() == 200 {
+            let first = answer.chunk().await;
+            let first = first.unwrap_or_else(|e| panic!("{path}: {e:?}"));
+            assert!(first.is_some(), "{path} ends at once");
         }
     }
 
@@ -193,16 +266,22 @@ impl Visitor {
         ] {
             bench.success(list);
         }
+        let ends = |arguments: &[&str]| {
+            let output = bench.run(arguments);
+            let code = output.status.code();
+            assert!(
+                code.is_some_and(|code| code != 101),
+                "{arguments:?}: {output:?}"
+            );
+        };
+        for session in SESSIONS {
+            ends(&["onboarding", "show", &session.to_string()]);
+        }
+        ends(&["plan", "--module", "health_check"]);
         for run in spread(runs, COMMANDS) {
             let run = run.to_string();
             for command in ["show", "diff"] {
-                let arguments = ["runs", command, "--json", "--", &run];
-                let output = bench.run(&arguments);
-                let code = output.status.code();
-                assert!(
-                    code.is_some_and(|code| code != 101),
-                    "{arguments:?}: {output:?}"
-                );
+                ends(&["runs", command, "--json", "--", &run]);
             }
         }
     }

@@ -5,6 +5,7 @@ mod demo;
 mod hostile_text;
 mod in_a_browser;
 mod limits;
+mod live;
 mod modules;
 pub mod oidc;
 mod over_http;

@@ -76,31 +76,19 @@ pub async fn a_hint_arrives_as_it_was_sent(s: Subject) {
     consumer.stop().await;
 }
 
-/// On a queue that is looked at once a minute when nothing wakes its consumer.
+/// On a queue that is looked at once an hour, if ever, when nothing wakes its consumer: no test waits for that.
 pub async fn an_idle_consumer_is_woken(s: Subject) {
     let probe = Probe::new();
     let consumer = Consumer::start(&s.queue, &probe, 4);
     s.queue.send(&hints(1_000..=1_000)).await.unwrap();
     until("the consumer is there", || probe.started() > 0).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let mut latencies = Vec::new();
     for run in 1..=30 {
-        let sent = Instant::now();
         s.queue.send(&[Hint::new(RunId(run))]).await.unwrap();
         until("the run was started", || probe.times(run) > 0).await;
-        latencies.push(probe.first_starts()[&run].saturating_duration_since(sent));
         // Idle again, at another moment of the tick.
         tokio::time::sleep(Duration::from_millis(17)).await;
     }
-    latencies.sort();
-    println!(
-        "{}: send to start: median {:?}, max {:?}",
-        s.queue.kind(),
-        latencies[15],
-        latencies[29]
-    );
-    // One that is not woken waits for half a minute on average.
-    assert!(latencies[15] < Duration::from_secs(10), "{latencies:?}");
     consumer.stop().await;
 }
 

@@ -1,10 +1,9 @@
 //! A handler that remembers, and a consumer that can be stopped.
 
 use async_trait::async_trait;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 use test_support::waiting::{self, PATIENCE};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -16,7 +15,7 @@ use verifyd::ports::queue::{HintHandler, Queue};
 /// Remembers what it was given.
 #[derive(Debug)]
 pub struct Probe {
-    seen: Mutex<Vec<(Hint, Instant)>>,
+    seen: Mutex<Vec<Hint>>,
     finished: AtomicUsize,
     in_flight: AtomicUsize,
     most_in_work: AtomicUsize,
@@ -54,32 +53,20 @@ impl Probe {
     }
 
     pub fn hints(&self) -> Vec<Hint> {
-        let seen = self.seen.lock().unwrap();
-        seen.iter().map(|(hint, _)| hint.clone()).collect()
+        self.seen.lock().unwrap().clone()
     }
 
     pub fn runs(&self) -> HashSet<i64> {
         let seen = self.seen.lock().unwrap();
-        seen.iter()
-            .map(|(hint, _)| hint.operation_run_id.0)
-            .collect()
+        seen.iter().map(|hint| hint.operation_run_id.0).collect()
     }
 
     /// How often a run was started.
     pub fn times(&self, run: i64) -> usize {
         let seen = self.seen.lock().unwrap();
         seen.iter()
-            .filter(|(hint, _)| hint.operation_run_id.0 == run)
+            .filter(|hint| hint.operation_run_id.0 == run)
             .count()
-    }
-
-    /// When each run was first started.
-    pub fn first_starts(&self) -> HashMap<i64, Instant> {
-        let mut starts = HashMap::new();
-        for (hint, at) in self.seen.lock().unwrap().iter() {
-            starts.entry(hint.operation_run_id.0).or_insert(*at);
-        }
-        starts
     }
 
     pub fn started(&self) -> usize {
@@ -105,7 +92,7 @@ impl HintHandler for Probe {
         let run = hint.operation_run_id;
         let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_in_work.fetch_max(now, Ordering::SeqCst);
-        self.seen.lock().unwrap().push((hint, Instant::now()));
+        self.seen.lock().unwrap().push(hint);
         if self.gated.load(Ordering::SeqCst) {
             self.gate.acquire().await.unwrap().forget();
         }

@@ -4,9 +4,11 @@
 //! What only PostgreSQL can get wrong follows after it.
 
 mod acknowledgement_races;
+mod acknowledgement_times;
 mod acknowledgements;
 mod actors;
 mod audit;
+mod audit_guards;
 mod batching;
 mod bed;
 mod budgets;
@@ -44,6 +46,7 @@ mod webhooks;
 
 mod batches_and_other_commits;
 mod column_dependents;
+mod column_types;
 mod compression;
 mod migrate_beside_another_application;
 mod migrate_enforce;
@@ -315,18 +318,19 @@ others {
         a_trend_follows_ids_of_19_digits,
         history_counts_what_was_completed_lately,
         the_longest_waiting_runs_come_first;
+    acknowledgement_times:
+        it_does_not_outlive_its_expiry_or_its_withdrawal,
+        a_time_of_any_form_means_the_same_everywhere;
     acknowledgements:
         an_acknowledgement_is_recorded_once_for_a_check_of_a_run,
         only_completed_runs_of_the_type_take_one,
         it_carries_on_while_status_and_reason_stay_the_same,
         what_later_runs_said_decides_at_once,
         what_a_deleted_run_said_is_not_taken_for_granted,
-        it_does_not_outlive_its_expiry_or_its_withdrawal,
         it_stays_within_its_connection_and_tenant,
         a_report_of_any_shape_is_survived,
         it_changes_nothing_of_the_run,
         acknowledgements_are_paged_and_filtered,
-        a_time_of_any_form_means_the_same_everywhere,
         pruning_keeps_what_still_stands,
         what_cannot_be_acknowledged_is_named;
     actors:
@@ -336,11 +340,12 @@ others {
     audit:
         each_change_leaves_one_entry_and_no_secret,
         what_is_rolled_back_leaves_no_entry,
-        entries_never_change_and_only_old_ones_are_deleted,
-        no_id_ends_the_trail,
-        a_lost_guard_of_the_trail_is_named_and_restored,
         entries_that_others_wrote_stop_no_list,
         entries_are_read_within_reach_filtered_and_paged;
+    audit_guards:
+        entries_never_change_and_only_old_ones_are_deleted,
+        no_id_ends_the_trail,
+        a_lost_guard_of_the_trail_is_named_and_restored;
     acknowledgement_races:
         acknowledging_beside_completions_loses_nothing;
     onboarding:
