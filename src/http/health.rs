@@ -157,8 +157,10 @@ impl Health {
     }
 
     async fn render_metrics(self: &Arc<Self>) -> Bytes {
-        let ((), checks) = tokio::join!(self.measure_rows(), self.readiness());
-        metrics::gauge!("verifyd_ready").set(u8::from(is_ready(&checks)));
+        // Alone: what is read for the gauges must not take the connections that the judgement needs.
+        let is_ready = is_ready(&self.readiness().await);
+        metrics::gauge!("verifyd_ready").set(u8::from(is_ready));
+        self.measure_rows().await;
         let in_flight = self.worker.in_flight.claimed();
         metrics::gauge!("verifyd_runs_in_flight").set(f64::from(in_flight));
         let polling = self.reconciler.polling.load(Ordering::Relaxed);

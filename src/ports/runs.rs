@@ -28,9 +28,9 @@ pub struct RunFilter {
 pub struct RunCounts {
     pub queued: u64,
     pub running: u64,
-    /// Queued runs that were released, and may not be claimed yet.
+    /// Queued runs that may not be claimed yet, such as throttled ones.
     pub not_due: u64,
-    /// Seconds since the oldest of the other queued runs was recorded or, where that was later, became due again.
+    /// Seconds since the oldest of the other queued runs was recorded or, where that was later, since its wait ended.
     pub oldest_queued_seconds: Option<f64>,
 }
 

@@ -251,7 +251,8 @@ pub(super) type Due = (Json<Vec<i64>>, Option<i64>, Option<i64>);
 /// backoff after failed completions. One statement in the order of the ids, so that it cannot deadlock with
 /// MARK_UNDISPATCHED. A run that was claimed and released since DUE keeps its `not_before`, which is after
 /// the beginning of this transaction. The wait of a run that was never claimed belongs to an earlier run, as
-/// long as it is the same as when that was seen. In SQLite nothing is written since DUE.
+/// long as it is the same as when that was seen. A wait that is over stays: the run has been due since. In SQLite
+/// nothing is written since DUE.
 const MARK_DELIVERIES: Sql = Sql {
     postgres: sql_for!(
         postgres "WITH left_over AS MATERIALIZED (
@@ -264,7 +265,7 @@ const MARK_DELIVERIES: Sql = Sql {
                                   FROM verifyd.run_attempts WHERE run_id = id AND " is_failed_completion!()
         ") END FROM unnest($1::bigint[]) AS t(id) ORDER BY id
          ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at,
-             not_before = excluded.not_before
+             not_before = coalesce(excluded.not_before, CASE WHEN d.not_before <= now() THEN d.not_before END)
          WHERE d.not_before IS NULL OR d.not_before <= now()
             OR d.not_before = (SELECT o.not_before FROM left_over o WHERE o.run_id = d.run_id)"
     ),
@@ -276,7 +277,8 @@ const MARK_DELIVERIES: Sql = Sql {
                  SELECT count(*) FROM verifyd_run_attempts WHERE run_id = t.value AND "
         is_failed_completion!() ")) || ' seconds') END FROM json_each($1) t WHERE true
          ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at,
-             not_before = excluded.not_before"
+             not_before = coalesce(excluded.not_before, CASE WHEN verifyd_run_deliveries.not_before <= " now!()
+        " THEN verifyd_run_deliveries.not_before END)"
     ),
 };
 

@@ -170,6 +170,7 @@ async fn of_loaded_instance() -> String {
     has(&daemon, "\nverifyd_webhook_attempts_total{").await;
     // With the first sweep.
     has(&daemon, "\nverifyd_runs_requeue_refused ").await;
+    has(&daemon, "\nverifyd_listening 1").await;
     bench
         .execute("ALTER TABLE provider_connections RENAME TO elsewhere")
         .await;

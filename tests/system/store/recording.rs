@@ -223,6 +223,12 @@ pub async fn a_run_waits_from_when_it_is_due(bed: &Bed) {
     assert_eq!((counts.queued, counts.not_due), (2, 0));
     let age = counts.oldest_queued_seconds.unwrap();
     assert!((4999.0..90_000.0).contains(&age), "{age}");
+
+    // The sweep that sends its hint does not take that from it.
+    assert!(bed.sweep().await.due.contains(&run));
+    let age = bed.store.counts().await.unwrap().oldest_queued_seconds;
+    let age = age.unwrap();
+    assert!((4999.0..90_000.0).contains(&age), "{age}");
 }
 
 pub async fn the_wait_of_an_earlier_run_of_its_id_is_no_wait(bed: &Bed) {
