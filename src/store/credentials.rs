@@ -3,7 +3,7 @@
 use super::audit::{Owner, owner, owner_columns, owner_of_connection, record};
 use super::bounds::short;
 use super::connections::connection_columns;
-use super::dialect::{at, each, now, postgres_only};
+use super::dialect::{at, each, moment, now, postgres_only};
 use super::rows::{self, ConnectionWithCredentialRow};
 use super::sql::both;
 use super::sql_store::{SqlConnection, SqlStore, fetch_all, transaction};
