@@ -24,7 +24,7 @@ const PLAIN: [(&str, &str); 3] = [
 ];
 /// The same, read only where `traces.endpoint` is set: other programs accept more values.
 const HEADERS: (&str, &str) = ("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers");
-/// The same, read only where `SAMPLER` is set, too, and nothing else says which traces are recorded.
+/// The same, read only where `SAMPLER` is set, too.
 const SAMPLER_ARG: (&str, &str) = ("OTEL_TRACES_SAMPLER_ARG", RATIO);
 /// The key that says which traces are recorded.
 const RATIO: &str = "traces.sampling_ratio";
@@ -34,7 +34,7 @@ const PROTOCOL: Keyless = Keyless {
     field: "traces.protocol",
     rule: Rule::OneOf(&["http/protobuf", "grpc"]),
 };
-/// Read where `SAMPLER_ARG` is.
+/// Read where `HEADERS` is. Refused where a layer above the defaults sets `RATIO`.
 const SAMPLER: Keyless = Keyless {
     name: "OTEL_TRACES_SAMPLER",
     field: "traces.sampler",
@@ -264,7 +264,16 @@ pub(super) fn layers(
     if is_set(&layers, ENDPOINT) {
         let mut standard = from_plain(&[HEADERS], environment, problems);
         PROTOCOL.read(environment, &mut standard, problems);
-        if SAMPLER.value(environment).is_some() && !is_sampling_chosen(&layers) {
+        if SAMPLER.value(environment).is_some() {
+            if is_sampling_chosen(&layers) {
+                problems.push(Problem::at(
+                    variable(SAMPLER.name),
+                    format!(
+                        "counts for nothing where {RATIO} is set; set {} instead of the key",
+                        SAMPLER_ARG.0
+                    ),
+                ));
+            }
             SAMPLER.read(environment, &mut standard, problems);
             let ratio = from_plain(&[SAMPLER_ARG], environment, problems);
             standard.0.extend(ratio.0);
