@@ -25,7 +25,7 @@ pub(super) const FORMER: &[(&str, Now)] = &[
     ("database.idle_timeout", Constant("10m")),
     ("database.max_lifetime", Constant("30m")),
     ("database.listen", Derived("off where database.listen_url is off")),
-    ("redis.connect_timeout", Derived("two fifths of redis.response_timeout")),
+    ("redis.connect_timeout", Derived("two fifths of redis.response_timeout, at least 500ms")),
     ("redis.fetchers", Constant("2")),
     ("redis.retries", Derived("6, or 0 where redis.url names Sentinels")),
     ("redis.retry_max_delay", Constant("2s")),
