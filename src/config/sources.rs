@@ -22,19 +22,19 @@ const PLAIN: [(&str, &str); 3] = [
     ("REDIS_URL", "redis.url"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT),
 ];
-/// The same, read only where `traces.endpoint` is set: other programs understand more of them.
-const OF_TRACES: [(&str, &str); 1] = [("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers")];
-/// The same, read only where `SAMPLER` is set, too, and nothing else says which traces are recorded.
-const OF_SAMPLING: [(&str, &str); 1] = [("OTEL_TRACES_SAMPLER_ARG", RATIO)];
+/// The same, read only where `traces.endpoint` is set: other programs accept more values.
+const HEADERS: (&str, &str) = ("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers");
+/// The same, read only where `SAMPLER` is set, too.
+const SAMPLER_ARG: (&str, &str) = ("OTEL_TRACES_SAMPLER_ARG", RATIO);
 /// The key that says which traces are recorded.
 const RATIO: &str = "traces.sampling_ratio";
-/// Read as those of `OF_TRACES`.
+/// Read where `HEADERS` is.
 const PROTOCOL: Keyless = Keyless {
     name: "OTEL_EXPORTER_OTLP_PROTOCOL",
     field: "traces.protocol",
     rule: Rule::OneOf(&["http/protobuf", "grpc"]),
 };
-/// Read as those of `OF_SAMPLING`.
+/// Read where `HEADERS` is. Refused where a layer above the defaults sets `RATIO`.
 const SAMPLER: Keyless = Keyless {
     name: "OTEL_TRACES_SAMPLER",
     field: "traces.sampler",
@@ -150,8 +150,7 @@ fn environment(
                 .contains(&name.as_str())
             || PLAIN
                 .iter()
-                .chain(&OF_TRACES)
-                .chain(&OF_SAMPLING)
+                .chain([&HEADERS, &SAMPLER_ARG])
                 .any(|(known, _)| *known == plain)
             || SHARED
                 .iter()
@@ -263,11 +262,20 @@ pub(super) fn layers(
         layers.push(Layer(vec![(ENDPOINT.to_owned(), off)]));
     }
     if is_set(&layers, ENDPOINT) {
-        let mut standard = from_plain(&OF_TRACES, environment, problems);
+        let mut standard = from_plain(&[HEADERS], environment, problems);
         PROTOCOL.read(environment, &mut standard, problems);
-        if SAMPLER.value(environment).is_some() && !is_sampling_chosen(&layers) {
+        if SAMPLER.value(environment).is_some() {
+            if is_sampling_chosen(&layers) {
+                problems.push(Problem::at(
+                    variable(SAMPLER.name),
+                    format!(
+                        "counts for nothing where {RATIO} is set; set {} instead of the key",
+                        SAMPLER_ARG.0
+                    ),
+                ));
+            }
             SAMPLER.read(environment, &mut standard, problems);
-            let ratio = from_plain(&OF_SAMPLING, environment, problems);
+            let ratio = from_plain(&[SAMPLER_ARG], environment, problems);
             standard.0.extend(ratio.0);
         }
         layers.insert(plain, standard);

@@ -30,6 +30,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+/// Largest number of live pages of a process: each reads the database once a second.
+const MAX_STREAMS: usize = 64;
+
 /// Section `[http]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,9 +60,10 @@ impl HttpSettings {
         self.api.anonymous_requests_per_minute.div_ceil(2)
     }
 
-    /// Returns the number of live pages of this process: an eighth of the connections, as each holds one.
+    /// Returns the number of live pages of this process: an eighth of the connections, as each holds one, and at most
+    /// `MAX_STREAMS`.
     pub fn max_streams(&self) -> usize {
-        self.max_connections.div_ceil(8)
+        self.max_connections.div_ceil(8).min(MAX_STREAMS)
     }
 
     /// Returns the number of live pages that one session may have: an eighth of all, as many as a person follows.

@@ -16,10 +16,9 @@ const MIB: u64 = 512;
 
 /// A busy machine must not make a closed connection look like one that is silent.
 const TIMES: [(&str, &str); 3] = [
-    ("VERIFYD__MICROSOFT__REQUEST_TIMEOUT", "20s"),
-    // Four attempts of a request that takes all of its time.
-    ("VERIFYD__WORKER__RUN_DEADLINE", "110s"),
-    ("VERIFYD__WORKER__TOTAL_DEADLINE", "140s"),
+    ("VERIFYD__MICROSOFT__REQUEST_TIMEOUT", "25s"),
+    ("VERIFYD__WORKER__RUN_DEADLINE", "90s"),
+    ("VERIFYD__WORKER__TOTAL_DEADLINE", "120s"),
 ];
 
 /// A provider of its own, and the reason in which its checks end.
@@ -169,7 +168,7 @@ async fn every_provider_is_hostile_at_once() {
     }
     // Each attempt within the deadline of a run.
     let late = "SELECT count(*) FROM verifyd.run_attempts
-                WHERE ended_at > claimed_at + interval '110 seconds'";
+                WHERE ended_at > claimed_at + interval '90 seconds'";
     assert_eq!(scene.number(late).await, 0);
     let printed = scene.bench.printed.lock().unwrap().clone();
     for word in ["169.254", "opaque"] {

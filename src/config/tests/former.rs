@@ -161,3 +161,9 @@ fn a_consumer_follows_the_heartbeat_that_is_configured() {
         Duration::from_secs(24)
     );
 }
+
+#[test]
+fn more_connections_than_by_default_give_no_more_live_pages() {
+    let settings = load(&[("VERIFYD__HTTP__MAX_CONNECTIONS", "65536")]).unwrap();
+    assert_eq!(settings.http.max_streams(), 64);
+}

@@ -158,7 +158,7 @@ fn the_standard_variables_of_traces_count_where_traces_are_on() {
 }
 
 #[test]
-fn the_standard_sampler_counts_where_no_key_says_what_is_recorded() {
+fn the_standard_sampler_counts_and_is_refused_beside_the_key() {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318");
     let sampler = ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio");
     let ratio = ("OTEL_TRACES_SAMPLER_ARG", "0.25");
@@ -171,10 +171,14 @@ fn the_standard_sampler_counts_where_no_key_says_what_is_recorded() {
     assert_eq!(traces(&[endpoint, sampler]), (standard, 1.0));
     assert_eq!(traces(&[endpoint, ratio]), (TraceSampler::Auto, 1.0));
     let own = ("VERIFYD__TRACES__SAMPLING_RATIO", "0.5");
-    let found = traces(&[endpoint, sampler, ratio, own]);
-    assert_eq!(found, (TraceSampler::Auto, 0.5));
+    assert_eq!(traces(&[endpoint, ratio, own]), (TraceSampler::Auto, 0.5));
     let remote = ("OTEL_TRACES_SAMPLER", "jaeger_remote");
-    assert!(load(&[remote]).is_ok());
+    assert!(load(&[remote, own]).is_ok());
+    let refused = "environment variable OTEL_TRACES_SAMPLER: counts for nothing where \
+        traces.sampling_ratio is set; set OTEL_TRACES_SAMPLER_ARG instead of the key";
+    assert_eq!(errors(&[endpoint, sampler, ratio, own]), refused);
+    let in_file = with_file("[traces]\nsampling_ratio = 0.5", &[endpoint, sampler]);
+    assert_eq!(in_file.unwrap_err().to_string(), refused);
     let error = errors(&[endpoint, remote]);
     assert_holds(
         &error,

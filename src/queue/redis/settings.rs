@@ -44,6 +44,9 @@ pub struct ConsumerSettings {
 /// seconds, and one late heartbeat is not a missing one.
 pub(super) const MISSED_HEARTBEATS: u32 = 6;
 
+/// Shortest time to establish a connection: it takes several round trips, with TLS more, where an answer takes one.
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
 impl ConsumerSettings {
     /// Returns the settings of a consumer that sends its heartbeats as often as the worker, in whole seconds.
     pub fn following(worker_heartbeat: Duration) -> Self {
@@ -119,9 +122,9 @@ impl RedisSettings {
     }
 
     /// Returns the time to establish a connection: two fifths of that for an answer, since a server that is near
-    /// accepts at once, and an answer may wait behind a slow script.
+    /// accepts at once, and an answer may wait behind a slow script; at least `MIN_CONNECT_TIMEOUT`.
     pub fn connect_timeout(&self) -> Duration {
-        self.response_timeout * 2 / 5
+        (self.response_timeout * 2 / 5).max(MIN_CONNECT_TIMEOUT)
     }
 
     /// Returns the timeout of one call from outside (send, depth, ping).
@@ -152,6 +155,15 @@ mod tests {
             assert_eq!(consumer.heartbeat_interval.as_secs(), heartbeat, "{worker}");
             assert_eq!(consumer.heartbeat_interval.subsec_nanos(), 0, "{worker}");
             assert_eq!(consumer.poll_interval.as_millis(), poll, "{worker}");
+        }
+    }
+
+    #[test]
+    fn connecting_follows_the_answer_down_to_a_floor() {
+        for (response, connect) in [(5_000, 2_000), (100, 500)] {
+            let mut settings = settings("redis://h");
+            settings.response_timeout = Duration::from_millis(response);
+            assert_eq!(settings.connect_timeout(), Duration::from_millis(connect));
         }
     }
 

@@ -283,7 +283,7 @@ async fn entries_written_piecemeal_stop_nothing() {
 async fn goes_on_after_a_server_that_hung() {
     let server = PrivateRedis::start();
     let mut settings = settings(&server.url(), "q");
-    settings.response_timeout = Duration::from_secs(1);
+    settings.response_timeout = Duration::from_millis(2500);
     let queue = open(&settings);
     let probe = Probe::new();
     let consumer = Consumer::start(&queue, &probe, 4);
@@ -291,7 +291,7 @@ async fn goes_on_after_a_server_that_hung() {
     until("the first arrived", || probe.times(1) > 0).await;
     let mut plain = connection(&server.url()).await;
     redis::cmd("CLIENT")
-        .arg(&["PAUSE", "3000", "ALL"])
+        .arg(&["PAUSE", "8000", "ALL"])
         .query_async::<()>(&mut plain)
         .await
         .unwrap();
