@@ -6,6 +6,7 @@ use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use serde_json::Value;
 use std::time::Duration;
+use test_support::waiting::PATIENCE;
 use test_support::world::operator;
 use verifyd::domain::WorkerId;
 use verifyd::domain::access::{Binding, Scope};
