@@ -59,7 +59,7 @@ mod settings;
 pub use address::{SCHEMES, problem as address_problem};
 pub use remedy::{remedy, sentinel_remedy};
 pub use removal::{RemovalError, remove_queue, try_queue};
-pub use settings::{ConsumerSettings, RedisSettings, RedisSettingsError};
+pub use settings::{ConsumerSettings, MAX_QUEUE_NAME, RedisSettings, RedisSettingsError};
 
 use crate::domain::completion_event::CompletionEvent;
 use crate::domain::hint::Hint;
