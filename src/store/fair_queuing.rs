@@ -2,6 +2,7 @@
 
 use super::bounds::is_claimable;
 use super::dialect::{among, each, now, own, run_type};
+use super::groups::{bind_group, in_group};
 use super::postgres::HAS_FAIR_QUEUING_INDEX;
 use super::repeated_ids::{has_own_id, is_of_type};
 use super::sql::both;
@@ -32,34 +33,44 @@ const IS_INDEXED: Sql = Sql {
 /// A producer may write any tenant. Between two tenants that have a connection at most one that has none is
 /// read, however many there are, and only the first of all such tenants is returned; none while a run of one
 /// is in flight.
-const OLDEST_OF_TENANTS: Sql = both!(
-    "WITH RECURSIVE waiting (tenant, strangers) AS (
-        SELECT " each!("$1::bigint", "$1") ", (SELECT count(*) FROM "
-    each!("unnest($2::bigint[]) AS e (value)", "json_each($2) e")
-    " WHERE NOT EXISTS (SELECT 1 FROM provider_connections c WHERE c.tenant_id = e.value))
-        UNION ALL
-        SELECT (SELECT r.tenant_id FROM operation_runs r WHERE r.type = " run_type!()
-    " AND r.status = 'queued' AND r.tenant_id > CASE WHEN w.tenant = $1 OR " has_connection!()
-    " THEN w.tenant
-            ELSE (SELECT c.tenant_id - 1 FROM provider_connections c WHERE c.tenant_id > w.tenant
-                  ORDER BY c.tenant_id LIMIT 1) END ORDER BY r.tenant_id LIMIT 1),
-            w.strangers + CASE WHEN w.tenant = $1 OR " has_connection!() " THEN 0 ELSE 1 END
-        FROM waiting w WHERE w.tenant IS NOT NULL
-    ) "
-    each!(
-        "SELECT w.tenant, f.id FROM waiting w CROSS JOIN LATERAL (",
-        "SELECT tenant, run FROM (SELECT w.tenant AS tenant, ("
-    )
-    "SELECT first.id FROM (SELECT r.id, r.started_at, " is_claimable!()
-    " AND " has_own_id!("r") " AS is_claimable FROM operation_runs r WHERE r.type = " run_type!()
-    " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 8) first
-        WHERE first.is_claimable AND (first.started_at IS NULL
-            OR NOT EXISTS (SELECT 1 FROM " own!(run_deliveries) " d
-                          WHERE d.run_id = first.id AND d.not_before > " now!()
-    ")) ORDER BY first.id LIMIT 1)" each!(" f", " AS run FROM waiting w")
-    " WHERE w.tenant > $1 AND (w.strangers = 0 OR " has_connection!() ") AND NOT w.tenant "
-    among!("$2") each!("", ") WHERE run IS NOT NULL") " LIMIT $3"
-);
+macro_rules! oldest_of_tenants {
+    ($($in_group:tt)*) => {
+        both!(
+            "WITH RECURSIVE waiting (tenant, strangers) AS (
+                SELECT " each!("$1::bigint", "$1") ", (SELECT count(*) FROM "
+            each!("unnest($2::bigint[]) AS e (value)", "json_each($2) e")
+            " WHERE NOT EXISTS (SELECT 1 FROM provider_connections c WHERE c.tenant_id = e.value))
+                UNION ALL
+                SELECT (SELECT r.tenant_id FROM operation_runs r WHERE r.type = " run_type!()
+            " AND r.status = 'queued' AND r.tenant_id > CASE WHEN w.tenant = $1 OR " has_connection!()
+            " THEN w.tenant
+                    ELSE (SELECT c.tenant_id - 1 FROM provider_connections c WHERE c.tenant_id > w.tenant
+                          ORDER BY c.tenant_id LIMIT 1) END ORDER BY r.tenant_id LIMIT 1),
+                    w.strangers + CASE WHEN w.tenant = $1 OR " has_connection!() " THEN 0 ELSE 1 END
+                FROM waiting w WHERE w.tenant IS NOT NULL
+            ) "
+            each!(
+                "SELECT w.tenant, f.id FROM waiting w CROSS JOIN LATERAL (",
+                "SELECT tenant, run FROM (SELECT w.tenant AS tenant, ("
+            )
+            "SELECT first.id FROM (SELECT r.id, r.started_at, " is_claimable!()
+            " AND " has_own_id!("r") $($in_group)* " AS is_claimable FROM operation_runs r WHERE r.type = " run_type!()
+            " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 8) first
+                WHERE first.is_claimable AND (first.started_at IS NULL
+                    OR NOT EXISTS (SELECT 1 FROM " own!(run_deliveries) " d
+                                  WHERE d.run_id = first.id AND d.not_before > " now!()
+            ")) ORDER BY first.id LIMIT 1)" each!(" f", " AS run FROM waiting w")
+            " WHERE w.tenant > $1 AND (w.strangers = 0 OR " has_connection!() ") AND NOT w.tenant "
+            among!("$2") each!("", ") WHERE run IS NOT NULL") " LIMIT $3"
+        )
+    };
+}
+
+const OLDEST_OF_TENANTS: Sql = oldest_of_tenants!();
+
+/// `$4`, `$5`: the group.
+const OLDEST_OF_TENANTS_IN_GROUP: Sql =
+    oldest_of_tenants!(" AND " in_group!("r.workspace_id", "$4", "$5"));
 
 /// The runs are found by their ids, without the index of queued runs.
 const STILL_QUEUED: Sql = both!(
@@ -82,10 +93,13 @@ impl<S: SqlStore> FairQueuingStore for S {
         most: u32,
     ) -> Result<Vec<OldestRun>, StoreError> {
         let except: Vec<i64> = except.iter().map(|tenant| tenant.0).collect();
-        let oldest = OLDEST_OF_TENANTS
+        let group = self.in_process().group.get();
+        let oldest = group.map_or(OLDEST_OF_TENANTS, |_| OLDEST_OF_TENANTS_IN_GROUP);
+        let oldest = oldest
             .bind(after.map_or(i64::MIN, |tenant| tenant.0))
             .bind(except)
             .bind(most);
+        let oldest = bind_group(oldest, group);
         let found: Vec<(i64, i64)> = read(self, async |tx| {
             // Without it every step would read all that is queued.
             let (indexed,): (bool,) = IS_INDEXED.bind("operation_runs").fetch_one(tx).await?;

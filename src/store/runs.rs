@@ -2,6 +2,7 @@
 
 use super::bounds::{fits, is_claimable, is_shown, member, short, time};
 use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};
+use super::groups::in_group;
 use super::repeated_ids::{is_newest_of_id, is_not_repeated, is_of_type};
 use super::reused_ids::{OWN_ATTEMPTS, is_before_creation, is_of_its_run};
 use super::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
@@ -69,15 +70,26 @@ const CLAIMABLE_FROM: Sql = both!(
     " d WHERE d.run_id = $1 AND d.not_before > " now!()
 );
 
-const COUNTS: Sql = both!(
-    "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
-            count(*) FILTER (WHERE status = 'running') AS running, "
-    each!("extract(epoch FROM now() - min(", "(julianday('now') - julianday(min(")
-    time!("r.created_at") ") FILTER (WHERE status = 'queued'))" each!("::float8", ") * 86400.0")
-    " AS oldest_queued_seconds
-     FROM operation_runs r WHERE r.type = " run_type!()
-    " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " is_not_repeated!("r")
-);
+/// `$of_group`: a further condition.
+macro_rules! counts {
+    ($($of_group:tt)*) => {
+        both!(
+            "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
+                    count(*) FILTER (WHERE status = 'running') AS running, "
+            each!("extract(epoch FROM now() - min(", "(julianday('now') - julianday(min(")
+            time!("r.created_at") ") FILTER (WHERE status = 'queued'))" each!("::float8", ") * 86400.0")
+            " AS oldest_queued_seconds
+             FROM operation_runs r WHERE r.type = " run_type!()
+            " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " is_not_repeated!("r")
+            $($of_group)*
+        )
+    };
+}
+
+const COUNTS: Sql = counts!();
+
+/// `$1`, `$2`: the group.
+pub(super) const COUNTS_OF_GROUP: Sql = counts!(" AND " in_group!("r.workspace_id", "$1", "$2"));
 
 const READ_LATEST_REPORT: Sql = both!(
     "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at

@@ -21,6 +21,7 @@ mod errors;
 mod failing_batches;
 mod fair_queuing;
 mod fixtures;
+mod groups;
 mod guards;
 mod hostile_connections;
 mod hostile_rows;
@@ -192,6 +193,13 @@ runs {
         each_tenant_has_its_oldest_run_next,
         only_runs_that_are_due_and_ours_are_next,
         tenants_without_a_connection_share_one_place;
+    groups:
+        each_group_claims_and_dispatches_its_own_runs,
+        a_hint_of_another_group_is_handed_over,
+        waiting_runs_of_other_groups_hold_up_no_sweep,
+        a_dead_workers_run_is_queued_by_any_group_and_dispatched_by_its_own,
+        fair_queuing_chooses_runs_of_the_group,
+        runs_of_any_group_show_whether_writing_works;
 }
 others {
     budgets:

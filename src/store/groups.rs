@@ -1,0 +1,161 @@
+//! Keeps a worker to the runs of its group of workspaces. Each statement that looks for runs has a second text for this:
+//! without groups nothing is tested.
+
+use super::bounds::{is_claimable, time};
+use super::dialect::{a_second_after, before, each, now, own, run_type};
+use super::repeated_ids::{is_of_type, of_only_run};
+use super::rows::CountsRow;
+use super::runs::COUNTS_OF_GROUP;
+use super::sql::{both, sql_for};
+use super::sql_store::{SqlConnection, SqlStore, read};
+use super::statement::{Sql, Statement};
+use super::sweep::{is_delivery_of_earlier, left_at};
+use crate::domain::RunId;
+use crate::domain::groups::GroupMembers;
+use crate::ports::groups::GroupStore;
+use crate::ports::runs::RunCounts;
+use crate::ports::store_error::StoreError;
+use crate::ports::sweep::SweepStore;
+use async_trait::async_trait;
+
+/// Whether a group has the workspace `$workspace`. `$listed`, `$has_listed`: see `GroupMembers`.
+macro_rules! in_group {
+    (postgres $workspace:literal, $listed:literal, $has_listed:literal) => {
+        concat!(
+            "coalesce(",
+            $workspace,
+            " = ANY(",
+            $listed,
+            "::bigint[]), false) = ",
+            $has_listed
+        )
+    };
+    (sqlite $workspace:literal, $listed:literal, $has_listed:literal) => {
+        concat!(
+            "coalesce(",
+            $workspace,
+            " IN (SELECT value FROM json_each(",
+            $listed,
+            ")), 0) = ",
+            $has_listed
+        )
+    };
+}
+pub(super) use in_group;
+
+/// Whether the run of `d.run_id` is, may be claimed, and is the group's.
+macro_rules! is_queued_here {
+    ($db:ident) => {
+        of_only_run!(
+            $db "d.run_id", "r.status = 'queued' AND " is_claimable!() " AND " in_group!("r.workspace_id", "$8", "$9")
+        )
+    };
+}
+
+/// Whether the run `w` of a window is due: without a hint, undelivered, or (`$1`) delivered too long ago (`$2`).
+macro_rules! is_due {
+    ($db:ident) => {
+        sql_for!(
+            $db "CASE WHEN (SELECT true FROM " own!(run_deliveries) " d WHERE d.run_id = w.id AND ("
+            is_delivery_of_earlier!() ") IS NOT TRUE AND (d.not_before > " now!()
+            " OR d.delivered_at IS NOT NULL AND NOT ($1 AND d.delivered_at < " before!("$2")
+            "))) THEN false ELSE " of_only_run!("w.id", is_claimable!()) " END"
+        )
+    };
+}
+
+/// The due runs of the group among the queued ones between two ids, whatever group those are of: see `window!` of
+/// the sweep.
+macro_rules! window {
+    ($db:ident $name:literal, $between:literal) => {
+        sql_for!(
+            $db $name
+            " AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at, r.workspace_id FROM operation_runs r
+                WHERE r.type = " run_type!() " AND r.status = 'queued' AND " $between
+            " ORDER BY r.id LIMIT $7), undispatched_" $name
+            " AS MATERIALIZED (SELECT w.id FROM " $name " w WHERE " in_group!("w.workspace_id", "$8", "$9") " AND "
+            is_due!() each!("", " ORDER BY w.id") " LIMIT $3)"
+        )
+    };
+}
+
+/// The due runs of a group, as `DUE` of the sweep finds those of all. How many runs of other groups wait, for how long,
+/// does not matter to it: it reads a window ahead and one behind, whose runs may also be undelivered or delivered too long
+/// ago, and as many undelivered ones. `$8`, `$9`: the group.
+pub(super) const DUE_IN_GROUP: Sql = both!(
+    "WITH " window!("ahead", "r.id > $5") ", " window!("behind", "r.id > $6 AND r.id <= $5")
+    ", due AS (SELECT id FROM undispatched_ahead UNION SELECT id FROM undispatched_behind
+        UNION
+        SELECT * FROM (SELECT d.run_id FROM (SELECT u.run_id FROM " own!(run_deliveries) " u
+          WHERE u.delivered_at IS NULL AND (u.not_before IS NULL OR u.not_before <= " now!() ") LIMIT $7) d
+          WHERE " is_queued_here!() " LIMIT $3) undelivered
+        UNION
+        SELECT d.run_id FROM "
+    each!("unnest($4::bigint[]) AS d (run_id)", "(SELECT value AS run_id FROM json_each($4)) d")
+    " WHERE " is_queued_here!() " ORDER BY 1 LIMIT $3)
+     SELECT "
+    each!(
+        "to_json(ARRAY(SELECT id FROM due ORDER BY id))",
+        "(SELECT json_group_array(id) FROM due)"
+    )
+    ", " left_at!("ahead") ", " left_at!("behind")
+);
+
+/// `$2`, `$3`: the group.
+const IS_QUEUED_IN_GROUP: Sql = both!(
+    "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!("r")
+    " AND r.status || '' = 'queued' AND " in_group!("r.workspace_id", "$2", "$3")
+);
+
+/// Adds the parameters of `in_group!`, where there is a group.
+pub(super) fn bind_group(statement: Statement, group: Option<&GroupMembers>) -> Statement {
+    match group {
+        Some(group) => statement.bind(&group.listed[..]).bind(group.has_listed),
+        None => statement,
+    }
+}
+
+/// Whether the run is queued and of the group. Where there are no groups, it is not asked.
+pub(super) async fn is_queued_in_group(
+    tx: &mut dyn SqlConnection,
+    group: Option<&GroupMembers>,
+    run: RunId,
+) -> Result<bool, StoreError> {
+    if group.is_none() {
+        return Ok(true);
+    }
+    let queued = bind_group(IS_QUEUED_IN_GROUP.bind(run.0), group);
+    let queued: Option<(i32,)> = queued.fetch_optional(tx).await?;
+    Ok(queued.is_some())
+}
+
+#[async_trait]
+impl<S: SqlStore> GroupStore for S {
+    fn serve_group(&self, group: GroupMembers) {
+        let _ = self.in_process().group.set(group);
+    }
+
+    async fn hand_over(&self, run: RunId) -> Result<bool, StoreError> {
+        let Some(group) = self.in_process().group.get() else {
+            return Ok(false);
+        };
+        let others = GroupMembers {
+            has_listed: !group.has_listed,
+            ..group.clone()
+        };
+        let is_another = read(self, async |tx| {
+            is_queued_in_group(tx, Some(&others), run).await
+        })
+        .await?;
+        if is_another {
+            self.mark_undispatched(&[run]).await?;
+        }
+        Ok(is_another)
+    }
+
+    async fn counts_of_group(&self, group: &GroupMembers) -> Result<RunCounts, StoreError> {
+        let count = bind_group(COUNTS_OF_GROUP.into(), Some(group));
+        let counts: CountsRow = read(self, async |tx| count.fetch_one(tx).await).await?;
+        Ok(counts.into())
+    }
+}
