@@ -4,6 +4,7 @@
 //! attention is a warning.
 
 mod connections;
+mod groups;
 mod http;
 mod invalid_runs;
 mod modules;
@@ -22,6 +23,7 @@ use super::args::JsonArg;
 use super::{exit, output, remedy};
 use crate::app;
 use crate::config::Settings;
+use crate::engine::settings::WorkerSettings;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::Pooling;
 use crate::ports::store::{SchemaFinding, Store, StoreError};
@@ -184,9 +186,8 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
                     connections::check(store, settings, lines).await;
                 })
                 .await;
-                let dead_after = settings.worker.dead_after;
                 in_time("runs", store, &mut lines, async |store, lines| {
-                    workers = runs(store, dead_after, lines).await;
+                    workers = runs(store, &settings.worker, lines).await;
                 })
                 .await;
             }
@@ -408,12 +409,17 @@ fn disk(store: &dyn Store, lines: &mut Vec<Line>) {
 }
 
 /// What is to be said of runs, and of what follows from them. Returns the workers.
-async fn runs(store: &dyn Store, dead_after: Duration, lines: &mut Vec<Line>) -> Vec<WorkerRecord> {
+async fn runs(
+    store: &dyn Store,
+    settings: &WorkerSettings,
+    lines: &mut Vec<Line>,
+) -> Vec<WorkerRecord> {
     guards(store, lines).await;
     lines.extend(partitions::check(store).await);
     lines.push(webhooks::check(store).await);
     throttling::check(store, lines).await;
-    let workers = activity(store, dead_after, lines).await;
+    let workers = activity(store, settings.dead_after, lines).await;
+    groups::check(store, settings, &workers, lines).await;
     invalid_runs::check(store, lines).await;
     workers
 }
@@ -465,13 +471,8 @@ async fn activity(
             return Vec::new();
         }
     };
-    let beating = workers
-        .iter()
-        .filter(|w| {
-            let age = (now - w.beat_at).to_std();
-            age.map_or(true, |age| age <= dead_after)
-        })
-        .count();
+    let beating = workers.iter().filter(|w| w.is_beating(now, dead_after));
+    let beating = beating.count();
     let plural = if beating == 1 { "" } else { "s" };
     let found = format!(
         "{} queued, {} running, {beating} worker{plural} alive",

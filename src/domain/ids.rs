@@ -1,5 +1,6 @@
 //! Identifiers of the rows that verifyd reads and writes.
 
+use super::groups::DEFAULT_GROUP;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -56,7 +57,7 @@ row_ids! {
     DeliveryId;
 }
 
-/// The name of one worker process: fresh at every start (host, process id, UUID).
+/// The name of one worker process: fresh at every start (group, host, process id, UUID).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WorkerId(pub String);
@@ -69,6 +70,21 @@ impl WorkerId {
             std::process::id(),
             uuid::Uuid::new_v4().simple()
         ))
+    }
+
+    /// The name with the group in front, which no host's name can contain. The default group leaves it as it is.
+    #[must_use]
+    pub fn in_group(self, group: &str) -> Self {
+        match group {
+            DEFAULT_GROUP => self,
+            _ => Self(format!("{group}/{self}")),
+        }
+    }
+
+    /// Returns the group that such a name tells.
+    pub fn group_of(name: &str) -> &str {
+        let group = name.split_once('/');
+        group.map_or(DEFAULT_GROUP, |(group, _)| group)
     }
 }
 

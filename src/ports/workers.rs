@@ -5,6 +5,7 @@ use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// A worker process that beat within the last day.
@@ -19,6 +20,30 @@ pub struct WorkerRecord {
     pub in_flight: u32,
     pub started_at: DateTime<Utc>,
     pub beat_at: DateTime<Utc>,
+}
+
+impl WorkerRecord {
+    /// Returns the name of the group of workspaces whose runs it claims.
+    pub fn group(&self) -> &str {
+        WorkerId::group_of(&self.worker_id)
+    }
+
+    /// Returns whether its last heartbeat is no older than `dead_after`. One of the future is not.
+    pub fn is_beating(&self, now: DateTime<Utc>, dead_after: Duration) -> bool {
+        let age = (now - self.beat_at).to_std();
+        age.map_or(true, |age| age <= dead_after)
+    }
+}
+
+/// Counts the workers of a group that are alive.
+pub fn alive_in_group(
+    workers: &[WorkerRecord],
+    group: &str,
+    now: DateTime<Utc>,
+    dead_after: Duration,
+) -> usize {
+    let alive = workers.iter().filter(|w| w.is_beating(now, dead_after));
+    alive.filter(|worker| worker.group() == group).count()
 }
 
 /// What a worker reports with each heartbeat.

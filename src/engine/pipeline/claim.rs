@@ -98,6 +98,7 @@ impl Pipeline {
                     });
                 }
                 ClaimAnswer::NotClaimable => {
+                    self.hand_over(run).await;
                     metrics::counter!("verifyd_hints_without_claim_total").increment(1);
                     return Err(Processed::NotClaimable);
                 }
@@ -126,6 +127,17 @@ impl Pipeline {
                     return Err(Processed::Postponed);
                 }
             };
+        }
+    }
+
+    /// Leaves a run of another group to that group. Where there are no groups, the database is not asked.
+    async fn hand_over(&self, run: RunId) {
+        match self.store.hand_over(run).await {
+            Ok(true) => metrics::counter!("verifyd_hints_handed_over_total").increment(1),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::debug!(run = run.0, %error, "cannot hand the run over; its group's sweep finds it later");
+            }
         }
     }
 

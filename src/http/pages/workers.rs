@@ -9,6 +9,7 @@ use super::session::Visitor;
 use crate::domain::access::Scope;
 use crate::domain::{EndpointId, WorkspaceId};
 use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
+use crate::ports::workers::alive_in_group;
 use crate::view::words::{counted, span};
 use askama::Template;
 use axum::extract::State;
@@ -39,6 +40,8 @@ struct WorkersPage {
     queued: u64,
     running: u64,
     versions: usize,
+    /// Groups without a worker that is alive.
+    unserved: Vec<String>,
     budgets: Vec<LimitedApplication>,
     /// Limited applications that are not among `budgets`.
     more_budgets: usize,
@@ -208,6 +211,10 @@ pub async fn page(
     let now = pages.clock.now();
     let webhooks = webhooks(&pages, now).await?;
     let (budgets, more_budgets) = budgets(&pages, now).await?;
+    let groups = pages.groups.names().filter(|_| !pages.groups.is_empty());
+    let unserved =
+        groups.filter(|group| alive_in_group(&workers, group, now, pages.dead_after) == 0);
+    let unserved: Vec<String> = unserved.map(ToOwned::to_owned).collect();
     let rows: Vec<Row> = workers
         .into_iter()
         .map(|w| Row {
@@ -216,9 +223,7 @@ pub async fn page(
             concurrency: w.concurrency,
             started: Moment::of(w.started_at, now),
             beat: Moment::of(w.beat_at, now),
-            beating: (now - w.beat_at)
-                .to_std()
-                .map_or(true, |age| age <= pages.dead_after),
+            beating: w.is_beating(now, pages.dead_after),
             name: w.worker_id,
             version: w.version,
         })
@@ -233,6 +238,7 @@ pub async fn page(
         in_flight: alive().map(|r| r.in_flight).sum(),
         concurrency: alive().map(|r| r.concurrency).sum(),
         versions: versions.len(),
+        unserved,
         budgets,
         more_budgets,
         webhooks,
