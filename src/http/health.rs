@@ -209,14 +209,20 @@ impl Health {
         }
     }
 
-    /// Counts the workers of each group, where there are groups.
+    /// Counts the workers of each group, and measures how long runs of this process's own wait, where there are groups.
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     async fn measure_groups(&self) {
         let settings = &self.worker.settings;
-        if settings.groups.is_empty() {
+        let Some(own) = settings.groups.members(&settings.group) else {
             return;
-        }
-        let workers = self.in_time(self.store.workers()).await;
+        };
+        let (workers, waiting) = tokio::join!(
+            self.in_time(self.store.workers()),
+            self.in_time(self.store.counts_of_group(&own)),
+        );
+        let oldest = waiting.map(|counts| counts.oldest_queued_seconds.unwrap_or(0.0));
+        metrics::gauge!("verifyd_group_oldest_queued_seconds", "group" => settings.group.clone())
+            .set(oldest.unwrap_or(f64::NAN));
         let now = SystemClock.now();
         for group in settings.groups.names() {
             let alive = workers

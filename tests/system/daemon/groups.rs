@@ -45,6 +45,8 @@ async fn each_group_has_workers_and_a_queue_of_its_own() {
     for line in [
         "verifyd_group_workers{group=\"default\"} 1",
         "verifyd_group_workers{group=\"eu\"} 0",
+        // What waits for others makes an autoscaler start no worker here.
+        "verifyd_group_oldest_queued_seconds{group=\"default\"} 0",
     ] {
         assert!(metrics.lines().any(|there| there == line), "{metrics}");
     }
