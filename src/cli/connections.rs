@@ -146,13 +146,19 @@ fn note_dates(
     expires_at: Option<DateTime<Utc>>,
 ) {
     let now = services.clock.now();
-    let until = [expires_at, validity.map(|validity| validity.until)];
-    let until = until.into_iter().flatten().min();
+    let own = validity.map(|validity| validity.until);
+    let until = [expires_at, own].into_iter().flatten().min();
     if let Some(until) = until.filter(|until| *until <= now) {
-        output::note(format!(
-            "The {what} has expired: it was valid until {}; its runs end blocked.",
-            output::minute(until)
-        ));
+        let at = output::minute(until);
+        output::note(match own == Some(until) {
+            true => {
+                format!("The {what} has expired: it was valid until {at}; its runs end blocked.")
+            }
+            false => format!(
+                "The date of --expires-at, {at}, is in the past: the {what} counts as expired, and its \
+                 runs end blocked."
+            ),
+        });
     } else if let Some(validity) = validity.filter(|validity| validity.from > now) {
         output::note(format!(
             "The {what} is not valid yet: it is valid from {} on; until then its runs end blocked.",

@@ -73,8 +73,14 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     }
     let mut findings = findings(store.as_ref()).await?;
     // Last: what it refuses may be accepted of the role of `serve`, and keeps nothing else from being added.
-    let refusal = writing::refusal(store.as_ref()).await;
-    let mut refusal = refusal.filter(|refusal| refusal.is_of_rule);
+    let mut refusal = writing::refusal(store.as_ref()).await;
+    if let Some(untried) = refusal.take_if(|refusal| !refusal.is_of_rule) {
+        findings.push(SchemaFinding::advice(
+            "writing",
+            format!("not tried to the end by this command: {}", untried.found),
+            "`serve` tries it when it starts, and `doctor` as the role of `serve`",
+        ));
+    }
     if let Some(warning) = refusal.take_if(|refusal| !refusal.is_of_every_role) {
         findings.push(SchemaFinding::advice(
             "writing, tried as the role of this command",

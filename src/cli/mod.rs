@@ -118,7 +118,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 /// Prints why a command failed, and what mends it.
 fn print_error(error: &anyhow::Error) {
     output::error(error);
-    if let Some(remedy) = remedy::of(error) {
+    if let Some(remedy) = remedy::of(error).or_else(|| remedy::of_schema(error)) {
         output::note(format!("→ {remedy}"));
     }
 }

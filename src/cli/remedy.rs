@@ -2,7 +2,9 @@
 
 mod postgres;
 
-pub(super) use self::postgres::{GAVE_NO, MORE_CONNECTIONS, NO_SESSION, REPEATED_KEY};
+pub(super) use self::postgres::{
+    GAVE_NO, MORE_CONNECTIONS, NO_FURTHER_ID, NO_SESSION, REPEATED_KEY,
+};
 pub(super) use crate::queue::redis::{remedy as of_queue, sentinel_remedy as of_sentinel};
 
 use self::postgres::{CORRECT_OPTIONS, POSTGRES, UNKNOWN_SETTING};
@@ -152,11 +154,29 @@ pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
     if let Some(OutboundError::Authorities(_)) = error.downcast_ref() {
         return Some(trusted_authorities::REMEDY);
     }
-    let mut causes = error.chain();
-    causes.find_map(|cause| match cause.downcast_ref() {
-        Some(OperationError::Store(error)) => of_store(error),
-        _ => of_store(cause.downcast_ref()?),
-    })
+    error
+        .chain()
+        .find_map(|cause| of_store(store_error(cause)?))
+}
+
+/// Of a command whose statement the tables do not fit, where the error has no remedy of its own.
+pub(super) fn of_schema(error: &anyhow::Error) -> Option<&'static str> {
+    let is_of_statement = |error: &StoreError| match error {
+        StoreError::Schema(detail) => detail.code.is_some() && detail.step.is_none(),
+        _ => false,
+    };
+    let mut causes = error.chain().filter_map(store_error);
+    causes
+        .any(is_of_statement)
+        .then_some("run `verifyd doctor`: it names what does not fit, and what mends it")
+}
+
+/// The error of the database that this cause of an error is.
+fn store_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
+    match cause.downcast_ref() {
+        Some(OperationError::Store(error)) => Some(error),
+        _ => cause.downcast_ref(),
+    }
 }
 
 /// Of a database that cannot be opened, where its error has none of its own.
@@ -196,6 +216,16 @@ pub(super) fn unfit<'a>(findings: impl Iterator<Item = &'a SchemaFinding>) -> Op
 mod tests {
     use super::*;
     use crate::ports::store_error::Detail;
+
+    #[test]
+    fn a_statement_that_the_tables_do_not_fit_leads_to_doctor() {
+        let said = "function jsonb_typeof(json) does not exist (SQLSTATE 42883)";
+        let detail = || Detail::new(said, Some(Code::Sqlstate("42883".to_owned())));
+        let of = |detail| of_schema(&OperationError::Store(StoreError::Schema(detail)).into());
+        assert!(of(detail()).is_some_and(|remedy| remedy.contains("`verifyd doctor`")));
+        // doctor would lead back to `migrate`.
+        assert_eq!(of(detail().at("migration 7")), None);
+    }
 
     #[test]
     fn each_database_has_remedies_of_its_own() {

@@ -24,8 +24,13 @@ use tokio_util::sync::CancellationToken;
 /// Pause before a part that panicked is started again.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 
+/// Time after the end of the worker: for the last answers (5 s), the last spans (5 s), and to close connections (3 s).
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(13);
+
 pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Result<ExitCode> {
-    let stop = stop::on_signals()?;
+    let signalled = stop::on_signals()?;
+    // Also fired by a part of the worker that fails.
+    let stop = signalled.child_token();
     // Unhandled, the signal would end the process.
     let show_state = signal(SignalKind::user_defined1())?;
     let metrics = metrics::install()?;
@@ -115,18 +120,29 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     let following = tokio::spawn(following);
     let worked = work(&services, worker, stop).await;
     closing.cancel();
-    // Runs do not depend on them.
-    let _ = tokio::join!(following, debugging);
-    let served = serving.await;
-    if let Some(traces) = traces {
-        traces.flush().await;
+    let close = async {
+        // Runs do not depend on them.
+        let _ = tokio::join!(following, debugging);
+        let served = serving.await;
+        if let Some(traces) = traces {
+            traces.flush().await;
+        }
+        served?.context("the HTTP endpoints")?;
+        tokio::join!(services.reads.close(), services.store.close());
+        ended.cancel();
+        reporting.await?;
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(CLOSE_TIMEOUT, close).await {
+        Ok(closed) => closed?,
+        Err(_) => tracing::warn!("connections do not close; ending the process"),
     }
-    served?.context("the HTTP endpoints")?;
-    services.reads.close().await;
-    services.store.close().await;
-    ended.cancel();
-    reporting.await?;
-    worked.context("the worker has stopped; restart it")?;
+    match worked {
+        Err(WorkerError::Overdue) if signalled.is_cancelled() => {
+            tracing::warn!("the stop took too long; others take over what has not ended");
+        }
+        worked => worked.context("the worker has stopped; restart it")?,
+    }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
@@ -158,8 +174,21 @@ async fn bind_socket(path: &Path) -> Option<Socket> {
 }
 
 /// Runs the worker, the publisher of completion events and the webhook sender until `stop`, or until the
-/// worker cannot go on.
+/// worker cannot go on. Ends in time after `stop`, whatever a part of them waits for.
 pub async fn work(
+    services: &Services,
+    worker: Worker,
+    stop: CancellationToken,
+) -> Result<(), WorkerError> {
+    let (state, stopped) = (Arc::clone(&worker.state), stop.clone());
+    let working = work_and_drain(services, worker, stop);
+    tokio::select! {
+        worked = working => worked,
+        () = state.stop_is_overdue(&stopped) => Err(WorkerError::Overdue),
+    }
+}
+
+async fn work_and_drain(
     services: &Services,
     worker: Worker,
     stop: CancellationToken,
@@ -182,16 +211,24 @@ pub async fn work(
     worked
 }
 
-/// Runs a part to its end. Runs do not depend on it, so a panic does not end the process: before `stop` the part is
-/// started again.
+/// Runs a part to its end. Runs do not depend on it, so a panic does not end the process: after a pause, unless `stop`
+/// comes before its end, the part is started again.
 async fn restarted<F: Future<Output = ()>>(
     name: &'static str,
     stop: CancellationToken,
     part: impl Fn() -> F,
 ) {
-    while AssertUnwindSafe(part()).catch_unwind().await.is_err() && !stop.is_cancelled() {
-        tracing::error!("the {name} panicked; starting it again");
-        tokio::time::sleep(PAUSE_AFTER_PANIC).await;
+    // Whatever makes the part may panic, too.
+    while AssertUnwindSafe(async { part().await })
+        .catch_unwind()
+        .await
+        .is_err()
+    {
+        tracing::error!("the {name} panicked; starting it again unless this process stops");
+        let pause = tokio::time::sleep(PAUSE_AFTER_PANIC);
+        if stop.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
     }
 }
 
@@ -204,14 +241,36 @@ mod tests {
     async fn a_part_that_panics_is_started_again() {
         let stop = CancellationToken::new();
         let started = AtomicU32::new(0);
-        let part = || async {
+        let part = || {
             let before = started.fetch_add(1, Ordering::Relaxed);
-            assert!(before >= 2, "a defect");
+            assert!(before >= 1, "a defect");
+            async move { assert!(before >= 2, "a defect") }
         };
         restarted("part", stop.clone(), part).await;
         assert_eq!(started.load(Ordering::Relaxed), 3);
         // It does not panic any more.
         restarted("part", stop, part).await;
         assert_eq!(started.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_panics_is_not_started_again_after_a_stop() {
+        for is_stopped in [true, false] {
+            let stop = CancellationToken::new();
+            if is_stopped {
+                stop.cancel();
+            }
+            let started = AtomicU32::new(0);
+            let part = || async {
+                let before = started.fetch_add(1, Ordering::Relaxed);
+                assert!(before >= 9, "a defect");
+            };
+            let stopping = async {
+                tokio::time::sleep(PAUSE_AFTER_PANIC / 2).await;
+                stop.cancel();
+            };
+            tokio::join!(restarted("part", stop.clone(), part), stopping);
+            assert_eq!(started.load(Ordering::Relaxed), 1);
+        }
     }
 }

@@ -75,6 +75,8 @@ pub enum FileError {
     },
     #[error("it holds neither a certificate nor a private key, in PEM, DER or PKCS#12")]
     NothingFound,
+    #[error("it is damaged: {0}")]
+    Damaged(String),
     #[error("the file of --private-key: {0}")]
     PrivateKeyFile(Box<Self>),
 }
@@ -127,6 +129,9 @@ pub fn credential_from_files(
 }
 
 const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+
+/// Base64 of a sequence in DER that is longer than 255 bytes, as every certificate and RSA key is.
+const LONG_DER_IN_BASE64: &str = "MII";
 
 /// How the labels of PKCS#10 end.
 const REQUEST: &str = "CERTIFICATE REQUEST-----";
@@ -217,9 +222,15 @@ impl<'a> Reader<'a> {
         base64.extend(text.chars().filter(|c| !c.is_ascii_whitespace()));
         let der = STANDARD.decode(base64.as_bytes()).map(Zeroizing::new);
         self.filter = format!("tr -cd 'A-Za-z0-9+/=' < {} | base64 -d | ", self.name);
-        der.ok()
-            .and_then(|der| self.read_binary(&der))
-            .unwrap_or(Err(FileError::NothingFound))
+        match der {
+            Ok(der) => self
+                .read_binary(&der)
+                .unwrap_or(Err(FileError::NothingFound)),
+            Err(error) if base64.starts_with(LONG_DER_IN_BASE64) => {
+                Err(FileError::Damaged(pem::wrong_base64(error)))
+            }
+            Err(_) => Err(FileError::NothingFound),
+        }
     }
 
     fn read_pem(&self, text: &str) -> Result<Contents, FileError> {
@@ -241,9 +252,18 @@ impl<'a> Reader<'a> {
                 "OPENSSH PRIVATE KEY" => return Err(self.openssh_key()),
                 _ if is_key && block.is_protected => return Err(self.unread_key(PROTECTED)),
                 "ENCRYPTED PRIVATE KEY" => {
-                    contents.add("PRIVATE KEY", &self.decrypt_key(&block.der()?)?);
+                    let key = self
+                        .decrypt_key(&block.der()?)
+                        .map_err(|error| match error {
+                            FileError::NothingFound => VaultError::from(block.damaged()).into(),
+                            error => error,
+                        })?;
+                    contents.add("PRIVATE KEY", &key);
                 }
-                _ if is_key => contents.keys.push(block.text),
+                _ if is_key => {
+                    block.der()?;
+                    contents.keys.push(block.text);
+                }
                 // Older labels; what OpenSSL trusts the certificate for comes after it.
                 "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => {
                     let der = block.der()?;
@@ -251,7 +271,10 @@ impl<'a> Reader<'a> {
                         split_value(&der).ok_or(VaultError::from(Cause::CertificateUnreadable))?;
                     contents.add("CERTIFICATE", certificate);
                 }
-                _ => contents.rest.push_str(&block.text),
+                _ => {
+                    block.der()?;
+                    contents.rest.push_str(&block.text);
+                }
             }
         }
         Ok(contents)
@@ -262,6 +285,8 @@ impl<'a> Reader<'a> {
         Some(match bytes {
             [0x30, 0x80, 0x02, 0x01, 0x03, ..] => Err(self.unread_pkcs12()),
             _ if is_pkcs7(bytes) => Err(self.pkcs7(&self.filter, "pkcs7 -inform DER")),
+            // No text begins so.
+            [0x30, 0x82, ..] if body_of(bytes).is_none() => Err(wrong_length(bytes)),
             [0x30, ..] => self.read_der(bytes, body_of(bytes)?),
             _ => return None,
         })
@@ -388,6 +413,15 @@ impl<'a> Reader<'a> {
             filter => format!("{filter}openssl {command} -out {name}.{extension}"),
         }
     }
+}
+
+/// The error of DER whose length is not that of the file.
+fn wrong_length(der: &[u8]) -> FileError {
+    let announced = header_of(der).map_or(0, |(header, length)| header + length);
+    let found = der.len();
+    FileError::Damaged(format!(
+        "it has {found} bytes and begins like one of {announced}"
+    ))
 }
 
 /// Whether the bytes are PKCS#7, in DER or in BER with a length that is not given.

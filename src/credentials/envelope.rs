@@ -37,8 +37,7 @@ pub fn is_envelope(payload: &str) -> bool {
 
 /// The payload without what tools leave around a text; no payload begins or ends so.
 pub(super) fn unwrapped(payload: &str) -> &str {
-    let payload = text_decoding::without_byte_order_mark(payload);
-    payload.trim_matches(|c: char| c.is_whitespace() || ['"', '\''].contains(&c))
+    payload.trim_matches(|c: char| c.is_whitespace() || text_decoding::is_left_by_copying(c))
 }
 
 /// Returns the id of the key that sealed this envelope; `None` if it is not of this version.

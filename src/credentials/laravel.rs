@@ -13,7 +13,7 @@ use super::pem::credential_from_pem;
 use super::php::{self, Php};
 use crate::domain::connection::CredentialKind;
 use crate::domain::credential::Credential;
-use crate::domain::credential_cause::Cause;
+use crate::domain::credential_cause::{Cause, Flaw};
 use crate::domain::text_decoding;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -25,6 +25,7 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::borrow::Cow;
 use zeroize::Zeroizing;
 
@@ -64,6 +65,18 @@ struct Payload<'a> {
     tag: Cow<'a, str>,
 }
 
+/// Whether the text begins as every payload does: with base64 of `{"iv":`, in whatever letters.
+fn begins_like_one(text: &str) -> bool {
+    let begin = text.get(..8).unwrap_or_default();
+    begin.eq_ignore_ascii_case("eyJpdiI6")
+}
+
+/// Whether a text that was decrypted is itself encrypted, by the framework or by verifyd.
+pub(super) fn is_encrypted(text: &str) -> bool {
+    let text = text.trim();
+    begins_like_one(text) || envelope::key_id(text).is_some()
+}
+
 /// Decrypts with the first key that fits.
 pub(super) fn decrypt(
     keys: &[LaravelKey],
@@ -76,15 +89,17 @@ pub(super) fn decrypt(
     if payload.is_empty() {
         return Err(Cause::Empty.into());
     }
-    // Base64 of `{"iv":`, as every payload begins, in whatever letters.
-    let begins_like_one = |payload: &str| {
-        let begin = payload.get(..8).unwrap_or_default();
-        begin.eq_ignore_ascii_case("eyJpdiI6")
-    };
-    let json = STANDARD.decode(payload).map_err(|_| match payload {
-        _ if begins_like_one(payload) => Cause::LaravelDamaged,
-        _ if begins_like_one(envelope::unwrapped(payload)) => Cause::Surrounded,
-        _ => Cause::PlainText,
+    // PHP ignores white space in base64, wherever it is.
+    let joined: Option<String> =
+        begins_like_one(payload).then(|| payload.split_whitespace().collect());
+    let payload = joined.as_deref().unwrap_or(payload);
+    let json = STANDARD.decode(payload).map_err(|_| {
+        let unwrapped = envelope::unwrapped(payload);
+        match begins_like_one(unwrapped) {
+            true if unwrapped != payload => Cause::Surrounded,
+            true => Cause::LaravelDamaged,
+            false => Cause::PlainText,
+        }
     })?;
     let is_one = begins_like_one(payload) || json.starts_with(b"{");
     let payload: Payload<'_> = serde_json::from_slice(&json).map_err(|_| match is_one {
@@ -191,10 +206,32 @@ pub(super) fn interpret(
         return match php::unserialize(plain).map_err(|_| Cause::LaravelContent)? {
             Php::Text(range) => interpret_text(&plain[range], kind, now),
             Php::Array(entries) => from_fields(php_fields(plain, &entries)?, kind, now),
-            Php::Null | Php::Bool(_) | Php::Int(_) => Err(Cause::LaravelContent.into()),
+            Php::Null => Err(other_content("null of PHP")),
+            Php::Bool(_) => Err(other_content("a boolean of PHP")),
+            Php::Int(_) => Err(other_content("a number of PHP")),
         };
     }
     interpret_text(plain, kind, now)
+}
+
+/// What the payload holds in place of a credential.
+fn other_content(found: &str) -> VaultError {
+    let found = Some(found.to_owned());
+    let cause = Cause::LaravelContent;
+    Flaw { cause, found }.into()
+}
+
+/// Names JSON that is neither an object nor a text.
+fn other_json(text: &[u8]) -> Option<&'static str> {
+    let name = match text.first()? {
+        b'n' => "null in JSON",
+        b't' | b'f' => "a boolean in JSON",
+        b'[' => "an array without names in JSON",
+        b'-' | b'0'..=b'9' => "a number in JSON",
+        _ => return None,
+    };
+    let is_json = serde_json::from_slice::<IgnoredAny>(text).is_ok();
+    is_json.then_some(name)
 }
 
 fn interpret_text(
@@ -206,6 +243,9 @@ fn interpret_text(
     if json.starts_with(b"{") {
         let fields = serde_json::from_slice(json).map_err(|_| Cause::LaravelContent)?;
         return from_fields(fields, kind, now);
+    }
+    if let Some(found) = other_json(json) {
+        return Err(other_content(found));
     }
     let text = std::str::from_utf8(plain).map_err(|_| Cause::LaravelContent)?;
     match kind {
@@ -224,6 +264,7 @@ fn interpret_text(
                 client_id: None,
             })
         }
+        CredentialKind::Certificate if is_encrypted(text) => Err(Cause::EncryptedTwice.into()),
         CredentialKind::Certificate => credential_from_pem(text, now),
         CredentialKind::FederatedTokenFile => Err(Cause::LaravelContent.into()),
     }
@@ -289,6 +330,7 @@ fn from_fields(
         (CredentialKind::Certificate, fields) if fields.client_secret.is_some() => {
             Err(Cause::OtherKind.into())
         }
-        _ => Err(Cause::LaravelContent.into()),
+        (CredentialKind::FederatedTokenFile, _) => Err(Cause::LaravelContent.into()),
+        _ => Err(other_content("an array or object without them")),
     }
 }

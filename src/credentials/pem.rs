@@ -1,13 +1,13 @@
 //! Reads certificates and their private keys in PEM.
 
 use crate::domain::credential::Credential;
-use crate::domain::credential_cause::Cause;
+use crate::domain::credential_cause::{Cause, Flaw};
 use crate::domain::text_decoding;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::rsa::KeyPair;
 use aws_lc_rs::signature::KeyPair as _;
-use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::{DecodeError, Engine};
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
@@ -32,7 +32,38 @@ impl Block<'_> {
             return Err(Cause::KeyProtected.into());
         }
         let der = STANDARD.decode(self.base64.as_bytes());
-        Ok(Zeroizing::new(der.map_err(|_| Cause::PemDamaged)?))
+        let der = der.map_err(|error| damaged(self.label, &wrong_base64(error)))?;
+        Ok(Zeroizing::new(der))
+    }
+
+    /// The flaw of a block whose content is not what its label says.
+    pub(super) fn damaged(&self) -> Flaw {
+        damaged(self.label, "its content is not what it says")
+    }
+}
+
+/// What is wrong with base64. Quotes nothing of it.
+pub(super) fn wrong_base64(error: DecodeError) -> String {
+    match error {
+        DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => {
+            format!("character {} of its base64 is wrong", at + 1)
+        }
+        DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => {
+            "its base64 is cut off".to_owned()
+        }
+    }
+}
+
+fn damaged(label: &str, what: &str) -> Flaw {
+    let is_label = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || " #".contains(c);
+    let is_known = label.len() <= 40 && label.chars().all(is_label);
+    Flaw {
+        cause: Cause::PemDamaged,
+        // What stands in place of a label may be a part of the key.
+        found: Some(match is_known {
+            true => format!("the block {label}: {what}"),
+            false => what.to_owned(),
+        }),
     }
 }
 
@@ -175,7 +206,7 @@ fn short_blocks(pem: &str) -> Result<Vec<Block<'_>>, VaultError> {
 }
 
 /// Splits a text into its blocks; what surrounds them is left out.
-pub(super) fn blocks(pem: &str) -> Result<Vec<Block<'_>>, Cause> {
+pub(super) fn blocks(pem: &str) -> Result<Vec<Block<'_>>, Flaw> {
     let mut found = Vec::new();
     let mut lines = text_decoding::without_byte_order_mark(pem)
         .lines()
@@ -184,6 +215,7 @@ pub(super) fn blocks(pem: &str) -> Result<Vec<Block<'_>>, Cause> {
         let Some(label) = between(line, "-----BEGIN ") else {
             continue;
         };
+        let no_end = || damaged(label, "its last line is missing");
         // Reserved at once, so that no freed memory keeps a part of the key.
         let mut base64 = Zeroizing::new(String::with_capacity(pem.len()));
         let mut text = Zeroizing::new(String::with_capacity(pem.len() + 2));
@@ -191,13 +223,13 @@ pub(super) fn blocks(pem: &str) -> Result<Vec<Block<'_>>, Cause> {
         text.push('\n');
         let mut is_protected = false;
         loop {
-            let line = lines.next().ok_or(Cause::PemDamaged)?;
+            let line = lines.next().ok_or_else(no_end)?;
             is_protected |= line.contains(':');
             text.push_str(line);
             text.push('\n');
             match between(line, "-----END ") {
                 Some(end) if end == label => break,
-                Some(_) => return Err(Cause::PemDamaged),
+                Some(_) => return Err(no_end()),
                 None => base64.push_str(line),
             }
         }
@@ -266,10 +298,26 @@ pub(super) mod tests {
             (format!("{ec}{certificate}"), "RSA"),
             (format!("{encrypted}{certificate}"), "password"),
             (format!("{legacy}{certificate}"), "password"),
-            (format!("{certificate}{}", &key[..key.len() / 2]), "damaged"),
             (
-                format!("{key}{}", certificate.replacen('M', "!", 1)),
-                "damaged",
+                format!("{certificate}{}", &key[..key.len() / 2]),
+                "damaged (the block PRIVATE KEY: its last line is missing)",
+            ),
+            (
+                format!("{key}{}", certificate.replacen("\nMII", "\nM!I", 1)),
+                "damaged (the block CERTIFICATE: character 2 of its base64 is wrong)",
+            ),
+            (
+                format!(
+                    "{certificate}-----BEGIN PRIVATE KEY-----\nMIIEv\n-----END PRIVATE KEY-----\n"
+                ),
+                "damaged (the block PRIVATE KEY: its base64 is cut off)",
+            ),
+            (
+                format!(
+                    "{certificate}{}",
+                    key.replace("BEGIN PRIVATE", "BEGIN Canary PRIVATE")
+                ),
+                "damaged (its last line is missing)",
             ),
             (" ".repeat(MAX_PEM_BYTES + 1), "too long"),
         ] {

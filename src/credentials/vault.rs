@@ -153,7 +153,11 @@ impl Vault for KeyRingVault {
 fn check(credential: &Credential) -> Result<Option<DateTime<Utc>>, VaultError> {
     match credential {
         Credential::ClientSecret { secret, .. } => {
-            client_secret::check(secret.expose_secret()).map_err(Flaw::from)?;
+            let secret = secret.expose_secret();
+            if laravel::is_encrypted(secret) {
+                return Err(Cause::EncryptedTwice.into());
+            }
+            client_secret::check(secret).map_err(Flaw::from)?;
             Ok(None)
         }
         Credential::Certificate {

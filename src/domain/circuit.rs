@@ -1,5 +1,5 @@
-//! The circuit of a webhook endpoint. After several failures in a row it opens: deliveries wait, and after
-//! each pause one of them, the probe, is sent until one succeeds.
+//! The circuit of a webhook endpoint. After several failures in a row, or when the receiver asks to wait, it opens:
+//! deliveries wait, and after each pause one of them, the probe, is sent until one succeeds.
 
 use serde::Serialize;
 use std::time::Duration;
@@ -13,6 +13,8 @@ pub struct CircuitPolicy {
     pub pause: Duration,
     /// ...and never longer than this.
     pub max_pause: Duration,
+    /// Longest pause that a receiver may ask for.
+    pub max_asked: Duration,
 }
 
 /// The recorded state of an endpoint's circuit.
@@ -33,6 +35,8 @@ pub enum AfterFailure {
     Opens(Duration),
     /// The probe failed; the next one is sent after this pause.
     StaysOpen(Duration),
+    /// It is open because of another attempt; no probe is sent within this time.
+    Waits(Duration),
 }
 
 impl Circuit {
@@ -41,7 +45,7 @@ impl Circuit {
     }
 
     /// Counts a failure. `is_probe`: whether the attempt was the probe of an open circuit. `asked`: how long
-    /// the receiver asks to wait.
+    /// the receiver asks to wait. That holds for all its deliveries, so the circuit opens at once.
     pub fn fail(
         &mut self,
         is_probe: bool,
@@ -49,20 +53,32 @@ impl Circuit {
         policy: &CircuitPolicy,
     ) -> AfterFailure {
         self.failures = self.failures.saturating_add(1);
-        let opens = !self.is_open() && self.failures >= policy.open_after;
-        let probe_failed = self.is_open() && is_probe;
-        // Attempts that were under way when it opened add no information.
-        if !(opens || probe_failed) {
+        let asked = asked.min(policy.max_asked);
+        let is_asked = !asked.is_zero();
+        let fails_often = self.failures >= policy.open_after;
+        let was_open = self.is_open();
+        if was_open && !is_probe {
+            // Attempts that were under way when it opened add no more information than this.
+            return match is_asked {
+                true => AfterFailure::Waits(asked),
+                false => AfterFailure::Unchanged,
+            };
+        }
+        if !(was_open || fails_often || is_asked) {
             return AfterFailure::Unchanged;
         }
-        let factor = 2_u32.saturating_pow(self.pauses);
-        let pause = policy.pause.saturating_mul(factor).min(policy.max_pause);
+        // Pauses that the receiver asked for double none of these.
+        let doublings = self.failures.saturating_sub(policy.open_after);
+        let factor = 2_u32.saturating_pow(doublings.min(self.pauses));
+        let own = policy.pause.saturating_mul(factor).min(policy.max_pause);
         self.pauses = self.pauses.saturating_add(1);
-        let pause = pause.max(asked.min(policy.max_pause));
-        if opens {
-            AfterFailure::Opens(pause)
-        } else {
-            AfterFailure::StaysOpen(pause)
+        let pause = match is_asked && !fails_often {
+            true => asked,
+            false => own.max(asked),
+        };
+        match was_open {
+            true => AfterFailure::StaysOpen(pause),
+            false => AfterFailure::Opens(pause),
         }
     }
 }
@@ -97,6 +113,7 @@ mod tests {
         open_after: 3,
         pause: Duration::from_secs(10),
         max_pause: Duration::from_secs(35),
+        max_asked: Duration::from_secs(3600),
     };
 
     fn fail(circuit: &mut Circuit, is_probe: bool) -> AfterFailure {
@@ -126,13 +143,47 @@ mod tests {
 
     #[test]
     fn it_waits_as_long_as_the_receiver_asks_for_within_its_limit() {
-        for (asked, pause) in [(5, 10), (20, 20), (86_400, 35)] {
+        // At the first failure as long as asked, at the third not for less than its own pause.
+        for (before, asked, pause) in [
+            (0, 5, 5),
+            (0, 86_400, 3600),
+            (2, 5, 10),
+            (2, 20, 20),
+            (2, 86_400, 3600),
+        ] {
             let mut circuit = Circuit {
-                failures: 2,
+                failures: before,
                 pauses: 0,
             };
             let after = circuit.fail(false, Duration::from_secs(asked), &POLICY);
             assert_eq!(after, AfterFailure::Opens(Duration::from_secs(pause)));
         }
+    }
+
+    #[test]
+    fn pauses_that_were_asked_for_double_none_of_its_own() {
+        let seconds = Duration::from_secs;
+        let mut circuit = Circuit::default();
+        let pauses = [1, 1, 10, 20, 35];
+        for (tried, pause) in pauses.into_iter().enumerate() {
+            let after = circuit.fail(tried > 0, seconds(1), &POLICY);
+            let (AfterFailure::Opens(waits) | AfterFailure::StaysOpen(waits)) = after else {
+                panic!("{after:?}")
+            };
+            assert_eq!(waits, seconds(pause), "{tried}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_under_way_and_a_probe_have_it_wait_as_long_as_asked() {
+        let seconds = Duration::from_secs;
+        let mut circuit = Circuit::default();
+        let after = circuit.fail(false, seconds(100), &POLICY);
+        assert_eq!(after, AfterFailure::Opens(seconds(100)));
+        let after = circuit.fail(false, seconds(200), &POLICY);
+        assert_eq!(after, AfterFailure::Waits(seconds(200)));
+        assert_eq!(circuit.pauses, 1);
+        let after = circuit.fail(true, seconds(300), &POLICY);
+        assert_eq!(after, AfterFailure::StaysOpen(seconds(300)));
     }
 }

@@ -65,6 +65,8 @@ causes! {
     // It was decrypted, and cannot be used.
     UnknownContent, "its content is JSON that no kind of credential has",
         "Store the credential again";
+    EncryptedTwice, "the credential is itself an encrypted payload",
+        "Encrypt the credential only once";
     LaravelContent, "the Laravel payload holds neither a secret, nor a combined PEM text, nor an array with client_secret or with private_key and certificate",
         "Store client_secret, or private_key and certificate, in the Laravel application";
     OtherKind, "it is of another kind than its row says",

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-/// The longest time for which a run is deferred where its provider names none.
-pub const MAX_DEFERRAL: Duration = Duration::from_secs(10 * 60);
-
 /// Returns the pause, longer by up to `share` of it at random, and never longer than `bound`.
 pub fn with_jitter(pause: Duration, share: f64, bound: Duration) -> Duration {
     let pause = pause.min(bound);

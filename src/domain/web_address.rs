@@ -16,6 +16,8 @@ pub enum WebAddressError {
     Unreadable,
     #[error("must have a port from 1 to 65535")]
     Port,
+    #[error("must have a host without two dots in a row or one at its start")]
+    EmptyLabel,
     /// It is read as another one.
     #[error("must be written as it is called: {form}", form = FORM)]
     Mended,
@@ -30,8 +32,17 @@ pub fn parse(text: &str) -> Result<Url, WebAddressError> {
     if url.port() == Some(0) {
         return Err(WebAddressError::Port);
     }
+    if url.domain().is_some_and(has_empty_label) {
+        return Err(WebAddressError::EmptyLabel);
+    }
     let is_as_written = is_as_written(&url, text).unwrap_or_default();
     is_as_written.then_some(url).ok_or(WebAddressError::Mended)
+}
+
+/// Whether a part between two dots is empty, as none is that DNS resolves. One dot may end a name.
+fn has_empty_label(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.split('.').any(str::is_empty)
 }
 
 /// Whether the text is the address that it is read as.
@@ -70,6 +81,7 @@ mod tests {
             "https://u:p@a.example/",
             "http://otel-collector:4317",
             "http://[::1]:4318/v1",
+            "https://a.example./hook",
         ] {
             assert!(parse(text).is_ok(), "{text}");
         }
@@ -101,6 +113,13 @@ mod tests {
             "https://@a.example/",
         ] {
             assert!(parse(text).is_err(), "{text}");
+        }
+        for text in [
+            "https://a..example/",
+            "https://.a.example/",
+            "https://a.example../",
+        ] {
+            assert_eq!(parse(text), Err(WebAddressError::EmptyLabel), "{text}");
         }
         for text in ["https://a.example:0", "http://127.0.0.1:00/hook?x=1"] {
             assert_eq!(parse(text), Err(WebAddressError::Port), "{text}");

@@ -50,6 +50,20 @@ struct RefusedTry {
     /// Since when they have been refused with this mark.
     since: Instant,
     next: Instant,
+    /// What has refused them; `None`: no try came to its end.
+    problem: Option<SchemaFinding>,
+}
+
+/// A try of the writes. Until its result is known they count as refused, also where its caller gives it up.
+struct Try<'a> {
+    watch: &'a SchemaWatch,
+    mark: &'a str,
+}
+
+impl Drop for Try<'_> {
+    fn drop(&mut self) {
+        self.watch.refused(self.mark);
+    }
 }
 
 /// What an error about the schema means for the run that got it.
@@ -88,28 +102,53 @@ impl SchemaWatch {
         let mut problem = findings.into_iter().find(|finding| finding.fatal);
         // The start of the process has tried it just before the first look.
         if problem.is_none() && known.is_some() {
-            if !self.is_try_due(&mark) {
+            if self.awaits_try(&mark) {
                 return Ok(());
             }
-            problem = match store.try_writing().await {
+            problem = match self.tried(&mark, store.try_writing()).await {
                 Ok(_) => None,
                 // What could not be tried refuses nothing, and mends nothing.
                 Err(error) if error.is_transient() && fits => None,
-                Err(error) => {
-                    self.refused(&mark);
-                    if error.is_transient() {
-                        return Err(error);
-                    }
-                    Some(SchemaFinding::fatal(
-                        "operation_runs",
-                        error.to_string(),
-                        "run: verifyd doctor",
-                    ))
-                }
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => Some(self.keep_refusal(SchemaFinding::fatal(
+                    "operation_runs",
+                    error.to_string(),
+                    "run: verifyd doctor",
+                ))),
             };
         }
         self.found(mark, problem);
         Ok(())
+    }
+
+    /// Returns whether the next try is not due yet. What has refused the last one is the problem until then: one that
+    /// was found with another mark is mended.
+    fn awaits_try(&self, mark: &str) -> bool {
+        if self.is_try_due(mark) {
+            return false;
+        }
+        let problem = {
+            let seen = self.seen.lock();
+            seen.refused.as_ref().and_then(|last| last.problem.clone())
+        };
+        if problem.is_some() {
+            self.found(mark.to_owned(), problem);
+        }
+        true
+    }
+
+    /// Tries the writes. The pause after a try begins at its end.
+    async fn tried<T>(&self, mark: &str, writing: impl Future<Output = T>) -> T {
+        let _until_end = Try { watch: self, mark };
+        writing.await
+    }
+
+    /// Records what has refused the last try, and returns it.
+    fn keep_refusal(&self, problem: SchemaFinding) -> SchemaFinding {
+        if let Some(refused) = &mut self.seen.lock().refused {
+            refused.problem = Some(problem.clone());
+        }
+        problem
     }
 
     /// Returns whether the pause after a refused try has ended, or the schema has changed since.
@@ -119,17 +158,18 @@ impl SchemaWatch {
         refused.is_none_or(|refused| refused.mark != mark || refused.next <= Instant::now())
     }
 
-    /// Records that the writes were refused, and when they are tried again.
+    /// Records a try that was not accepted, as far as is known, and when the next one is due.
     fn refused(&self, mark: &str) {
         let mut seen = self.seen.lock();
         let now = Instant::now();
         let before = seen.refused.take().filter(|refused| refused.mark == mark);
-        let since = before.map_or(now, |before| before.since);
+        let (since, problem) = before.map_or((now, None), |before| (before.since, before.problem));
         let pause = with_jitter((now - since).max(MIN_PAUSE), JITTER, MAX_PAUSE);
         seen.refused = Some(RefusedTry {
             mark: mark.to_owned(),
             since,
             next: now + pause,
+            problem,
         });
     }
 
@@ -221,5 +261,36 @@ mod tests {
         watch.refused("b");
         watch.found("b".into(), None);
         assert!(watch.is_try_due("b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_its_caller_gives_up_is_followed_by_a_pause() {
+        let watch = SchemaWatch::default();
+        let hangs = watch.tried("a", std::future::pending::<()>());
+        let given_up = tokio::time::timeout(MAX_PAUSE, hangs).await;
+        assert!(given_up.is_err());
+        assert!(!watch.is_try_due("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_mended_is_not_named_while_the_writes_are_refused() {
+        let watch = SchemaWatch::default();
+        watch.found("a".into(), None);
+        watch.tried("a", async {}).await;
+        let refusal = watch.keep_refusal(finding("operation_runs"));
+        watch.found("a".into(), Some(refusal));
+        watch.found("b".into(), Some(finding("provider_connections")));
+        assert!(watch.awaits_try("a"));
+        assert!(!watch.is_try_due("a"));
+        let problem = watch.seen.lock().problem.clone().unwrap();
+        assert_eq!(problem.subject, "operation_runs");
+        // A later try that does not come to its end says nothing else.
+        tokio::time::advance(2 * MIN_PAUSE).await;
+        assert!(!watch.awaits_try("a"));
+        watch.tried("a", async {}).await;
+        watch.found("b".into(), Some(finding("provider_connections")));
+        assert!(watch.awaits_try("a"));
+        let problem = watch.seen.lock().problem.clone().unwrap();
+        assert_eq!(problem.subject, "operation_runs");
     }
 }

@@ -70,6 +70,12 @@ impl WorkerState {
         self.stopping.cancelled().await;
         tokio::time::sleep(CLAIM_TIMEOUT).await;
     }
+
+    /// Waits until a stop takes too long, because a server passes nothing.
+    pub async fn stop_is_overdue(&self, stop: &CancellationToken) {
+        stop.cancelled().await;
+        tokio::time::sleep(self.settings.grace_period + RELEASE_TIMEOUT).await;
+    }
 }
 
 /// Why a worker ended without being stopped.
@@ -84,8 +90,8 @@ pub enum WorkerError {
     /// A part that must run as long as the process ended; its own error is in the log.
     #[error("the {0} ended unexpectedly")]
     Part(&'static str),
-    /// The consumer did not stop, not even after the grace period.
-    #[error("the consumer of hints did not stop")]
+    /// A part did not stop, not even after the grace period.
+    #[error("the stop took too long")]
     Overdue,
 }
 
@@ -93,8 +99,9 @@ pub enum WorkerError {
 /// given up that is committed later. Its attempts would count as lost.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Time after the grace period for releasing what is still in flight.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time after the grace period for releasing what is still in flight, and for all parts to end. `docs/guides/deploy.md`
+/// adds it, and what `cli/serve.rs` needs afterwards, to the grace period.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A part that must not end before the worker is stopped.
 struct Part {
@@ -118,6 +125,7 @@ impl Part {
                 Ok(Err(error)) => error,
                 Ok(Ok(())) | Err(_) => WorkerError::Part(name),
             };
+            tracing::error!(%error, "a part of the worker ended; stopping");
             stop.cancel();
             Err(error)
         });
@@ -210,17 +218,10 @@ impl Worker {
         let consuming = self
             .queue
             .consume(handler, settings.concurrency, stop.clone());
-        let overdue = async {
-            stop.cancelled().await;
-            tokio::time::sleep(settings.grace_period + RELEASE_TIMEOUT).await;
-        };
-        tokio::select! {
-            ended = AssertUnwindSafe(consuming).catch_unwind() => match ended {
-                Ok(Ok(())) if stop.is_cancelled() => Ok(()),
-                Ok(Ok(())) | Err(_) => Err(WorkerError::Part("consumer of hints")),
-                Ok(Err(error)) => Err(WorkerError::Consumer(error)),
-            },
-            () = overdue => Err(WorkerError::Overdue),
+        match AssertUnwindSafe(consuming).catch_unwind().await {
+            Ok(Ok(())) if stop.is_cancelled() => Ok(()),
+            Ok(Ok(())) | Err(_) => Err(WorkerError::Part("consumer of hints")),
+            Ok(Err(error)) => Err(WorkerError::Consumer(error)),
         }
     }
 }

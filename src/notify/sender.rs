@@ -84,7 +84,7 @@ impl Sender {
         let mut failing = false;
         while !stop.is_cancelled() {
             let polled_at = Instant::now();
-            match self.send_due().await {
+            match self.send_due(&stop).await {
                 Ok(()) => failing = false,
                 Err(error) => {
                     if !failing {
@@ -114,9 +114,9 @@ impl Sender {
 
     /// Starts an attempt of each due delivery while slots are free. Healthy endpoints come first; failing
     /// ones get at most half of the slots, and endpoints whose circuit is open none but the probe.
-    async fn send_due(&mut self) -> Result<(), StoreError> {
+    async fn send_due(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
         let slots = self.attempts.settings.concurrency;
-        loop {
+        while !stop.is_cancelled() {
             while let Some(ended) = self.tasks.try_join_next_with_id() {
                 self.ended(ended.map_or_else(|error| error.id(), |(id, ())| id));
             }
@@ -131,9 +131,10 @@ impl Sender {
             let limit = free.min(slots.div_ceil(2).saturating_sub(to_failing));
             let others = self.lease(limit, false).await?;
             if healthy + others == 0 {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     /// Starts attempts of due deliveries, at most one of each endpoint. Returns how many.
@@ -244,7 +245,7 @@ impl Attempts {
         for _ in 0..RECORD_TRIES {
             match self.store.record_attempt(delivery, outcome).await {
                 Ok(recorded) => {
-                    log_circuit(delivery, recorded.circuit);
+                    log_circuit(delivery, outcome.sent, recorded.circuit);
                     return;
                 }
                 Err(error) => {
@@ -333,7 +334,7 @@ fn count_given_up(reason: &'static str, deliveries: u64) {
 }
 
 /// Logs the effect of an attempt on the circuit of its endpoint.
-fn log_circuit(delivery: &LeasedDelivery, change: CircuitChange) {
+fn log_circuit(delivery: &LeasedDelivery, sent: SendResult, change: CircuitChange) {
     let endpoint = delivery.endpoint.endpoint_id.0;
     match change {
         CircuitChange::Unchanged => {}
@@ -341,6 +342,8 @@ fn log_circuit(delivery: &LeasedDelivery, change: CircuitChange) {
             metrics::counter!("verifyd_webhook_circuits_opened_total").increment(1);
             tracing::warn!(
                 endpoint,
+                result = %sent.result,
+                status_code = sent.status_code,
                 probe_in = ?pause,
                 "circuit of a webhook endpoint opened; its deliveries wait for a probe"
             );

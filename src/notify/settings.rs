@@ -62,6 +62,7 @@ impl WebhookSettings {
             open_after: CIRCUIT_FAILURES,
             pause: with_jitter(2 * self.request_timeout, JITTER, max_pause),
             max_pause,
+            max_asked: self.max_retry_delay(),
         }
     }
 
@@ -133,14 +134,15 @@ mod tests {
             assert!((30.0..=36.0).contains(&policy.pause.as_secs_f64()));
             for (pauses, asked) in [(0, 86_400), (4, 0), (5, 0), (5, 86_400), (60, 0)] {
                 let mut circuit = Circuit {
-                    failures: 4,
+                    failures: 4 + pauses,
                     pauses,
                 };
                 let after = circuit.fail(true, Duration::from_secs(asked), &policy);
                 let (AfterFailure::Opens(pause) | AfterFailure::StaysOpen(pause)) = after else {
                     panic!("{after:?}")
                 };
-                assert!(pause <= Duration::from_secs(900), "{pauses}: {pause:?}");
+                let bound = if asked > 0 { 21_600 } else { 900 };
+                assert!(pause <= Duration::from_secs(bound), "{pauses}: {pause:?}");
             }
         }
     }

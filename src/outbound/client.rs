@@ -32,6 +32,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub enum Resend {
     /// Only when the peer has certainly not begun with it.
     NotProcessed,
+    /// Also when a connection was lost that another request had used before: peers close those while nothing is under
+    /// way. It is then sent on a fresh one.
+    LostReused,
     /// Also when the connection was lost: doing it twice is the same as doing it once.
     Lost,
 }
@@ -57,8 +60,9 @@ impl Resends {
         let is_safe = match kind {
             FailureKind::NotProcessed => true,
             FailureKind::Lost => {
-                rule == Resend::Lost
-                    && !(was_exclusive && self.lost_exclusive >= MAX_LOST_EXCLUSIVE)
+                rule == Resend::LostReused && !was_exclusive
+                    || rule == Resend::Lost
+                        && !(was_exclusive && self.lost_exclusive >= MAX_LOST_EXCLUSIVE)
             }
             _ => false,
         };
@@ -122,8 +126,9 @@ impl Client {
         };
         let origin = (scheme.clone(), authority.clone());
         let proxy = self.proxy(uri).map(ToString::to_string);
+        let mut may_reuse = reuse == Reuse::Allowed;
         loop {
-            let is_shared = reuse == Reuse::Allowed && resends.all <= SHARED_RESENDS;
+            let is_shared = may_reuse && resends.all <= SHARED_RESENDS;
             let lease = match is_shared {
                 true => self.pool.lease(&origin).await?,
                 false => self.pool.fresh(&origin).await?,
@@ -136,6 +141,8 @@ impl Client {
             if !resends.take(kind, rule, is_exclusive).await {
                 return Err(Failure { kind, proxy });
             }
+            // Other idle connections may be closed, too.
+            may_reuse &= !(rule == Resend::LostReused && kind == FailureKind::Lost);
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Tests that `doctor` makes, so that problems show before `serve` runs, and figures for those who look for the cause
 //! of one.
 
+use crate::domain::RunId;
 use crate::ports::store_error::{Detail, StoreError};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The steps of [`ProbeStore::try_writing`] with a run, which its errors have.
 pub(crate) const RECORDING: &str = "recording a check";
@@ -164,6 +166,13 @@ pub trait ProbeStore: Send + Sync {
     /// of it, and decides for `migrate`, the start of `serve` and readiness. An error that is not transient refuses to
     /// serve. No worker sees the runs, and nobody is notified; in PostgreSQL each try uses up ids.
     async fn try_writing(&self) -> Result<Writing, StoreError>;
+
+    /// Claims the oldest runs of a few tenants that have waited for so long, and rolls back. Returns those whose claim is
+    /// refused: a rule of the application may refuse the runs of one tenant, which [`Self::try_writing`] need not find.
+    async fn refused_claims(
+        &self,
+        waited: Duration,
+    ) -> Result<Vec<(RunId, StoreError)>, StoreError>;
 
     /// Returns the tables that verifyd inserts into and whose next ids are taken, as after a restore of rows alone, or no
     /// ids that verifyd takes.

@@ -201,7 +201,7 @@ pub enum Disposition {
     /// The provider refuses for now without saying for how long: the run is released for at least this time,
     /// and for longer each time.
     Backoff(Duration),
-    /// verifyd itself holds the requests of the application back: the run is released until there is room for them.
+    /// verifyd itself holds the requests of the application back: the run is released until there may be room for them.
     Budget(Duration),
 }
 

@@ -123,7 +123,7 @@ pub enum CircuitChange {
 impl From<AfterFailure> for CircuitChange {
     fn from(after: AfterFailure) -> Self {
         match after {
-            AfterFailure::Unchanged => Self::Unchanged,
+            AfterFailure::Unchanged | AfterFailure::Waits(_) => Self::Unchanged,
             AfterFailure::Opens(pause) => Self::Opened(pause),
             AfterFailure::StaysOpen(pause) => Self::StaysOpen(pause),
         }
@@ -139,7 +139,7 @@ pub struct Delivery {
     pub operation_run_id: RunId,
     pub state: DeliveryState,
     pub attempts: u32,
-    /// When it is due, or its lease ends; `None` when it has ended.
+    /// When it is due, or its lease ends, and not before its endpoint's next probe; `None` when it has ended.
     pub next_attempt_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,

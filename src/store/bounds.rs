@@ -128,7 +128,8 @@ macro_rules! is_too_deep {
 
 /// Whether the numbers in a `jsonb` alone, down to 1,000 levels, have more than this number of bytes as text: PostgreSQL writes all
 /// their digits, 100,001 for `1e100000`. Adds them up one by one, and stops there. Only a large value is
-/// looked at.
+/// looked at. They are collected in one array: `jsonb_path_query`, which returns rows, moves all that are left for
+/// each of them.
 macro_rules! numbers_exceed {
     ($json:literal, $bytes:literal) => {
         concat!(
@@ -136,9 +137,9 @@ macro_rules! numbers_exceed {
             $json,
             " #> '{}') > 2048 AND EXISTS (SELECT FROM (
                 SELECT sum(octet_length(n.v::text)) OVER (ROWS UNBOUNDED PRECEDING) AS total
-                FROM jsonb_path_query(",
+                FROM jsonb_array_elements(jsonb_path_query_array(",
             $json,
-            ", 'strict $.**{0 to 1000} ? (@.type() == \"number\")') AS n (v)) t WHERE t.total > ",
+            ", 'strict $.**{0 to 1000} ? (@.type() == \"number\")')) AS n (v)) t WHERE t.total > ",
             $bytes,
             "))"
         )
@@ -313,21 +314,11 @@ macro_rules! is_valid_connection {
     };
 }
 
-/// The columns of a `ContextRow`, of `operation_runs r`, all NULL unless `$when`. `$bytes`: the parameter
-/// with the largest size.
+/// The columns of a `ContextRow`, of `operation_runs`, all NULL unless `$when`. `$bytes`: the parameter
+/// with the largest size. PostgreSQL: of a row `r` with the columns of `context_state!`, which tests the context once.
 macro_rules! context_columns {
-    (postgres $when:literal, $bytes:literal) => {
-        concat!(
-            "CASE WHEN ", $when, " AND ", $crate::store::bounds::fits!(postgres "r.context", $bytes),
-            " THEN r.context END AS context, CASE WHEN NOT ", $when,
-            " THEN NULL WHEN r.context IS NULL THEN 'null'
-                  WHEN pg_column_size(r.context) > 16777216 THEN 'huge'
-                  WHEN pg_column_size(r.context #> '{}') > 16777216 THEN 'huge'
-                  WHEN ", $crate::store::bounds::is_too_deep!("r.context"), " THEN 'deep'
-                  WHEN ", $crate::store::bounds::fits!(postgres "r.context", $bytes),
-            " THEN 'fits' ELSE 'large' END AS context_state, CASE WHEN ", $when, " THEN ",
-            $crate::store::bounds::is_small!("r.context"), " END AS context_is_small"
-        )
+    (postgres) => {
+        "CASE WHEN r.context_state = 'fits' THEN r.context END AS context, r.context_state, r.context_is_small"
     };
     (sqlite $bytes:literal) => {
         concat!(
@@ -335,6 +326,23 @@ macro_rules! context_columns {
             " THEN context END AS context, CASE WHEN octet_length(context) <= ", $bytes,
             " THEN 'fits' WHEN octet_length(context) <= 16777216 THEN 'large' ELSE 'huge' END
               AS context_state, octet_length(context) <= 32768 AS context_is_small"
+        )
+    };
+}
+
+/// What `context_columns!` reads, of `operation_runs r`. Whatever its size the context itself is among it: it is to be
+/// returned to another part of the statement only.
+macro_rules! context_state {
+    ($when:literal, $bytes:literal) => {
+        concat!(
+            "r.context, CASE WHEN NOT ", $when,
+            " THEN NULL WHEN r.context IS NULL THEN 'null'
+                  WHEN pg_column_size(r.context) > 16777216 THEN 'huge'
+                  WHEN pg_column_size(r.context #> '{}') > 16777216 THEN 'huge'
+                  WHEN ", $crate::store::bounds::is_too_deep!("r.context"), " THEN 'deep'
+                  WHEN ", $crate::store::bounds::fits!(postgres "r.context", $bytes),
+            " THEN 'fits' ELSE 'large' END AS context_state, CASE WHEN ", $when, " THEN ",
+            $crate::store::bounds::is_small!("r.context"), " END AS context_is_small"
         )
     };
 }
@@ -364,7 +372,7 @@ macro_rules! connection_of_context {
 }
 
 pub(super) use {
-    connection_of_context, context_columns, end, fits, id_of_text, is_claimable,
+    connection_of_context, context_columns, context_state, end, fits, id_of_text, is_claimable,
     is_impossible_time, is_listable, is_listed, is_read, is_shown, is_small, is_too_deep,
     is_valid_connection, listed_member, member, numbers_exceed, short, time,
 };

@@ -39,6 +39,18 @@ const NOTHING_KEPT: i64 = -1;
 /// Of the context stays what verifyd reads of it.
 const OWN_MEMBERS_KEPT: i64 = -2;
 
+/// The members of `context` that only completions write, as a list of names or, in SQLite, paths. What a producer, or an
+/// earlier completion, has left there does not stay. `producer_context` is the producer's.
+macro_rules! own_members {
+    (postgres) => {
+        "'verification_report', 'reason_code', 'next_steps', 'producer_context_dropped'"
+    };
+    (sqlite) => {
+        "'$.verification_report', '$.reason_code', '$.next_steps', '$.producer_context_dropped'"
+    };
+}
+pub(super) use own_members;
+
 /// The values of a completion, prepared by the caller: only an inventory that has changed is serialised while
 /// the transaction is open.
 pub(super) struct CompletionRequest {

@@ -7,7 +7,7 @@ use crate::ports::webhook_endpoints::EndpointError;
 use sqlx::Error;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
-use sqlx::postgres::PgSeverity;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use std::io::ErrorKind;
 
 /// Characters of a server's message that are kept.
@@ -146,12 +146,23 @@ impl From<MigrateError> for StoreError {
 
 fn from_database(error: &dyn DatabaseError) -> StoreError {
     let code = error.code().unwrap_or_default();
-    if let Some(postgres) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+    if let Some(postgres) = error.try_downcast_ref::<PgDatabaseError>() {
         let ends_session = matches!(postgres.severity(), PgSeverity::Fatal | PgSeverity::Panic);
-        from_sqlstate(&code, postgres.message(), ends_session)
+        let mut error = from_sqlstate(&code, postgres.message(), ends_session);
+        if let StoreError::Refused(why) | StoreError::Schema(why) = &mut error {
+            why.is_of_constraint = is_of_constraint(postgres);
+        }
+        error
     } else {
         from_sqlite(code.parse().unwrap_or_default(), error.message())
     }
+}
+
+/// Whether a constraint of the table that the statement itself writes, or of a partition of it, refused the row. What
+/// goes wrong within a function, such as that of a trigger, has a context.
+fn is_of_constraint(error: &PgDatabaseError) -> bool {
+    // integrity_constraint_violation
+    error.code().starts_with("23") && error.table().is_some() && error.r#where().is_none()
 }
 
 /// What PostgreSQL says. A trigger or a pooler may choose it, and logs and terminals show it.

@@ -92,7 +92,7 @@ const INVALID: Sql = Sql {
 
 /// Ids that several runs have, among the latest rows (`$1`) and among the runs that are not completed: of each how many
 /// have it, when these were recorded, and a condition on one of them: the one that was recorded last, or any one where
-/// none has a time. At most `$2`.
+/// none has a time. It names the row by its place: others may have the same time. At most `$2`.
 const REPEATED: Sql = Sql {
     postgres: sql_for!(
         postgres "WITH repeated AS (
@@ -101,11 +101,12 @@ const REPEATED: Sql = Sql {
             UNION SELECT unnest(" repeated_active_ids!() ")
         )
         SELECT s.id, r.runs, array_to_string(r.recorded[1:5], ', ', 'no time') AS recorded,
-            coalesce('created_at = ' || quote_literal(r.recorded[1]),
-                'created_at IS NULL AND ctid = ' || quote_literal(r.places[1])) AS one
+            r.places[1] AS one
         FROM repeated s CROSS JOIN LATERAL (
             SELECT count(*) AS runs, array_agg(CAST(r.created_at AS text) ORDER BY r.created_at DESC NULLS LAST) AS recorded,
-                array_agg(CAST(r.ctid AS text)) AS places
+                array_agg('tableoid = ' || CAST(r.tableoid AS text) || ' AND ctid = '
+                    || quote_literal(CAST(r.ctid AS text))
+                    ORDER BY r.created_at DESC NULLS LAST) AS places
             FROM operation_runs r WHERE r.id = s.id AND " is_of_type!("r") ") r
         ORDER BY s.id DESC LIMIT $2"
     ),

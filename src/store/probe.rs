@@ -2,9 +2,12 @@
 //! rolled back.
 
 mod read_back;
+mod waiting;
 mod written;
 
-use self::read_back::{Written, changed_columns};
+pub(super) use self::waiting::refused_claims;
+
+use self::read_back::{OF_RESULT, Written, changed_columns};
 use self::written::{completions, facts, inventories};
 use super::bounds::{is_claimable, is_valid_connection};
 use super::claims::{ClaimRequest, release_in};
@@ -338,8 +341,9 @@ async fn release(
     Ok(())
 }
 
-/// Completes the run and undoes it. Whether it is refused is what the completion itself says, as in `serve`. Returns the
-/// columns that are not as they were written all the same.
+/// Completes the run and undoes it. It is refused where the completion itself says so, as in `serve`, or where the run
+/// has not ended with its result all the same: what a completion returns does not show what a trigger does after it.
+/// Returns the other columns that are not as they were written.
 async fn complete(
     steps: &mut dyn RunSteps,
     keeper: &Keeper,
@@ -352,7 +356,8 @@ async fn complete(
     }
     let written = Written::Completion(request);
     let changed = changed_columns(&mut *steps.connection(), request.run, &written).await?;
-    if completed.is_altered {
+    let is_lost = changed.iter().any(|column| OF_RESULT.contains(column));
+    if completed.is_altered || is_lost {
         return Err(keeper.changes_row(&changed));
     }
     UNDO.execute(&mut *steps.connection()).await?;
@@ -472,6 +477,7 @@ async fn try_run_without_connection(
     keeper: &Keeper,
 ) -> Result<(), StoreError> {
     TRY_RUN.execute(&mut *steps.connection()).await?;
+    NOTIFY_NOBODY.execute(&mut *steps.connection()).await?;
     let by = (RECORD_WITHOUT_CONNECTION, RECORD_EMPTY_WITHOUT_CONNECTION);
     let Recorded::Run(run) = record(steps, by, ConnectionId(1)).await? else {
         return Ok(());

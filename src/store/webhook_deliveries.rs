@@ -44,11 +44,12 @@ const END_DELIVERY: Sql = both!(
                          OR state = 'failed' AND give_up_reason = 'age' AND $3 = 'delivered')"
 );
 
-/// One that succeeds closes the circuit, whichever it was.
+/// `$2`: whether it was the probe. Another one that was under way when the circuit opened leaves it open: the receiver
+/// may have asked to wait.
 const WORKED: Sql = both!(
     "UPDATE " own!(webhook_endpoints) " SET failures = 0, circuit_pauses = 0,
         circuit_opened_at = NULL, circuit_probe_at = NULL
-     WHERE id = $1 AND (failures > 0 OR circuit_pauses > 0)"
+     WHERE id = $1 AND (failures > 0 OR circuit_pauses > 0) AND ($2 OR circuit_pauses = 0)"
 );
 
 const CIRCUIT: Sql = both!(
@@ -56,16 +57,23 @@ const CIRCUIT: Sql = both!(
      FROM " own!(webhook_endpoints) " WHERE id = $1" postgres_only!(" FOR NO KEY UPDATE")
 );
 
-/// `$4`: time of the next probe, relative to now; NULL: unchanged.
+/// The next probe of `FAILED`.
+macro_rules! next_probe {
+    ($db:ident) => {
+        each!(
+            $db "clock_timestamp() + make_interval(secs => $4)",
+            "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', $4)"
+        )
+    };
+}
+
+/// `$4`: time of the next probe, relative to now; NULL: unchanged. `$5`: a later one stays.
 const FAILED: Sql = both!(
     "UPDATE " own!(webhook_endpoints) " SET failures = $2, circuit_pauses = $3,
         circuit_opened_at = CASE WHEN $3 > 0 THEN coalesce(circuit_opened_at, " now!() ") END,
-        circuit_probe_at = coalesce("
-    each!(
-        "clock_timestamp() + make_interval(secs => $4)",
-        "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', $4)"
-    )
-    ", circuit_probe_at) WHERE id = $1"
+        circuit_probe_at = CASE WHEN $5 THEN " each!("greatest", "max") "(circuit_probe_at, " next_probe!() ")
+                                ELSE coalesce(" next_probe!() ", circuit_probe_at) END
+     WHERE id = $1"
 );
 
 const GONE: Sql = both!(
@@ -130,10 +138,12 @@ const COUNTS: Sql = both!(
 
 const DELIVERIES: Sql = both!(
     "SELECT d.id, d.endpoint_id, d.message_id, d.operation_run_id, d.state,
-            CAST(d.attempts AS bigint) AS attempts, d.next_attempt_at, d.created_at, d.ended_at,
+            CAST(d.attempts AS bigint) AS attempts, d.created_at, d.ended_at, " each!("greatest", "max")
+    "(d.next_attempt_at, coalesce(e.circuit_probe_at, d.next_attempt_at)) AS next_attempt_at,
             d.give_up_reason, a.result, CAST(a.http_status AS bigint) AS http_status
      FROM " own!(webhook_deliveries) " d LEFT JOIN " own!(webhook_attempts) " a
          ON a.delivery_id = d.id AND a.attempt = d.attempts
+         LEFT JOIN " own!(webhook_endpoints) " e ON e.id = d.endpoint_id
      WHERE ($1 IS NULL OR d.endpoint_id = $1) AND ($2 IS NULL OR d.state = $2)
        AND ($3 IS NULL OR d.id < $3) ORDER BY d.id DESC LIMIT $4"
 );
@@ -202,7 +212,8 @@ impl<S: SqlStore + LeaseDeliveries> DeliveryStore for S {
             let mut circuit = CircuitChange::Unchanged;
             match outcome.sent.result.verdict() {
                 Verdict::Delivered => {
-                    let changed = WORKED.bind(endpoint).execute(tx).await?;
+                    let worked = WORKED.bind(endpoint).bind(delivery.is_probe);
+                    let changed = worked.execute(tx).await?;
                     if delivery.is_probe && changed > 0 {
                         circuit = CircuitChange::Closed;
                     }
@@ -218,15 +229,16 @@ impl<S: SqlStore + LeaseDeliveries> DeliveryStore for S {
                         let after = now.fail(delivery.is_probe, asked, &outcome.circuit);
                         let pause = match after {
                             AfterFailure::Unchanged => None,
-                            AfterFailure::Opens(pause) | AfterFailure::StaysOpen(pause) => {
-                                Some(pause)
-                            }
+                            AfterFailure::Opens(pause)
+                            | AfterFailure::StaysOpen(pause)
+                            | AfterFailure::Waits(pause) => Some(pause),
                         };
                         let failed = FAILED
                             .bind(endpoint)
                             .bind(i32::try_from(now.failures).unwrap_or(i32::MAX))
                             .bind(i32::try_from(now.pauses).unwrap_or(i32::MAX))
-                            .bind(Value::Later(pause));
+                            .bind(Value::Later(pause))
+                            .bind(matches!(after, AfterFailure::Waits(_)));
                         failed.execute(tx).await?;
                         circuit = after.into();
                     }

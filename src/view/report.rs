@@ -304,7 +304,7 @@ impl ReportView {
 
 fn verdict(run: &OperationRun, report: &ReportState) -> String {
     match (run.status, report) {
-        (RunStatus::Queued, _) => "Waiting for a worker.".to_owned(),
+        (RunStatus::Queued, _) => waiting(run.started_at).to_owned(),
         (RunStatus::Running, _) => "Being checked right now.".to_owned(),
         (RunStatus::Completed, ReportState::Readable { report }) => {
             let what = report.main_problem().map(what_is_wrong).unwrap_or_default();
@@ -333,11 +333,20 @@ fn verdict(run: &OperationRun, report: &ReportState) -> String {
     }
 }
 
+/// What a queued run waits for, as far as its own row says. Its first claim has set the time; why it was released, and
+/// until when it may not be claimed again, is in other tables.
+const fn waiting(started_at: Option<DateTime<Utc>>) -> &'static str {
+    match started_at {
+        None => "Waiting for a worker.",
+        Some(_) => "Waiting for its next attempt.",
+    }
+}
+
 /// The verdict over a run of which only a summary was read. Names no permission, and does not know what
 /// people have accepted.
 pub(super) fn verdict_in_list(run: &RunSummary) -> String {
     match (run.status, run.report, run.overall) {
-        (RunStatus::Queued, ..) => "Waiting for a worker.".to_owned(),
+        (RunStatus::Queued, ..) => waiting(run.started_at).to_owned(),
         (RunStatus::Running, ..) => "Being checked right now.".to_owned(),
         (RunStatus::Completed, ReportPresence::Readable, Some(overall)) => {
             let reason = run

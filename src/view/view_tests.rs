@@ -5,7 +5,8 @@ mod acknowledgements;
 use super::diff::DiffState;
 use super::report::ReportState;
 use super::{
-    AcknowledgementView, CheckView, DiffView, OnboardingView, ReportView, RunDetail, RunView,
+    AcknowledgementView, CheckView, DiffView, OnboardingView, ReportView, RunDetail, RunItem,
+    RunView,
 };
 use crate::domain::acknowledgement::{Acknowledgement, Actor, Surface};
 use crate::domain::attempt::{AttemptEnd, AttemptRecord};
@@ -14,7 +15,7 @@ use crate::domain::onboarding::OnboardingSession;
 use crate::domain::report::{
     Check, CheckStatus, Identity, NextStep, Overall, ReportDraft, Severity,
 };
-use crate::domain::run::{OperationRun, Outcome, RUN_TYPE, RunStatus};
+use crate::domain::run::{OperationRun, Outcome, RUN_TYPE, ReportPresence, RunStatus, RunSummary};
 use crate::domain::run_record::{ProviderWait, RunRecord, SessionRecord};
 use crate::domain::{AcknowledgementId, Reason, RunId, SessionId, TenantId, TokenId, WorkspaceId};
 use crate::view::acknowledgement::Standing;
@@ -104,6 +105,29 @@ fn record(run: OperationRun, attempts: Vec<AttemptRecord>) -> RunRecord {
         acknowledgements: Vec::new(),
         previous: None,
         provider_wait: None,
+    }
+}
+
+/// What lists read of a run without a report.
+fn summary(run: &OperationRun) -> RunSummary {
+    RunSummary {
+        id: run.id,
+        workspace_id: run.workspace_id,
+        tenant_id: run.tenant_id,
+        status: run.status,
+        outcome: run.outcome,
+        provider_connection_id: None,
+        provider: None,
+        module: None,
+        display_name: None,
+        report: ReportPresence::Pending,
+        overall: None,
+        fingerprint: None,
+        reason_code: None,
+        problems: 0,
+        created_at: run.created_at,
+        started_at: run.started_at,
+        completed_at: run.completed_at,
     }
 }
 
@@ -334,6 +358,22 @@ fn the_timeline_of_a_run() {
     strange.created_at = None;
     let t = RunDetail::of(&record(strange, vec![]), at(1)).timeline;
     assert_eq!((t.waited_ms, t.worked_ms), (None, None));
+}
+
+#[test]
+fn a_run_that_was_released_waits_for_its_next_attempt() {
+    let mut released = run(5, RunStatus::Queued, None, None);
+    assert_eq!(
+        RunItem::from(summary(&released)).verdict,
+        "Waiting for a worker."
+    );
+    released.started_at = Some(at(3));
+    assert_eq!(
+        RunItem::from(summary(&released)).verdict,
+        "Waiting for its next attempt."
+    );
+    let shown = RunDetail::of(&record(released, vec![]), at(4));
+    assert_eq!(shown.run.verdict, "Waiting for its next attempt.");
 }
 
 #[test]

@@ -17,7 +17,7 @@ const FOR_RUNS: &str = "
 
 /// Each batch, and each call that is sent separately, begins with its limits.
 const TRANSACTIONS: &str = "
-    SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE query ~ 'SET LOCAL jit'";
+    SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE query ~ 'SET LOCAL enable_seqscan'";
 
 const BLOCKS: &str = "
     SELECT sum(shared_blks_hit + shared_blks_read)::float8 / sum(rows)::float8, sum(rows)::bigint

@@ -398,11 +398,29 @@ fn describe_command(text: &mut String, command: &clap::Command, parents: &str) {
     }
     let arguments = command.get_arguments().map(described);
     let (usage, options): (Vec<String>, Vec<Option<String>>) = arguments.unzip();
-    let options: Vec<String> = options.into_iter().flatten().collect();
+    let options = without_known(options.into_iter().flatten().collect(), text);
     let _ = write!(text, "`{path}{}`: {about}.\n\n", usage.concat());
     if !options.is_empty() {
         let _ = write!(text, "{}\n\n", options.join("\n"));
     }
+}
+
+/// Names only the options that the section describes already in the same words, if there are three or more.
+#[cfg(feature = "simulator")]
+fn without_known(options: Vec<String>, text: &str) -> Vec<String> {
+    let section = &text[text.rfind("### ").unwrap_or_default()..];
+    let is_known = |line: &String| section.contains(&format!("\n{line}\n"));
+    let (known, mut new): (Vec<String>, Vec<String>) = options.iter().cloned().partition(is_known);
+    if known.len() < 3 {
+        return options;
+    }
+    // "- `--certificate <FILE>`: …"
+    let names = known
+        .iter()
+        .filter_map(|line| line.split(['`', ' ']).nth(2));
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    new.push(format!("- as above: {}", names.join(", ")));
+    new
 }
 
 /// What stands in the line of the command where it has to, or may, be given there, and a line of its own unless there

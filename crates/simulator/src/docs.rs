@@ -1,4 +1,4 @@
-//! The generated part of `docs/contributing/simulator.md`.
+//! The generated part of `crates/simulator/README.md`.
 
 use super::scenario::Scenario;
 use std::fmt::Write as _;

@@ -3,7 +3,7 @@
 //!
 //! It checks what it is given (secrets, signatures, audiences, times, permissions) and fails by
 //! scenario: the tenant id that is asked for decides what its directory is like. See
-//! `docs/contributing/simulator.md`.
+//! `crates/simulator/README.md`.
 //!
 //! A request's way: [`server`] routes it, [`login`] or [`graph`] answers it, [`faults`] may put
 //! something else in place of the answer, as the tenant's [`scenario`] says.

@@ -28,6 +28,13 @@ impl TestDatabase {
         Self::create_on(&server()).await
     }
 
+    /// Creates it empty, in this encoding. The locale C fits all.
+    pub async fn in_encoding(encoding: &str) -> Self {
+        let options =
+            format!("TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'");
+        Self::create_with(&server(), &options).await
+    }
+
     /// Creates it as migrations leave an empty one: migrating takes ten times as long as copying.
     pub async fn migrated() -> Self {
         Self::copy_of(&MIGRATED, false).await

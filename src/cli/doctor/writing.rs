@@ -2,12 +2,13 @@
 //! `migrate` and for the start of `serve`.
 
 use super::{Line, State, TIMEOUT, bad, error, ok};
-use crate::cli::remedy::REPEATED_KEY;
+use crate::cli::remedy::{NO_FURTHER_ID, REPEATED_KEY};
 use crate::ports::probe::{
     CLAIMING, COMPLETING, RECORDING, RELEASING, SWEEPING, UnusableIds, WRITING_INVENTORY, Writing,
 };
 use crate::ports::store::{Store, StoreError};
 use std::fmt;
+use std::time::Duration;
 
 const PART: &str = "writing";
 
@@ -75,7 +76,7 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
         Ok(Writing::OnlyClaimed) => ok(PART, ONLY_CLAIMED),
         Ok(Writing::NothingTried) => ok(PART, NOTHING_TRIED),
         Ok(Writing::NotRecording(failure) | Writing::NotTried(failure))
-            if failure.has(REPEATED_KEY)
+            if (failure.has(REPEATED_KEY) || failure.has(NO_FURTHER_ID))
                 && unusable.iter().any(|ids| ids.table == "operation_runs") =>
         {
             return None;
@@ -107,6 +108,25 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
     notifies
 }
 
+/// Names runs that wait because their claim is refused. `serve` says so in its log and figures alone.
+pub(super) async fn check_waiting(store: &dyn Store, waited: Duration, lines: &mut Vec<Line>) {
+    match store.refused_claims(waited).await {
+        Ok(refusals) => lines.extend(refusals.iter().map(|(run, failure)| {
+            let line = refused(failure, REFUSING_RULE);
+            Line {
+                part: "runs",
+                state: State::Warning,
+                found: format!("run {run} waits: {}", line.found),
+                ..line
+            }
+        })),
+        Err(failure) => lines.push(Line {
+            state: State::Warning,
+            ..error("runs", &failure)
+        }),
+    }
+}
+
 /// A line for a test that has failed.
 fn of_failure(failure: &StoreError) -> Line {
     match failure.step() {
@@ -121,7 +141,8 @@ pub(in crate::cli) struct Refusal {
     pub remedy: String,
     /// Whether a rule of the application refuses it, and no missing right or policy, which another role may not lack.
     pub is_of_rule: bool,
-    /// Whether it refuses every role: a constraint does, and in SQLite there are no roles; a trigger may test its user.
+    /// Whether it surely refuses every role: a constraint does, and in SQLite there are no roles; a trigger may test its
+    /// user.
     pub is_of_every_role: bool,
 }
 
@@ -241,6 +262,7 @@ fn is_refused_by_a_rule(failure: &StoreError) -> bool {
         ("", "row-level security"),
         ("", "configuration parameter"),
         REPEATED_KEY,
+        NO_FURTHER_ID,
     ];
     matches!(failure, StoreError::Refused(_))
         && failure.step().is_some_and(|step| steps.contains(&step))

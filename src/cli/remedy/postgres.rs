@@ -1,5 +1,6 @@
 //! The remedies for errors of PostgreSQL, and of a pooler before it.
 
+use crate::files::trusted_authorities;
 use crate::ports::store_error::Sign;
 
 pub(in crate::cli) const MORE_CONNECTIONS: &str = "allow more connections (max_connections of the server, CONNECTION LIMIT of role and \
@@ -25,6 +26,9 @@ const REACH_SERVER: &str = "check database.url (DATABASE_URL), and that PostgreS
 
 /// unique_violation of a primary key, which PostgreSQL names so.
 pub(in crate::cli) const REPEATED_KEY: Sign = ("23505", "_pkey\"");
+
+/// sequence_generator_limit_exceeded.
+pub(in crate::cli) const NO_FURTHER_ID: Sign = ("2200H", "");
 
 /// A setting that `options` of the address name, or a policy or trigger: verifyd's statements read no such one.
 pub(super) const UNKNOWN_SETTING: Sign = ("", "unrecognized configuration parameter");
@@ -85,7 +89,7 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
         "correct or drop the policies or rules that lead back to their own table, also through another one",
     ),
     (
-        ("2200H", ""),
+        NO_FURTHER_ID,
         "the sequence of the ids gives no further one: raise its MAXVALUE, and make the column a bigint if it is none",
     ),
     (("53100", ""), "make room on the server's disk"),
@@ -155,8 +159,8 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
     ),
     (("", "UnknownIssuer"), TRUST_AUTHORITY),
     (
-        ("", "CaUsedAsEndEntity"),
-        "give the server a certificate that is no authority's own (basicConstraints CA:FALSE)",
+        ("", trusted_authorities::AUTHORITY_AS_SERVER),
+        trusted_authorities::AUTHORITY_AS_SERVER_REMEDY,
     ),
     (
         ("", "not valid for name"),

@@ -301,7 +301,38 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
             "openssl pkey -provider legacy -provider default -in x.pfx -out x.pfx.key",
         ),
         (broken, Some(PASSWORD), ""),
-        (AES256[..AES256.len() - 7].into(), Some(PASSWORD), nothing),
+        (
+            AES256[..AES256.len() - 7].into(),
+            Some(PASSWORD),
+            "it is damaged: it has ",
+        ),
+        (
+            [der(CERTIFICATE), vec![b'\n']].concat(),
+            None,
+            "it is damaged: it has ",
+        ),
+        (
+            STANDARD.encode(AES256)[..101].into(),
+            Some(PASSWORD),
+            "it is damaged: its base64 is cut off",
+        ),
+        (
+            CERTIFICATE.replacen("\nMII", "\nMI!", 1).into(),
+            None,
+            "damaged (the block CERTIFICATE: character 3 of its base64 is wrong)",
+        ),
+        (
+            KEY.replacen("\nMII", "\nMI!", 1).into(),
+            None,
+            "damaged (the block PRIVATE KEY: character 3 of its base64 is wrong)",
+        ),
+        (
+            with(
+                "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            ),
+            Some(PASSWORD),
+            "damaged (the block ENCRYPTED PRIVATE KEY: its content is not what it says)",
+        ),
         (
             PKCS7_PEM.into(),
             None,

@@ -83,18 +83,23 @@ fn every_payload_that_cannot_be_decrypted_has_its_cause() {
         (&CBC_STRING.to_uppercase(), Cause::LaravelDamaged),
         (&CBC_STRING.to_lowercase(), Cause::LaravelDamaged),
         (&format!("\"{CBC_STRING}\""), Cause::Surrounded),
+        (&format!("{CBC_STRING}'\n"), Cause::Surrounded),
+        (&format!("{CBC_STRING}\u{200b}"), Cause::Surrounded),
+        (&format!("\n\u{feff}{CBC_STRING}"), Cause::Surrounded),
     ] {
         assert_eq!(flaw(&ours, payload).cause, cause, "{payload}");
     }
     assert_eq!(flaw(&ours, &other_key).found.as_deref(), Some("the key k2"));
 
-    // A line end around a Laravel payload changes nothing: base64 ignores it.
-    open(
-        &ours,
-        CredentialKind::ClientSecret,
-        &format!("{CBC_STRING}\r\n"),
-    )
-    .unwrap();
+    // White space in or around a Laravel payload changes nothing: PHP's base64 ignores it.
+    let (first, rest) = CBC_STRING.split_at(76);
+    for payload in [
+        format!("{CBC_STRING}\r\n"),
+        format!(" \t{CBC_STRING} \n"),
+        format!("{first}\n{rest}\n"),
+    ] {
+        open(&ours, CredentialKind::ClientSecret, &payload).unwrap();
+    }
     let of_another = format!("base64:{}", STANDARD.encode([9; 32]));
     let other = vault("k1", 1, &[&of_another]);
     assert_eq!(flaw(&other, CBC_STRING).cause, Cause::LaravelOtherKey);
@@ -155,8 +160,17 @@ fn every_content_that_cannot_be_used_has_its_cause() {
         );
     }
 
+    // Encrypted before it was encrypted here.
+    let envelope = sealed(&ours, b"{}");
+    for twice in [CBC_STRING, &format!("{CBC_STRING}\n"), &envelope] {
+        let flaw = flaw(&ours, &sealed(&ours, secret(twice).as_bytes()));
+        assert_eq!(flaw, Flaw::from(Cause::EncryptedTwice), "{twice}");
+    }
+
     use CredentialKind::{Certificate, ClientSecret};
     for (plain, kind, cause) in [
+        (CBC_STRING, Certificate, Cause::EncryptedTwice),
+        (&envelope, Certificate, Cause::EncryptedTwice),
         (r#"{"secret": "x"}"#, ClientSecret, Cause::LaravelContent),
         (
             r#"{"client_secret": 5}"#,
@@ -179,6 +193,38 @@ fn every_content_that_cannot_be_used_has_its_cause() {
     ] {
         let error = laravel::interpret(plain.as_bytes(), kind, SystemClock.now()).unwrap_err();
         assert_eq!(error.flaw().map(|flaw| flaw.cause), Some(cause), "{plain}");
+    }
+}
+
+#[test]
+fn what_laravel_encrypted_in_place_of_a_credential_is_named() {
+    use CredentialKind::{Certificate, ClientSecret};
+    for (plain, found) in [
+        ("null", "null in JSON"),
+        (" null\n", "null in JSON"),
+        ("true", "a boolean in JSON"),
+        ("[\"canary\"]", "an array without names in JSON"),
+        ("-17", "a number in JSON"),
+        ("{}", "an array or object without them"),
+        ("a:0:{}", "an array or object without them"),
+        ("s:4:\"null\";", "null in JSON"),
+        ("N;", "null of PHP"),
+        ("b:1;", "a boolean of PHP"),
+        ("i:5;", "a number of PHP"),
+    ] {
+        for kind in [ClientSecret, Certificate] {
+            let error = laravel::interpret(plain.as_bytes(), kind, SystemClock.now()).unwrap_err();
+            let expected = Flaw {
+                cause: Cause::LaravelContent,
+                found: Some(found.to_owned()),
+            };
+            assert_eq!(error.flaw(), Some(&expected), "{plain}");
+        }
+    }
+    // Secrets that only begin so.
+    for plain in ["null~Q", "17~x", "[x", "true.", "5e"] {
+        let opened = laravel::interpret(plain.as_bytes(), ClientSecret, SystemClock.now());
+        assert!(opened.is_ok(), "{plain}: {opened:?}");
     }
 }
 

@@ -6,7 +6,6 @@ use super::preflight::{PreflightResult, RunSubject};
 use super::{Pipeline, Transition};
 use crate::domain::completion::Completion;
 use crate::domain::connection_facts::KeptFacts;
-use crate::domain::pause::MAX_DEFERRAL;
 use crate::domain::reason::Reason;
 use crate::domain::run::RunRequest;
 use crate::engine::scheduling::in_flight::Phase;
@@ -159,6 +158,9 @@ fn complete(completion: Completion) -> Transition {
     Transition::Complete(Box::new(completion))
 }
 
+/// The longest pause that is chosen here.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
+
 /// Returns the wait that the provider or its limiter named, or one as long as the run has taken so far, which doubles each
 /// pause. `room`: the longest possible wait.
 fn pause(disposition: Disposition, spent: Duration, room: Duration) -> Option<Duration> {
@@ -166,10 +168,10 @@ fn pause(disposition: Disposition, spent: Duration, room: Duration) -> Option<Du
         Disposition::Finished => None,
         Disposition::Later(wait) => (wait <= room).then_some(wait),
         Disposition::Backoff(least) => {
-            let wait = least.max(spent.min(MAX_DEFERRAL));
+            let wait = least.max(spent.min(LONGEST_PAUSE));
             (least <= room).then(|| wait.min(room))
         }
-        // Without jitter: the limiter spreads these times, and a permit is void soon after its own.
+        // Without jitter: the limiter spreads these times.
         Disposition::Budget(wait) => (!room.is_zero()).then(|| wait.min(room)),
     }
 }
@@ -196,7 +198,7 @@ mod tests {
             seconds(90_000),
             seconds(90_000),
         );
-        assert_eq!(late, Some(MAX_DEFERRAL));
+        assert_eq!(late, Some(LONGEST_PAUSE));
     }
 
     #[test]

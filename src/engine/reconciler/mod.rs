@@ -29,9 +29,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Longest time for one sweep, and for each of the other looks at the database.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest time that sweeps wait for a look at the schema. It takes longer where triggers of the application have the
+/// writes wait that it tries; claims do not wait for it either.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Debounce of wake-ups: time for what a producer has just recorded to be claimed by its own hint before a
 /// sweep sends another one. Half as much again at random at most, so that of the replicas that one producer wakes
@@ -104,6 +109,10 @@ pub struct Reconciler {
     invalid_runs: InvalidRunLog,
     /// When schema and orphans are looked at next.
     next_look: Instant,
+    /// A look at the schema that takes long.
+    look: Option<AbortOnDropHandle<()>>,
+    /// When the schema was seen to change before the last look.
+    schema_changed_at: Option<Instant>,
 }
 
 impl Reconciler {
@@ -123,6 +132,8 @@ impl Reconciler {
             dead_letters: 0,
             invalid_runs: InvalidRunLog::default(),
             next_look: Instant::now(),
+            look: None,
+            schema_changed_at: None,
         }
     }
 
@@ -172,7 +183,7 @@ impl Reconciler {
     async fn round(&mut self) -> Result<Next, ConsumerStalled> {
         self.state.activity.touch();
         let looks = Instant::now() >= self.next_look;
-        if looks || !self.worker.schema.fits() {
+        if looks || self.look.is_some() || !self.worker.schema.fits() {
             self.look_at_schema().await;
             self.state.activity.touch();
         }
@@ -215,25 +226,41 @@ impl Reconciler {
         Ok(next)
     }
 
-    /// Checks whether the schema fits, also where runs have been refused for long. When it was changed, ids may have
+    /// Looks at the schema, and goes on without what it finds where that takes long. When it was changed, ids may have
     /// restarted, behind the cursor.
     async fn look_at_schema(&mut self) {
-        let schema = &self.worker.schema;
-        let before = schema.changed_at();
-        let refusals = &self.worker.refusals;
-        let is_suspect = refusals.last_longer_than(self.worker.settings.dead_after);
-        let look = schema.look(self.store.as_ref(), is_suspect);
-        let looked = with_timeout(SWEEP_TIMEOUT, look).await;
-        if is_suspect {
-            refusals.tested();
+        let (mut look, wait) = match self.look.take() {
+            Some(look) => (look, Duration::ZERO),
+            None => (self.begin_look(), LOOK_TIMEOUT),
+        };
+        match tokio::time::timeout(wait, &mut look).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log_limited!(error, %error, "the look at the schema failed"),
+            Err(_) => self.look = Some(look),
         }
-        if let Err(error) = looked {
-            // The sweep logs it, too, as a warning.
-            tracing::debug!(%error, "cannot inspect the schema");
-        }
-        if schema.changed_at() != before {
+        let changed_at = self.worker.schema.changed_at();
+        if changed_at != self.schema_changed_at {
+            self.schema_changed_at = changed_at;
             self.cursor = SweepCursor::START;
         }
+    }
+
+    /// Begins to check whether the schema fits, also where runs have been refused for long.
+    fn begin_look(&self) -> AbortOnDropHandle<()> {
+        let (store, worker) = (Arc::clone(&self.store), Arc::clone(&self.worker));
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let refusals = &worker.refusals;
+            let is_suspect = refusals.last_longer_than(worker.settings.dead_after);
+            let look = worker.schema.look(store.as_ref(), is_suspect);
+            let looked = with_timeout(SWEEP_TIMEOUT, look).await;
+            if is_suspect {
+                refusals.tested();
+            }
+            if let Err(error) = looked {
+                // The sweep logs it, too, as a warning.
+                tracing::debug!(%error, "cannot inspect the schema");
+            }
+        }))
     }
 
     /// Waits until the queue may be given more. Where it does not answer, the next sweep finds out why.

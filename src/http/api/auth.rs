@@ -86,11 +86,22 @@ pub async fn admit(access: Access, request: Request, next: Next) -> Result<Respo
     let api = request.extensions().get::<Arc<Api>>().cloned();
     let api = api.ok_or_else(|| Problem::new(Kind::Defect, "The API is not set up."))?;
     let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    let authorization = request.headers().get(header::AUTHORIZATION).cloned();
+    let mut given = request.headers().get_all(header::AUTHORIZATION).iter();
+    let (authorization, is_repeated) = (given.next().cloned(), given.next().is_some());
     let Access::Scope(scope) = access else {
         anonymous(&api, address)?;
         return Ok(next.run(request).await);
     };
+    if is_repeated {
+        anonymous(&api, address)?;
+        let problem = "is given more than once";
+        return Err(Problem::field(
+            Kind::InvalidHeader,
+            "Authorization",
+            problem,
+            "once",
+        ));
+    }
     let token = authenticate(&api, authorization, address).await?;
     let request_id = request.extensions().get::<RequestId>();
     let caller = Caller {

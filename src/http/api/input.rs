@@ -8,11 +8,13 @@ use axum::RequestExt as _;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse as _;
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 /// Rows of a page when none are asked for, and at most.
@@ -38,22 +40,28 @@ impl Fields {
     fn of_query(query: &str) -> Self {
         let mut fields = Self::default();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            let name = short(&name);
-            if fields.given.contains_key(&name) {
-                let error = FieldError::new(&name, "is given more than once", "once");
-                fields.errors.push(error);
-            }
-            fields.given.insert(name, Value::from(value.into_owned()));
+            fields.give(&name, Value::from(value.into_owned()));
         }
         fields
     }
 
-    fn of_body(body: Map<String, Value>) -> Self {
-        Self {
-            given: body.into_iter().map(|(k, v)| (short(&k), v)).collect(),
+    fn of_body(members: Vec<(String, Value)>) -> Self {
+        let mut fields = Self {
             in_json: true,
             ..Self::default()
+        };
+        for (name, value) in members {
+            fields.give(&name, value);
         }
+        fields
+    }
+
+    fn give(&mut self, name: &str, value: Value) {
+        let name = short(name);
+        if self.given.contains_key(&name) {
+            self.refuse(&name, "is given more than once", "once");
+        }
+        self.given.insert(name, value);
     }
 
     fn take(&mut self, name: &'static str) -> Option<Value> {
@@ -266,40 +274,88 @@ impl<T: FromFields, S: Send + Sync> FromRequest<S> for JsonBody<T> {
 
     async fn from_request(mut request: Request, _: &S) -> Result<Self, Problem> {
         let Query(Nothing) = request.extract_parts().await?;
-        let is_json = is_json(&request);
+        let unsupported = unsupported(request.headers());
         let bytes = Bytes::from_request(request, &())
             .await
             .map_err(|rejection| match rejection.into_response().status() {
                 StatusCode::PAYLOAD_TOO_LARGE => Problem::of_status(StatusCode::PAYLOAD_TOO_LARGE),
                 _ => Problem::new(Kind::BadRequest, "The body did not arrive whole."),
             })?;
-        let body = if bytes.is_empty() {
-            Map::new()
-        } else if is_json {
+        let members = if bytes.is_empty() {
+            Vec::new()
+        } else if let Some(problem) = unsupported {
+            return Err(problem);
+        } else {
             match serde_json::from_slice(&bytes) {
-                Ok(Value::Object(body)) => body,
-                Ok(Value::Null) => Map::new(),
-                Ok(_) => return Err(Problem::new(Kind::MalformedBody, "It is no object.")),
+                Ok(Members(members)) => members,
+                Err(error) if error.is_data() => {
+                    return Err(Problem::new(Kind::MalformedBody, "It is no object."));
+                }
                 Err(error) => {
                     let detail = format!("Line {}, column {}.", error.line(), error.column());
                     return Err(Problem::new(Kind::MalformedBody, detail));
                 }
             }
-        } else {
-            return Err(Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         };
-        let mut fields = Fields::of_body(body);
+        let mut fields = Fields::of_body(members);
         let read = T::from_fields(&mut fields);
         fields.finish(Kind::InvalidBody)?;
         Ok(Self { read, bytes })
     }
 }
 
-fn is_json(request: &Request) -> bool {
-    let kind = request.headers().get(header::CONTENT_TYPE);
+/// The members of an object in their order, also those of the same name.
+struct Members(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Members, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = object.next_entry()? {
+            members.push(member);
+        }
+        Ok(Members(members))
+    }
+}
+
+/// Refuses a body that is not JSON in UTF-8, by its headers.
+fn unsupported(headers: &HeaderMap) -> Option<Problem> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    if encodings.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        let detail = "The body must be sent without a Content-Encoding.";
+        return Some(Problem::new(Kind::MediaType, detail));
+    }
+    let kind = headers.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|value| value.to_str().ok());
-    let kind = kind.map(|text| text.split(';').next().unwrap_or_default().trim());
-    kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
+    let mut parts = kind.unwrap_or_default().split(';').map(str::trim);
+    let is_json = parts
+        .next()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
+    (!is_json || parts.any(names_other_charset))
+        .then(|| Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+}
+
+/// Whether a parameter of the content's type names another charset than UTF-8 and ASCII, which is a part of it.
+fn names_other_charset(parameter: &str) -> bool {
+    let Some((name, value)) = parameter.split_once('=') else {
+        return false;
+    };
+    let (name, value) = (name.trim(), value.trim().trim_matches(['"', '\'']));
+    let is_utf8 = |known: &str| value.eq_ignore_ascii_case(known);
+    name.eq_ignore_ascii_case("charset") && !["utf-8", "utf8", "us-ascii"].into_iter().any(is_utf8)
 }
 
 /// The id at the end or in the middle of the path. What is no id is the id of nothing.
@@ -313,8 +369,9 @@ impl<T: FromStr + Send, S: Send + Sync> FromRequestParts<S> for PathId<T> {
         let Path(text) = Path::<String>::from_request_parts(parts, state)
             .await
             .map_err(|_| Problem::not_found())?;
-        let digits = text.bytes().all(|b| b.is_ascii_digit());
-        let id = text.parse().ok().filter(|_| digits);
+        // Written in one way only.
+        let is_written_so = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+        let id = text.parse().ok().filter(|_| is_written_so);
         id.map(Self).ok_or_else(Problem::not_found)
     }
 }
@@ -330,7 +387,7 @@ mod tests {
         let Value::Object(body) = body else {
             unreachable!()
         };
-        let mut fields = Fields::of_body(body);
+        let mut fields = Fields::of_body(body.into_iter().collect());
         assert_eq!(fields.id::<ConnectionId>("a"), None);
         assert_eq!(fields.id("b"), Some(ConnectionId(7)));
         assert_eq!(fields.id::<ConnectionId>("c"), None);

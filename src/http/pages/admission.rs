@@ -180,7 +180,7 @@ impl From<Unread> for PageError {
         match unread {
             Unread::TooSlow => Self::TooSlow,
             Unread::TooLarge => Self::TooLarge,
-            Unread::Broken => Self::Refused("The form did not arrive whole.".to_owned()),
+            Unread::Broken => Self::Broken,
         }
     }
 }

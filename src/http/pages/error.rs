@@ -37,6 +37,8 @@ pub enum PageError {
     TooMany(Duration),
     /// The form did not arrive in time.
     TooSlow,
+    /// The form ended too early, or what was sent is no HTTP.
+    Broken,
     TooLarge,
     /// It took longer than a request may.
     TooLate,
@@ -131,6 +133,11 @@ impl IntoResponse for PageError {
             Self::TooSlow => (
                 StatusCode::REQUEST_TIMEOUT,
                 "This form did not arrive in time",
+                "Nothing was changed. Send it again.".to_owned(),
+            ),
+            Self::Broken => (
+                StatusCode::BAD_REQUEST,
+                "This form did not arrive whole",
                 "Nothing was changed. Send it again.".to_owned(),
             ),
             Self::TooLarge => (
@@ -248,7 +255,20 @@ pub async fn not_here(State(pages): State<Arc<Pages>>, uri: Uri) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::body::Unread;
     use crate::ports::store_error::Detail;
+
+    #[test]
+    fn a_form_that_does_not_arrive_is_no_wrong_form() {
+        for (unread, status) in [
+            (Unread::Broken, 400),
+            (Unread::TooSlow, 408),
+            (Unread::TooLarge, 413),
+        ] {
+            let page = PageError::from(unread).into_response();
+            assert_eq!(page.status().as_u16(), status, "{unread:?}");
+        }
+    }
 
     #[test]
     fn what_the_database_lacks_is_no_defect() {

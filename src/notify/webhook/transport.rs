@@ -67,11 +67,12 @@ impl Transport {
         span.set("http.request.method", "POST");
         // No path: receivers put tokens there.
         span.set_server(message.uri());
-        // A request that the receiver may have begun to process is only repeated as another attempt.
+        // Receivers close idle connections, also in the moment in which a message is sent on one: no failure of theirs.
+        // One that has read it knows it again by its id. A message that is lost otherwise is another attempt's.
         let mut resends = Resends::default();
         let sending = self
             .client
-            .send(message, Resend::NotProcessed, Reuse::Allowed, &mut resends);
+            .send(message, Resend::LostReused, Reuse::Allowed, &mut resends);
         let sent = tokio::time::timeout(self.request_timeout, span.scope(sending)).await;
         let sent = match sent {
             Err(_) => SendResult::without_answer(AttemptResult::Timeout),

@@ -45,7 +45,7 @@ pub(super) enum LaterCause {
     Refused,
     /// The provider.
     Asked,
-    /// The limiter: the budget of the application has permits by then.
+    /// The limiter, which spreads these times: see `limiter::reservations`.
     Budget,
 }
 

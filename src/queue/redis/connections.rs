@@ -7,7 +7,7 @@ use crate::ports::queue::QueueError;
 use crate::queue::consumer_health::ConsumerHealth;
 use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub};
-use redis::{AsyncConnectionConfig, RedisError, RedisResult, ServerErrorKind};
+use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(super) struct Connections {
     primary: Primary,
     config: ConnectionManagerConfig,
     shared: Mutex<Option<ConnectionManager>>,
-    /// Whether the server has been reached since this process started.
+    /// Whether the server was reached, and has answered since.
     reached: AtomicBool,
     connect_timeout: Duration,
     call_timeout: Duration,
@@ -77,13 +77,14 @@ impl Connections {
         let client = client.map_err(QueueError::Unavailable)?;
         match tokio::time::timeout(self.connect_timeout, client.get_async_pubsub()).await {
             Ok(Ok(pubsub)) => Ok(pubsub),
-            Ok(Err(error)) => Err(unavailable(&error)),
+            Ok(Err(error)) => Err(self.unavailable(&error).await),
             Err(_) => Err(QueueError::Unavailable("connecting took too long".into())),
         }
     }
 
     /// Tries once whether the server can be used, for its own error: a connection that retries reports
-    /// only a timeout in the end. Does nothing once the server has been reached.
+    /// only a timeout in the end. Does nothing once the server has been reached,
+    /// until a call gets no answer or a sign-in is refused.
     pub async fn first_contact(&self) -> Result<(), QueueError> {
         if self.reached.load(Ordering::Relaxed) {
             return Ok(());
@@ -115,7 +116,10 @@ impl Connections {
         let answer = tokio::time::timeout(self.call_timeout, exchange(&mut connection)).await;
         let (result, renew) = match answer {
             Ok(Ok(value)) => (Ok(value), false),
-            Ok(Err(error)) => (Err(unavailable(&error)), needs_new_connection(&error)),
+            Ok(Err(error)) => (
+                Err(self.unavailable(&error).await),
+                needs_new_connection(&error),
+            ),
             Err(_) => (
                 Err(QueueError::Unavailable(
                     "no answer within the timeout".into(),
@@ -124,8 +128,10 @@ impl Connections {
             ),
         };
         if renew {
-            // The manager connects again only after the connection has closed, which a half-open one never is, and
-            // to the same server, which may be a former primary.
+            // The next call learns why, if it has no answer, either.
+            self.reached.store(false, Ordering::Relaxed);
+            // The manager connects again only after the connection has closed, which a half-open one never is, not
+            // after a refused sign-in, and to the same server, which may be a former primary.
             *self.shared.lock() = None;
         }
         self.health
@@ -152,11 +158,28 @@ impl Connections {
             exchange(connection).await
         };
         match tokio::time::timeout(self.call_timeout, exchange).await {
-            Ok(answer) => answer.map_err(|error| unavailable(&error)),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.unavailable(&error).await),
             Err(_) => Err(QueueError::Unavailable(
                 "no answer within the timeout".into(),
             )),
         }
+    }
+
+    /// Describes what went wrong, as `first_contact` does: of a refused sign-in with the server's own answer, which the
+    /// client leaves out.
+    pub async fn describe(&self, error: &RedisError) -> String {
+        if error.kind() == ErrorKind::AuthenticationFailed {
+            self.reached.store(false, Ordering::Relaxed);
+            if let Err(QueueError::Unavailable(answer)) = self.first_contact().await {
+                return answer;
+            }
+        }
+        error::describe(error)
+    }
+
+    async fn unavailable(&self, error: &RedisError) -> QueueError {
+        QueueError::Unavailable(self.describe(error).await)
     }
 
     async fn shared(&self) -> Result<ConnectionManager, QueueError> {
@@ -174,11 +197,7 @@ impl Connections {
 }
 
 fn needs_new_connection(error: &RedisError) -> bool {
-    error.is_io_error() || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
-}
-
-/// Describes what went wrong. The client's messages name commands and the server's answer, never the
-/// URL.
-pub(super) fn unavailable(error: &RedisError) -> QueueError {
-    QueueError::Unavailable(error::describe(error))
+    error.is_io_error()
+        || error.kind() == ErrorKind::AuthenticationFailed
+        || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }

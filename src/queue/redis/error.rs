@@ -76,7 +76,13 @@ fn describe_io(error: &RedisError) -> String {
     } else {
         return text;
     };
-    format!("{cause}: {text}")
+    // Its type has no words for it.
+    let raw = format!(
+        "Other(OtherError({}))",
+        trusted_authorities::AUTHORITY_AS_SERVER
+    );
+    let words = "it is an authority's own, CaUsedAsEndEntity";
+    format!("{cause}: {}", text.replace(&raw, words))
 }
 
 /// Opens one connection without any retry. The error describes the first failure.
@@ -164,4 +170,25 @@ async fn sign_in(client: &Client, limits: &AsyncConnectionConfig) -> Option<Redi
         .await
         .ok()?;
     Some(command.query_async(&mut connection).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::redis::remedy::remedy;
+
+    #[test]
+    fn the_certificate_of_an_authority_is_named_with_its_remedy() {
+        let said = "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))";
+        let described = describe(&std::io::Error::other(said).into());
+        let words = "the server's certificate is not accepted";
+        assert!(described.starts_with(words), "{described}");
+        assert!(
+            described.contains("it is an authority's own"),
+            "{described}"
+        );
+        assert!(!described.contains("OtherError"), "{described}");
+        let remedy = remedy(&described);
+        assert!(remedy.contains("CA:FALSE"), "{remedy}");
+    }
 }

@@ -66,15 +66,22 @@ enum Failure {
     Worker(String),
 }
 
+/// Returns the error of Redis that ended a worker.
+fn error_of_redis(error: &WorkerError) -> Option<&RedisError> {
+    let WorkerError::BackendError(source) = error else {
+        return None;
+    };
+    match source.downcast_ref::<BackendError>() {
+        Some(DurableError::PollNextError(apalis_redis::Error::Database(error))) => Some(error),
+        _ => None,
+    }
+}
+
 impl Failure {
     fn of(error: &WorkerError) -> Self {
-        let cause = match error {
-            WorkerError::BackendError(source) => source.downcast_ref::<BackendError>(),
-            _ => None,
-        };
-        match cause {
-            Some(DurableError::PollNextError(apalis_redis::Error::Database(error))) => error.into(),
-            _ => Self::Worker(error.to_string()),
+        match error_of_redis(error) {
+            Some(error) => error.into(),
+            None => Self::Worker(error.to_string()),
         }
     }
 
@@ -204,7 +211,7 @@ impl Fetcher {
                 recovered = self.recover_orphans(&mut connection, ended) => recovered,
             };
             if let Err(error) = recovered {
-                return unusable(error::describe(&error));
+                return unusable(self.connections().describe(&error).await);
             }
         }
         ended.push(name.to_owned());
@@ -245,6 +252,13 @@ impl Fetcher {
         Ok(())
     }
 
+    async fn failure(&self, error: &WorkerError) -> Failure {
+        match error_of_redis(error) {
+            Some(error) => Failure::Redis(self.connections().describe(error).await),
+            None => Failure::of(error),
+        }
+    }
+
     /// Runs one worker, from its registration to its end.
     async fn run_worker(&self, name: &str, mut connection: ConnectionManager) -> End {
         let settings = &self.queue.settings;
@@ -271,7 +285,7 @@ impl Fetcher {
                     // While stopping, what could not be acknowledged is returned to the queue.
                     Ok(_) if stopping => End::Stopped,
                     Ok(Ok(())) => End::Failed(Failure::Worker("the worker ended unexpectedly".into())),
-                    Ok(Err(error)) => End::Failed(Failure::of(&error)),
+                    Ok(Err(error)) => End::Failed(self.failure(&error).await),
                     Err(_) => End::Failed(Failure::Worker("the worker panicked".into())),
                 },
                 () = self.stop.cancelled(), if !stopping => {

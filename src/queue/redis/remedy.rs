@@ -133,6 +133,10 @@ const QUEUE: Remedies = &[
         "renew the certificate of Redis, or correct this machine's clock",
     ),
     (
+        &[trusted_authorities::AUTHORITY_AS_SERVER],
+        trusted_authorities::AUTHORITY_AS_SERVER_REMEDY,
+    ),
+    (
         &["certificate is not accepted"],
         "add the authority that issued the certificate of Redis to those that this machine trusts (SSL_CERT_FILE \
          names a file of all of them)",
@@ -280,6 +284,10 @@ mod tests {
             (
                 "certificate is not accepted: UnknownIssuer",
                 "SSL_CERT_FILE",
+            ),
+            (
+                "certificate is not accepted: invalid peer certificate: CaUsedAsEndEntity",
+                "CA:FALSE",
             ),
             (
                 "certificate is not accepted: certificate expired: verification",

@@ -23,10 +23,9 @@ pub(in crate::store) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = 250";
 /// A batch waits only a short time for a lock, or for anything else: its calls are then sent separately.
 ///
 /// Plans are made once, and always for long tables: a plan that was made while a table was short would read
-/// all of it later. (A plan that has to read a table has so high a cost estimate that it would be compiled,
-/// so that is off.)
-const SETTINGS: &str = "SET LOCAL enable_seqscan = off;
-                        SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan";
+/// all of it later.
+const SETTINGS: &str =
+    "SET LOCAL enable_seqscan = off; SET LOCAL plan_cache_mode = force_generic_plan";
 
 /// Compresses reports with lz4. PostgreSQL's default method takes a fifth of the time of a claim and a
 /// completion. The setting of a column takes precedence.

@@ -16,7 +16,7 @@ use crate::ports::log_throttle::log_limited;
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher};
-use crate::store::bounds::{context_columns, is_claimable, is_small};
+use crate::store::bounds::{context_columns, context_state, is_claimable, is_small};
 use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment, now};
 use crate::store::groups::{in_group, is_queued_in_group};
@@ -88,9 +88,11 @@ macro_rules! claim {
                 o.attempt, h.own + 1 AS own_attempt, o.claimed_at, h.spent, h.exhausted,
                 h.failed >= $6 AS forced_completion,
                 coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at, "
-            context_columns!(postgres "NOT $9", "$7")
+            context_state!("NOT $9", "$7")
             " )
-            SELECT t.* FROM opened o LEFT JOIN taken t ON t.id = o.run_id"
+            SELECT r.id, r.workspace_id, r.tenant_id, r.created_at, r.attempt, r.own_attempt, r.claimed_at, r.spent,
+                r.exhausted, r.forced_completion, r.first_claimed_at, " context_columns!(postgres)
+            " FROM opened o LEFT JOIN taken r ON r.id = o.run_id"
         )
     };
 }
@@ -137,8 +139,8 @@ const SUPERSEDE: &str = "
 
 /// `$2`: largest context in bytes.
 const CONTEXT: &str = sql!(
-    "SELECT " context_columns!(postgres "true", "$2") " FROM operation_runs r WHERE r.id = $1 AND "
-    is_of_type!(postgres "r")
+    "SELECT " context_columns!(postgres) " FROM (SELECT " context_state!("true", "$2")
+    " FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r") " OFFSET 0) r"
 );
 
 impl BatchedCall<PostgresStore> for ClaimRequest {

@@ -12,7 +12,7 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{connection_of_context, is_listable, is_too_deep, member};
 use crate::store::claims::lock_running;
 use crate::store::completion::{
-    CompleteByItself, Completed, CompletionRequest, Done, conclude, rounds,
+    CompleteByItself, Completed, CompletionRequest, Done, conclude, own_members, rounds,
 };
 use crate::store::dialect::{a_second_after, each, is_about, moment, now};
 use crate::store::repeated_ids::{has_own_id, is_of_type};
@@ -25,16 +25,31 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 use std::collections::HashMap;
 
+/// Whether the producer left this member out, where the check knows it: `null` and blank texts count as left out, as in
+/// `RunRequest`.
+macro_rules! is_left_out {
+    ($member:literal) => {
+        concat!(
+            "d.defaults -> '",
+            $member,
+            "' IS NOT NULL AND r.context @? 'strict $.",
+            $member,
+            " ? (@ == null || @ like_regex \"^[[:space:]]*$\")'"
+        )
+    };
+}
+
 /// What verifyd reads of a context that is not copied, unless nothing is to stay: see `NOTHING_KEPT`. Not of one that
 /// no claim reads.
-macro_rules! own_members {
+macro_rules! members_read {
     () => {
         sql!(
             "CASE WHEN d.kept = -1 OR pg_column_size(r.context) > 16777216 THEN '{}'
                   WHEN pg_column_size(r.context #> '{}') > 16777216 THEN '{}'
                   WHEN " is_too_deep!("r.context") " THEN '{}'
                   ELSE jsonb_strip_nulls(jsonb_build_object(
-                      'provider', r.context -> 'provider', 'module', r.context -> 'module',
+                      'provider', CASE WHEN " is_left_out!("provider") " THEN NULL ELSE r.context -> 'provider' END,
+                      'module', CASE WHEN " is_left_out!("module") " THEN NULL ELSE r.context -> 'module' END,
                       'provider_connection_id', r.context -> 'provider_connection_id',
                       'target_scope', r.context -> 'target_scope')) END"
         )
@@ -42,7 +57,8 @@ macro_rules! own_members {
 }
 
 /// The new context of the run. The producer's members stay: those that verifyd does not write as they are,
-/// and a context that is no object as the member `producer_context`. A context that is too large is replaced.
+/// and a context that is no object as the member `producer_context`. A context that is too large is replaced. Of
+/// verifyd's own members none stays but what this completion writes.
 ///
 /// The keys stand beside each join: of a table whose statistics are of a time when it was empty, the planner takes a
 /// join for cheap that reads all of it.
@@ -73,9 +89,11 @@ const COMPLETE: &str = sql!(
     UPDATE operation_runs r
     SET status = 'completed', outcome = d.outcome, completed_at = now(), failure_summary = d.failures,
         context = (d.defaults - 'target_scope') || CASE WHEN pg_column_size(r.context) > d.kept
-            THEN '{\"producer_context_dropped\": true}'::jsonb || " own_members!()
+            THEN '{\"producer_context_dropped\": true}'::jsonb || " members_read!()
     " ELSE CASE coalesce(jsonb_typeof(r.context), 'null')
-                WHEN 'object' THEN r.context ||
+                WHEN 'object' THEN r.context - ARRAY[" own_members!(postgres) ",
+                        CASE WHEN " is_left_out!("provider") " THEN 'provider' END,
+                        CASE WHEN " is_left_out!("module") " THEN 'module' END] ||
                     CASE WHEN jsonb_typeof(r.context -> 'target_scope') = 'object'
                               AND jsonb_typeof(d.defaults -> 'target_scope') = 'object'
                          THEN jsonb_build_object('target_scope',

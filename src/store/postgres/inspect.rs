@@ -21,6 +21,10 @@ const MIN_SERVER_VERSION: i32 = 150_000;
 /// `server_version_num`
 const SERVER_VERSION: &str = "SELECT current_setting('server_version_num')::int";
 
+/// The encoding of the database, and a name for one in its place.
+const ENCODING: &str = "
+    SELECT getdatabaseencoding()::text, quote_ident(left(current_database()::text, 58) || '_utf8')";
+
 /// `$1`: the name of a table of [`NUMBERED`]. Columns that an INSERT must name, and that verifyd's own does not: `id`, and
 /// of runs any; of the ids a sequence that belongs to them, as a default that was dropped leaves one behind.
 pub(super) const UNNAMED: &str = "
@@ -111,6 +115,7 @@ impl InspectStore for PostgresStore {
                     "use a newer PostgreSQL",
                 ));
             }
+            findings.extend(self.inspect_encoding(tx).await?);
             self.inspect_privileges(tx, MIGRATIONS_TABLE, &mut findings)
                 .await?;
             let is_readable = !findings.iter().any(|f| f.privilege && f.fatal);
@@ -177,6 +182,27 @@ impl InspectStore for PostgresStore {
 }
 
 impl PostgresStore {
+    /// Requires UTF-8. Another encoding lacks characters of names that Microsoft knows, so that results with them cannot
+    /// be written. `SQL_ASCII` takes any bytes, and those that are no UTF-8 end every statement that reads them.
+    pub(super) async fn inspect_encoding(
+        &self,
+        tx: &mut PgConnection,
+    ) -> Result<Option<SchemaFinding>, StoreError> {
+        let found = self.rows(ENCODING);
+        let (encoding, other): (String, String) = found.fetch_one(&mut *tx).await?;
+        Ok((encoding != "UTF8").then(|| {
+            SchemaFinding::fatal(
+                "server_encoding",
+                format!("the database has the encoding {encoding}, needed: UTF8"),
+                format!(
+                    "dump the database (pg_dump, of SQL_ASCII with --encoding and the encoding that its text is in), \
+                     restore it into a new one, and let database.url (DATABASE_URL) lead there: CREATE DATABASE {other} \
+                     TEMPLATE template0 ENCODING 'UTF8';"
+                ),
+            )
+        }))
+    }
+
     /// Returns what the name leads to, if it can take the place of the table.
     async fn inspect_table(
         &self,

@@ -159,10 +159,11 @@ impl PostgresStore {
         let statement = settings.statement_timeout.as_millis();
         let lock = settings.lock_timeout().as_millis();
         let idle = (settings.statement_timeout + IDLE_GRACE).as_millis();
-        // No limit holds for the commit: rules that the application defers to it are checked with each statement.
+        // No limit holds for the commit: rules that the application defers to it are checked with each statement. To
+        // compile a statement takes longer than to execute it.
         let begin = format!(
             "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
-             SET LOCAL idle_in_transaction_session_timeout = {idle}; SET CONSTRAINTS ALL IMMEDIATE"
+             SET LOCAL jit = off; SET LOCAL idle_in_transaction_session_timeout = {idle}; SET CONSTRAINTS ALL IMMEDIATE"
         );
         let switches = connector.switches();
         let renewal = Arc::new(timeouts::Renewal::default());

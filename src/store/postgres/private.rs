@@ -46,8 +46,11 @@ impl Private {
             name,
         };
         // Of template1 an installation may have made something of its own.
-        made.execute(format!("CREATE DATABASE {} TEMPLATE template0", made.name))
-            .await?;
+        made.execute(format!(
+            "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'",
+            made.name
+        ))
+        .await?;
         Ok(made)
     }
 

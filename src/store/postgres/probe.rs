@@ -4,7 +4,7 @@
 use super::inspect::UNNAMED;
 use super::sessions::{self, PoolerSessions};
 use super::{ADVISORY_SPACE, PostgresStore};
-use crate::domain::ConnectionId;
+use crate::domain::{ConnectionId, RunId};
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Statements of the driver that the server knows by the driver's own names. A pooler that keeps track
@@ -292,6 +293,14 @@ impl PostgresStore {
         probe::try_run(&mut Steps { store: self, tx }).await
     }
 
+    async fn try_waiting(
+        &self,
+        tx: &mut PgConnection,
+        waited: Duration,
+    ) -> Result<Vec<(RunId, StoreError)>, StoreError> {
+        probe::refused_claims(&mut Steps { store: self, tx }, waited).await
+    }
+
     /// Tries a sweep. One that takes longer than [`SWEEPING_MS`] is not refused.
     async fn try_sweep(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
         let limit = format!("SET LOCAL statement_timeout = {SWEEPING_MS}");
@@ -414,6 +423,18 @@ impl ProbeStore for PostgresStore {
             self.try_sweep(tx).await?;
             let writing = self.try_run(tx).await?;
             Ok(End::Rollback(writing))
+        })
+        .await
+    }
+
+    async fn refused_claims(
+        &self,
+        waited: Duration,
+    ) -> Result<Vec<(RunId, StoreError)>, StoreError> {
+        self.transaction_with_end(async |tx| {
+            sqlx::raw_sql(LIMIT).execute(&mut *tx).await?;
+            let refused = self.try_waiting(tx, waited).await?;
+            Ok(End::Rollback(refused))
         })
         .await
     }

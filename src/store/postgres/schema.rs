@@ -67,6 +67,11 @@ impl SchemaStore for PostgresStore {
     async fn migrate(&self) -> Result<Migrated, StoreError> {
         self.untimed_transaction(async |tx| {
             sqlx::raw_sql(UNLIMITED).execute(&mut *tx).await?;
+            // Before anything is made: migrations may not even fit into another encoding.
+            if let Some(unfit) = self.inspect_encoding(tx).await? {
+                let why = format!("{}: {}. {}", unfit.subject, unfit.problem, unfit.remedy);
+                return Err(StoreError::Schema(why.into()));
+            }
             self.sql("SELECT pg_advisory_xact_lock($1, $2)")
                 .bind(ADVISORY_SPACE)
                 .bind(ADVISORY_MIGRATE)

@@ -33,7 +33,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
 const RECENTLY_RETURNED: Duration = Duration::from_millis(100);
 
 /// Longest time for all connections to close.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Time within which every connection is returned to the pool, also by tasks that keep one.
 const RENEWED_WITHIN: Duration = Duration::from_secs(60);
@@ -178,8 +178,11 @@ impl PostgresStore {
 
     /// Closes all connections. One that is stuck ends with the process.
     pub(super) async fn close_connections(&self) {
-        // No more heartbeats are sent: dropping it closes it.
-        *self.heartbeat_connection.lock().await = HeartbeatConnection::default();
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.pool.close()).await;
+        let close = async {
+            // Dropping it closes it. The last heartbeat may be under way.
+            *self.heartbeat_connection.lock().await = HeartbeatConnection::default();
+            self.pool.close().await;
+        };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
     }
 }

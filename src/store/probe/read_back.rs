@@ -10,6 +10,10 @@ use crate::store::sql_store::SqlConnection;
 use crate::store::statement::Sql;
 use serde_json::Value;
 
+/// The columns without which a run has not ended with its result.
+pub(super) const OF_RESULT: [&str; 4] =
+    ["type", "status", "outcome", "context.verification_report"];
+
 /// What a step writes into the row of a run.
 pub(super) enum Written<'a> {
     Claim,

@@ -5,7 +5,9 @@ use crate::domain::{ConnectionId, RunId};
 use crate::ports::store_error::StoreError;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{connection_of_context, is_listable, member};
-use crate::store::completion::{CompleteByItself, Completed, CompletionRequest, conclude, rounds};
+use crate::store::completion::{
+    CompleteByItself, Completed, CompletionRequest, conclude, own_members, rounds,
+};
 use crate::store::dialect::{a_second_after, each, is_about, moment};
 use crate::store::reused_ids::{is_before_creation, is_of_its_run_and_connection};
 use crate::store::sql::sql;
@@ -24,19 +26,41 @@ const END_ATTEMPTS: &str = sql!(
 );
 
 /// The context of the run that stays: members that verifyd does not write as they are, and a context that is
-/// no object as the member `producer_context`. `-1`: see `NOTHING_KEPT`.
+/// no object as the member `producer_context`. `-1`: see `NOTHING_KEPT`. Not with `json_patch`, which compares each
+/// member of an object with all that it has written of it.
 macro_rules! kept {
     () => {
-        "CASE WHEN octet_length(context) > d.kept THEN
+        $crate::store::sql::sql!(
+            "CASE WHEN octet_length(context) > d.kept THEN
                   CASE WHEN d.kept = -1 OR octet_length(context) > 16777216
                       OR NOT json_valid(context) THEN '{\"producer_context_dropped\":true}'
-                  ELSE json_patch('{\"producer_context_dropped\":true}', json_object(
-                      'provider', context -> '$.provider', 'module', context -> '$.module',
-                      'provider_connection_id', context -> '$.provider_connection_id',
-                      'target_scope', context -> '$.target_scope')) END
-              WHEN json_type(context) = 'object' THEN context
+                  ELSE (SELECT json_insert(json_group_object(m.name, context -> m.name),
+                                '$.producer_context_dropped', json('true'))
+                        FROM (SELECT DISTINCT key AS name FROM json_each(context)
+                              WHERE key IN ('provider', 'module', 'provider_connection_id', 'target_scope')
+                                AND type <> 'null') m) END
+              WHEN json_type(context) = 'object' THEN json_remove(context, " own_members!(sqlite) ")
               WHEN json_type(context) = 'null' THEN '{}'
               ELSE json_object('producer_context', json(context)) END"
+        )
+    };
+}
+
+/// This path where the producer left the member out: `null` and blank texts count as left out, as in `RunRequest`. Else
+/// the path of what the completion writes in any case.
+macro_rules! if_left_out {
+    ($path:literal) => {
+        concat!(
+            "CASE WHEN json_type(k.own, '",
+            $path,
+            "') = 'null' OR json_type(k.own, '",
+            $path,
+            "') = 'text' AND trim(k.own ->> '",
+            $path,
+            "', ' ' || char(9, 10, 11, 12, 13)) = '' THEN '",
+            $path,
+            "' ELSE '$.verification_report' END"
+        )
     };
 }
 
@@ -44,11 +68,12 @@ macro_rules! kept {
 macro_rules! with_checked {
     () => {
         $crate::store::sql::sql!(
-            "CASE WHEN d.module IS NULL THEN " kept!() " ELSE json_insert(" kept!()
-            ", '$.provider', d.provider, '$.module', d.module,
-                 CASE WHEN d.tenant_name IS NOT NULL AND json_type(context, '$.target_scope') = 'object'
+            "(SELECT CASE WHEN d.module IS NULL THEN k.own ELSE json_insert(json_remove(k.own, "
+            if_left_out!("$.provider") ", " if_left_out!("$.module")
+            "), '$.provider', d.provider, '$.module', d.module,
+                 CASE WHEN d.tenant_name IS NOT NULL AND json_type(k.own, '$.target_scope') = 'object'
                       THEN '$.target_scope.entra_tenant_name' ELSE '$.provider' END,
-                 coalesce(d.tenant_name, d.provider)) END"
+                 coalesce(d.tenant_name, d.provider)) END FROM (SELECT " kept!() " AS own) k)"
         )
     };
 }

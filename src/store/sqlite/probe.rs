@@ -1,7 +1,7 @@
 //! The tests of `doctor`.
 
 use super::{SqliteStore, now};
-use crate::domain::ConnectionId;
+use crate::domain::{ConnectionId, RunId};
 use crate::ports::claims::Claim;
 use crate::ports::probe::{DiskSpace, ProbeStore, TableSize, Writing};
 use crate::ports::schema::SchemaStore as _;
@@ -16,6 +16,7 @@ use crate::store::statement::Sql;
 use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
+use std::time::Duration;
 
 const WRITTEN: &str = sql!(
     "INSERT INTO verifyd_workers (worker_id, version, concurrency, in_flight, started_at, beat_at)
@@ -90,6 +91,14 @@ impl SqliteStore {
     async fn try_run(&self, tx: &mut SqliteConnection) -> Result<Writing, StoreError> {
         probe::try_run(&mut Steps { store: self, tx }).await
     }
+
+    async fn try_waiting(
+        &self,
+        tx: &mut SqliteConnection,
+        waited: Duration,
+    ) -> Result<Vec<(RunId, StoreError)>, StoreError> {
+        probe::refused_claims(&mut Steps { store: self, tx }, waited).await
+    }
 }
 
 #[async_trait]
@@ -101,6 +110,17 @@ impl ProbeStore for SqliteStore {
             sqlx::query(WRITTEN).execute(&mut *tx).await?;
             let writing = self.try_run(tx).await?;
             Ok(End::Rollback(writing))
+        })
+        .await
+    }
+
+    async fn refused_claims(
+        &self,
+        waited: Duration,
+    ) -> Result<Vec<(RunId, StoreError)>, StoreError> {
+        self.transaction_with_end(async |tx| {
+            let refused = self.try_waiting(tx, waited).await?;
+            Ok(End::Rollback(refused))
         })
         .await
     }

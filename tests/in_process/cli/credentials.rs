@@ -111,7 +111,8 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
     assert_eq!(shown["credential"]["expires_at"], first);
     let output = desk.set_credential(b"", "--expires-at 2001-01-01", b"");
     assert_eq!(expires_at(&output), "2001-01-01T23:59:59Z");
-    let words = "The certificate has expired: it was valid until 2001-01-01";
+    let words =
+        "The date of --expires-at, 2001-01-01 23:59 UTC, is in the past: the certificate counts";
     assert_holds(&stderr(&output), words);
     let output = desk.set_credential(b"", "--expires-at 2031-05-06", b"");
     assert_eq!(expires_at(&output), "2031-05-06T23:59:59Z");

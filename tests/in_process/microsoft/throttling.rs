@@ -129,6 +129,34 @@ async fn a_refusal_of_the_application_holds_its_other_checks_back() {
     }
 }
 
+/// Else their runs come again before the budget has permits for them.
+#[tokio::test]
+async fn checks_that_have_ended_tell_how_many_requests_others_make() {
+    let directory = Directory::start(INTUNE).await;
+    let provider = provider(&directory).with_budgets(Arc::new(Unavailable));
+    // So few that only the lowest rate is left: a request a second.
+    for _ in 0..5 {
+        let whole = run(&provider, &target("intune")).await;
+        assert_eq!(whole.0.disposition, Disposition::Finished);
+    }
+    let refused = throttled().header("retry-after", "60");
+    let refused = refused.header("x-ms-throttle-scope", "Application/ReadWrite/66666666");
+    directory.answer("organization", refused);
+    run(&provider, &target("intune")).await;
+    let started = std::time::Instant::now();
+    let mut waits = Vec::new();
+    for _ in 0..2 {
+        let disposition = run(&provider, &target("intune")).await.0.disposition;
+        let Disposition::Budget(wait) = disposition else {
+            panic!("{disposition:?}");
+        };
+        waits.push(wait);
+    }
+    // Four requests are expected where no check has ended.
+    let apart = waits[1] + started.elapsed() - waits[0];
+    assert!(apart > Duration::from_millis(4_500), "{waits:?}");
+}
+
 /// Answers every request on the connection with this, until the other side closes it.
 async fn serve(mut stream: tokio::net::TcpStream, answer: String) {
     let mut buffer = vec![0; 8192];

@@ -71,9 +71,17 @@ async fn bodies_are_read_strictly() {
     for (kind, body, status, problem) in [
         (json_type, "{", 400, "malformed-body"),
         (json_type, "[]", 400, "malformed-body"),
+        (json_type, "null", 400, "malformed-body"),
+        (json_type, "7", 400, "malformed-body"),
         (json_type, "\u{feff}{}", 400, "malformed-body"),
         (Some("text/plain"), "{}", 415, "media-type"),
         (None, "{}", 415, "media-type"),
+        (
+            Some("application/json; charset=utf-16"),
+            "{}",
+            415,
+            "media-type",
+        ),
         (
             json_type,
             r#"{"module": 7, "colour": 1}"#,
@@ -94,6 +102,16 @@ async fn bodies_are_read_strictly() {
     }
     let wrong = send(json_type, "{\"module\": 7, \"colour\": 1}").await;
     assert_eq!(fields(&wrong.body), ["module", "colour"]);
+    let twice = r#"{"module": "health_check", "module": "health_check"}"#;
+    let twice = send(json_type, twice).await;
+    assert_eq!(twice.refusal(), (422, "invalid-body"));
+    assert_eq!(named(&twice.body), [("module", "once")]);
+    let compressed = [("content-encoding", "gzip")];
+    let body = Some(json!({}));
+    let compressed = scene
+        .call(Method::POST, path, token, body, &compressed)
+        .await;
+    assert_eq!(compressed.refusal(), (415, "media-type"));
     let deep = format!("{{\"module\": {}", "[".repeat(60_000));
     assert_eq!(send(json_type, &deep).await.status, 400);
     let large = format!("{{\"module\": \"{}\"}}", "x".repeat(70_000));
@@ -102,6 +120,21 @@ async fn bodies_are_read_strictly() {
     // Nothing of all this was done.
     let runs = scene.get(token, "/v1/runs").await;
     assert_eq!(runs.body["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_two_tokens_is_refused() {
+    let scene = Scene::sqlite().await;
+    let token = &scene.master().await;
+    for second in [token.as_str(), "vfd_x"] {
+        let second = format!("Bearer {second}");
+        let headers = [("authorization", second.as_str())];
+        let answer = scene
+            .call(Method::GET, "/v1/runs", token, None, &headers)
+            .await;
+        assert_eq!(answer.refusal(), (400, "invalid-header"));
+        assert_eq!(named(&answer.body), [("Authorization", "once")]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,6 +189,8 @@ async fn paths_and_methods_that_do_not_exist_are_problems() {
         "/v1/runs/",
         "/v1/runs/abc",
         "/v1/runs/-1",
+        "/v1/runs/007",
+        "/v1/connections/01",
         "/v1/runs/%2e%2e",
         "/v1/runs/99999999999999999999",
         "/v1/runs/1/nothing",

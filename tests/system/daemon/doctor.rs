@@ -420,6 +420,20 @@ async fn a_column_that_verifyd_does_not_name_is_found() {
     assert!(said.contains("→ give the column a default"), "{said}");
 }
 
+/// Whoever changes a table later, the command that fails says who names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_the_tables_do_not_fit_leads_to_doctor() {
+    let bench = Bench::new().await;
+    let connection = bench.healthy(1);
+    bench
+        .execute("ALTER TABLE provider_connections RENAME COLUMN module TO other")
+        .await;
+    let output = bench.run(&["enqueue", "--connection", &connection.to_string()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("→ run `verifyd doctor`"), "{said}");
+}
+
 /// Rows were restored, and the sequence was not.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_begin_again_are_found() {

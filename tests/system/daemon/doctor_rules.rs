@@ -229,6 +229,43 @@ async fn what_could_not_be_tried_is_said() {
     assert!(said.contains("completing one was not tried"), "{said}");
 }
 
+/// `serve` waits longer for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_takes_long_is_no_failure() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    bench
+        .execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN PERFORM pg_sleep(2); RETURN new; END';
+             CREATE TRIGGER slow BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION slow()",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, ..)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "writing"), "{bad:?}");
+}
+
+/// Compiling them takes longer than executing them, where a setting has the server compile them all.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_are_not_compiled() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    let url = bench.database.url();
+    let name = url.rsplit('/').next().unwrap();
+    bench
+        .execute(&format!(
+            "ALTER DATABASE {name} SET jit = on;
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''compiled''; END';
+             CREATE TRIGGER compiled BEFORE INSERT OR UPDATE ON operation_runs FOR EACH ROW
+                 WHEN (current_setting('jit') = 'on') EXECUTE FUNCTION refuse()"
+        ))
+        .await;
+    assert_eq!(examined(&bench), (0, vec![]));
+}
+
 /// Triggers guard what the audit trail says; the owner of its table can disable them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guard_of_the_audit_trail_that_is_gone_is_named_with_what_restores_it() {
@@ -347,6 +384,72 @@ async fn the_next_id_is_that_of_the_identity_column() {
     assert!(found.contains("is 1, and 7 is there already"), "{found}");
     bench.execute(statement(remedy)).await;
     assert_eq!(examined(&bench), (0, vec![]));
+}
+
+/// The sequence refuses the check that is tried, and no rule of the application does: there is one remedy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_at_its_end_is_found() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    bench
+        .execute(
+            "SELECT setval(pg_get_serial_sequence('operation_runs', 'id'), 9223372036854775807)",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "writing"));
+    assert!(found.contains("operation_runs is at its end"), "{found}");
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+}
+
+/// The check that is tried is one of another tenant, and nothing is stored of a claim that is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_of_one_tenant_whose_claims_are_refused_are_named() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    bench
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+                 'BEGIN RAISE EXCEPTION ''not today''; END'; \
+             CREATE TRIGGER refused BEFORE UPDATE ON operation_runs FOR EACH ROW \
+                 WHEN (new.tenant_id = 2 AND new.status = 'running') EXECUTE FUNCTION refuse(); \
+             INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
+                 SELECT 1, 2, 'provider.connection.check', 'queued', '{}', now() - interval '20 seconds' \
+                 FROM generate_series(1, 2)",
+        )
+        .await;
+    let oldest = bench.numbers("SELECT min(id) FROM operation_runs").await[0];
+    let waits = |bad: &[(String, String, String)]| -> Vec<(String, String)> {
+        let waiting = bad
+            .iter()
+            .filter(|(_, found, _)| found.contains(" waits: "));
+        waiting
+            .map(|(_, found, remedy)| (found.clone(), remedy.clone()))
+            .collect()
+    };
+    // Without a worker that is the reason.
+    let (code, bad) = examined(&bench);
+    assert_eq!((code, waits(&bad)), (0, vec![]));
+    bench
+        .execute(
+            "INSERT INTO verifyd.workers
+                 (worker_id, version, concurrency, in_flight, started_at, beat_at)
+             VALUES ('beats', '1', 1, 0, now(), now() + interval '1 hour')",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let found = waits(&bad);
+    let [(found, remedy)] = &found[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!(code, 0);
+    let said = format!("run {oldest} waits: the database refused: claiming a run: not today");
+    assert!(found.starts_with(&said), "{found}");
+    assert!(remedy.contains("trigger or constraint"), "{remedy}");
 }
 
 /// No worker claims a run whose id is not positive.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 use test_support::bench::Bench;
+use test_support::proxy::Proxy;
 use verifyd_simulator::{Scenario, SimulatorOptions};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,4 +48,19 @@ async fn a_stop_gives_up_a_claim_that_waits() {
     assert_eq!(bench.count(queued).await, 1);
     assert_eq!(bench.count("verifyd.workers").await, 0);
     assert_eq!(bench.count("verifyd.run_attempts").await, 0);
+}
+
+/// Each call to the database may take hours, as its statements may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_while_nothing_passes_to_the_database() {
+    let bench = Bench::new().await;
+    let (way, url) = Proxy::before(&bench.database.url()).await;
+    let mut daemon = bench.serve(&[
+        ("DATABASE_URL", &url),
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "1h"),
+        ("VERIFYD__WORKER__GRACE_PERIOD", "1s"),
+    ]);
+    daemon.ready().await;
+    way.silence();
+    daemon.terminate();
 }

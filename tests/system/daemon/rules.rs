@@ -5,6 +5,7 @@ use crate::daemon::doctor::examined;
 use serde_json::Value;
 use test_support::bench::{Bench, Daemon};
 use test_support::waiting::until;
+use verifyd_simulator::SimulatorOptions;
 
 /// Puts back the context of a run that is completed.
 const PUTS_BACK: &str = "
@@ -94,25 +95,68 @@ async fn a_trigger_that_lets_only_the_role_of_serve_through_stops_no_migration()
     bench.grant().await;
     bench
         .execute(
-            "DROP TRIGGER verifyd_notify_queued ON operation_runs;
-             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                 IF current_user <> 'verifyd_serve' THEN RAISE 'not by this role'; END IF;
-                 RETURN new; END $$;
+            "CREATE TABLE audit (actor text NOT NULL);
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
              CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION refuse()",
         )
         .await;
-    let done = bench.json(&["migrate", "--enforce"]);
-    let added = done["guards"]["added"].as_array().unwrap();
-    assert!(added.contains(&"verifyd_notify_queued".into()), "{done}");
-    let mut findings = done["findings"].as_array().unwrap().iter();
-    let is_warning = |finding: &Value| {
-        let problem = finding["problem"].as_str().unwrap();
-        problem.contains("claiming a run: not by this role") && finding["fatal"] == false
-    };
-    assert!(findings.any(is_warning), "{done}");
+    // Also with the codes of values and constraints.
+    for (refusal, said) in [
+        ("RAISE 'not by this role'", "not by this role"),
+        ("PERFORM 1 / 0", "a value does not fit (SQLSTATE 22012)"),
+        (
+            "INSERT INTO audit VALUES (NULL)",
+            "null value in column \"actor\"",
+        ),
+    ] {
+        bench
+            .execute(&format!(
+                "DROP TRIGGER verifyd_notify_queued ON operation_runs;
+                 CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                     IF current_user <> 'verifyd_serve' THEN {refusal}; END IF;
+                     RETURN new; END $$"
+            ))
+            .await;
+        let done = bench.json(&["migrate", "--enforce"]);
+        let added = done["guards"]["added"].as_array().unwrap();
+        assert!(added.contains(&"verifyd_notify_queued".into()), "{done}");
+        let mut findings = done["findings"].as_array().unwrap().iter();
+        let said = format!("claiming a run: {said}");
+        let is_warning = |finding: &Value| {
+            let problem = finding["problem"].as_str().unwrap();
+            problem.contains(&said) && finding["fatal"] == false
+        };
+        assert!(findings.any(is_warning), "{said}: {done}");
+    }
     bench.become_role("verifyd_serve");
     assert_eq!(examined(&bench), (0, vec![]));
     bench.serve(&[]).ready().await;
+}
+
+/// It has no right to the table of another application.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_role_of_migrate_may_not_try_is_said() {
+    let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
+    bench
+        .execute(
+            "CREATE TABLE operation_runs (id bigserial PRIMARY KEY, workspace_id bigint NOT NULL,
+                 tenant_id bigint, type text NOT NULL, outcome text, context jsonb, failure_summary jsonb,
+                 status text NOT NULL CHECK (status IN ('queued', 'processing', 'done')),
+                 created_at timestamptz, started_at timestamptz, completed_at timestamptz)",
+        )
+        .await;
+    bench.grant().await;
+    bench.become_role("verifyd_migrate");
+    let done = bench.json(&["migrate"]);
+    let mut findings = done["findings"].as_array().unwrap().iter();
+    let untried = findings.find(|finding| finding["subject"] == "writing");
+    let problem = untried.unwrap_or_else(|| panic!("{done}"))["problem"].as_str();
+    let said = "not tried to the end by this command: the database refused: permission denied for table \
+                operation_runs";
+    assert!(problem.unwrap().starts_with(said), "{done}");
+    bench.grant().await;
+    bench.become_role("verifyd_serve");
+    is_refused_by(&["serve"], &bench, "claiming a run: new row").await;
 }
 
 /// The completion of such a run is not refused.
@@ -189,6 +233,53 @@ async fn nothing_is_claimed_while_a_rule_refuses_every_run() {
         daemon.ready().await;
         bench.all_completed().await;
     }
+}
+
+/// Each write that is tried waits for the rule; runs of bare INSERTs are delivered by sweeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_is_tried_for_long_holds_up_no_sweep() {
+    let bench = Bench::new().await;
+    let (slow, other) = (bench.healthy(8), bench.healthy(7));
+    let mut environment = FREQUENT.to_vec();
+    environment.extend([
+        // A look is given up before its statements.
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "10m"),
+        (
+            "VERIFYD__LOG__FILTER",
+            "info,verifyd::engine::reconciler=debug",
+        ),
+    ]);
+    let daemon = bench.serve(&environment);
+    daemon.ready().await;
+    // The tenant that was checked last is tried first.
+    bench.record(&[slow], 1).await;
+    bench.all_completed().await;
+    bench
+        .execute(
+            "CREATE SEQUENCE tries;
+             CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM nextval('tries');
+                 LOOP
+                     -- The test of the writes has its statements cancelled once.
+                     BEGIN
+                         EXIT WHEN EXISTS (SELECT FROM operation_runs WHERE tenant_id = 7 AND status = 'completed');
+                         PERFORM pg_sleep(0.1);
+                     EXCEPTION WHEN query_canceled THEN NULL;
+                     END;
+                 END LOOP;
+                 RETURN new;
+             END $$;
+             CREATE TRIGGER hold_up BEFORE UPDATE ON operation_runs FOR EACH ROW
+                 WHEN (new.tenant_id = 8) EXECUTE FUNCTION hold_up()",
+        )
+        .await;
+    let tried = "SELECT is_called::int::bigint FROM tries";
+    bench.until(tried, |called| called == 1).await;
+    bench.record(&[other], 1).await;
+    bench.all_completed().await;
+    // It is what is logged where a look was given up.
+    let lines = daemon.lines.lock().unwrap().join("\n");
+    assert!(!lines.contains("cannot inspect the schema"), "{lines}");
 }
 
 /// It reads a table: neither the catalogues nor the test at the start say that it refuses runs.

@@ -1,9 +1,11 @@
 //! A schema that does not fit is never served, and one that stops fitting is not served until it fits again.
 
+use super::doctor::statement;
 use serde_json::Value;
 use std::process::Output;
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, PATIENCE};
+use test_support::postgres::TestDatabase;
 use verifyd_simulator::{Scenario, SimulatorOptions};
 
 fn said(output: &Output) -> String {
@@ -130,6 +132,53 @@ async fn what_doctor_calls_fatal_is_neither_migrated_nor_served() {
     let output = bench.run(&["serve"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("run `verifyd migrate`"));
+}
+
+/// The name of a tenant may not fit into it, and one row with bytes that are no UTF-8 fails the lists of all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_another_encoding_is_neither_migrated_nor_served() {
+    const ENCODINGS: [&str; 3] = ["SQL_ASCII", "LATIN1", "WIN1252"];
+    let unfit = |encoding: &str| {
+        format!("server_encoding: the database has the encoding {encoding}, needed: UTF8. dump the")
+    };
+    let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
+    for encoding in ENCODINGS {
+        bench.database = TestDatabase::in_encoding(encoding).await;
+        let url = bench.database.url();
+        bench.set("DATABASE_URL", url);
+        let migrated = bench.run(&["migrate"]);
+        let text = said(&migrated);
+        assert_eq!(migrated.status.code(), Some(1), "{encoding}: {text}");
+        assert!(text.contains(&unfit(encoding)), "{text}");
+        let made = "pg_namespace WHERE nspname = 'verifyd'";
+        assert_eq!(bench.count(made).await, 0, "{encoding}");
+    }
+
+    // As an earlier version migrated it.
+    let bench = Bench::new().await;
+    for encoding in ENCODINGS {
+        bench
+            .execute(&format!(
+                "UPDATE pg_database SET encoding = pg_char_to_encoding('{encoding}')
+                 WHERE datname = current_database()"
+            ))
+            .await;
+        let remedy = &remedies(&bench, "server_encoding")[0];
+        let served = bench.run(&["serve"]);
+        let text = said(&served);
+        assert_eq!(served.status.code(), Some(1), "{encoding}: {text}");
+        assert!(text.contains(&unfit(encoding)), "{text}");
+        assert!(text.contains(remedy), "{remedy}: {text}");
+        // What is printed makes the other database.
+        bench.execute(statement(remedy)).await;
+        let url = bench.database.url();
+        let other = format!("{}_utf8", url.rsplit('/').next().unwrap());
+        let fits = format!(
+            "pg_database WHERE datname = '{other}' AND pg_encoding_to_char(encoding) = 'UTF8'"
+        );
+        assert_eq!(bench.count(&fits).await, 1, "{encoding}");
+        bench.execute(&format!("DROP DATABASE {other}")).await;
+    }
 }
 
 /// Waits until readiness is as wanted, and returns what it says of the schema.

@@ -1,4 +1,4 @@
-//! Every way to enqueue, as docs/guides/enqueue.md shows it: each snippet is run as it stands.
+//! Every way to enqueue, as docs/guides/enqueue.md shows it: each example is run as it stands.
 
 mod embedded;
 mod guide;

@@ -6,4 +6,5 @@ pub mod receiver;
 mod wake_up;
 mod webhook_circuits;
 mod webhook_endless_answer;
+mod webhook_reused_connection;
 mod webhooks;

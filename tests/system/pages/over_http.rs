@@ -555,6 +555,8 @@ async fn a_run_that_waits_for_a_budget_says_so_everywhere() {
     assert_eq!(waiting["client_id"], Value::Null);
     let page = person.page(&format!("/runs/{run}")).await;
     assert!(page.contains("Waiting because the provider throttles: about "));
+    let list = person.page("/runs").await;
+    assert!(list.contains("Waiting for its next attempt."), "{list}");
     assert!(
         !person
             .page("/workers")

@@ -7,7 +7,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
-use test_support::redis_server::{PrivateRedis, TlsFiles};
+use test_support::redis_server::{PrivateRedis, TlsFiles, command, connection};
+use test_support::waiting;
 use verifyd::domain::RunId;
 use verifyd::ports::queue::Queue;
 use verifyd::queue::redis::{RedisQueue, RedisSettings};
@@ -82,6 +83,59 @@ async fn a_refused_sign_in_is_told_in_the_servers_words() {
         &ping(&url).await,
         &["the server answers ERR", "without any password configured"],
     );
+}
+
+/// The password is changed under a running consumer, and set back. The log is that of this thread.
+#[tokio::test]
+async fn a_sign_in_that_is_refused_later_is_told_in_the_servers_words() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(log.reopen().unwrap())
+        .finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+    let failures = || -> Vec<String> {
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        let failures = log.lines().filter(|line| line.contains("fetcher failed"));
+        failures.map(str::to_owned).collect()
+    };
+    let server = PrivateRedis::start_with(&["--requirepass", "right-p4ss"]);
+    let url = format!("redis://:right-p4ss@127.0.0.1:{}", server.port());
+    let mut settings = settings(&url, "q");
+    settings.consumer.retries = 0;
+    let queue = RedisQueue::connect(&settings, "host").unwrap();
+    queue.ping().await.unwrap();
+    let consumer = Consumer::start(&queue, &Probe::new(), 1);
+    // It has signed in already, and stays so.
+    let mut operator = connection(&url).await;
+    let change = ["CONFIG", "SET", "requirepass", "other-p4ss"];
+    command::<()>(&mut operator, &change).await;
+    command::<u64>(&mut operator, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+    waiting::until("a call says so", async || {
+        let answer = queue.ping().await;
+        answer.is_err_and(|error| error.to_string().contains("WRONGPASS"))
+    })
+    .await;
+    until("a fetcher says so", || {
+        failures().iter().any(|line| line.contains("WRONGPASS"))
+    })
+    .await;
+    let failures = failures();
+    assert!(
+        failures.iter().all(|line| !line.contains("p4ss")),
+        "{failures:?}"
+    );
+    command::<()>(
+        &mut operator,
+        &["CONFIG", "SET", "requirepass", "right-p4ss"],
+    )
+    .await;
+    waiting::until("calls are answered again", async || {
+        queue.ping().await.is_ok()
+    })
+    .await;
+    consumer.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

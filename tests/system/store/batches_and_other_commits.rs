@@ -1,11 +1,13 @@
 //! PostgreSQL: what is sent with others is one statement. Somebody commits after it has taken its snapshot
-//! and before it has locked the run.
+//! and before it has locked the run, or another replica sends its own.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{POLICY, claim, with_inventory, worker};
+use crate::store::fixtures::{POLICY, claim, succeeded, with_inventory, worker};
+use futures::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
-use verifyd::domain::{RunId, RunStatus};
+use test_support::waiting::until;
+use verifyd::domain::{ConnectionId, RunId, RunStatus};
 use verifyd::ports::store::{AttemptEnd, Store};
 
 /// A policy that every read of a row of `operation_runs` has to pass: it waits while the gate is closed, and
@@ -126,4 +128,79 @@ async fn a_completion_does_not_complete_what_was_taken_over_meanwhile() {
     let attempts = bed.attempts(run).await;
     assert_eq!(attempts[0].end_reason, Some(AttemptEnd::WorkerLost));
     assert_eq!(attempts[1].end_reason, None);
+}
+
+/// Holds each DELETE of a report while the gate is closed, with the lock on its row, and counts them: a sequence counts
+/// what is rolled back, too.
+const HELD_REPORTS: &str = "
+    INSERT INTO verifyd.latest_reports (connection_id, operation_run_id, fingerprint, overall, outcome, completed_at)
+    VALUES (12, 1000, 'earlier', 'ready', 'succeeded', '2020-01-01 00:00:00+00'),
+        (11, 1000, 'earlier', 'ready', 'succeeded', '2020-01-01 00:00:00+00');
+    CREATE SEQUENCE deletions;
+    CREATE TABLE gate (closed boolean NOT NULL);
+    INSERT INTO gate VALUES (true);
+    CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM nextval('public.deletions');
+        WHILE (SELECT closed FROM public.gate) LOOP PERFORM pg_sleep(0.002); END LOOP;
+        RETURN old; END $$;
+    CREATE TRIGGER hold BEFORE DELETE ON verifyd.latest_reports FOR EACH ROW EXECUTE FUNCTION hold()";
+
+const HELD_UP: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND (wait_event = 'PgSleep' OR wait_event_type = 'Lock')";
+
+/// Two batches find the reports that earlier runs have left of the same connections: one as they lie in the table, the
+/// other by their index, which is the opposite order. Each would hold a row that the other one wants. On one thread, so
+/// that both calls of a replica are in the same batch.
+#[tokio::test]
+async fn batches_delete_reports_of_earlier_runs_in_the_same_order() {
+    let bed = Bed::postgres().await;
+    bed.exec(HELD_REPORTS).await;
+    let mut batches = Vec::new();
+    for (planner, connections) in [
+        (
+            "-c enable_mergejoin=off -c enable_indexscan=off -c enable_indexonlyscan=off",
+            [12, 11],
+        ),
+        (
+            "-c enable_mergejoin=off -c enable_seqscan=off -c enable_bitmapscan=off",
+            [11, 12],
+        ),
+    ] {
+        let store = bed
+            .connect_as(|url| {
+                url.query_pairs_mut().append_pair("options", planner);
+            })
+            .await;
+        let mut calls = Vec::new();
+        for connection in connections {
+            let run = bed.queued().await;
+            let mut completion = succeeded();
+            completion.connection = Some(ConnectionId(connection));
+            calls.push((bed.claim(run, "w1").await, completion));
+        }
+        batches.push((store, calls));
+    }
+    let mut completing = Vec::new();
+    for (store, calls) in batches {
+        let batch = async move {
+            let calls = calls
+                .iter()
+                .map(|(held, completion)| store.complete(held, completion));
+            join_all(calls).await
+        };
+        completing.push(tokio::spawn(batch));
+        let wanted = i64::try_from(completing.len()).unwrap();
+        until("the batch is held up", async || {
+            bed.number(HELD_UP).await >= wanted
+        })
+        .await;
+    }
+    bed.exec("UPDATE gate SET closed = false").await;
+    for batch in completing {
+        for completed in batch.await.unwrap() {
+            assert!(completed.unwrap());
+        }
+    }
+    let deletions = "SELECT last_value FROM deletions";
+    assert_eq!(bed.number(deletions).await, 2);
 }

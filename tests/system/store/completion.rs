@@ -8,7 +8,7 @@ use crate::store::fixtures::{
 use serde_json::{Value, json};
 use test_support::padding::half_noise;
 use uuid::Uuid;
-use verifyd::domain::completion::Completion;
+use verifyd::domain::completion::{CheckedTarget, Completion};
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, Outcome, RunStatus};
 use verifyd::ports::store::{AttemptEnd, ContextSize, StoreError};
@@ -47,6 +47,60 @@ pub async fn other_keys_of_context_are_kept(bed: &Bed) {
     assert!(bed.store.complete(&held, &completion).await.unwrap());
     stale["verification_report"] = report_of(&completion);
     assert_eq!(bed.run(run).await.context, stale);
+}
+
+/// A producer's own, or those of an earlier completion.
+pub async fn no_member_stays_that_looks_like_verifyds(bed: &Bed) {
+    let mut forged = context(1);
+    forged["verification_report"] = json!({"old": true});
+    forged["reason_code"] = json!("tenant_missing");
+    forged["next_steps"] = json!([{"label": "Old", "url": "/old"}]);
+    forged["producer_context_dropped"] = json!(true);
+    for completion in [succeeded(), failed(), blocked()] {
+        let run = bed.insert(RUN_TYPE, "queued", &forged).await;
+        bed.complete(run, &completion).await;
+        let mut kept = context(1);
+        kept["verification_report"] = report_of(&completion);
+        if let Some(by) = &completion.blocked {
+            kept["reason_code"] = json!(by.reason_code.code());
+            kept["next_steps"] = json!(by.next_steps);
+        }
+        assert_eq!(bed.run(run).await.context, kept);
+    }
+}
+
+pub async fn what_is_null_or_blank_counts_as_left_out(bed: &Bed) {
+    let checked = CheckedTarget {
+        provider: "microsoft".into(),
+        module: "core".into(),
+        target_scope: None,
+    };
+    for left_out in [Value::Null, json!(""), json!(" \t\n")] {
+        let mut asked = context(1);
+        asked["provider"] = left_out.clone();
+        asked["module"] = left_out.clone();
+        // Also where what verifyd reads is all that stays.
+        for reduced in [false, true] {
+            let run = bed.insert(RUN_TYPE, "queued", &asked).await;
+            let mut held = bed.claim(run, "w1").await;
+            if reduced {
+                held.context = ContextSize::Refused;
+            }
+            let completion = Completion {
+                checked: Some(checked.clone()),
+                ..succeeded()
+            };
+            assert!(bed.store.complete(&held, &completion).await.unwrap());
+            let stored = bed.run(run).await.context;
+            assert_eq!(stored["provider"], "microsoft", "{left_out}");
+            assert_eq!(stored["module"], "core", "{left_out}");
+            assert_eq!(stored.get("note").is_none(), reduced);
+        }
+        // Where nothing is known to add it stays as it is.
+        let run = bed.insert(RUN_TYPE, "queued", &asked).await;
+        bed.complete(run, &succeeded()).await;
+        assert_eq!(bed.run(run).await.context["module"], left_out);
+    }
 }
 
 pub async fn a_context_that_is_no_object_is_kept_beside_the_report(bed: &Bed) {

@@ -3,8 +3,9 @@
 use crate::store::bed::Bed;
 use crate::store::fixtures::{at_once, blocked, context, quoted, report_of, succeeded};
 use serde_json::{Value, json};
-use verifyd::domain::RunStatus;
+use std::time::Duration;
 use verifyd::domain::run::RUN_TYPE;
+use verifyd::domain::{RunId, RunStatus};
 use verifyd::ports::probe::Writing;
 
 async fn refused(bed: &Bed, change: &str) -> bool {
@@ -91,9 +92,9 @@ pub async fn other_types_are_free(bed: &Bed) {
     assert!(refused(bed, &turned).await);
 }
 
-/// What the test of writing says while a trigger of the application refuses such changes of runs, or keeps the
-/// row as it is. Each trigger has its own name, as in `failing_batches`.
-async fn said_under(bed: &Bed, number: usize, change: &str, refuses: bool) -> Option<String> {
+/// Adds a trigger of the application that refuses such changes of runs, or keeps the row as it is. Returns the statement
+/// that drops it. Each trigger has its own name, as in `failing_batches`.
+async fn add_rule(bed: &Bed, number: usize, change: &str, refuses: bool) -> String {
     let name = format!("a_rule_{number}");
     let (create, on) = if bed.is_postgres() {
         let answer = match refuses {
@@ -118,9 +119,51 @@ async fn said_under(bed: &Bed, number: usize, change: &str, refuses: bool) -> Op
         (create, "")
     };
     bed.exec(&create).await;
+    format!("DROP TRIGGER {name}{on}")
+}
+
+/// What the test of writing says under such a rule.
+async fn said_under(bed: &Bed, number: usize, change: &str, refuses: bool) -> Option<String> {
+    let drop_rule = add_rule(bed, number, change, refuses).await;
     let tried = bed.store.try_writing().await;
-    bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
+    bed.exec(&drop_rule).await;
     tried.err().map(|error| error.to_string())
+}
+
+/// Of each tenant the oldest run is tried, and nothing of that is left.
+pub async fn refused_claims_of_runs_that_wait_are_found(bed: &Bed) {
+    const WAITED: Duration = Duration::from_secs(60);
+    let mut waiting = Vec::new();
+    for tenant in [7, 7, 8] {
+        bed.exec(&format!(
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
+             VALUES (1, {tenant}, '{RUN_TYPE}', 'queued', '{{}}', '2020-01-01T00:00:00Z')"
+        ))
+        .await;
+        waiting.push(RunId(
+            bed.number("SELECT max(id) FROM operation_runs").await,
+        ));
+    }
+    // It has not waited.
+    bed.queued_for(9, 1).await;
+    assert!(bed.store.refused_claims(WAITED).await.unwrap().is_empty());
+    let change = "new.status = 'running' AND new.tenant_id <> 8";
+    for (number, refuses, said) in [(0, true, "not today"), (1, false, "keeps the row")] {
+        let drop_rule = add_rule(bed, number, change, refuses).await;
+        let found = bed.store.refused_claims(WAITED).await.unwrap();
+        bed.exec(&drop_rule).await;
+        let [(run, error)] = &found[..] else {
+            panic!("{found:?}")
+        };
+        assert_eq!(*run, waiting[0]);
+        let error = error.to_string();
+        assert!(error.contains("claiming a run: "), "{error}");
+        assert!(error.contains(said), "{error}");
+    }
+    for run in waiting {
+        assert_eq!(bed.run(run).await.status, RunStatus::Queued);
+    }
+    assert_eq!(bed.count(&bed.own("run_attempts")).await, 0);
 }
 
 /// Nothing is refused.
@@ -344,6 +387,51 @@ pub async fn what_a_rule_of_the_application_changes_is_found_by_reading_it_back(
             "{step}: a trigger changes what is written to operation_runs: {column} (triggers: {name})"
         );
         assert!(said.contains(&found), "{found}: {said}");
+    }
+    assert!(accepts_all(bed).await);
+    assert_eq!(bed.count("operation_runs").await, 0);
+}
+
+/// What the completion returns is as it was written. Guards would keep it so.
+pub async fn what_a_trigger_takes_back_after_a_completion_is_found(bed: &Bed) {
+    bed.connection(7).await;
+    bed.unguard().await;
+    let rules = [
+        (
+            "new.status = 'completed'",
+            "status = 'queued', outcome = NULL, completed_at = NULL",
+            "a trigger keeps the row of operation_runs as it is",
+        ),
+        (
+            "new.outcome = 'succeeded'",
+            "outcome = 'failed'",
+            "a trigger changes what is written to operation_runs: outcome",
+        ),
+    ];
+    for (number, (condition, change, said)) in rules.into_iter().enumerate() {
+        let name = format!("takes_back_{number}");
+        let update = format!("UPDATE operation_runs SET {change} WHERE id = new.id");
+        let (create, on) = if bed.is_postgres() {
+            let create = format!(
+                "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS \
+                 $$ BEGIN {update}; RETURN NULL; END $$; \
+                 CREATE TRIGGER {name} AFTER UPDATE ON operation_runs FOR EACH ROW WHEN ({condition}) \
+                 EXECUTE FUNCTION {name}()"
+            );
+            (create, " ON operation_runs")
+        } else {
+            let create = format!(
+                "CREATE TRIGGER {name} AFTER UPDATE ON operation_runs WHEN {condition} \
+                 BEGIN {update}; END"
+            );
+            (create, "")
+        };
+        bed.exec(&create).await;
+        let tried = bed.store.try_writing().await;
+        bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
+        let found = tried.unwrap_err().to_string();
+        let said = format!("completing a run: {said} (triggers: {name})");
+        assert!(found.contains(&said), "{said}: {found}");
     }
     assert!(accepts_all(bed).await);
     assert_eq!(bed.count("operation_runs").await, 0);

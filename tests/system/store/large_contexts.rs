@@ -7,7 +7,7 @@ use crate::store::fixtures::{blocked, change_report, context, new_run, succeeded
 use crate::store::hostile_rows::every_surface;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use test_support::padding::{TEXTS, half_noise};
 use verifyd::domain::access::Binding;
 use verifyd::domain::run::{ContextProblem, RUN_TYPE, ReportPresence};
@@ -15,8 +15,8 @@ use verifyd::domain::{ConnectionId, Reason, RunId};
 use verifyd::ports::acknowledgements::AcknowledgementFilter;
 use verifyd::ports::overview::ConnectionFilter;
 
-use verifyd::ports::store::{NewRun, RunFilter, Store};
-use verifyd::store::DatabaseSettings;
+use verifyd::ports::store::{ContextSize, NewRun, RunFilter, Store};
+use verifyd::store::{DatabaseSettings, LimitSettings};
 
 /// The default of `limits.context_bytes`.
 const LIMIT: usize = 262_144;
@@ -238,6 +238,39 @@ pub async fn numbers_of_any_length_stay_as_they_are(bed: &Bed) {
     assert_eq!(bed.store.invalid_runs(1_000, 1_000).await.unwrap(), []);
 }
 
+/// A context that the database has refused: what verifyd reads of it is kept, however many members that has.
+pub async fn many_members_of_a_target_scope_cost_a_few_passes_over_them(bed: &Bed) {
+    const MEMBERS: i64 = 200_000;
+    bed.lift_constraints().await;
+    let mut large = context(1);
+    let members = (0..MEMBERS).map(|number| (format!("k{number}"), json!(number)));
+    large["target_scope"] = Value::Object(members.collect());
+    let run = bed.insert(RUN_TYPE, "queued", &large).await;
+    let mut held = bed.claim(run, "w").await;
+    held.context = ContextSize::Refused;
+    let each = match bed.is_postgres() {
+        true => "jsonb_each",
+        false => "json_each",
+    };
+    let pass = format!(
+        "SELECT count(*) FROM operation_runs r, {each}(r.context -> 'target_scope') WHERE r.id = {run}"
+    );
+    let mut passing = Duration::MAX;
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert_eq!(bed.number(&pass).await, MEMBERS);
+        passing = passing.min(began.elapsed());
+    }
+    let began = Instant::now();
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+    let completing = began.elapsed();
+    assert!(
+        completing < passing * 400,
+        "{completing:?}, a pass {passing:?}"
+    );
+    assert_eq!(bed.number(&pass).await, MEMBERS);
+}
+
 /// Another store on the same database with this limit on statements.
 async fn with_timeout(bed: &Bed, statement_timeout: Duration) -> Arc<dyn Store> {
     let settings = DatabaseSettings {
@@ -275,6 +308,44 @@ async fn numbers_are_counted_and_not_written() {
         );
         assert_eq!(bed.count(&kept).await, 1, "{number}");
     }
+}
+
+/// `jsonb_path_query` moves all numbers that are left for each one that it returns: minutes for as many as these. The
+/// measure is one pass over them on the same server, so that no load matters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_numbers_cost_a_few_passes_over_them() {
+    let bed = Bed::postgres().await;
+    bed.lift_constraints().await;
+    // Unpacked they take a little less than eight times the limit: all of them are counted.
+    bed.exec(&format!(
+        "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
+         VALUES (1, 7, '{RUN_TYPE}', 'queued', jsonb_build_object('provider', 'microsoft', \
+             'extra', (SELECT jsonb_agg(1) FROM generate_series(1, 680000))))"
+    ))
+    .await;
+    let run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
+    let limits = LimitSettings {
+        context_bytes: 1024 * 1024,
+    };
+    let store = verifyd::store::connect_with(&settings(&bed.url()), limits).await;
+    let store = store.unwrap();
+    let pass = format!(
+        "SELECT count(*) FROM operation_runs r, \
+             jsonb_array_elements(jsonb_path_query_array(r.context, 'strict $.**')) WHERE r.id = {run}"
+    );
+    let (mut passing, mut reading) = (Duration::MAX, Duration::MAX);
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert!(bed.number(&pass).await > 680_000);
+        passing = passing.min(began.elapsed());
+        let began = Instant::now();
+        let stored = store.run(run).await.unwrap().unwrap();
+        reading = reading.min(began.elapsed());
+        assert_eq!(stored.context["provider"], "microsoft");
+    }
+    assert!(reading < passing * 40, "{reading:?}, a pass {passing:?}");
+    let held = bed.claim(run, "w").await;
+    assert_eq!(held.run.request.problem, Some(TOO_LARGE));
 }
 
 /// An array of such numbers has a text that is longer than any text can be.

@@ -105,6 +105,8 @@ runs {
     completion:
         a_completion_writes_run_report_and_attempt,
         other_keys_of_context_are_kept,
+        no_member_stays_that_looks_like_verifyds,
+        what_is_null_or_blank_counts_as_left_out,
         a_context_that_is_no_object_is_kept_beside_the_report,
         a_blocked_run_names_reason_and_next_steps,
         a_completed_run_is_never_claimed_or_completed_again,
@@ -166,8 +168,10 @@ runs {
         what_a_rule_of_the_application_refuses_is_found_by_trying,
         what_a_rule_of_the_application_refuses_of_permissions_is_found_by_trying,
         what_a_rule_of_the_application_changes_is_found_by_reading_it_back,
+        what_a_trigger_takes_back_after_a_completion_is_found,
         a_rule_of_one_tenant_is_not_taken_for_one_of_all,
         a_rule_of_the_oldest_tenants_is_not_taken_for_one_of_all,
+        refused_claims_of_runs_that_wait_are_found,
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
     guards:
         a_completed_run_survives_a_save_of_an_older_copy,
@@ -261,7 +265,8 @@ others {
     large_contexts:
         what_a_claim_takes_is_listed_whatever_its_size,
         what_is_just_above_the_limit_is_not_read_and_named,
-        numbers_of_any_length_stay_as_they_are;
+        numbers_of_any_length_stay_as_they_are,
+        many_members_of_a_target_scope_cost_a_few_passes_over_them;
     connections:
         a_connection_is_added_and_read,
         a_failing_seal_inserts_nothing,
@@ -361,6 +366,7 @@ others {
         a_circuit_opens_records_without_trying_and_closes_after_a_probe,
         a_probe_whose_sender_died_is_followed_by_another,
         attempts_that_were_under_way_when_it_opened_leave_the_circuit_alone,
+        a_wait_that_a_receiver_asks_for_holds_for_its_endpoint,
         an_open_circuit_holds_up_no_other_endpoint,
         open_circuits_take_no_place_of_what_is_tried,
         what_is_pending_for_too_long_is_given_up,

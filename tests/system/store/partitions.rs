@@ -412,6 +412,39 @@ async fn runs_that_share_an_id_cost_nobody_anything() {
     assert_eq!(pruned.runs, 1);
 }
 
+/// Does what is proposed for the id that several runs have. Returns what was said about it.
+async fn delete_one(bed: &Bed) -> String {
+    let invalid = bed.store.invalid_runs(1_000, 1_000).await.unwrap();
+    let [repeated] = &invalid[..] else {
+        panic!("{invalid:?}")
+    };
+    let remedy = repeated.remedy.as_deref().unwrap();
+    bed.exec(remedy.rsplit(": ").next().unwrap()).await;
+    repeated.problem.clone()
+}
+
+/// Those in two partitions have the same place there, those in one of them the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_runs_that_share_an_id_one_is_deleted() {
+    let bed = Bed::partitioned().await;
+    bed.exec("ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_pkey")
+        .await;
+    let run = bed.queued().await;
+    repeat(&bed, run, "queued").await;
+    let places = "SELECT count(DISTINCT CAST(ctid AS text)) FROM operation_runs";
+    assert_eq!(bed.number(places).await, 1);
+    delete_one(&bed).await;
+    assert_eq!(bed.count("operation_runs").await, 1);
+    bed.exec(
+        "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context, created_at)
+         SELECT id, workspace_id, tenant_id, type, status, context, created_at FROM operation_runs",
+    )
+    .await;
+    delete_one(&bed).await;
+    assert_eq!(bed.count("operation_runs").await, 1);
+    assert_eq!(bed.store.invalid_runs(1_000, 1_000).await.unwrap(), []);
+}
+
 /// As in another application's table whose key is an index that takes NULL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn runs_that_share_an_id_and_have_no_time_are_told_apart() {
@@ -428,14 +461,9 @@ async fn runs_that_share_an_id_and_have_no_time_are_told_apart() {
     ))
     .await;
     for left in [2, 1] {
-        let invalid = bed.store.invalid_runs(1_000, 1_000).await.unwrap();
-        let [repeated] = &invalid[..] else {
-            panic!("{invalid:?}")
-        };
-        assert!(repeated.problem.contains("no time"), "{repeated:?}");
-        let remedy = repeated.remedy.as_deref().unwrap();
-        bed.exec(remedy.rsplit(": ").next().unwrap()).await;
-        assert_eq!(bed.count("operation_runs").await, left, "{remedy}");
+        let problem = delete_one(&bed).await;
+        assert!(problem.contains("no time"), "{problem}");
+        assert_eq!(bed.count("operation_runs").await, left);
     }
     assert_eq!(bed.store.invalid_runs(1_000, 1_000).await.unwrap(), []);
 }

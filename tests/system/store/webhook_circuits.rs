@@ -167,6 +167,47 @@ pub async fn attempts_that_were_under_way_when_it_opened_leave_the_circuit_alone
     assert!(!lease_one(bed).await.is_probe);
 }
 
+pub async fn a_wait_that_a_receiver_asks_for_holds_for_its_endpoint(bed: &Bed) {
+    endpoint(bed, 1, false).await;
+    for _ in 0..4 {
+        completed(bed, succeeded()).await;
+    }
+    let mut under_way = Vec::new();
+    for _ in 0..4 {
+        under_way.push(lease_one(bed).await);
+    }
+    // The shorter wait that is asked for later ends no longer one.
+    for (delivery, asked, change) in [
+        (
+            &under_way[0],
+            100,
+            CircuitChange::Opened(Duration::from_secs(100)),
+        ),
+        (&under_way[1], 7000, CircuitChange::Unchanged),
+        (&under_way[2], 50, CircuitChange::Unchanged),
+    ] {
+        let mut failed = outcome(AttemptResult::HttpStatus, Next::Retry(Duration::ZERO));
+        failed.sent.retry_after = Some(Duration::from_secs(asked));
+        let recorded = bed.store.record_attempt(delivery, &failed).await.unwrap();
+        assert_eq!(recorded.circuit, change);
+    }
+    // It took this one before.
+    let worked = outcome(AttemptResult::Delivered, Next::Delivered);
+    let recorded = bed.store.record_attempt(&under_way[3], &worked).await;
+    assert_eq!(recorded.unwrap().circuit, CircuitChange::Unchanged);
+    let shown = only_endpoint(bed).await;
+    assert_eq!((shown.circuit, shown.failures), (CircuitState::Open, 3));
+    let probe_at = shown.circuit_probe_at.unwrap();
+    let wait = (probe_at - shown.circuit_opened_at.unwrap()).num_seconds();
+    assert!((6999..7200).contains(&wait), "{wait}");
+    completed(bed, succeeded()).await;
+    assert_eq!(leased(bed).await, []);
+    let all = bed.store.deliveries(&everything()).await.unwrap();
+    let waiting = all.iter().filter(|d| d.state == DeliveryState::Pending);
+    let due: Vec<_> = waiting.map(|d| d.next_attempt_at.unwrap()).collect();
+    assert_eq!(due, [probe_at; 4]);
+}
+
 pub async fn an_open_circuit_holds_up_no_other_endpoint(bed: &Bed) {
     let failing = opened(bed).await;
     let other = endpoint(bed, 1, false).await.id;

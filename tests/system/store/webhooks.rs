@@ -25,6 +25,7 @@ pub const CIRCUIT: CircuitPolicy = CircuitPolicy {
     open_after: 3,
     pause: Duration::from_secs(600),
     max_pause: Duration::from_secs(1800),
+    max_asked: Duration::from_secs(7200),
 };
 
 fn place(binding: &WebhookBinding) -> Result<String, VaultError> {

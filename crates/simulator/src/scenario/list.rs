@@ -1,4 +1,4 @@
-//! Every scenario. `docs/contributing/simulator.md` lists them.
+//! Every scenario. `crates/simulator/README.md` lists them.
 
 use super::Entry;
 use super::behaviour::{

@@ -130,7 +130,7 @@ async fn scenarios_are_listed_with_what_they_must_end_in() {
 fn the_documentation_lists_every_scenario() {
     const BEGIN: &str = "<!-- generated: scenarios";
     const END: &str = "<!-- end of generated: scenarios -->";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/contributing/simulator.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = std::fs::read_to_string(&path).unwrap();
     let begin = text.find(BEGIN).unwrap();
     let begin = begin + text[begin..].find('\n').unwrap() + 1;
@@ -141,7 +141,7 @@ fn the_documentation_lists_every_scenario() {
     } else {
         assert!(
             text == current,
-            "docs/contributing/simulator.md is not current: UPDATE_GENERATED=1 cargo test -p verifyd-simulator"
+            "crates/simulator/README.md is not current: UPDATE_GENERATED=1 cargo test -p verifyd-simulator"
         );
     }
 }

@@ -170,7 +170,9 @@ pub(super) async fn run(
     let remembered = target.known.expiry.filter(|_| secrets.is_none());
     let known = expiry::combine(known, registered, remembered, now);
     expiry::judge(&mut results, known, secrets.is_some(), now);
-    results.finish(Some(refresh))
+    let findings = results.finish(Some(refresh));
+    session.ended(findings.disposition);
+    findings
 }
 
 /// Returns the registration to read; `None` while its owner is unknown.

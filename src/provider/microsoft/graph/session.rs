@@ -8,7 +8,7 @@ use super::roles::{GrantCache, KnownPrincipal, PrincipalCache, PrincipalKey, Rol
 use crate::domain::Reason;
 use crate::domain::report::{Evidence, EvidenceKind};
 use crate::ports::clock::Clock;
-use crate::ports::provider::Target;
+use crate::ports::provider::{Disposition, Target};
 use crate::provider::microsoft::cloud::Cloud;
 use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::graph_error::{self, EXPIRED_PAGE};
@@ -131,6 +131,11 @@ impl<'a> Session<'a> {
     /// Has its requests follow those of the check that it explains something for.
     pub fn continue_check(&self) {
         self.limited.begin();
+    }
+
+    /// Notes that its check has ended.
+    pub fn ended(&self, disposition: Disposition) {
+        self.limited.ended(disposition);
     }
 
     pub fn tenant(&self) -> Uuid {

@@ -20,6 +20,7 @@ use crate::domain::budget::{Budget, BudgetKey, MAX_PAUSE, Permits, SETTLING_TIME
 use crate::domain::{Reason, TenantId};
 use crate::ports::budgets::{BudgetStore, PermitRequest};
 use crate::ports::log_throttle::log_limited;
+use crate::ports::provider::Disposition;
 use answered::AnsweredRequests;
 use chrono::{DateTime, Utc};
 use gauges::{Rates, WaitingGauge};
@@ -54,6 +55,9 @@ const IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// Time for which permits are taken.
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Longest time for which a permit is valid: another replica may have learnt of a pause.
+const LONGEST_VALIDITY: Duration = Duration::from_secs(5);
 
 /// The largest part of the time that a check has left which it keeps when it gives up.
 const RESERVE: Duration = Duration::from_millis(500);
@@ -125,6 +129,7 @@ impl Limiters {
             limiter,
             directory,
             check,
+            has_begun: AtomicBool::new(false),
             sent: AtomicU32::new(0),
             reservation: OnceLock::new(),
         }
@@ -145,7 +150,9 @@ pub(super) struct LimitedRequests {
     limiter: Option<Arc<Limiter>>,
     directory: Uuid,
     check: WaitingCheck,
-    /// How many were sent. With the first one the check has begun.
+    /// Whether one of them was sent, or one of those that they add to.
+    has_begun: AtomicBool,
+    /// How many were sent.
     sent: AtomicU32,
     /// When the run comes again. None of its requests waits any more.
     reservation: OnceLock<Instant>,
@@ -163,7 +170,7 @@ impl std::fmt::Debug for LimitedRequests {
 impl LimitedRequests {
     /// Counts the check as begun: these requests add to what it has read elsewhere.
     pub fn begin(&self) {
-        self.sent.fetch_max(1, Ordering::Relaxed);
+        self.has_begun.store(true, Ordering::Relaxed);
     }
 
     /// Waits until a request may be sent: for the first one `longest_wait` at most, for others until the end of the
@@ -180,8 +187,19 @@ impl LimitedRequests {
             fault.later = Some(limiter.later(self));
             return Err(fault);
         }
+        self.begin();
         self.sent.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Counts the requests of a check that has ended, unless it was cut short: others make more.
+    pub fn ended(&self, disposition: Disposition) {
+        if let Some(limiter) = &self.limiter
+            && disposition == Disposition::Finished
+        {
+            let sent = self.sent.load(Ordering::Relaxed);
+            limiter.state.lock().waiting.count_check(sent);
+        }
     }
 
     /// Counts an answer that is no refusal.
@@ -195,18 +213,6 @@ impl LimitedRequests {
     pub fn throttled(&self, scope: Option<ThrottleScope>, pause: Option<Duration>) {
         if let Some(limiter) = &self.limiter {
             limiter.throttled(self.directory, scope, pause.unwrap_or_default());
-        }
-    }
-}
-
-impl Drop for LimitedRequests {
-    fn drop(&mut self) {
-        let sent = *self.sent.get_mut();
-        if let Some(limiter) = &self.limiter
-            && sent > 0
-            && self.reservation.get().is_none()
-        {
-            limiter.state.lock().waiting.count_check(sent);
         }
     }
 }
@@ -271,7 +277,7 @@ impl Limiter {
     /// Waits for a permit of this check. False: none comes in time.
     async fn permits(self: &Arc<Self>, requests: &LimitedRequests, deadline: Instant) -> bool {
         let check = &requests.check;
-        let has_begun = requests.sent.load(Ordering::Relaxed) > 0;
+        let has_begun = requests.has_begun.load(Ordering::Relaxed);
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
         let soon = now + self.longest_wait;
@@ -325,7 +331,7 @@ impl Limiter {
             let interval = state.interval_of_share();
             let interval = interval.mul_f64(state.waiting.requests_per_check());
             let tenant = requests.check.tenant;
-            state.reservations.reserve(tenant, now, earliest, interval)
+            state.reservations.reserve(tenant, earliest, interval)
         });
         Later {
             wait: reservation.saturating_duration_since(now),
@@ -486,8 +492,9 @@ impl State {
                 };
             }
             let next = self.next.unwrap_or(now);
-            // A run may come somewhat after its reservation: a permit is valid until the next one.
-            if now > next + self.interval_of_share().max(SECOND) {
+            // A run may come somewhat after its reservation: a permit is valid until the next one of this replica.
+            let validity = self.interval_of_share().clamp(SECOND, LONGEST_VALIDITY);
+            if now > next + validity {
                 self.left = 0;
             }
             if self.left == 0 {

@@ -34,7 +34,7 @@ pub(super) struct WaitingRequests {
     begun: RoundRobin,
     first: RoundRobin,
     given: u32,
-    /// Requests of a check: a moving average of about the last 16 that have ended.
+    /// Requests of a check: a moving average of about the last 16 that have ended, and were not cut short.
     average: Option<f64>,
 }
 

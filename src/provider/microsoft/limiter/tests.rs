@@ -350,7 +350,7 @@ async fn checks_that_many_are_before_come_again_one_after_another() {
     let limiters = with_the_lowest_rate().await;
     let began = Instant::now();
     let mut sent = Vec::new();
-    for tenant in 10..30 {
+    for tenant in 10..22 {
         let requests = requests(&limiters, tenant).await;
         sent.push(send(&requests, 1, seconds(30)));
     }
@@ -363,7 +363,7 @@ async fn checks_that_many_are_before_come_again_one_after_another() {
     // The budget has permits for one of them.
     assert!(began.elapsed() < seconds(2), "{:?}", began.elapsed());
     let count = reservations.len();
-    assert!((15..=19).contains(&count), "{reservations:?}");
+    assert!((8..=11).contains(&count), "{reservations:?}");
     reservations.sort_unstable();
     for pair in reservations.windows(2) {
         let step = pair[1] - pair[0];
@@ -379,6 +379,13 @@ async fn reservations_are_as_far_apart_as_checks_make_requests() {
     for _ in 0..100 {
         let check = requests(&limiters, 1).await;
         drop(waits(send(&check, 20, seconds(30))).await);
+        check.ended(Disposition::Finished);
+    }
+    // The first answer has cut these short.
+    for _ in 0..50 {
+        let check = requests(&limiters, 1).await;
+        drop(waits(send(&check, 1, seconds(30))).await);
+        check.ended(Disposition::Later(seconds(40)));
     }
     let throttled = requests(&limiters, 1).await;
     throttled.throttled(Some(ThrottleScope::Application), Some(seconds(40)));
@@ -446,29 +453,31 @@ async fn no_more_checks_that_have_begun_wait_than_get_permits_soon() {
 /// The permits of the next 20 seconds are other replicas'. A run is claimed, and signs in, after its reservation.
 #[tokio::test(start_paused = true)]
 async fn a_check_comes_again_when_the_budget_has_permits() {
-    let database = Database::of(10);
-    let limiters = database.limiters();
-    let begun = requests(&limiters, 1).await;
-    begun.begin();
-    begun.throttled(Some(ThrottleScope::Application), None);
-    sleep(seconds(2)).await;
-    let others_take = |time: Duration| {
-        if let Some(budget) = database.budget.lock().as_mut() {
-            budget.taken_until += time;
-        }
-    };
-    others_take(seconds(22));
-    let sent = send(&begun, 1, seconds(600));
-    sleep(seconds(1)).await;
-    drop(sent);
-    let wait = reservation(&*requests(&limiters, 2).await, seconds(30)).await;
-    assert!(wait > seconds(15), "{wait:?}");
-    others_take(seconds(10));
-    sleep(wait + seconds(3)).await;
-    let late = repeated(&limiters, 2).await;
-    let began = Instant::now();
-    late.permit(began + seconds(30)).await.unwrap();
-    assert_eq!(began.elapsed(), Duration::ZERO);
+    for (late, is_valid) in [(seconds(3), true), (seconds(7), false)] {
+        let database = Database::of(10);
+        let limiters = database.limiters();
+        let begun = requests(&limiters, 1).await;
+        begun.begin();
+        begun.throttled(Some(ThrottleScope::Application), None);
+        sleep(seconds(2)).await;
+        let others_take = |time: Duration| {
+            if let Some(budget) = database.budget.lock().as_mut() {
+                budget.taken_until += time;
+            }
+        };
+        others_take(seconds(22));
+        let sent = send(&begun, 1, seconds(600));
+        sleep(seconds(1)).await;
+        drop(sent);
+        let wait = reservation(&*requests(&limiters, 2).await, seconds(30)).await;
+        assert!(wait > seconds(15), "{wait:?}");
+        others_take(seconds(10));
+        sleep(wait + late).await;
+        let again = repeated(&limiters, 2).await;
+        let began = Instant::now();
+        again.permit(began + seconds(30)).await.unwrap();
+        assert_eq!(began.elapsed().is_zero(), is_valid, "{late:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

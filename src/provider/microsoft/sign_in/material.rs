@@ -12,6 +12,7 @@ use crate::provider::microsoft::certificate::SigningCertificate;
 use crate::provider::microsoft::fault::Fault;
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::path::Path;
 use tokio::io::AsyncReadExt;
@@ -58,7 +59,7 @@ impl Material {
             Credential::FederatedTokenFile { path } => {
                 // A file system that hangs must not delay the run beyond its deadline.
                 let read = tokio::time::timeout_at(deadline, read_token(path)).await;
-                let token = read.unwrap_or(Err("the file cannot be read in time"));
+                let token = read.unwrap_or(Err("the file cannot be read in time".into()));
                 let token = token.map_err(|cause| {
                     Fault::new(Reason::FederatedTokenUnreadable).with(EvidenceKind::Cause, cause)
                 })?;
@@ -171,7 +172,7 @@ impl Material {
 }
 
 /// The token in the file, or why there is none that could be sent.
-async fn read_token(path: &Path) -> Result<SecretString, &'static str> {
+async fn read_token(path: &Path) -> Result<SecretString, Cow<'static, str>> {
     let unreadable = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => "there is no such file",
         ErrorKind::PermissionDenied => "the worker may not read the file",
@@ -180,7 +181,7 @@ async fn read_token(path: &Path) -> Result<SecretString, &'static str> {
     // Opening a pipe would wait for a writer.
     let metadata = tokio::fs::metadata(path).await.map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err("it is no file");
+        return Err("it is no file".into());
     }
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let mut bytes = Zeroizing::new(Vec::new());
@@ -189,13 +190,14 @@ async fn read_token(path: &Path) -> Result<SecretString, &'static str> {
         .await
         .map_err(unreadable)?;
     if bytes.len() as u64 > MAX_TOKEN_FILE_BYTES {
-        return Err("the file is longer than 64 KiB");
+        return Err("the file is longer than 64 KiB".into());
     }
-    let text = text_decoding::decode(&bytes).map_err(|_| "the file holds no text")?;
+    let text = text_decoding::decode(&bytes)
+        .map_err(|error| format!("the file holds no text: {error}"))?;
     match text.trim() {
-        "" => Err("the file is empty"),
+        "" => Err("the file is empty".into()),
         token if is_jwt(token) => Ok(SecretString::from(token.to_owned())),
-        _ => Err("the file holds something else than one token"),
+        _ => Err("the file holds something else than one token".into()),
     }
 }
 

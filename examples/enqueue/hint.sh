@@ -1,0 +1,19 @@
+run=$(psql "$DATABASE_URL" -X -q -t -A -v ON_ERROR_STOP=1 -v connection="${PROVIDER_CONNECTION_ID:-1}" <<'SQL'
+INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+SELECT c.workspace_id, c.tenant_id, 'provider.connection.check', 'queued',
+       jsonb_build_object(
+           'provider', c.provider,
+           'module', coalesce(c.module, 'health_check'),
+           'provider_connection_id', c.id,
+           'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)),
+       now()
+FROM provider_connections c
+WHERE c.id = :connection
+RETURNING id;
+SQL
+)
+: "${run:?no such connection, or the error above}"
+redis-cli -u "$REDIS_URL" --eval contracts/enqueue.lua \
+    verifyd:data verifyd:active verifyd:signal verifyd:meta , \
+    "$(cat /proc/sys/kernel/random/uuid)" "{\"v\":1,\"operation_run_id\":$run}" 1 >&2
+echo "$run"

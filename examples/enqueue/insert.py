@@ -1,0 +1,22 @@
+import os
+import psycopg
+
+with psycopg.connect(os.environ["DATABASE_URL"]) as db:
+    run_id, = db.execute(
+        """
+        INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+        SELECT c.workspace_id, c.tenant_id, 'provider.connection.check', 'queued',
+               jsonb_build_object(
+                   'provider', c.provider,
+                   'module', coalesce(c.module, 'health_check'),
+                   'provider_connection_id', c.id,
+                   'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)),
+               now()
+        FROM provider_connections c
+        WHERE c.id = %s
+        RETURNING id
+        """,
+        [int(os.environ.get("PROVIDER_CONNECTION_ID", 1))],
+    ).fetchone() or exit("no such connection")
+
+print(run_id)
