@@ -2,7 +2,7 @@
 //! without groups nothing is tested.
 
 use super::bounds::{is_claimable, time};
-use super::dialect::{a_second_after, before, each, now, own, run_type};
+use super::dialect::{a_day_ago, a_second_after, before, each, now, own, run_type};
 use super::repeated_ids::{is_of_type, of_only_run};
 use super::rows::CountsRow;
 use super::runs::COUNTS_OF_GROUP;
@@ -15,7 +15,7 @@ use crate::domain::groups::GroupMembers;
 use crate::ports::groups::GroupStore;
 use crate::ports::runs::RunCounts;
 use crate::ports::store_error::StoreError;
-use crate::ports::sweep::SweepStore;
+use crate::ports::sweep::{SweepPolicy, SweepStore};
 use async_trait::async_trait;
 
 /// Whether a group has the workspace `$workspace`. `$listed`, `$has_listed`: see `GroupMembers`.
@@ -101,6 +101,18 @@ pub(super) const DUE_IN_GROUP: Sql = both!(
     ", " left_at!("ahead") ", " left_at!("behind")
 );
 
+/// Deletes the undelivered rows of runs that are gone from a window of deliveries: `$2` of them, after the run `$1`.
+/// `FORGET_ORPHANS` of the sweep reads the first undelivered rows, in no order. A group without workers may have all of
+/// these, and then the statement never gets to the others.
+const FORGET_ORPHANS_OF_WINDOW: Sql = both!(
+    "DELETE FROM " own!(run_deliveries) " WHERE run_id " each!("= ANY(ARRAY(", "IN (")
+    "   SELECT o.run_id FROM (
+            SELECT d.run_id, d.delivered_at, d.not_before FROM " own!(run_deliveries) " d
+            WHERE d.run_id > $1 ORDER BY d.run_id LIMIT $2) o
+        WHERE o.delivered_at IS NULL AND (o.not_before IS NULL OR o.not_before < " a_day_ago!() ") AND "
+    of_only_run!("o.run_id", "r.status IN ('queued', 'running')") " IS NOT TRUE" each!("))", ")")
+);
+
 /// `$2`, `$3`: the group.
 const IS_QUEUED_IN_GROUP: Sql = both!(
     "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!("r")
@@ -127,6 +139,20 @@ pub(super) async fn is_queued_in_group(
     let queued = bind_group(IS_QUEUED_IN_GROUP.bind(run.0), group);
     let queued: Option<(i32,)> = queued.fetch_optional(tx).await?;
     Ok(queued.is_some())
+}
+
+/// Deletes what runs that are gone have left among the deliveries behind the cursor, which moves round and round.
+/// Returns how many rows. Where there are no groups, a sweep delivers what it finds undelivered, and nothing stays.
+pub(super) async fn forget_orphans_of_window(
+    tx: &mut dyn SqlConnection,
+    group: Option<&GroupMembers>,
+    policy: &SweepPolicy,
+) -> Result<u64, StoreError> {
+    if group.is_none() {
+        return Ok(0);
+    }
+    let forget = FORGET_ORPHANS_OF_WINDOW.bind(policy.from.again_after.0);
+    forget.bind(policy.window).execute(tx).await
 }
 
 #[async_trait]

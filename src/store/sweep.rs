@@ -7,7 +7,7 @@ use super::dialect::{
     a_day_ago, a_second_after, among, before, clock, each, is_failed_completion, now, own,
     postgres_only, run_type,
 };
-use super::groups::{DUE_IN_GROUP, bind_group};
+use super::groups::{DUE_IN_GROUP, bind_group, forget_orphans_of_window};
 use super::postgres::LOCK_TIMEOUT;
 use super::refused_requeues::{
     MAX_WAITS, REQUEUE_TIME, RETRIED_AT_A_TIME, RefusedRequeues, RequeueError, RequeueTries, Spent,
@@ -379,6 +379,7 @@ async fn sweep_once(
     let touched: Vec<i64> = touched.into_iter().collect();
     mark_deliveries(tx, &touched, &due, &postponed).await?;
     let mut forgotten = FORGET_ORPHANS.bind(policy.batch).execute(tx).await?;
+    forgotten += forget_orphans_of_window(tx, group, policy).await?;
     forgotten += FORGET_WORKERS.execute(tx).await?;
     forgotten += budgets::FORGET.execute(tx).await?;
     let writes = has_made_lock || any_found || !touched.is_empty() || forgotten > 0;

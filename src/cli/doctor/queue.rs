@@ -66,14 +66,19 @@ async fn others(settings: &Settings, lines: &mut Vec<Line>) {
             queue.try_sending().await?;
             anyhow::Ok(queue.depth().await?)
         });
+        let name = format!("group {group}: ");
         lines.push(match answer.await {
-            Ok(Ok(depth)) => ok("queue", format!("group {group}: {depth} waiting")),
+            Ok(Ok(depth)) => ok("queue", format!("{name}{depth} waiting")),
             Ok(Err(failure)) => {
-                let said = format!("group {group}: {failure:#}");
+                let said = format!("{name}{failure:#}");
                 let remedy = remedy::of_queue(&said);
                 bad("queue", State::Warning, said, remedy)
             }
-            Err(_) => late("queue", State::Warning, &remedy::of_queue("")),
+            Err(_) => {
+                let mut line = late("queue", State::Warning, &remedy::of_queue(""));
+                line.found.insert_str(0, &name);
+                line
+            }
         });
     }
 }

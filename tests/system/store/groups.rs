@@ -129,6 +129,32 @@ pub async fn a_dead_workers_run_is_queued_by_any_group_and_dispatched_by_its_own
     assert_eq!(sweep(&eu, &SWEEP).await.due, [run]);
 }
 
+pub async fn a_group_without_workers_keeps_no_delivery_of_a_run_that_is_gone(bed: &Bed) {
+    let [eu, rest] = stores(bed).await;
+    for _ in 0..4 {
+        let run = delivered(bed, LISTED).await;
+        assert!(rest.hand_over(run).await.unwrap());
+    }
+    let gone = delivered(bed, 1).await;
+    assert!(eu.hand_over(gone).await.unwrap());
+    bed.delete_run(gone).await;
+    let mut policy = SweepPolicy {
+        batch: 2,
+        window: 3,
+        ..SWEEP
+    };
+    // Ahead of the cursor, behind it from the first run on, and behind the third one.
+    for _ in 0..3 {
+        let swept = sweep(&rest, &policy).await;
+        assert_eq!(swept.due, []);
+        policy.from = swept.next;
+    }
+    let deliveries = bed.own("run_deliveries");
+    let left = format!("{deliveries} WHERE run_id = {gone}");
+    assert_eq!(bed.count(&left).await, 0);
+    assert_eq!(bed.count(&deliveries).await, 4);
+}
+
 pub async fn fair_queuing_chooses_runs_of_the_group(bed: &Bed) {
     let [eu, rest] = stores(bed).await;
     for (workspace, tenant) in [(1, 3), (LISTED, 4)] {
