@@ -191,7 +191,7 @@ impl StoreError {
         }
     }
 
-    /// Whether a constraint refuses the row, whoever writes it. Errors within a trigger, which may test its user, do not
+    /// Whether a constraint of the table, not of a domain, refuses the row, whoever writes it. Errors within a trigger, which may test its user, do not
     /// count, whatever their code; nor do any of SQLite.
     pub fn violates_constraint(&self) -> bool {
         self.detail().is_some_and(|detail| detail.is_of_constraint)

@@ -159,10 +159,15 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
 }
 
 /// Whether a constraint of the table that the statement itself writes, or of a partition of it, refused the row. What
-/// goes wrong within a function, such as that of a trigger, has a context.
+/// goes wrong within a function, such as that of a trigger, has a context with lines about it; without one there are at
+/// most the values that `log_parameter_max_length_on_error` adds.
 fn is_of_constraint(error: &PgDatabaseError) -> bool {
+    let is_of_statement = error.r#where().is_none_or(|context| {
+        let values = context.split_once("$1 = ");
+        values.is_some_and(|(before, _)| !before.contains(['\n', '"']))
+    });
     // integrity_constraint_violation
-    error.code().starts_with("23") && error.table().is_some() && error.r#where().is_none()
+    error.code().starts_with("23") && error.table().is_some() && is_of_statement
 }
 
 /// What PostgreSQL says. A trigger or a pooler may choose it, and logs and terminals show it.

@@ -173,6 +173,36 @@ enum End<T> {
     Rollback(T),
 }
 
+impl<T> End<T> {
+    /// Ends the transaction as its work says. After an error this waits for the rollback: PostgreSQL sends an error
+    /// before it gives the locks back, and whoever tries the same again at once, on another connection, would find its
+    /// own run locked.
+    async fn reach<X, E, F, C, R>(
+        tx: X,
+        worked: Result<Self, E>,
+        commit: impl FnOnce(X) -> C,
+        rollback: impl FnOnce(X) -> R,
+    ) -> Result<T, E>
+    where
+        E: From<StoreError>,
+        StoreError: From<F>,
+        C: Future<Output = Result<(), F>>,
+        R: Future<Output = Result<(), F>>,
+    {
+        let (ended, answer) = match worked {
+            Ok(Self::Commit(answer)) => (commit(tx).await, answer),
+            Ok(Self::Rollback(answer)) => (rollback(tx).await, answer),
+            Err(error) => {
+                // Where the connection is lost, the server rolls back by itself.
+                let _ = rollback(tx).await;
+                return Err(error);
+            }
+        };
+        ended.map_err(StoreError::from)?;
+        Ok(answer)
+    }
+}
+
 fn scheme(url: &str) -> &str {
     url.split_once(':').map_or("", |(scheme, _)| scheme)
 }

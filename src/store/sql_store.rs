@@ -143,9 +143,8 @@ pub(super) async fn transaction<T, E: From<StoreError>>(
 ) -> Result<T, E> {
     let call = async {
         let mut tx = store.begin().await?;
-        let answer = work(&mut tx).await?;
-        tx.0.commit().await?;
-        Ok(answer)
+        let worked = work(&mut tx).await;
+        commit_or_roll_back(tx, worked.map(End::Commit)).await
     };
     within(store.in_process().call_timeout, call).await
 }
@@ -157,18 +156,24 @@ pub(super) async fn transaction_with_end<T, E: From<StoreError>>(
 ) -> Result<T, E> {
     let call = async {
         let mut tx = store.begin().await?;
-        match work(&mut tx).await? {
-            End::Commit(answer) => {
-                tx.0.commit().await?;
-                Ok(answer)
-            }
-            End::Rollback(answer) => {
-                tx.0.rollback().await?;
-                Ok(answer)
-            }
-        }
+        let worked = work(&mut tx).await;
+        commit_or_roll_back(tx, worked).await
     };
     within(store.in_process().call_timeout, call).await
+}
+
+/// See [`End::reach`].
+async fn commit_or_roll_back<T, E: From<StoreError>>(
+    tx: Tx,
+    worked: Result<End<T>, E>,
+) -> Result<T, E> {
+    End::reach(
+        tx.0,
+        worked,
+        SqlTransaction::commit,
+        SqlTransaction::rollback,
+    )
+    .await
 }
 
 /// Runs `work`, which only reads, within the timeout of a call.

@@ -12,7 +12,7 @@ use verifyd::domain::RunId;
 use verifyd::domain::hint::Hint;
 use verifyd::engine::pipeline::Processed;
 use verifyd::engine::worker::Worker;
-use verifyd::ports::store::ClaimPolicy;
+use verifyd::ports::store::{ClaimAnswer, ClaimPolicy};
 
 /// A world on PostgreSQL, and a rule of its application.
 struct Scene {
@@ -96,6 +96,29 @@ async fn what_a_trigger_does_to_claims_makes_no_process_unhealthy() {
         fail(&worker, run).await;
         let lasted = worker.state.claim_failures.lasted();
         assert_eq!(lasted, Duration::ZERO, "{run}");
+    }
+}
+
+/// A batch that fails has its calls sent by themselves at once, on another connection. PostgreSQL sends an error before
+/// it gives the locks back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_failed_leaves_its_run_to_the_next_one() {
+    let scene = Scene::new(|_| {}).await;
+    scene
+        .add("IF currval('claims') % 2 = 1 THEN RAISE 'not today'; END IF")
+        .await;
+    let worker = scene.world.worker().await;
+    let policy = ClaimPolicy {
+        max_attempts: 3,
+        lease: Duration::from_secs(60),
+        isolated: false,
+    };
+    let store = &scene.world.services.store;
+    let connection = scene.world.healthy(2).await;
+    for _ in 0..300 {
+        let run = scene.world.record(connection, |_| {}).await;
+        let answer = store.claim(run, &worker.state.id, &policy).await;
+        assert!(matches!(answer, Ok(ClaimAnswer::Claimed(_))), "{answer:?}");
     }
 }
 

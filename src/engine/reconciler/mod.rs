@@ -35,7 +35,7 @@ use tokio_util::task::AbortOnDropHandle;
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Longest time that sweeps wait for a look at the schema. It takes longer where triggers of the application have the
-/// writes wait that it tries; claims do not wait for it either.
+/// writes wait that it tries; claims that are not refused do not wait for it either.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Debounce of wake-ups: time for what a producer has just recorded to be claimed by its own hint before a
@@ -174,6 +174,7 @@ impl Reconciler {
                 () = self.shorter_queue(), if next == Next::AwaitShorterQueue => {}
             }
         };
+        self.look = None;
         let _ = listening.await;
         self.polling.join().await;
         ended
@@ -217,6 +218,8 @@ impl Reconciler {
                 metrics::counter!("verifyd_sweep_failures_total").increment(1);
                 log_limited!(warn, %error, "the sweep failed; trying again at every interval");
                 if matches!(error, StoreError::Schema(_)) {
+                    // One that is under way began before.
+                    self.look = None;
                     self.look_at_schema().await;
                 }
                 Next::Pause

@@ -8,7 +8,7 @@
 //! and nothing else for long: each call that waits takes a connection from the others.
 
 use super::batching::{LOCK_TIMEOUT, status};
-use super::{PostgresStore, is_failed_completion, seconds};
+use super::{PostgresStore, commit_or_roll_back, is_failed_completion, seconds};
 use crate::domain::RunId;
 use crate::domain::run::RunRequest;
 use crate::ports::claims::{Claim, ClaimAnswer, ContextSize, MAX_FAILED_COMPLETIONS};
@@ -169,13 +169,8 @@ impl BatchedCall<PostgresStore> for ClaimRequest {
         calls: Vec<Self>,
     ) -> BatchResult<PostgresStore, Self> {
         let mut tx = store.begin_batch(&mut connection).await?;
-        let mut claims = store.claim_runs(&mut tx, &calls, false).await?;
-        claims::add_starting_points(&mut store.shared(&mut *tx), &mut claims).await?;
-        let left = claims::unclaimed(&calls, &claims);
-        // Copies of hints, mostly. A run that is being given back just now is delivered again.
-        let queued = store.still_queued_runs(&mut tx, left).await?;
-        tx.commit().await?;
-        let answers = claims::answers(&calls, claims, |run| queued.contains_key(&run));
+        let claimed = store.claim_batch(&mut tx, &calls).await;
+        let answers = commit_or_roll_back(tx, claimed.map(End::Commit)).await?;
         Ok((answers, Some(connection)))
     }
 }
@@ -202,6 +197,21 @@ impl ClaimByItself for PostgresStore {
 }
 
 impl PostgresStore {
+    async fn claim_batch(
+        &self,
+        tx: &mut PgConnection,
+        calls: &[ClaimRequest],
+    ) -> Result<Vec<Option<ClaimAnswer>>, StoreError> {
+        let mut claims = self.claim_runs(tx, calls, false).await?;
+        claims::add_starting_points(&mut self.shared(&mut *tx), &mut claims).await?;
+        let left = claims::unclaimed(calls, &claims);
+        // Copies of hints, mostly. A run that is being given back just now is delivered again.
+        let queued = self.still_queued_runs(tx, left).await?;
+        Ok(claims::answers(calls, claims, |run| {
+            queued.contains_key(&run)
+        }))
+    }
+
     /// Locks the run, unless another transaction does, and claims it.
     async fn claim_in_transaction(
         &self,

@@ -6,8 +6,9 @@
 //! statement takes the lock first. The statement that ends the attempt tests the token on the attempt's row.
 
 use super::batching::status;
-use super::{PostgresStore, run_type};
+use super::{PostgresStore, commit_or_roll_back, run_type};
 use crate::ports::store_error::StoreError;
+use crate::store::End;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{connection_of_context, is_listable, is_too_deep, member};
 use crate::store::claims::lock_running;
@@ -25,8 +26,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 use std::collections::HashMap;
 
-/// Whether the producer left this member out, where the check knows it: `null` and blank texts count as left out, as in
-/// `RunRequest`.
+/// Whether the producer left this member out, where the check knows it: `null` and texts of ASCII white space count as left
+/// out.
 macro_rules! is_left_out {
     ($member:literal) => {
         concat!(
@@ -34,7 +35,7 @@ macro_rules! is_left_out {
             $member,
             "' IS NOT NULL AND r.context @? 'strict $.",
             $member,
-            " ? (@ == null || @ like_regex \"^[[:space:]]*$\")'"
+            " ? (@ == null || @ like_regex \"^[ \\t\\n\\r\\f\\v]*$\")'"
         )
     };
 }
@@ -160,8 +161,9 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
         calls: Vec<Self>,
     ) -> BatchResult<PostgresStore, Self> {
         let mut tx = store.begin_batch(&mut connection).await?;
-        let completed = store.complete_runs(&mut tx, &calls).await?.unaltered()?;
-        tx.commit().await?;
+        let completed = store.complete_runs(&mut tx, &calls).await;
+        let completed = completed.and_then(Completed::unaltered);
+        let completed = commit_or_roll_back(tx, completed.map(End::Commit)).await?;
         let answers = calls
             .iter()
             .map(|c| completed.contains(c.run).then_some(true));

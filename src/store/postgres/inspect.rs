@@ -196,8 +196,9 @@ impl PostgresStore {
                 format!("the database has the encoding {encoding}, needed: UTF8"),
                 format!(
                     "dump the database (pg_dump, of SQL_ASCII with --encoding and the encoding that its text is in), \
-                     restore it into a new one, and let database.url (DATABASE_URL) lead there: CREATE DATABASE {other} \
-                     TEMPLATE template0 ENCODING 'UTF8';"
+                     restore it into a new one, and let database.url (DATABASE_URL) lead there; with this or another \
+                     locale of UTF8: CREATE DATABASE {other} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' \
+                     LC_CTYPE 'C';"
                 ),
             )
         }))

@@ -222,9 +222,8 @@ impl PostgresStore {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut tx = self.begin().await?;
-        let answer = work(&mut tx).await?;
-        tx.commit().await.map_err(StoreError::from)?;
-        Ok(answer)
+        let worked = work(&mut tx).await;
+        commit_or_roll_back(tx, worked.map(End::Commit)).await
     }
 
     /// Runs `work` in one transaction within the timeout of a call; its result says whether to commit.
@@ -234,16 +233,8 @@ impl PostgresStore {
     ) -> Result<T, StoreError> {
         self.with_timeout(async {
             let mut tx = self.begin().await?;
-            match work(&mut tx).await? {
-                End::Commit(answer) => {
-                    tx.commit().await?;
-                    Ok(answer)
-                }
-                End::Rollback(answer) => {
-                    tx.rollback().await?;
-                    Ok(answer)
-                }
-            }
+            let worked = work(&mut tx).await;
+            commit_or_roll_back(tx, worked).await
         })
         .await
     }
@@ -265,6 +256,14 @@ impl PostgresStore {
     {
         sqlx::query_scalar(text).persistent(self.named)
     }
+}
+
+/// See [`End::reach`].
+async fn commit_or_roll_back<T, E: From<StoreError>>(
+    tx: Transaction<'_, Postgres>,
+    worked: Result<End<T>, E>,
+) -> Result<T, E> {
+    End::reach(tx, worked, Transaction::commit, Transaction::rollback).await
 }
 
 /// Seconds for `make_interval(secs => $n)`.

@@ -47,7 +47,7 @@ impl Private {
         };
         // Of template1 an installation may have made something of its own.
         made.execute(format!(
-            "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'",
+            "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
             made.name
         ))
         .await?;

@@ -11,8 +11,7 @@ use crate::store::statement::Sql;
 use serde_json::Value;
 
 /// The columns without which a run has not ended with its result.
-pub(super) const OF_RESULT: [&str; 4] =
-    ["type", "status", "outcome", "context.verification_report"];
+pub(super) const OF_RESULT: [&str; 3] = ["status", "outcome", "context.verification_report"];
 
 /// What a step writes into the row of a run.
 pub(super) enum Written<'a> {

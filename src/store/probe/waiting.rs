@@ -1,29 +1,43 @@
 //! Tries the claims of runs that wait, though workers work: what refuses them leaves nothing in the database.
 
-use super::{Keeper, RunSteps, TRY_RUN, UNDO_RUN, claim, refused, undo_run};
+use super::{Keeper, RunSteps, TRY_RUN, UNDO_RUN, claim, refused};
 use crate::domain::RunId;
 use crate::ports::probe::CLAIMING;
 use crate::ports::store_error::StoreError;
 use crate::store::bounds::{is_claimable, time};
 use crate::store::dialect::{before, now, own, postgres_only, run_type};
 use crate::store::repeated_ids::has_own_id;
-use crate::store::sql::both;
+use crate::store::sql::{both, sql_for};
 use crate::store::statement::{Sql, earlier};
 use std::time::Duration;
 
-/// The oldest runs of as many tenants as are tried, of those that were recorded before `$1` and wait for no time. Never
-/// waits for a lock.
+/// Whether the run `r` can be claimed, and waits for no time.
+macro_rules! is_due {
+    ($db:ident) => {
+        sql_for!($db
+            "r.status = 'queued' AND " is_claimable!() " AND NOT EXISTS (
+                SELECT 1 FROM " own!(run_deliveries) " d WHERE d.run_id = r.id AND d.not_before > " now!() ")")
+    };
+}
+
+/// The oldest runs of as many tenants as are tried, of those that were recorded before `$1`, among the oldest that are
+/// queued.
 const WAITING: Sql = both!(
-    "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'queued' AND " has_own_id!("r")
-    " AND r.id IN (
-        SELECT min(r.id) FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'queued' AND "
-    is_claimable!() " AND " time!("r.created_at") " < " before!("$1") " AND NOT EXISTS (
-            SELECT 1 FROM " own!(run_deliveries) " d WHERE d.run_id = r.id AND d.not_before > " now!() ")
-        GROUP BY r.tenant_id ORDER BY 1 LIMIT 3) ORDER BY r.id"
-    postgres_only!(" FOR NO KEY UPDATE SKIP LOCKED")
+    "SELECT min(r.id) FROM (
+        SELECT r.id, r.tenant_id, r.status, r.outcome, r.completed_at, r.created_at FROM operation_runs r
+        WHERE r.type = " run_type!() " AND r.status = 'queued' ORDER BY r.id LIMIT 10000) r
+     WHERE " is_due!() " AND " time!("r.created_at") " < " before!("$1") "
+     GROUP BY r.tenant_id ORDER BY 1 LIMIT 3"
 );
 
-/// Claims each of the runs that have waited for so long, and undoes it. Returns those that are refused, with the reason.
+/// Locks the run, unless a worker has taken it or is about to. Never waits.
+const LOCK_DUE: Sql = both!(
+    "SELECT r.id FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!() " AND " has_own_id!("r") " AND "
+    is_due!() postgres_only!(" FOR NO KEY UPDATE SKIP LOCKED")
+);
+
+/// Claims each of the runs that have waited for so long, and undoes it at once: a worker meets no lock for longer than
+/// one of these claims. Returns those that are refused, with the reason.
 pub(in crate::store) async fn refused_claims(
     steps: &mut dyn RunSteps,
     waited: Duration,
@@ -34,13 +48,25 @@ pub(in crate::store) async fn refused_claims(
     let mut found = Vec::new();
     for run in waiting.into_iter().map(RunId) {
         TRY_RUN.execute(&mut *steps.connection()).await?;
-        let claimed = steps.claim(claim(run)).await;
-        let mut refusal = None;
-        match claimed.and_then(|claim| claim.ok_or_else(|| keeper.keeps_row())) {
-            Ok(_) => _ = UNDO_RUN.execute(&mut *steps.connection()).await?,
-            Err(error) => undo_run(steps, &mut refusal, refused(CLAIMING, error)).await?,
+        let due = LOCK_DUE.bind(run.0);
+        if due.fetch_ids(&mut *steps.connection()).await?.is_empty() {
+            continue;
         }
-        found.extend(refusal.map(|error| (run, error)));
+        let claimed = steps.claim(claim(run)).await;
+        let claimed = claimed.and_then(|claim| claim.ok_or_else(|| keeper.keeps_row()));
+        let undone = UNDO_RUN.execute(&mut *steps.connection()).await;
+        let Err(error) = claimed.map_err(|error| refused(CLAIMING, error)) else {
+            undone?;
+            continue;
+        };
+        if !error.is_transient() {
+            found.push((run, error));
+        } else if found.is_empty() {
+            return Err(error);
+        }
+        if undone.is_err() {
+            break;
+        }
     }
     Ok(found)
 }

@@ -46,8 +46,8 @@ macro_rules! kept {
     };
 }
 
-/// This path where the producer left the member out: `null` and blank texts count as left out, as in `RunRequest`. Else
-/// the path of what the completion writes in any case.
+/// This path where the producer left the member out: `null` and texts of ASCII white space count as left out. Else the
+/// path of what the completion writes in any case.
 macro_rules! if_left_out {
     ($path:literal) => {
         concat!(

@@ -1,5 +1,6 @@
 //! `verifyd doctor` tries which runs the application's own rules refuse.
 
+use super::application_trigger::before_update;
 use super::doctor::{answer, examined, statement};
 use test_support::bench::Bench;
 
@@ -234,13 +235,7 @@ async fn what_could_not_be_tried_is_said() {
 async fn a_rule_that_takes_long_is_no_failure() {
     let bench = Bench::new().await;
     bench.healthy(1);
-    bench
-        .execute(
-            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-                 'BEGIN PERFORM pg_sleep(2); RETURN new; END';
-             CREATE TRIGGER slow BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION slow()",
-        )
-        .await;
+    before_update(&bench, "true", "PERFORM pg_sleep(2); RETURN new").await;
     let (code, bad) = examined(&bench);
     let [(part, ..)] = &bad[..] else {
         panic!("{bad:?}")
@@ -411,13 +406,11 @@ async fn a_sequence_at_its_end_is_found() {
 async fn runs_of_one_tenant_whose_claims_are_refused_are_named() {
     let bench = Bench::new().await;
     bench.healthy(1);
+    let claimed = "new.tenant_id = 2 AND new.status = 'running'";
+    before_update(&bench, claimed, "RAISE 'not today'").await;
     bench
         .execute(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
-                 'BEGIN RAISE EXCEPTION ''not today''; END'; \
-             CREATE TRIGGER refused BEFORE UPDATE ON operation_runs FOR EACH ROW \
-                 WHEN (new.tenant_id = 2 AND new.status = 'running') EXECUTE FUNCTION refuse(); \
-             INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
                  SELECT 1, 2, 'provider.connection.check', 'queued', '{}', now() - interval '20 seconds' \
                  FROM generate_series(1, 2)",
         )

@@ -1,5 +1,6 @@
 //! The real binary on a real PostgreSQL and a real Redis.
 
+mod application_trigger;
 mod bench_on_servers_in_use;
 mod debug;
 mod doctor;

@@ -1,5 +1,6 @@
 //! A trigger of the application refuses every claim of some runs.
 
+use crate::daemon::application_trigger::{before_update, raise_by_tenant};
 use std::time::{Duration, Instant};
 use test_support::bench::Bench;
 use test_support::redis_server::keys_of;
@@ -9,13 +10,14 @@ use test_support::waiting::{until, within};
 const SLOTS: &str = "4";
 const REFUSED: i64 = 12;
 
-/// Refuses claims of the tenant 2, and counts them: a rollback does not undo a sequence.
-const RULE: &str = "
-    CREATE SEQUENCE refusals;
-    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-        'BEGIN PERFORM nextval(''refusals''); RAISE EXCEPTION ''not today''; END';
-    CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
-        WHEN (old.tenant_id = 2) EXECUTE FUNCTION refuse()";
+/// Counts the claims of the tenant 2, which no rollback undoes in a sequence, then executes the other statements.
+async fn count_claims(bench: &Bench, then: &str) {
+    bench.execute("CREATE SEQUENCE refusals").await;
+    let counted = format!("PERFORM nextval('refusals'); {then}");
+    before_update(bench, "old.tenant_id = 2", &counted).await;
+}
+
+const REFUSE: &str = "RAISE 'not today'";
 
 const REFUSALS: &str = "SELECT last_value FROM refusals";
 
@@ -28,7 +30,7 @@ const FAILED: &str = "cannot claim the run";
 async fn refused_runs_keep_no_slot_from_the_others() {
     let bench = Bench::new().await;
     let [healthy, refused] = [1, 2].map(|tenant| bench.healthy(tenant));
-    bench.execute(RULE).await;
+    count_claims(&bench, REFUSE).await;
     let runs = bench.record(&[refused], REFUSED).await;
     bench.hint(&runs).await;
     let runs = bench.record(&[healthy], 4).await;
@@ -59,7 +61,7 @@ async fn a_tenant_does_not_wait_behind_all_refused_runs_of_another_one() {
     const MANY: i64 = 120;
     let bench = Bench::new().await;
     let [healthy, refused] = [1, 2].map(|tenant| bench.healthy(tenant));
-    bench.execute(RULE).await;
+    count_claims(&bench, REFUSE).await;
     let runs = bench.record(&[refused], MANY).await;
     bench.hint(&runs).await;
     let runs = bench.record(&[healthy], 2).await;
@@ -83,14 +85,7 @@ async fn refusals_keep_no_slot_from_the_others_whatever_their_code() {
     let healthy = bench.healthy(1);
     let tenants = 2..2 + CODES.len() as i64;
     let refused: Vec<i64> = tenants.map(|tenant| bench.healthy(tenant)).collect();
-    let rule = format!(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN RAISE 'not today' USING errcode = (ARRAY['{}'])[(old.tenant_id - 1)::int]; END $$;
-         CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
-             WHEN (old.tenant_id > 1) EXECUTE FUNCTION refuse()",
-        CODES.join("','")
-    );
-    bench.execute(&rule).await;
+    before_update(&bench, "old.tenant_id > 1", &raise_by_tenant(&CODES)).await;
     let runs = bench.record(&refused, REFUSED).await;
     bench.hint(&runs).await;
     let runs = bench.record(&[healthy], 4).await;
@@ -107,15 +102,7 @@ async fn refusals_keep_no_slot_from_the_others_whatever_their_code() {
 async fn a_claim_that_waits_is_not_repeated_in_its_slot() {
     let bench = Bench::new().await;
     let [_, slow] = [1, 2].map(|tenant| bench.healthy(tenant));
-    bench
-        .execute(
-            "CREATE SEQUENCE refusals;
-             CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
-                 'BEGIN PERFORM nextval(''refusals''); PERFORM pg_sleep(3600); RETURN new; END';
-             CREATE TRIGGER hold BEFORE UPDATE ON operation_runs FOR EACH ROW
-                 WHEN (old.tenant_id = 2) EXECUTE FUNCTION hold()",
-        )
-        .await;
+    count_claims(&bench, "PERFORM pg_sleep(3600); RETURN new").await;
     let _daemon = bench.serve(&[
         ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "60s"),
         ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "6s"),
@@ -138,19 +125,11 @@ async fn a_claim_that_waits_is_not_repeated_in_its_slot() {
 async fn a_short_conflict_is_waited_out_while_other_claims_are_granted() {
     let bench = Bench::new().await;
     let both = [1, 2].map(|tenant| bench.healthy(tenant));
-    bench
-        .execute(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN
-                 IF clock_timestamp() < old.created_at + interval '1 second' THEN
-                     RAISE 'not now' USING errcode = '40001';
-                 END IF;
-                 RETURN new;
-             END $$;
-             CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
-                 WHEN (old.tenant_id = 2) EXECUTE FUNCTION refuse()",
-        )
-        .await;
+    let conflict = "IF clock_timestamp() < old.created_at + interval '1 second' THEN
+             RAISE 'not now' USING errcode = '40001';
+         END IF;
+         RETURN new";
+    before_update(&bench, "old.tenant_id = 2", conflict).await;
     let daemon = bench.serve(&[("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h")]);
     daemon.ready().await;
     bench.record(&both, REFUSED).await;
@@ -209,14 +188,8 @@ async fn hints_are_held_while_the_database_only_reads() {
 async fn refused_completions_are_logged_once_a_minute() {
     let bench = Bench::new().await;
     let [_, connection] = [1, 2].map(|tenant| bench.healthy(tenant));
-    bench
-        .execute(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-                 'BEGIN RAISE EXCEPTION ''not today''; END';
-             CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
-                 WHEN (new.status = 'completed' AND new.tenant_id = 2) EXECUTE FUNCTION refuse()",
-        )
-        .await;
+    let completed = "new.status = 'completed' AND new.tenant_id = 2";
+    before_update(&bench, completed, REFUSE).await;
     let began = Instant::now();
     let mut daemon = bench.serve(&[]);
     bench.record(&[connection], REFUSED).await;
@@ -237,7 +210,7 @@ async fn refused_completions_are_logged_once_a_minute() {
 async fn claims_that_were_refused_are_granted_once_the_rule_is_gone() {
     let bench = Bench::new().await;
     let [_, refused] = [1, 2].map(|tenant| bench.healthy(tenant));
-    bench.execute(RULE).await;
+    count_claims(&bench, REFUSE).await;
     bench.record(&[refused], REFUSED).await;
     let daemon = bench.serve(&[
         ("VERIFYD__WORKER__CONCURRENCY", SLOTS),
@@ -245,7 +218,9 @@ async fn claims_that_were_refused_are_granted_once_the_rule_is_gone() {
     ]);
     // Also those that are delivered again.
     bench.until(REFUSALS, |n| n > 2 * REFUSED).await;
-    bench.execute("DROP TRIGGER refuse ON operation_runs").await;
+    bench
+        .execute("DROP TRIGGER of_application ON operation_runs")
+        .await;
     bench.all_completed().await;
     daemon.ready().await;
     bench.record(&[refused], 1).await;

@@ -1,5 +1,6 @@
 //! A trigger of the application refuses completions.
 
+use crate::daemon::application_trigger::{before_update, raise_by_tenant};
 use std::time::Duration;
 use test_support::bench::Bench;
 use test_support::waiting::until;
@@ -9,14 +10,8 @@ use test_support::waiting::until;
 const CODES: [&str; 6] = ["40001", "55P03", "08006", "25006", "42703", "P0001"];
 
 async fn refuse(bench: &Bench, condition: &str) -> Vec<i64> {
-    let rule = format!(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN RAISE 'not today' USING errcode = (ARRAY['{}'])[(old.tenant_id - 1)::int]; END $$;
-         CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
-             WHEN (new.status = 'completed' AND {condition}) EXECUTE FUNCTION refuse()",
-        CODES.join("','")
-    );
-    bench.execute(&rule).await;
+    let condition = format!("new.status = 'completed' AND {condition}");
+    before_update(bench, &condition, &raise_by_tenant(&CODES)).await;
     let tenants = 2..2 + CODES.len() as i64;
     tenants.map(|tenant| bench.healthy(tenant)).collect()
 }
@@ -86,16 +81,11 @@ async fn an_attempt_whose_completion_waits_past_its_deadline_ends_as_an_error() 
     let bench = Bench::new().await;
     let [_, connection] = [1, 2].map(|tenant| bench.healthy(tenant));
     bench
-        .execute(
-            "CREATE TABLE gate (closed boolean NOT NULL);
-             INSERT INTO gate VALUES (false);
-             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                 WHILE (SELECT closed FROM public.gate) LOOP PERFORM pg_sleep(0.05); END LOOP;
-                 RAISE 'not today'; END $$;
-             CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
-                 WHEN (new.status = 'completed' AND new.tenant_id = 2) EXECUTE FUNCTION refuse()",
-        )
+        .execute("CREATE TABLE gate (closed boolean NOT NULL); INSERT INTO gate VALUES (false)")
         .await;
+    let waits = "WHILE (SELECT closed FROM public.gate) LOOP PERFORM pg_sleep(0.05); END LOOP; RAISE 'not today'";
+    let completed = "new.status = 'completed' AND new.tenant_id = 2";
+    before_update(&bench, completed, waits).await;
     let _daemon = bench.serve(&[
         ("VERIFYD__WORKER__MAX_ATTEMPTS", "1"),
         ("VERIFYD__WORKER__RUN_DEADLINE", "30s"),

@@ -12,24 +12,36 @@ const FOLDER: &str = "examples/enqueue";
 pub struct Snippet {
     pub language: String,
     pub text: String,
+    /// Whether it is given `REDIS_URL`.
+    pub sends_hint: bool,
 }
 
-/// Every block behind a mark, by the name in the mark, and every file: `insert.py` is `python-insert`.
+/// Every block behind a mark, by the name in the mark, and every way to run a file: `enqueue.py` is `python-insert`,
+/// and with `REDIS_URL` `python-hint`.
 pub fn snippets() -> BTreeMap<String, Snippet> {
     let mut found = blocks();
     for (file, text) in files() {
-        let (kind, suffix) = file.split_once('.').unwrap();
-        let (client, language) = match suffix {
-            "sh" => ("redis-cli", "sh"),
-            "php" => ("php", "php"),
-            "py" => ("python", "python"),
-            "js" => ("node", "js"),
+        let (program, suffix) = file.split_once('.').unwrap();
+        let language = match suffix {
+            "sh" | "php" => suffix,
+            "py" => "python",
+            "js" => "node",
             other => panic!("no interpreter for {other}"),
         };
-        let name = format!("{client}-{kind}");
-        let language = language.to_owned();
-        let before = found.insert(name, Snippet { language, text });
-        assert_eq!(before, None, "{file}");
+        let kinds: &[&str] = match program {
+            "enqueue" => &["insert", "hint"],
+            "http" => &["http"],
+            other => panic!("no test of {other}"),
+        };
+        for kind in kinds {
+            let snippet = Snippet {
+                language: language.to_owned(),
+                text: text.clone(),
+                sends_hint: *kind == "hint",
+            };
+            let before = found.insert(format!("{language}-{kind}"), snippet);
+            assert_eq!(before, None, "{file}");
+        }
     }
     found
 }
@@ -60,6 +72,7 @@ fn blocks() -> BTreeMap<String, Snippet> {
         let snippet = Snippet {
             language: language.to_owned(),
             text: text.join("\n") + "\n",
+            sends_hint: false,
         };
         assert!(found.insert(name.to_owned(), snippet).is_none(), "{name}");
     }
@@ -72,7 +85,6 @@ fn every_block_is_tested_or_a_command_of_verifyds_own() {
     let marked = PAGE.matches(MARK).count();
     // One is not marked: `cargo run --example enqueue`, which producer.rs runs.
     assert_eq!(blocks, marked + 1);
-    assert_eq!(snippets().len(), marked + files().len());
 }
 
 #[test]
@@ -80,6 +92,21 @@ fn the_page_leads_to_every_file() {
     for file in files().into_keys() {
         let link = format!("](../../{FOLDER}/{file})");
         assert!(PAGE.contains(&link), "{file}");
+    }
+}
+
+/// From `INSERT` to the condition, which has the parameter as each library writes it.
+#[test]
+fn every_program_records_the_row_of_the_page() {
+    let row = |text: &str| -> Option<Vec<String>> {
+        let (_, row) = text.split_once("INSERT INTO ")?;
+        let (row, _) = row.split_once("WHERE c.id =")?;
+        Some(row.split_whitespace().map(str::to_owned).collect())
+    };
+    let of_page = row(PAGE).unwrap();
+    for (file, text) in files() {
+        let expected = file.starts_with("enqueue.").then_some(&of_page);
+        assert_eq!(row(&text).as_ref(), expected, "{file}");
     }
 }
 

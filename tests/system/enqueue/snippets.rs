@@ -39,11 +39,7 @@ fn node_modules() -> PathBuf {
 /// The interpreter, and the suffix of the file that it is given.
 fn interpreter(language: &str) -> (Command, &'static str) {
     match language {
-        "sh" => {
-            let mut command = Command::new("sh");
-            command.arg("-eu");
-            (command, "sh")
-        }
+        "sh" => (Command::new("sh"), "sh"),
         "php" => {
             let probe = "exit(extension_loaded('pdo_pgsql') && extension_loaded('redis') ? 0 : 1);";
             let mut command = Command::new(able(&["php"], &["-r", probe], &[]));
@@ -57,7 +53,7 @@ fn interpreter(language: &str) -> (Command, &'static str) {
                 "py",
             )
         }
-        "js" => {
+        "node" => {
             let modules = node_modules();
             let probe = ["-e", "require('pg'); require('redis')"];
             let node = able(&["node", "nodejs"], &probe, &[("NODE_PATH", &modules)]);
@@ -75,11 +71,14 @@ fn run(bench: &Bench, worker: &Daemon, snippet: &Snippet, connection: i64) -> Ou
     let (mut command, suffix) = interpreter(&snippet.language);
     let file = folder.path().join(format!("snippet.{suffix}"));
     std::fs::write(&file, &snippet.text).unwrap();
+    match snippet.sends_hint {
+        true => command.env("REDIS_URL", &bench.redis_url),
+        false => command.env_remove("REDIS_URL"),
+    };
     command
         .arg(&file)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("DATABASE_URL", bench.database.url())
-        .env("REDIS_URL", &bench.redis_url)
         .env("PROVIDER_CONNECTION_ID", connection.to_string())
         .env("VERIFYD_URL", format!("http://{}", worker.listening))
         .env("VERIFYD_TOKEN", token(bench))
@@ -179,10 +178,11 @@ macro_rules! each {
 
 each! {
     psql_one_statement: "psql" "insert",
+    shell_one_statement: "sh" "insert",
     php_one_statement: "php" "insert",
     python_one_statement: "python" "insert",
     node_one_statement: "node" "insert",
-    redis_cli_with_a_hint: "redis-cli" "hint",
+    shell_with_a_hint: "sh" "hint",
     php_with_a_hint: "php" "hint",
     python_with_a_hint: "python" "hint",
     node_with_a_hint: "node" "hint",

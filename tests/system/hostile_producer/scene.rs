@@ -78,8 +78,11 @@ const LOST: &str = "
     AND r.context IS DISTINCT FROM o.context
     AND CASE WHEN jsonb_typeof(o.context) = 'object'
         THEN EXISTS (SELECT FROM jsonb_each(o.context) m
-            WHERE m.key NOT IN ('verification_report', 'reason_code', 'next_steps')
+            WHERE m.key NOT IN ('verification_report', 'reason_code', 'next_steps', 'producer_context_dropped')
             AND r.context -> m.key IS DISTINCT FROM m.value
+            -- What is null or blank counts as left out, and is added.
+            AND NOT (m.key IN ('provider', 'module')
+                AND (m.value = 'null' OR m.value @? '$ ? (@ like_regex \"^[ \\t\\n\\r\\f\\v]*$\")'))
             -- The completion adds the directory's name where there is none.
             AND (m.key <> 'target_scope' OR jsonb_typeof(m.value) <> 'object'
                 OR m.value ? 'entra_tenant_name'

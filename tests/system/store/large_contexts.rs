@@ -245,31 +245,35 @@ pub async fn many_members_of_a_target_scope_cost_a_few_passes_over_them(bed: &Be
     let mut large = context(1);
     let members = (0..MEMBERS).map(|number| (format!("k{number}"), json!(number)));
     large["target_scope"] = Value::Object(members.collect());
-    let run = bed.insert(RUN_TYPE, "queued", &large).await;
-    let mut held = bed.claim(run, "w").await;
-    held.context = ContextSize::Refused;
     let each = match bed.is_postgres() {
         true => "jsonb_each",
         false => "json_each",
     };
-    let pass = format!(
-        "SELECT count(*) FROM operation_runs r, {each}(r.context -> 'target_scope') WHERE r.id = {run}"
-    );
-    let mut passing = Duration::MAX;
-    for _ in 0..3 {
+    let mut tried = Vec::new();
+    for _ in 0..TIMINGS {
+        let run = bed.insert(RUN_TYPE, "queued", &large).await;
+        let mut held = bed.claim(run, "w").await;
+        held.context = ContextSize::Refused;
+        let pass = format!(
+            "SELECT count(*) FROM operation_runs r, {each}(r.context -> 'target_scope') WHERE r.id = {run}"
+        );
         let began = Instant::now();
         assert_eq!(bed.number(&pass).await, MEMBERS);
-        passing = passing.min(began.elapsed());
+        let passing = began.elapsed();
+        let began = Instant::now();
+        assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+        let completing = began.elapsed();
+        assert_eq!(bed.number(&pass).await, MEMBERS);
+        if completing < passing * 40 {
+            return;
+        }
+        tried.push((passing, completing));
     }
-    let began = Instant::now();
-    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
-    let completing = began.elapsed();
-    assert!(
-        completing < passing * 400,
-        "{completing:?}, a pass {passing:?}"
-    );
-    assert_eq!(bed.number(&pass).await, MEMBERS);
+    panic!("{tried:?}");
 }
+
+/// How often two calls are timed one after the other: other processes may delay one of them.
+const TIMINGS: usize = 5;
 
 /// Another store on the same database with this limit on statements.
 async fn with_timeout(bed: &Bed, statement_timeout: Duration) -> Arc<dyn Store> {
@@ -333,17 +337,17 @@ async fn many_numbers_cost_a_few_passes_over_them() {
         "SELECT count(*) FROM operation_runs r, \
              jsonb_array_elements(jsonb_path_query_array(r.context, 'strict $.**')) WHERE r.id = {run}"
     );
-    let (mut passing, mut reading) = (Duration::MAX, Duration::MAX);
-    for _ in 0..3 {
+    let mut tried = Vec::new();
+    while !matches!(tried.last(), Some((passing, reading)) if *reading < *passing * 40) {
+        assert!(tried.len() < TIMINGS, "{tried:?}");
         let began = Instant::now();
         assert!(bed.number(&pass).await > 680_000);
-        passing = passing.min(began.elapsed());
+        let passing = began.elapsed();
         let began = Instant::now();
         let stored = store.run(run).await.unwrap().unwrap();
-        reading = reading.min(began.elapsed());
+        tried.push((passing, began.elapsed()));
         assert_eq!(stored.context["provider"], "microsoft");
     }
-    assert!(reading < passing * 40, "{reading:?}, a pass {passing:?}");
     let held = bed.claim(run, "w").await;
     assert_eq!(held.run.request.problem, Some(TOO_LARGE));
 }

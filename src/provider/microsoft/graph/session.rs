@@ -420,7 +420,8 @@ async fn obtain(
             material,
         )
     };
-    shared.tokens.obtain(key, target.deadline, request).await
+    // On the heap: each of the many requests of a check would hold it, and without optimization its stack would overflow.
+    Box::pin(shared.tokens.obtain(key, target.deadline, request)).await
 }
 
 /// Somebody in between has answered.

@@ -21,5 +21,26 @@ $insert = $db->prepare(<<<'SQL'
     RETURNING id
     SQL);
 $insert->execute(['connection' => getenv('PROVIDER_CONNECTION_ID') ?: 1]);
+$run = (int) $insert->fetchColumn() ?: throw new RuntimeException('no such connection');
 
-echo $insert->fetchColumn() ?: throw new RuntimeException('no such connection'), "\n";
+if (getenv('REDIS_URL')) {
+    // After the commit.
+    try {
+        $url = parse_url(getenv('REDIS_URL'));
+        $redis = new Redis();
+        $redis->connect($url['host'], $url['port'] ?? 6379, 1.0);
+        $script = file_get_contents('contracts/enqueue.lua');
+        $arguments = [
+            'verifyd:data', 'verifyd:active', 'verifyd:signal', 'verifyd:meta',
+            bin2hex(random_bytes(16)), json_encode(['v' => 1, 'operation_run_id' => $run]), 1,
+        ];
+        if ($redis->evalSha(sha1($script), $arguments, 4) === false) {
+            $redis->clearLastError();
+            $redis->eval($script, $arguments, 4);
+        }
+    } catch (RedisException $error) {
+        error_log('the hint was not sent: ' . $error->getMessage());
+    }
+}
+
+echo $run, "\n";

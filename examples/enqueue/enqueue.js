@@ -1,7 +1,6 @@
 const { randomUUID } = require('node:crypto');
 const { readFileSync } = require('node:fs');
 const { Client } = require('pg');
-const { createClient } = require('redis');
 
 async function main() {
   const db = new Client({ connectionString: process.env.DATABASE_URL });
@@ -24,6 +23,12 @@ async function main() {
   if (!run) throw new Error('no such connection');
 
   // After the commit.
+  if (process.env.REDIS_URL) await sendHint(run.id);
+  console.log(run.id);
+}
+
+async function sendHint(id) {
+  const { createClient } = require('redis');
   const redis = createClient({ url: process.env.REDIS_URL, socket: { reconnectStrategy: false } });
   redis.on('error', () => {});
   try {
@@ -31,13 +36,13 @@ async function main() {
     await redis.eval(readFileSync('contracts/enqueue.lua', 'utf8'), {
       keys: ['verifyd:data', 'verifyd:active', 'verifyd:signal', 'verifyd:meta'],
       // The driver gives a bigint as a text.
-      arguments: [randomUUID(), `{"v":1,"operation_run_id":${run.id}}`, '1'],
+      arguments: [randomUUID(), `{"v":1,"operation_run_id":${id}}`, '1'],
     });
-    await redis.quit();
   } catch (error) {
     console.error(`the hint was not sent: ${error.message}`);
+  } finally {
+    if (redis.isOpen) redis.destroy();
   }
-  console.log(run.id);
 }
 
 main();

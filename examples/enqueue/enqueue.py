@@ -1,4 +1,9 @@
+import json
 import os
+import pathlib
+import sys
+import uuid
+
 import psycopg
 
 with psycopg.connect(os.environ["DATABASE_URL"]) as db:
@@ -17,6 +22,20 @@ with psycopg.connect(os.environ["DATABASE_URL"]) as db:
         RETURNING id
         """,
         [int(os.environ.get("PROVIDER_CONNECTION_ID", 1))],
-    ).fetchone() or exit("no such connection")
+    ).fetchone() or sys.exit("no such connection")
+
+if os.environ.get("REDIS_URL"):
+    import redis
+
+    # After the commit.
+    try:
+        queue = redis.Redis.from_url(os.environ["REDIS_URL"])
+        enqueue = queue.register_script(pathlib.Path("contracts/enqueue.lua").read_text())
+        enqueue(
+            keys=["verifyd:data", "verifyd:active", "verifyd:signal", "verifyd:meta"],
+            args=[str(uuid.uuid4()), json.dumps({"v": 1, "operation_run_id": run_id}), 1],
+        )
+    except redis.RedisError as error:
+        print(f"the hint was not sent: {error}", file=sys.stderr)
 
 print(run_id)
