@@ -1,6 +1,7 @@
 const { randomUUID } = require('node:crypto');
 const { readFileSync } = require('node:fs');
 const { Client } = require('pg');
+const redis = process.env.REDIS_URL && require('redis');
 
 async function main() {
   const db = new Client({ connectionString: process.env.DATABASE_URL });
@@ -23,25 +24,26 @@ async function main() {
   if (!run) throw new Error('no such connection');
 
   // After the commit.
-  if (process.env.REDIS_URL) await sendHint(run.id);
+  if (redis) await sendHint(run.id);
   console.log(run.id);
 }
 
 async function sendHint(id) {
-  const { createClient } = require('redis');
-  const redis = createClient({ url: process.env.REDIS_URL, socket: { reconnectStrategy: false } });
-  redis.on('error', () => {});
+  let queue;
   try {
-    await redis.connect();
-    await redis.eval(readFileSync('contracts/enqueue.lua', 'utf8'), {
+    const socket = { reconnectStrategy: false, socketTimeout: 10000 };
+    queue = redis.createClient({ url: process.env.REDIS_URL, socket });
+    queue.on('error', () => {});
+    await queue.connect();
+    await queue.eval(readFileSync('contracts/enqueue.lua', 'utf8'), {
       keys: ['verifyd:data', 'verifyd:active', 'verifyd:signal', 'verifyd:meta'],
       // The driver gives a bigint as a text.
       arguments: [randomUUID(), `{"v":1,"operation_run_id":${id}}`, '1'],
     });
   } catch (error) {
-    console.error(`the hint was not sent: ${error.message}`);
+    console.error(`the hint was not sent: ${error.message || error.code}`);
   } finally {
-    if (redis.isOpen) redis.destroy();
+    if (queue?.isOpen) queue.destroy();
   }
 }
 

@@ -6,6 +6,9 @@ import uuid
 
 import psycopg
 
+if os.environ.get("REDIS_URL"):
+    import redis
+
 with psycopg.connect(os.environ["DATABASE_URL"]) as db:
     run_id, = db.execute(
         """
@@ -25,17 +28,18 @@ with psycopg.connect(os.environ["DATABASE_URL"]) as db:
     ).fetchone() or sys.exit("no such connection")
 
 if os.environ.get("REDIS_URL"):
-    import redis
-
     # After the commit.
     try:
-        queue = redis.Redis.from_url(os.environ["REDIS_URL"])
+        queue = redis.Redis.from_url(os.environ["REDIS_URL"], socket_timeout=10)
         enqueue = queue.register_script(pathlib.Path("contracts/enqueue.lua").read_text())
         enqueue(
             keys=["verifyd:data", "verifyd:active", "verifyd:signal", "verifyd:meta"],
             args=[str(uuid.uuid4()), json.dumps({"v": 1, "operation_run_id": run_id}), 1],
         )
-    except redis.RedisError as error:
+    except (redis.RedisError, OSError) as error:
         print(f"the hint was not sent: {error}", file=sys.stderr)
+    except ValueError:
+        # Its text may have a part of the password.
+        print("the hint was not sent: REDIS_URL is no address", file=sys.stderr)
 
 print(run_id)

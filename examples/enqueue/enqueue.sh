@@ -20,10 +20,10 @@ if [ -z "$run" ]; then
     exit 1
 fi
 if [ -n "${REDIS_URL:-}" ]; then
-    # After the commit.
-    redis-cli -u "$REDIS_URL" --eval contracts/enqueue.lua \
+    # After the commit. redis-cli exits with 0 where Redis refuses the command.
+    sent=$(timeout 10 redis-cli -u "$REDIS_URL" ${REDIS_USER:+--user "$REDIS_USER"} --eval contracts/enqueue.lua \
         verifyd:data verifyd:active verifyd:signal verifyd:meta , \
-        "$(cat /proc/sys/kernel/random/uuid)" "{\"v\":1,\"operation_run_id\":$run}" 1 >&2 ||
-        echo 'the hint was not sent' >&2
+        "$(cat /proc/sys/kernel/random/uuid)" "{\"v\":1,\"operation_run_id\":$run}" 1) || true
+    [ "$sent" = 1 ] || echo "the hint was not sent${sent:+: $sent}" >&2
 fi
 echo "$run"

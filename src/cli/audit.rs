@@ -5,8 +5,8 @@ use super::plan::harmless;
 use super::{output, render};
 use crate::app;
 use crate::config::Settings;
-use crate::domain::AuditEntryId;
 use crate::domain::access::Binding;
+use crate::domain::{AuditEntryId, ObjectId};
 use crate::ports::audit::AuditFilter;
 use crate::ports::store::Store;
 use crate::view::AuditEntryView;
@@ -115,7 +115,7 @@ fn filter(args: &AuditFilterArgs, before: Option<AuditEntryId>, limit: u32) -> A
         },
         action: args.action,
         object: args.object,
-        object_id: args.id,
+        object_id: args.id.map(|ObjectId(id)| id),
         token: args.token,
         actor: args.actor.clone(),
         since: args.since,

@@ -121,14 +121,14 @@ pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Resu
     let worked = work(&services, worker, stop).await;
     closing.cancel();
     let close = async {
-        // Runs do not depend on them.
-        let _ = tokio::join!(following, debugging);
         let served = serving.await;
         if let Some(traces) = traces {
             traces.flush().await;
         }
         served?.context("the HTTP endpoints")?;
-        tokio::join!(services.reads.close(), services.store.close());
+        // Whatever these wait for, the last answers and spans have had their time.
+        let (reads, store) = (&services.reads, &services.store);
+        let _ = tokio::join!(following, debugging, reads.close(), store.close());
         ended.cancel();
         reporting.await?;
         anyhow::Ok(())

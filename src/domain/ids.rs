@@ -4,10 +4,21 @@ use super::groups::DEFAULT_GROUP;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// How people and requests write an id.
+pub const ALLOWED_ID: &str = "a whole number from 1 to 9223372036854775807, without leading zeros";
+
 /// A text that is no id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("allowed: a whole number from 1 to {}", i64::MAX)]
+#[error("allowed: {}", ALLOWED_ID)]
 pub struct InvalidId;
+
+/// Reads an id as `Display` writes it. Another spelling of the number (`007`, `+7`, ` 7`) is no id.
+fn read(text: &str) -> Result<i64, InvalidId> {
+    match text.parse() {
+        Ok(id @ 1..) if !text.starts_with(['0', '+']) => Ok(id),
+        _ => Err(InvalidId),
+    }
+}
 
 macro_rules! row_ids {
     ($($(#[$doc:meta])* $name:ident;)+) => {$(
@@ -25,10 +36,7 @@ macro_rules! row_ids {
         impl std::str::FromStr for $name {
             type Err = InvalidId;
             fn from_str(s: &str) -> Result<Self, Self::Err> {
-                match s.parse() {
-                    Ok(id @ 1..) => Ok(Self(id)),
-                    _ => Err(InvalidId),
-                }
+                read(s).map(Self)
             }
         }
     )+};
@@ -47,6 +55,8 @@ row_ids! {
     AcknowledgementId;
     /// `audit_entries.id`
     AuditEntryId;
+    /// `audit_entries.object_id`: of a row of the table that `object` stands for.
+    ObjectId;
     /// `tenant_onboarding_sessions.id`
     SessionId;
     /// Of an API token: `api_tokens.id`
@@ -91,5 +101,39 @@ impl WorkerId {
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        assert_eq!("7".parse(), Ok(RunId(7)));
+        assert_eq!("9223372036854775807".parse(), Ok(RunId(i64::MAX)));
+        for text in [
+            "",
+            "0",
+            "-0",
+            "-7",
+            "07",
+            "007",
+            "+7",
+            " 7",
+            "7 ",
+            "7\n",
+            "7_0",
+            "1_000",
+            "7.0",
+            "7e0",
+            "0x7",
+            "\u{667}",
+            "9223372036854775808",
+        ] {
+            assert_eq!(text.parse::<RunId>(), Err(InvalidId), "{text:?}");
+        }
+        let said = InvalidId.to_string();
+        assert!(said.contains(&i64::MAX.to_string()), "{said}");
     }
 }

@@ -41,8 +41,8 @@ pub(crate) mod web_address;
 pub mod webhook;
 
 pub use ids::{
-    AcknowledgementId, AuditEntryId, ConnectionId, DeliveryId, EndpointId, RunId, SessionId,
-    TenantId, TokenId, WorkerId, WorkspaceId,
+    ALLOWED_ID, AcknowledgementId, AuditEntryId, ConnectionId, DeliveryId, EndpointId, InvalidId,
+    ObjectId, RunId, SessionId, TenantId, TokenId, WorkerId, WorkspaceId,
 };
 pub use reason::Reason;
 pub use run::{OperationRun, Outcome, RunStatus, RunSummary};

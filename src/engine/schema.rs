@@ -158,11 +158,16 @@ impl SchemaWatch {
         refused.is_none_or(|refused| refused.mark != mark || refused.next <= Instant::now())
     }
 
-    /// Records a try that was not accepted, as far as is known, and when the next one is due.
+    /// Records a try that was not accepted, as far as is known, and when the next one is due. The first one with another
+    /// mark than the one that fitted shows a change, whatever comes of it.
     fn refused(&self, mark: &str) {
         let mut seen = self.seen.lock();
         let now = Instant::now();
         let before = seen.refused.take().filter(|refused| refused.mark == mark);
+        let is_new = seen.mark.as_deref().is_some_and(|fitted| fitted != mark);
+        if is_new && before.is_none() {
+            seen.changed_at = Some(now);
+        }
         let (since, problem) = before.map_or((now, None), |before| (before.since, before.problem));
         let pause = with_jitter((now - since).max(MIN_PAUSE), JITTER, MAX_PAUSE);
         seen.refused = Some(RefusedTry {
@@ -270,6 +275,25 @@ mod tests {
         let given_up = tokio::time::timeout(MAX_PAUSE, hangs).await;
         assert!(given_up.is_err());
         assert!(!watch.is_try_due("a"));
+    }
+
+    /// Statements that were prepared before the change may fail all the same.
+    #[tokio::test(start_paused = true)]
+    async fn a_new_mark_is_a_change_though_no_try_comes_to_its_end() {
+        let watch = SchemaWatch::default();
+        watch.found("a".into(), None);
+        watch.refused("a");
+        assert_eq!(watch.changed_at(), None);
+        let hangs = async || {
+            let hangs = watch.tried("b", std::future::pending::<()>());
+            assert!(tokio::time::timeout(MAX_PAUSE, hangs).await.is_err());
+        };
+        hangs().await;
+        assert!(watch.awaits_try("b"));
+        let changed_at = watch.changed_at();
+        assert!(changed_at.is_some());
+        hangs().await;
+        assert_eq!(watch.changed_at(), changed_at);
     }
 
     #[tokio::test(start_paused = true)]

@@ -76,11 +76,13 @@ impl FromStr for ConnectionCursor {
         let number = |text: &str| text.parse::<i64>().map_err(|_| NoCursor);
         // A row whose id is not from 1 is listed as unusable, and may end a page.
         let id = |text: &str| number(text).map(ConnectionId);
-        match text.split_once('_') {
-            None => Ok(Self::Id(id(text)?)),
-            Some(("never", last)) => Ok(Self::Expiry(ExpiryKey::NEVER, id(last)?)),
-            Some((key, last)) => Ok(Self::Expiry(ExpiryKey(number(key)?), id(last)?)),
-        }
+        let cursor = match text.split_once('_') {
+            None => Self::Id(id(text)?),
+            Some(("never", last)) => Self::Expiry(ExpiryKey::NEVER, id(last)?),
+            Some((key, last)) => Self::Expiry(ExpiryKey(number(key)?), id(last)?),
+        };
+        let is_written_so = cursor.to_string() == text;
+        is_written_so.then_some(cursor).ok_or(NoCursor)
     }
 }
 

@@ -194,7 +194,7 @@ impl Move {
             // A run without a connection is of no connection that was asked for.
             connection: connection.map(|connection| {
                 let id = connection.and_then(|id| id.parse().ok());
-                id.unwrap_or(ConnectionId(0))
+                ConnectionId(id.unwrap_or_default())
             }),
         });
         if !moves(current, self.run, self.connection, self.created) {

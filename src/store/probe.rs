@@ -441,13 +441,13 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
     match unrecorded {
         None if queued.is_empty() => Ok(Writing::NothingTried),
         None => {
-            try_queued(steps, &queued, None).await?;
+            try_queued(steps, &keeper, &queued, false, None).await?;
             Ok(Writing::OnlyClaimed)
         }
         Some(error) if queued.is_empty() => Ok(Writing::NotTried(error)),
         Some(error) => {
             let checked = samples.first().copied();
-            match try_queued(steps, &queued, Some((&keeper, checked))).await {
+            match try_queued(steps, &keeper, &queued, true, checked).await {
                 Err(refusal) if !is_of_this_transaction(&refusal) => Err(refusal),
                 _ => Ok(Writing::NotRecording(error)),
             }
@@ -496,15 +496,17 @@ async fn try_run_without_connection(
 /// Tries queued runs of other producers until one is accepted: each step, or only the claim.
 async fn try_queued(
     steps: &mut dyn RunSteps,
+    keeper: &Keeper,
     runs: &[RunId],
-    each_step: Option<(&Keeper, Option<Checked>)>,
+    each_step: bool,
+    checked: Option<Checked>,
 ) -> Result<(), StoreError> {
     let mut refusal = None;
     for run in runs {
         TRY_RUN.execute(&mut *steps.connection()).await?;
         let tried = match each_step {
-            Some((keeper, checked)) => try_steps(steps, keeper, *run, checked).await.map(drop),
-            None => try_claiming(steps, *run).await,
+            true => try_steps(steps, keeper, *run, checked).await.map(drop),
+            false => try_claiming(steps, keeper, *run).await.map(drop),
         };
         match tried {
             Ok(()) => return Ok(()),
@@ -529,12 +531,7 @@ async fn try_steps(
     checked: Option<Checked>,
 ) -> Result<Vec<&'static str>, StoreError> {
     let at = |step: &'static str| move |error| refused(step, error);
-    let claimed = steps.claim(claim(run)).await;
-    let claim = claimed
-        .and_then(|claim| claim.ok_or_else(|| keeper.keeps_row()))
-        .map_err(at(CLAIMING))?;
-    let claimed = is_as_written(steps, keeper, run, &Written::Claim).await;
-    claimed.map_err(at(CLAIMING))?;
+    let claim = try_claiming(steps, keeper, run).await?;
     let released = release(steps, keeper, &claim).await;
     released.map_err(at(RELEASING))?;
     let mut changed = Vec::new();
@@ -556,12 +553,20 @@ async fn try_steps(
     Ok(changed)
 }
 
-/// Claims a run of another producer, as the next worker would. It is not completed: a rollback does not undo what a
-/// trigger does outside of the transaction.
-async fn try_claiming(steps: &mut dyn RunSteps, run: RunId) -> Result<(), StoreError> {
+/// Claims the run as the next worker would. Of another producer's run that is all: a rollback does not undo what a trigger
+/// does outside of the transaction.
+async fn try_claiming(
+    steps: &mut dyn RunSteps,
+    keeper: &Keeper,
+    run: RunId,
+) -> Result<Claim, StoreError> {
+    let at_claim = |error| refused(CLAIMING, error);
     let claimed = steps.claim(claim(run)).await;
-    claimed.map_err(|error| refused(CLAIMING, error))?;
-    Ok(())
+    let claimed = claimed.and_then(|claim| claim.ok_or_else(|| keeper.keeps_row()));
+    let claim = claimed.map_err(at_claim)?;
+    let as_written = is_as_written(steps, keeper, run, &Written::Claim).await;
+    as_written.map_err(at_claim)?;
+    Ok(claim)
 }
 
 /// Names the step that was refused. What a trigger does besides, in other tables, is not about verifyd's schema.

@@ -3,7 +3,7 @@
 use super::{JsonArg, whole_number};
 use crate::domain::audit::{AuditAction, AuditObject};
 use crate::domain::time_input;
-use crate::domain::{AuditEntryId, TenantId, TokenId, WorkspaceId};
+use crate::domain::{AuditEntryId, ObjectId, TenantId, TokenId, WorkspaceId};
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -23,8 +23,8 @@ pub struct AuditFilterArgs {
     #[arg(long, value_name = "KIND")]
     pub object: Option<AuditObject>,
     /// Only of the object with this id
-    #[arg(long, value_name = "N", requires = "object", value_parser = whole_number::<i64>(1..=i64::MAX))]
-    pub id: Option<i64>,
+    #[arg(long, value_name = "N", requires = "object")]
+    pub id: Option<ObjectId>,
     /// Only what was done with this token
     #[arg(long, value_name = "ID")]
     pub token: Option<TokenId>,

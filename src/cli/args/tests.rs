@@ -1,7 +1,7 @@
 use super::{Cli, with_negative_values};
 use crate::domain::{
-    AcknowledgementId, AuditEntryId, ConnectionId, DeliveryId, EndpointId, RunId, SessionId,
-    TenantId, TokenId, WorkspaceId,
+    AcknowledgementId, AuditEntryId, ConnectionId, DeliveryId, EndpointId, ObjectId, RunId,
+    SessionId, TenantId, TokenId, WorkspaceId,
 };
 use clap::CommandFactory as _;
 use std::any::TypeId;
@@ -26,6 +26,7 @@ fn is_id(argument: &clap::Arg) -> bool {
         TypeId::of::<ConnectionId>(),
         TypeId::of::<DeliveryId>(),
         TypeId::of::<EndpointId>(),
+        TypeId::of::<ObjectId>(),
         TypeId::of::<RunId>(),
         TypeId::of::<SessionId>(),
         TypeId::of::<TenantId>(),
@@ -56,6 +57,9 @@ fn what_is_no_id_is_refused_with_the_argument_and_what_is_allowed() {
             "9223372036854775808",
             "-9223372036854775809",
             "99999999999999999999999999999999999999",
+            "01",
+            "+1",
+            "1_000",
             " 1",
             "1 ",
             "1 2",
@@ -75,7 +79,7 @@ fn what_is_no_id_is_refused_with_the_argument_and_what_is_allowed() {
             let option = option.unwrap_or_else(|| name.to_owned());
             for words in [
                 option.as_str(),
-                "allowed: a whole number from 1 to 9223372036854775807",
+                "allowed: a whole number from 1 to 9223372036854775807, without leading zeros",
             ] {
                 assert!(said.contains(words), "{line:?}: {said}");
             }

@@ -6,7 +6,7 @@ use super::problem::Problem;
 use super::{Api, json};
 use crate::domain::acknowledgement::PERSON_CHARS;
 use crate::domain::audit::{AuditAction, AuditObject};
-use crate::domain::{AuditEntryId, TokenId};
+use crate::domain::{AuditEntryId, ObjectId, TokenId};
 use crate::http::list::{List, Page};
 use crate::ports::audit::AuditFilter;
 use crate::view::AuditEntryView;
@@ -58,7 +58,7 @@ impl FromFields for AuditQuery {
         Self {
             action: fields.name("action"),
             object: fields.name("object"),
-            object_id: fields.id("object_id"),
+            object_id: fields.id("object_id").map(|ObjectId(id)| id),
             token: fields.id("token"),
             actor: fields.text("actor", PERSON_CHARS, false),
             since: fields.since("since"),

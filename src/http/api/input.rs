@@ -4,6 +4,7 @@
 use super::problem::{FieldError, Kind, Problem};
 use crate::domain::names::UnknownName;
 use crate::domain::time_input::{self, Day};
+use crate::domain::{ALLOWED_ID, InvalidId};
 use axum::RequestExt as _;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
@@ -74,19 +75,16 @@ impl Fields {
         self.errors.push(FieldError::new(name, problem, allowed));
     }
 
-    /// An id: a whole number above zero.
-    pub fn id<T: FromStr>(&mut self, name: &'static str) -> Option<T> {
+    /// An id: in a body a number, in a query its digits.
+    pub fn id<T: FromStr<Err = InvalidId>>(&mut self, name: &'static str) -> Option<T> {
         let value = self.take(name)?;
         let id = match &value {
-            Value::Number(number) if self.in_json => number.as_i64(),
-            Value::String(text) if !self.in_json => text.parse::<i64>().ok(),
+            Value::Number(number) if self.in_json => number.to_string().parse().ok(),
+            Value::String(text) if !self.in_json => text.parse().ok(),
             _ => None,
         };
-        let id = id
-            .filter(|id| *id > 0)
-            .and_then(|id| id.to_string().parse().ok());
         if id.is_none() {
-            self.refuse(name, "is no id", "a whole number above 0");
+            self.refuse(name, "is no id", ALLOWED_ID);
         }
         id
     }
@@ -362,17 +360,14 @@ fn names_other_charset(parameter: &str) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub struct PathId<T>(pub T);
 
-impl<T: FromStr + Send, S: Send + Sync> FromRequestParts<S> for PathId<T> {
+impl<T: FromStr<Err = InvalidId> + Send, S: Send + Sync> FromRequestParts<S> for PathId<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Path(text) = Path::<String>::from_request_parts(parts, state)
             .await
             .map_err(|_| Problem::not_found())?;
-        // Written in one way only.
-        let is_written_so = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
-        let id = text.parse().ok().filter(|_| is_written_so);
-        id.map(Self).ok_or_else(Problem::not_found)
+        text.parse().map(Self).map_err(|_| Problem::not_found())
     }
 }
 

@@ -111,7 +111,7 @@ pub async fn list(
         "expiry" => ConnectionSort::Expiry,
         _ => ConnectionSort::Id,
     };
-    let after = match filter.after.trim() {
+    let after = match filter.after.as_str() {
         "" => None,
         text => {
             let cursor = text.parse().ok();

@@ -4,6 +4,7 @@ use super::Pages;
 use super::assets;
 use super::input::Path;
 use crate::domain::access::Scope;
+use crate::domain::{InvalidId, ObjectId};
 use crate::http::query::QueryText;
 use crate::http::rate_limit::whole_seconds;
 use crate::http::reads::is_of_replica;
@@ -13,6 +14,7 @@ use askama::Template;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -226,8 +228,8 @@ pub fn render(template: &impl Template) -> Response {
     }
 }
 
-/// Reads an id of the path; one that is no number leads nowhere.
-pub fn id<T: std::str::FromStr>(path: &Path<String>) -> Result<T, PageError> {
+/// Reads an id of the path; what is none leads nowhere.
+pub fn id<T: FromStr<Err = InvalidId>>(path: &Path<String>) -> Result<T, PageError> {
     path.0.parse().map_err(|_| PageError::NotFound)
 }
 
@@ -240,7 +242,7 @@ pub async fn not_here(State(pages): State<Arc<Pages>>, uri: Uri) -> Response {
         if !pattern.contains("{id}") {
             return rest.is_empty().then(|| to.to_owned());
         }
-        rest.parse::<i64>().ok().map(|id| format!("{to}/{id}"))
+        rest.parse().ok().map(|ObjectId(id)| format!("{to}/{id}"))
     };
     let links = &pages.links;
     let found = own(&links.connection, "/connections")

@@ -1,9 +1,11 @@
-//! Formats times and links, and reads numbers of the address, for pages.
+//! Formats times and links, and reads ids of the address, for pages.
 
 use super::error::PageError;
 use crate::domain::report::NextStep;
+use crate::domain::{ALLOWED_ID, InvalidId};
 use crate::view::words;
 use chrono::{DateTime, Utc};
+use std::str::FromStr;
 
 /// A time, relative and absolute.
 #[derive(Clone, Debug)]
@@ -30,14 +32,12 @@ impl Moment {
     }
 }
 
-/// Reads a number of the address; empty is none.
-pub fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, PageError> {
-    match text.trim() {
+/// Reads an id of the address; empty is none.
+pub fn parse<T: FromStr<Err = InvalidId>>(text: &str, what: &str) -> Result<Option<T>, PageError> {
+    match text {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|_| {
-            PageError::Refused(format!(
-                "{what} is a whole number; the address has another."
-            ))
+            PageError::Refused(format!("{what} is {ALLOWED_ID}; the address has another."))
         }),
     }
 }

@@ -48,11 +48,12 @@ macro_rules! members_read {
             "CASE WHEN d.kept = -1 OR pg_column_size(r.context) > 16777216 THEN '{}'
                   WHEN pg_column_size(r.context #> '{}') > 16777216 THEN '{}'
                   WHEN " is_too_deep!("r.context") " THEN '{}'
-                  ELSE jsonb_strip_nulls(jsonb_build_object(
-                      'provider', CASE WHEN " is_left_out!("provider") " THEN NULL ELSE r.context -> 'provider' END,
-                      'module', CASE WHEN " is_left_out!("module") " THEN NULL ELSE r.context -> 'module' END,
-                      'provider_connection_id', r.context -> 'provider_connection_id',
-                      'target_scope', r.context -> 'target_scope')) END"
+                  ELSE (SELECT coalesce(jsonb_object_agg(m.name, m.value), '{}') FROM (VALUES
+                      ('provider', CASE WHEN " is_left_out!("provider") " THEN NULL ELSE r.context -> 'provider' END),
+                      ('module', CASE WHEN " is_left_out!("module") " THEN NULL ELSE r.context -> 'module' END),
+                      ('provider_connection_id', r.context -> 'provider_connection_id'),
+                      ('target_scope', r.context -> 'target_scope')) AS m (name, value)
+                      WHERE m.value <> 'null') END"
         )
     };
 }

@@ -1,8 +1,7 @@
 //! Tries the claims of runs that wait, though workers work: what refuses them leaves nothing in the database.
 
-use super::{Keeper, RunSteps, TRY_RUN, UNDO_RUN, claim, refused};
+use super::{Keeper, RunSteps, TRY_RUN, UNDO_RUN, try_claiming};
 use crate::domain::RunId;
-use crate::ports::probe::CLAIMING;
 use crate::ports::store_error::StoreError;
 use crate::store::bounds::{is_claimable, time};
 use crate::store::dialect::{before, now, own, postgres_only, run_type};
@@ -52,10 +51,9 @@ pub(in crate::store) async fn refused_claims(
         if due.fetch_ids(&mut *steps.connection()).await?.is_empty() {
             continue;
         }
-        let claimed = steps.claim(claim(run)).await;
-        let claimed = claimed.and_then(|claim| claim.ok_or_else(|| keeper.keeps_row()));
+        let claimed = try_claiming(steps, &keeper, run).await;
         let undone = UNDO_RUN.execute(&mut *steps.connection()).await;
-        let Err(error) = claimed.map_err(|error| refused(CLAIMING, error)) else {
+        let Err(error) = claimed else {
             undone?;
             continue;
         };

@@ -1,8 +1,9 @@
 //! Input that is not valid: named, all at once, never obeyed in part.
 
-use crate::api::scene::{Scene, operations, with_id};
+use crate::api::scene::{DOCUMENT, Scene, operations, with_id};
 use reqwest::Method;
 use serde_json::{Value, json};
+use verifyd::domain::ALLOWED_ID;
 
 fn named(body: &Value) -> Vec<(&str, &str)> {
     let errors = body["errors"].as_array().unwrap();
@@ -37,7 +38,7 @@ async fn queries_are_read_strictly() {
         [
             ("tenant", "once"),
             ("status", "queued, running, completed"),
-            ("before", "a whole number above 0"),
+            ("before", ALLOWED_ID),
             ("limit", "a whole number from 1 to 200"),
             (
                 "colour",
@@ -52,6 +53,38 @@ async fn queries_are_read_strictly() {
         assert_eq!(answer.status, 400, "{method} {path}");
         assert_eq!(named(&answer.body)[0].0, "surprise");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_in_a_query_has_one_spelling() {
+    let scene = Scene::sqlite().await;
+    let token = &scene.master().await;
+    let mut tried = 0;
+    for (method, template, _) in operations() {
+        let operation = &DOCUMENT["paths"][&template][method.as_str().to_ascii_lowercase()];
+        let declared = operation["parameters"].as_array().into_iter().flatten();
+        let is_id = |p: &&Value| p["in"] == "query" && p["schema"]["minimum"] == 1;
+        for parameter in declared.filter(is_id) {
+            let name = parameter["name"].as_str().unwrap();
+            if name == "limit" {
+                continue;
+            }
+            for spelling in [
+                "01", "007", "%2B7", "+7", "7+", "%097", "1_000", "7.0", "-7",
+            ] {
+                tried += 1;
+                let path = format!("{}?{name}={spelling}", with_id(&template, "1"));
+                let refused = scene.call(method.clone(), &path, token, None, &[]).await;
+                assert_eq!(refused.refusal(), (400, "invalid-query"), "{method} {path}");
+                assert_eq!(
+                    named(&refused.body),
+                    [(name, ALLOWED_ID)],
+                    "{method} {path}"
+                );
+            }
+        }
+    }
+    assert!(tried > 50, "only {tried} requests");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,6 +223,9 @@ async fn paths_and_methods_that_do_not_exist_are_problems() {
         "/v1/runs/abc",
         "/v1/runs/-1",
         "/v1/runs/007",
+        "/v1/runs/%2B7",
+        "/v1/runs/%207",
+        "/v1/runs/1_000",
         "/v1/connections/01",
         "/v1/runs/%2e%2e",
         "/v1/runs/99999999999999999999",

@@ -2,6 +2,7 @@
 
 use super::doctor::{answer, examined};
 use test_support::bench::Bench;
+use test_support::waiting::until;
 use verifyd_simulator::SimulatorOptions;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,6 +80,11 @@ async fn a_worker_goes_on_while_its_table_is_partitioned() {
         remedy.contains("DELETE FROM operation_runs WHERE id = "),
         "{remedy}"
     );
+
+    until("runs that share an id are counted", async || {
+        daemon.metric("verifyd_invalid_runs").await > 0.0
+    })
+    .await;
 
     // Rows of the next month would be refused: that is no mere warning.
     let free = format!(

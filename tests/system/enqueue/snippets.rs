@@ -4,7 +4,8 @@ use crate::enqueue::guide::{Snippet, snippets};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use test_support::bench::{Bench, Daemon};
-use test_support::redis_server::{PrivateRedis, keys_of};
+use test_support::port::free_port;
+use test_support::redis_server::{PrivateRedis, command, connection, keys_of};
 
 /// A sweep that comes this rarely starts no run while a test lasts.
 const NO_SWEEP: &[(&str, &str)] = &[
@@ -65,8 +66,19 @@ fn interpreter(language: &str) -> (Command, &'static str) {
     }
 }
 
-/// Runs the snippet as a person would who pasted it.
+/// Runs the snippet as a person would who pasted it, with the Redis of the worker.
 fn run(bench: &Bench, worker: &Daemon, snippet: &Snippet, connection: i64) -> Output {
+    run_with(bench, worker, snippet, connection, &[])
+}
+
+/// The same with these variables.
+fn run_with(
+    bench: &Bench,
+    worker: &Daemon,
+    snippet: &Snippet,
+    connection: i64,
+    environment: &[(&str, &str)],
+) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let (mut command, suffix) = interpreter(&snippet.language);
     let file = folder.path().join(format!("snippet.{suffix}"));
@@ -82,6 +94,7 @@ fn run(bench: &Bench, worker: &Daemon, snippet: &Snippet, connection: i64) -> Ou
         .env("PROVIDER_CONNECTION_ID", connection.to_string())
         .env("VERIFYD_URL", format!("http://{}", worker.listening))
         .env("VERIFYD_TOKEN", token(bench))
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .output()
         .unwrap()
@@ -135,6 +148,79 @@ async fn ends_in_a_completed_run(kind: &str, language: &str) {
     let shown = bench.json(&["runs", "show", &run.to_string()]);
     assert_eq!(shown["outcome"], "succeeded", "{shown}");
     assert_eq!(shown["context"]["provider_connection_id"], connection);
+}
+
+/// Has a password that an address has to encode.
+const USER: &str = "verifyd_producer:hunter2%40%3A%2F%25";
+
+/// A Redis with the users of `deploy/redis.acl`, of which one has the password of [`USER`].
+async fn redis_with_users() -> PrivateRedis {
+    let redis = PrivateRedis::with_users();
+    let mut admin = connection(&redis.url_of("admin")).await;
+    for user in [["verifyd_producer", ">hunter2@:/%"], ["reader", ">hunter2"]] {
+        let _: () = command(&mut admin, &["ACL", "SETUSER", user[0], user[1], "on"]).await;
+    }
+    let _: () = command(&mut admin, &["ACL", "SETUSER", "reader", "+@connection"]).await;
+    redis
+}
+
+/// The programs that send a hint, by name.
+fn with_hint() -> impl Iterator<Item = (String, Snippet)> {
+    let all = snippets().into_iter();
+    all.filter(|(_, snippet)| snippet.sends_hint)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hint_is_sent_with_user_and_password_of_the_address() {
+    let redis = redis_with_users().await;
+    let mut bench = bench(&redis).await;
+    bench.use_redis(redis.url_of("admin"));
+    let worker = bench.serve(NO_SWEEP);
+    let address = format!("redis://{USER}@127.0.0.1:{}", redis.port());
+    for (tenant, (name, snippet)) in (1..).zip(with_hint()) {
+        let connection = bench.healthy(tenant);
+        let output = run_with(
+            &bench,
+            &worker,
+            &snippet,
+            connection,
+            &[("REDIS_URL", address.as_str())],
+        );
+        assert!(output.status.success(), "{name}: {output:?}");
+        bench.all_completed().await;
+    }
+}
+
+/// The row is enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_refuses_is_said_and_the_run_is_recorded() {
+    let redis = redis_with_users().await;
+    let mut bench = bench(&redis).await;
+    bench.use_redis(redis.url_of("admin"));
+    let worker = bench.serve(&[]);
+    let connection = bench.healthy(1);
+    let (port, closed) = (redis.port(), free_port());
+    for address in [
+        format!("redis://verifyd_producer:hunter2@127.0.0.1:{port}"),
+        format!("redis://reader:hunter2@127.0.0.1:{port}"),
+        format!("redis://{USER}@127.0.0.1:{closed}"),
+        format!("http://{USER}@127.0.0.1:{closed}"),
+    ] {
+        for (name, snippet) in with_hint() {
+            let address = [("REDIS_URL", address.as_str())];
+            let output = run_with(&bench, &worker, &snippet, connection, &address);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{name}, {address:?}: {said}");
+            assert!(
+                said.contains("the hint was not sent"),
+                "{name}, {address:?}: {said}"
+            );
+            assert!(!said.contains("hunter2"), "{name}, {address:?}: {said}");
+            let run = String::from_utf8(output.stdout).unwrap();
+            let shown = bench.json(&["runs", "show", run.trim()]);
+            assert_eq!(shown["context"]["provider_connection_id"], connection);
+        }
+    }
 }
 
 /// psql alone ends as if all were well, and prints nothing.

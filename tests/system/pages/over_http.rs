@@ -277,6 +277,13 @@ async fn what_cannot_be_understood_is_refused_with_a_page() {
         ("/connections?sort=expiry&after=1", "first page"),
         ("/connections?after=never_1", "first page"),
         ("/runs?tenant=a'b", "whole number"),
+        ("/runs?connection=007", "without leading zeros"),
+        ("/runs?tenant=%2B1", "without leading zeros"),
+        ("/connections?tenant=+1", "without leading zeros"),
+        ("/connections?after=01", "first page"),
+        ("/connections?after=1+", "first page"),
+        ("/connections?sort=expiry&after=never_+1", "first page"),
+        ("/audit?before=1_000", "without leading zeros"),
         ("/?period=1h&period=1h", "more than once"),
         ("/runs?state=a&state=b", "more than once"),
         ("/connections?name=a&name=b", "more than once"),
@@ -326,7 +333,14 @@ async fn what_cannot_be_understood_is_refused_with_a_page() {
     assert_eq!(answer.status(), 422);
     let page = answer.text().await.unwrap();
     assert!(page.contains("The form lacks a field"), "{page}");
-    for path in ["/runs/%ff", "/modules/%ff/plan", "/assets/%ff"] {
+    for path in [
+        "/runs/%ff",
+        "/modules/%ff/plan",
+        "/assets/%ff",
+        &format!("/connections/0{connection}"),
+        &format!("/runs/%2B{run}"),
+        &format!("/provider-connections/0{connection}"),
+    ] {
         let answer = person.get(path).await;
         assert_eq!(answer.status(), 404, "{path}");
         let page = answer.text().await.unwrap();

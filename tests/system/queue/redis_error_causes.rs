@@ -107,6 +107,9 @@ async fn a_sign_in_that_is_refused_later_is_told_in_the_servers_words() {
     let queue = RedisQueue::connect(&settings, "host").unwrap();
     queue.ping().await.unwrap();
     let consumer = Consumer::start(&queue, &Probe::new(), 1);
+    // Over a connection of its own: the one that its calls share is opened after the change.
+    let reached = RedisQueue::connect(&settings, "host").unwrap();
+    reached.try_sending().await.unwrap();
     // It has signed in already, and stays so.
     let mut operator = connection(&url).await;
     let change = ["CONFIG", "SET", "requirepass", "other-p4ss"];
@@ -117,6 +120,8 @@ async fn a_sign_in_that_is_refused_later_is_told_in_the_servers_words() {
         answer.is_err_and(|error| error.to_string().contains("WRONGPASS"))
     })
     .await;
+    let error = reached.ping().await.unwrap_err().to_string();
+    assert_says(&error, &["WRONGPASS"]);
     until("a fetcher says so", || {
         failures().iter().any(|line| line.contains("WRONGPASS"))
     })
@@ -132,7 +137,7 @@ async fn a_sign_in_that_is_refused_later_is_told_in_the_servers_words() {
     )
     .await;
     waiting::until("calls are answered again", async || {
-        queue.ping().await.is_ok()
+        queue.ping().await.is_ok() && reached.ping().await.is_ok()
     })
     .await;
     consumer.stop().await;

@@ -8,7 +8,7 @@ use crate::store::fixtures::{
 use serde_json::{Value, json};
 use test_support::padding::half_noise;
 use uuid::Uuid;
-use verifyd::domain::completion::{CheckedTarget, Completion};
+use verifyd::domain::completion::{CheckedScope, CheckedTarget, Completion};
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, Outcome, RunStatus};
 use verifyd::ports::store::{AttemptEnd, ContextSize, StoreError};
@@ -55,7 +55,6 @@ pub async fn no_member_stays_that_looks_like_verifyds(bed: &Bed) {
     forged["verification_report"] = json!({"old": true});
     forged["reason_code"] = json!("tenant_missing");
     forged["next_steps"] = json!([{"label": "Old", "url": "/old"}]);
-    forged["producer_context_dropped"] = json!(true);
     for completion in [succeeded(), failed(), blocked()] {
         let run = bed.insert(RUN_TYPE, "queued", &forged).await;
         bed.complete(run, &completion).await;
@@ -100,6 +99,34 @@ pub async fn what_is_null_or_blank_counts_as_left_out(bed: &Bed) {
         let run = bed.insert(RUN_TYPE, "queued", &asked).await;
         bed.complete(run, &succeeded()).await;
         assert_eq!(bed.run(run).await.context["module"], left_out);
+    }
+}
+
+/// A `null` there says that there is no name: also where what verifyd reads is all that stays.
+pub async fn members_of_a_target_scope_stay_as_they_are(bed: &Bed) {
+    let mut asked = context(1);
+    asked["target_scope"]["entra_tenant_name"] = Value::Null;
+    asked["target_scope"]["own"] = json!({"a": null, "b": [null, 1]});
+    for reduced in [false, true] {
+        let run = bed.insert(RUN_TYPE, "queued", &asked).await;
+        let mut held = bed.claim(run, "w1").await;
+        if reduced {
+            held.context = ContextSize::Refused;
+        }
+        let completion = Completion {
+            checked: Some(CheckedTarget {
+                provider: "microsoft".into(),
+                module: "core".into(),
+                target_scope: Some(CheckedScope {
+                    entra_tenant_name: "Contoso".into(),
+                }),
+            }),
+            ..succeeded()
+        };
+        assert!(bed.store.complete(&held, &completion).await.unwrap());
+        let stored = bed.run(run).await.context;
+        assert_eq!(stored["target_scope"], asked["target_scope"], "{reduced}");
+        assert_eq!(stored.get("note").is_none(), reduced);
     }
 }
 
@@ -350,6 +377,23 @@ pub async fn a_forced_completion_keeps_of_a_large_context_what_verifyd_reads(bed
     (held.forced_completion, held.context) = (true, ContextSize::Unknown);
     let completion = succeeded();
     assert!(bed.store.complete(&held, &completion).await.unwrap());
+    let mut kept = own_members();
+    kept["producer_context_dropped"] = json!(true);
+    kept["verification_report"] = report_of(&completion);
+    assert_eq!(bed.run(run).await.context, kept);
+}
+
+/// The member says what is missing, not which completion dropped it.
+pub async fn what_was_dropped_is_still_said_when_a_run_is_queued_again(bed: &Bed) {
+    bed.unguard().await;
+    let run = bed.queued().await;
+    let mut held = bed.claim(run, "w1").await;
+    held.context = ContextSize::Refused;
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+    let again = "status = 'queued', outcome = NULL, completed_at = NULL";
+    bed.save(run, again).await;
+    let completion = failed();
+    bed.complete(run, &completion).await;
     let mut kept = own_members();
     kept["producer_context_dropped"] = json!(true);
     kept["verification_report"] = report_of(&completion);

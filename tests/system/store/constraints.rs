@@ -160,6 +160,28 @@ pub async fn refused_claims_of_runs_that_wait_are_found(bed: &Bed) {
         assert!(error.contains("claiming a run: "), "{error}");
         assert!(error.contains(said), "{error}");
     }
+    // What the claim returns does not show it.
+    let (create, on) = if bed.is_postgres() {
+        let create = "CREATE FUNCTION puts_back() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN RETURN old; END'; \
+             CREATE TRIGGER puts_back BEFORE UPDATE ON operation_runs FOR EACH ROW \
+             WHEN (new.status = 'running') EXECUTE FUNCTION puts_back()";
+        (create, " ON operation_runs")
+    } else {
+        let create = "CREATE TRIGGER puts_back AFTER UPDATE ON operation_runs WHEN new.status = 'running' \
+             BEGIN UPDATE operation_runs SET status = 'queued', started_at = NULL WHERE id = new.id; END";
+        (create, "")
+    };
+    bed.exec(create).await;
+    let found = bed.store.refused_claims(WAITED).await.unwrap();
+    bed.exec(&format!("DROP TRIGGER puts_back{on}")).await;
+    let runs: Vec<RunId> = found.iter().map(|(run, _)| *run).collect();
+    assert_eq!(runs, [waiting[0], waiting[2]]);
+    for (_, error) in found {
+        let error = error.to_string();
+        let said = "claiming a run: a trigger changes what is written to operation_runs: status, started_at";
+        assert!(error.contains(said), "{error}");
+    }
     for run in waiting {
         assert_eq!(bed.run(run).await.status, RunStatus::Queued);
     }

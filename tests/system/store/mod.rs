@@ -107,6 +107,7 @@ runs {
         other_keys_of_context_are_kept,
         no_member_stays_that_looks_like_verifyds,
         what_is_null_or_blank_counts_as_left_out,
+        members_of_a_target_scope_stay_as_they_are,
         a_context_that_is_no_object_is_kept_beside_the_report,
         a_blocked_run_names_reason_and_next_steps,
         a_completed_run_is_never_claimed_or_completed_again,
@@ -117,6 +118,7 @@ runs {
         a_completion_of_which_a_trigger_keeps_the_row_is_refused,
         a_completion_keeps_of_a_refused_context_what_its_claim_says,
         a_forced_completion_keeps_of_a_large_context_what_verifyd_reads,
+        what_was_dropped_is_still_said_when_a_run_is_queued_again,
         the_latest_report_never_moves_back,
         without_a_connection_no_latest_report_is_written;
     sweep:
