@@ -19,7 +19,7 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{context_columns, context_state, is_claimable, is_small};
 use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment, now};
-use crate::store::groups::{in_group, is_queued_in_group};
+use crate::store::groups::in_group;
 use crate::store::repeated_ids::{has_own_id, is_of_type};
 use crate::store::reused_ids::{is_before_start, set_aside};
 use crate::store::shares::{Length, Permit, limit_statements};
@@ -127,10 +127,20 @@ const IS_SMALL: &str = sql!(
 );
 
 /// Locks the run, unless another transaction does.
-const LOCK_QUEUED: &str = sql!(
-    "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
-    " AND r.status = 'queued' FOR NO KEY UPDATE SKIP LOCKED"
-);
+macro_rules! lock_queued {
+    ($($in_group:tt)*) => {
+        sql!(
+            "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
+            " AND r.status = 'queued'" $($in_group)* " FOR NO KEY UPDATE SKIP LOCKED"
+        )
+    };
+}
+
+const LOCK_QUEUED: &str = lock_queued!();
+
+/// `$2`, `$3`: the group.
+const LOCK_QUEUED_IN_GROUP: &str =
+    lock_queued!(" AND " in_group!(postgres "r.workspace_id", "$2", "$3"));
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
 const SUPERSEDE: &str = "
@@ -224,17 +234,19 @@ impl PostgresStore {
             if length == Length::Short {
                 limit_statements(&mut self.shared(&mut *tx)).await?;
             }
-            let lock = self.scalar::<i32>(LOCK_QUEUED).bind(run.0);
+            let group = self.in_process.group.get();
+            let lock = self.scalar::<i32>(group.map_or(LOCK_QUEUED, |_| LOCK_QUEUED_IN_GROUP));
+            let lock = lock.bind(run.0);
+            let lock = match group {
+                Some(group) => lock.bind(&group.listed).bind(group.has_listed),
+                None => lock,
+            };
             if lock.fetch_optional(&mut *tx).await?.is_none() {
                 let queued = self.still_queued_runs(tx, vec![run.0]).await?;
                 return Ok(End::Rollback(match queued.get(&run.0) {
                     Some(false) => ClaimAnswer::Locked,
                     _ => ClaimAnswer::NotClaimable,
                 }));
-            }
-            let group = self.in_process.group.get();
-            if !is_queued_in_group(&mut self.shared(&mut *tx), group, run).await? {
-                return Ok(End::Rollback(ClaimAnswer::NotClaimable));
             }
             let Some(mut claim) = self.claim_locked(tx, call).await? else {
                 let queued = self.still_queued_runs(tx, vec![run.0]).await?;

@@ -12,7 +12,7 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{context_columns, is_claimable};
 use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment};
-use crate::store::groups::{in_group, is_queued_in_group};
+use crate::store::groups::in_group;
 use crate::store::reused_ids::{is_before_start, set_aside};
 use crate::store::sql::sql;
 use async_trait::async_trait;
@@ -154,8 +154,12 @@ impl ClaimByItself for SqliteStore {
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
         let (run, isolated) = (call.run, call.policy.isolated);
         self.transaction_with_end(async |tx| {
-            let group = self.in_process.group.get();
-            if !is_queued_in_group(&mut &mut *tx, group, run).await? {
+            if self.in_process.group.get().is_some()
+                && self
+                    .still_queued_runs(tx, &[run.0], false)
+                    .await?
+                    .is_empty()
+            {
                 return Ok(End::Rollback(ClaimAnswer::NotClaimable));
             }
             if let Some(claim) = self.claim_prepared(tx, call).await? {
