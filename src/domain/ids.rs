@@ -67,7 +67,8 @@ row_ids! {
     DeliveryId;
 }
 
-/// The name of one worker process: fresh at every start (group, host, process id, UUID).
+/// The name of one worker process: fresh at every start (host, process id, UUID), behind its group if that is not the
+/// default one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WorkerId(pub String);
@@ -107,6 +108,17 @@ impl fmt::Display for WorkerId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_of_a_worker_tells_its_group() {
+        assert_eq!(WorkerId::group_of("host:1:u"), DEFAULT_GROUP);
+        let worker = WorkerId::fresh("host");
+        for group in [DEFAULT_GROUP, "eu"] {
+            let name = worker.clone().in_group(group);
+            assert_eq!(WorkerId::group_of(&name.0), group);
+        }
+        assert_eq!(worker.clone().in_group(DEFAULT_GROUP), worker);
+    }
 
     #[test]
     fn an_id_has_one_spelling() {

@@ -1,6 +1,7 @@
 //! Says of each group of workspaces what waits, and whether anybody works on it.
 
-use super::{Line, State, bad, error, ok};
+use super::{LONG_WAIT_SECONDS, Line, State, bad, error, ok};
+use crate::domain::groups::WorkspaceGroups;
 use crate::engine::settings::WorkerSettings;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::runs::RunCounts;
@@ -8,6 +9,7 @@ use crate::ports::store::Store;
 use crate::ports::workers::{WorkerRecord, alive_in_group};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const PART: &str = "group";
 
@@ -31,7 +33,7 @@ pub(super) async fn check(
             Err(failure) => return lines.push(error(PART, &failure)),
         }
     }
-    lines.extend(unknown(settings, workers, now));
+    lines.extend(unknown(&settings.groups, workers, now, settings.dead_after));
 }
 
 fn line(name: &str, counts: &RunCounts, alive: usize) -> Line {
@@ -40,31 +42,36 @@ fn line(name: &str, counts: &RunCounts, alive: usize) -> Line {
         "{name}: {} queued, {} running, {alive} worker{plural} alive",
         counts.queued, counts.running
     );
-    if alive > 0 {
+    let waiting = counts.oldest_queued_seconds;
+    if alive > 0 && waiting.is_none_or(|s| s <= LONG_WAIT_SECONDS) {
         return ok(PART, found);
     }
-    let waiting = counts.oldest_queued_seconds;
     let waiting = waiting.map(|s| format!("; the oldest has waited for {s:.0} s"));
+    let remedy = match alive {
+        0 => format!("start `verifyd serve` with worker.group = \"{name}\""),
+        _ => "add workers of the group; give all processes the same worker.groups".to_owned(),
+    };
     bad(
         PART,
         State::Warning,
         found + &waiting.unwrap_or_default(),
-        format!("start `verifyd serve` with worker.group = \"{name}\""),
+        remedy,
     )
 }
 
 /// Workers of groups that this configuration does not have: theirs is another one.
 fn unknown(
-    settings: &WorkerSettings,
+    configured: &WorkspaceGroups,
     workers: &[WorkerRecord],
     now: DateTime<Utc>,
+    dead_after: Duration,
 ) -> Option<Line> {
     let beating = workers
         .iter()
-        .filter(|worker| worker.is_beating(now, settings.dead_after));
+        .filter(|worker| worker.is_beating(now, dead_after));
     let groups: BTreeSet<&str> = beating
         .map(WorkerRecord::group)
-        .filter(|name| settings.groups.names().all(|known| known != *name))
+        .filter(|name| configured.names().all(|known| known != *name))
         .collect();
     let names: Vec<&str> = groups.into_iter().collect();
     (!names.is_empty()).then(|| {
@@ -80,22 +87,65 @@ fn unknown(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::groups::{DEFAULT_GROUP, WorkspaceGroup};
+    use crate::domain::{WorkerId, WorkspaceId};
+
+    fn counts(oldest_queued_seconds: f64) -> RunCounts {
+        RunCounts {
+            queued: 2,
+            running: 0,
+            oldest_queued_seconds: Some(oldest_queued_seconds),
+        }
+    }
 
     #[test]
     fn a_group_without_a_worker_is_a_warning() {
-        let counts = RunCounts {
-            queued: 2,
-            running: 0,
-            oldest_queued_seconds: Some(90.4),
-        };
-        let served = line("eu", &counts, 1);
+        let served = line("eu", &counts(50.4), 1);
         assert_eq!(served.state, State::Ok);
         assert_eq!(served.found, "eu: 2 queued, 0 running, 1 worker alive");
-        let unserved = line("eu", &counts, 0);
+        let unserved = line("eu", &counts(50.4), 0);
         assert_eq!(unserved.state, State::Warning);
         assert_eq!(
             unserved.found,
-            "eu: 2 queued, 0 running, 0 workers alive; the oldest has waited for 90 s"
+            "eu: 2 queued, 0 running, 0 workers alive; the oldest has waited for 50 s"
         );
+    }
+
+    #[test]
+    fn a_group_whose_runs_wait_for_long_is_a_warning() {
+        let slow = line("eu", &counts(90.4), 1);
+        assert_eq!(slow.state, State::Warning);
+        assert_eq!(
+            slow.found,
+            "eu: 2 queued, 0 running, 1 worker alive; the oldest has waited for 90 s"
+        );
+    }
+
+    #[test]
+    fn workers_alive_of_a_group_that_is_not_configured_are_a_warning() {
+        let now = DateTime::from_timestamp(1_000_000, 0).unwrap();
+        let dead_after = Duration::from_secs(15);
+        let worker = |group: &str, age: Duration| WorkerRecord {
+            worker_id: WorkerId::fresh("host").in_group(group).0,
+            version: String::new(),
+            concurrency: 1,
+            in_flight: 0,
+            started_at: now,
+            beat_at: now - age,
+        };
+        let groups = WorkspaceGroups::new(vec![WorkspaceGroup {
+            name: "eu".to_owned(),
+            workspaces: vec![WorkspaceId(2)],
+        }]);
+        let mut workers = vec![
+            worker(DEFAULT_GROUP, Duration::ZERO),
+            worker("eu", Duration::ZERO),
+            worker("former", 2 * dead_after),
+        ];
+        assert!(unknown(&groups, &workers, now, dead_after).is_none());
+        workers.push(worker("us", Duration::ZERO));
+        let line = unknown(&groups, &workers, now, dead_after).unwrap();
+        assert_eq!(line.state, State::Warning);
+        assert_eq!(line.found, "workers alive of unknown groups: us");
     }
 }
