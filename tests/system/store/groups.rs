@@ -2,6 +2,7 @@
 
 use crate::store::bed::Bed;
 use crate::store::fixtures::{ISOLATED, POLICY, SWEEP, context, new_run, quoted, worker};
+use crate::store::migrate_beside_another_application::beside;
 use std::sync::Arc;
 use verifyd::domain::groups::GroupMembers;
 use verifyd::domain::run::RUN_TYPE;
@@ -164,12 +165,62 @@ pub async fn fair_queuing_chooses_runs_of_the_group(bed: &Bed) {
         ))
         .await;
     }
-    let (other, theirs) = (queued(bed, 1, 3).await, queued(bed, LISTED, 4).await);
-    for (store, tenant, run) in [(&eu, 4, theirs), (&rest, 3, other)] {
+    let others = vec![(3, queued(bed, 1, 3).await), (4, queued(bed, 1, 4).await)];
+    for _ in 0..10 {
+        queued(bed, 1, 4).await;
+    }
+    let theirs = vec![(4, queued(bed, LISTED, 4).await)];
+    for (store, wanted) in [(&eu, theirs), (&rest, others)] {
         let found = store.oldest_run_of_each_tenant(None, &[], 10).await;
-        let found = found.unwrap().into_iter();
-        let found: Vec<_> = found.map(|oldest| (oldest.tenant, oldest.run)).collect();
-        assert_eq!(found, [(TenantId(tenant), run)]);
+        let found = found.unwrap().runs.into_iter();
+        let found: Vec<_> = found.map(|oldest| (oldest.tenant.0, oldest.run)).collect();
+        assert_eq!(found, wanted);
+    }
+}
+
+pub async fn tenants_of_other_groups_are_passed_a_part_at_a_time(bed: &Bed) {
+    const OTHERS: i64 = 1_030;
+    let [eu, _] = stores(bed).await;
+    let tenants = format!(
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n <= {OTHERS})"
+    );
+    bed.exec(&format!(
+        "{tenants} INSERT INTO provider_connections (workspace_id, tenant_id, provider, status)
+         SELECT 1, n, 'microsoft', 'enabled' FROM n;
+         {tenants} INSERT INTO operation_runs (workspace_id, tenant_id, type, status)
+         SELECT CASE WHEN n > {OTHERS} THEN {LISTED} ELSE 1 END, n, '{RUN_TYPE}', 'queued' FROM n"
+    ))
+    .await;
+    let found = eu.oldest_run_of_each_tenant(None, &[], 10).await.unwrap();
+    assert_eq!((found.runs, found.next), (vec![], Some(TenantId(1_024))));
+    let found = eu.oldest_run_of_each_tenant(found.next, &[], 10).await;
+    let found = found.unwrap();
+    let theirs = OTHERS + 1;
+    assert_eq!(found.runs.len(), 1);
+    assert_eq!(found.runs[0].tenant, TenantId(theirs));
+    assert_eq!(found.next, None);
+}
+
+/// Another application's table may have such runs.
+#[tokio::test]
+async fn a_run_without_a_workspace_is_of_the_default_group() {
+    let bed = beside().await;
+    bed.store.migrate().await.unwrap();
+    bed.exec("ALTER TABLE operation_runs ALTER workspace_id DROP NOT NULL")
+        .await;
+    let context = quoted(&context(1));
+    bed.exec(&format!(
+        "INSERT INTO operation_runs (tenant_id, type, status, context)
+         VALUES (7, '{RUN_TYPE}', 'queued', '{context}')"
+    ))
+    .await;
+    let run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
+    let [eu, rest] = stores(&bed).await;
+    assert_eq!(sweep(&eu, &SWEEP).await.due, []);
+    assert_eq!(sweep(&rest, &SWEEP).await.due, [run]);
+    for (store, is_theirs) in [(&eu, false), (&rest, true)] {
+        let answer = store.claim(run, &worker("w1"), &POLICY).await.unwrap();
+        assert_eq!(answer.claimed().is_some(), is_theirs);
     }
 }
 

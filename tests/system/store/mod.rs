@@ -206,6 +206,7 @@ runs {
         a_dead_workers_run_is_queued_by_any_group_and_dispatched_by_its_own,
         a_group_without_workers_keeps_no_delivery_of_a_run_that_is_gone,
         fair_queuing_chooses_runs_of_the_group,
+        tenants_of_other_groups_are_passed_a_part_at_a_time,
         runs_of_any_group_show_whether_writing_works;
 }
 others {
