@@ -13,9 +13,9 @@ pub trait GroupStore: Send + Sync {
     /// Keeps claims, sweeps and fair queuing of this store to the runs of these workspaces. Only the first call counts.
     fn serve_group(&self, group: GroupMembers);
 
-    /// Leaves a queued run of another group to that group's next sweep, whatever hint was sent for it. Returns whether it
-    /// is one.
-    async fn hand_over(&self, run: RunId) -> Result<bool, StoreError>;
+    /// Leaves those of these runs that are queued and of another group to that group's sweep, whatever hints were sent for
+    /// them. Returns them.
+    async fn hand_over(&self, runs: &[RunId]) -> Result<Vec<RunId>, StoreError>;
 
     /// Counts the runs of a group, as [`counts`](crate::ports::runs::RunStore::counts) does all runs.
     async fn counts_of_group(&self, group: &GroupMembers) -> Result<RunCounts, StoreError>;

@@ -2,12 +2,14 @@
 //! without groups nothing is tested.
 
 use super::bounds::{is_claimable, time};
-use super::dialect::{a_day_ago, a_second_after, before, each, now, own, run_type};
-use super::repeated_ids::{is_of_type, of_only_run};
+use super::dialect::{
+    a_day_ago, a_second_after, among, before, each, now, own, postgres_only, run_type,
+};
+use super::repeated_ids::{has_own_id, is_of_type, of_only_run};
 use super::rows::CountsRow;
 use super::runs::COUNTS_OF_GROUP;
 use super::sql::{both, sql_for};
-use super::sql_store::{SqlConnection, SqlStore, read};
+use super::sql_store::{SqlConnection, SqlStore, read, transaction};
 use super::statement::{Sql, Statement};
 use super::sweep::{is_delivery_of_earlier, left_at};
 use crate::domain::RunId;
@@ -15,7 +17,7 @@ use crate::domain::groups::GroupMembers;
 use crate::ports::groups::GroupStore;
 use crate::ports::runs::RunCounts;
 use crate::ports::store_error::StoreError;
-use crate::ports::sweep::{SweepPolicy, SweepStore};
+use crate::ports::sweep::SweepPolicy;
 use async_trait::async_trait;
 
 /// Whether a group has the workspace `$workspace`. `$listed`, `$has_listed`: see `GroupMembers`.
@@ -81,7 +83,8 @@ macro_rules! window {
 
 /// The due runs of a group, as `DUE` of the sweep finds those of all. How many runs of other groups wait, for how long,
 /// does not matter to it: it reads a window ahead and one behind, whose runs may also be undelivered or delivered too long
-/// ago, and as many undelivered ones. `$8`, `$9`: the group.
+/// ago, and as many undelivered ones, in no order, for runs that are due again. Where other groups, without workers, have
+/// more of these, the windows find such a run later. `$8`, `$9`: the group.
 pub(super) const DUE_IN_GROUP: Sql = both!(
     "WITH " window!("ahead", "r.id > $5") ", " window!("behind", "r.id > $6 AND r.id <= $5")
     ", due AS (SELECT id FROM undispatched_ahead UNION SELECT id FROM undispatched_behind
@@ -113,10 +116,20 @@ const FORGET_ORPHANS_OF_WINDOW: Sql = both!(
     of_only_run!("o.run_id", "r.status IN ('queued', 'running')") " IS NOT TRUE" each!("))", ")")
 );
 
-/// `$2`, `$3`: the group.
-const IS_QUEUED_IN_GROUP: Sql = both!(
-    "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!("r")
-    " AND r.status || '' = 'queued' AND " in_group!("r.workspace_id", "$2", "$3")
+/// Those of these runs that are queued and of a group: `$2`, `$3`.
+const QUEUED_IN_GROUP: Sql = both!(
+    "SELECT r.id FROM operation_runs r WHERE r.id " among!("$1") " AND " is_of_type!("r")
+    " AND r.status || '' = 'queued' AND " has_own_id!("r") " AND " in_group!("r.workspace_id", "$2", "$3")
+);
+
+/// Makes runs undispatched, in the order of their ids: see `MARK_DELIVERIES` of the sweep. Without a row, they do not take
+/// the places of other undelivered ones where their group has no workers. A run that waits keeps its row, which is
+/// undelivered already.
+const FORGET_DELIVERIES: Sql = both!(
+    "DELETE FROM " own!(run_deliveries) " WHERE run_id IN (
+        SELECT d.run_id FROM " own!(run_deliveries) " d WHERE d.run_id " among!("$1")
+    " AND (d.not_before IS NULL OR d.not_before <= " now!() ") ORDER BY d.run_id"
+    postgres_only!(" FOR UPDATE") ")"
 );
 
 /// Adds the parameters of `in_group!`, where there is a group.
@@ -125,20 +138,6 @@ pub(super) fn bind_group(statement: Statement, group: Option<&GroupMembers>) -> 
         Some(group) => statement.bind(&group.listed[..]).bind(group.has_listed),
         None => statement,
     }
-}
-
-/// Whether the run is queued and of the group. Where there are no groups, it is not asked.
-pub(super) async fn is_queued_in_group(
-    tx: &mut dyn SqlConnection,
-    group: Option<&GroupMembers>,
-    run: RunId,
-) -> Result<bool, StoreError> {
-    if group.is_none() {
-        return Ok(true);
-    }
-    let queued = bind_group(IS_QUEUED_IN_GROUP.bind(run.0), group);
-    let queued: Option<(i32,)> = queued.fetch_optional(tx).await?;
-    Ok(queued.is_some())
 }
 
 /// Deletes what runs that are gone have left among the deliveries behind the cursor, which moves round and round.
@@ -161,22 +160,26 @@ impl<S: SqlStore> GroupStore for S {
         let _ = self.in_process().group.set(group);
     }
 
-    async fn hand_over(&self, run: RunId) -> Result<bool, StoreError> {
+    async fn hand_over(&self, runs: &[RunId]) -> Result<Vec<RunId>, StoreError> {
         let Some(group) = self.in_process().group.get() else {
-            return Ok(false);
+            return Ok(Vec::new());
         };
         let others = GroupMembers {
             has_listed: !group.has_listed,
             ..group.clone()
         };
-        let is_another = read(self, async |tx| {
-            is_queued_in_group(tx, Some(&others), run).await
+        let runs: Vec<i64> = runs.iter().map(|run| run.0).collect();
+        let queued = bind_group(QUEUED_IN_GROUP.bind(runs), Some(&others));
+        let handed_over = transaction(self, async |tx| {
+            let handed_over = queued.fetch_ids(tx).await?;
+            if !handed_over.is_empty() {
+                let forget = FORGET_DELIVERIES.bind(&handed_over[..]);
+                forget.execute(tx).await?;
+            }
+            Ok::<_, StoreError>(handed_over)
         })
         .await?;
-        if is_another {
-            self.mark_undispatched(&[run]).await?;
-        }
-        Ok(is_another)
+        Ok(handed_over.into_iter().map(RunId).collect())
     }
 
     async fn counts_of_group(&self, group: &GroupMembers) -> Result<RunCounts, StoreError> {

@@ -1,5 +1,6 @@
 //! Workers of groups of workspaces, each with a queue of its own, on the real binary.
 
+use super::metrics::has_line;
 use crate::pages::person::Person;
 use test_support::bench::Bench;
 use test_support::redis_server;
@@ -41,20 +42,20 @@ async fn each_group_has_workers_and_a_queue_of_its_own() {
     bench.count_is("queued", 2).await;
 
     // Nobody works on them, and everybody can see that.
-    let (_, metrics) = rest.get("/metrics").await;
     for line in [
         "verifyd_group_workers{group=\"default\"} 1",
         "verifyd_group_workers{group=\"eu\"} 0",
         // What waits for others makes an autoscaler start no worker here.
         "verifyd_group_oldest_queued_seconds{group=\"default\"} 0",
     ] {
-        assert!(metrics.lines().any(|there| there == line), "{metrics}");
+        has_line(&rest, line).await;
     }
     let doctor = bench.run(&["doctor", "--json"]);
     let said = String::from_utf8_lossy(&doctor.stdout);
     for words in [
         "default: 0 queued, 0 running, 1 worker alive",
         "eu: 2 queued, 0 running, 0 workers alive",
+        "group eu: 1 waiting",
     ] {
         assert!(said.contains(words), "{said}");
     }
@@ -73,6 +74,36 @@ async fn each_group_has_workers_and_a_queue_of_its_own() {
     assert_eq!(bench.count(misplaced).await, 0);
     drop((rest, served));
     redis_server::remove_queue(&bench.redis_url, &queue).await;
+}
+
+/// Otherwise hints of another group could take all connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn hand_overs_take_one_connection() {
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let (bench, [connection, eu]) = with_groups().await;
+    let runs = bench.record(&[eu], 5).await;
+    let delivered = "INSERT INTO verifyd.run_deliveries (run_id, delivered_at)
+        SELECT id, now() FROM operation_runs";
+    bench.execute(delivered).await;
+    let mut other = bench.sql().await;
+    let lock = "BEGIN; SELECT run_id FROM verifyd.run_deliveries FOR UPDATE";
+    sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
+    let rest = bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", "16"),
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "1h"),
+    ]);
+    bench.hint(&runs).await;
+    bench.until(WAITING, |waiting| waiting > 0).await;
+    // Its hint comes after theirs.
+    bench.enqueue(connection);
+    bench.count_is("completed", 1).await;
+    assert!(bench.numbers(WAITING).await[0] <= 1);
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    until("all are handed over", async || {
+        rest.metric("verifyd_hints_handed_over_total").await >= 5.0
+    })
+    .await;
 }
 
 /// Otherwise it would wait for its next interval, and the other group's sweep delivers nothing of its own.

@@ -4,11 +4,12 @@ use crate::store::bed::Bed;
 use crate::store::fixtures::{ISOLATED, POLICY, SWEEP, context, new_run, quoted, worker};
 use crate::store::migrate_beside_another_application::beside;
 use std::sync::Arc;
+use std::time::Duration;
 use verifyd::domain::groups::GroupMembers;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{RunId, TenantId, WorkspaceId};
 use verifyd::ports::probe::Writing;
-use verifyd::ports::store::{ClaimAnswer, NewRun, Store, SweepPolicy, Swept};
+use verifyd::ports::store::{AttemptEnd, ClaimAnswer, NewRun, Store, SweepPolicy, Swept};
 
 /// The workspace of the group `eu`; all others are the default group.
 const LISTED: i64 = 2;
@@ -82,17 +83,26 @@ pub async fn each_group_claims_and_dispatches_its_own_runs(bed: &Bed) {
 
 pub async fn a_hint_of_another_group_is_handed_over(bed: &Bed) {
     let [eu, rest] = stores(bed).await;
-    let run = delivered(bed, LISTED).await;
-    for store in [&eu, &bed.store] {
-        assert!(!store.hand_over(run).await.unwrap());
-    }
+    let (run, own) = (delivered(bed, LISTED).await, delivered(bed, 1).await);
+    let hinted = [own, run, RunId(own.0 + 1)];
+    assert_eq!(bed.store.hand_over(&hinted).await.unwrap(), []);
+    assert_eq!(eu.hand_over(&[run]).await.unwrap(), []);
     assert_eq!(sweep(&eu, &SWEEP).await.due, []);
-    assert!(rest.hand_over(run).await.unwrap());
+    assert_eq!(rest.hand_over(&hinted).await.unwrap(), [run]);
+    // Nothing that a sweep would read while its group has no workers.
+    let left = format!("{} WHERE run_id = {run}", bed.own("run_deliveries"));
+    assert_eq!(bed.count(&left).await, 0);
     assert_eq!(sweep(&rest, &SWEEP).await.due, []);
     assert_eq!(sweep(&eu, &SWEEP).await.due, [run]);
     let answer = eu.claim(run, &worker("w1"), &POLICY).await.unwrap();
-    assert!(answer.claimed().is_some());
-    assert!(!rest.hand_over(run).await.unwrap());
+    let held = answer.claimed().expect("it is this group's");
+    assert_eq!(rest.hand_over(&hinted).await.unwrap(), []);
+
+    // What it waits for is not over.
+    let later = Some(Duration::from_secs(3600));
+    assert!(bed.release(&held, AttemptEnd::Throttled, later).await);
+    assert_eq!(rest.hand_over(&hinted).await.unwrap(), [run]);
+    assert_eq!(sweep(&eu, &SWEEP).await.due, []);
 }
 
 pub async fn waiting_runs_of_other_groups_hold_up_no_sweep(bed: &Bed) {
@@ -131,13 +141,13 @@ pub async fn a_dead_workers_run_is_queued_by_any_group_and_dispatched_by_its_own
 }
 
 pub async fn a_group_without_workers_keeps_no_delivery_of_a_run_that_is_gone(bed: &Bed) {
-    let [eu, rest] = stores(bed).await;
+    let [_, rest] = stores(bed).await;
     for _ in 0..4 {
         let run = delivered(bed, LISTED).await;
-        assert!(rest.hand_over(run).await.unwrap());
+        bed.store.mark_undispatched(&[run]).await.unwrap();
     }
     let gone = delivered(bed, 1).await;
-    assert!(eu.hand_over(gone).await.unwrap());
+    bed.store.mark_undispatched(&[gone]).await.unwrap();
     bed.delete_run(gone).await;
     let mut policy = SweepPolicy {
         batch: 2,
