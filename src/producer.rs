@@ -76,7 +76,8 @@ impl Producer {
         Self::with(&settings).await
     }
 
-    /// Connects with the sections `database` and `redis` of `settings`.
+    /// Connects with the sections `database` and `redis` of `settings`, and sends each hint to the queue of its group
+    /// in `worker.groups`.
     pub async fn with(settings: &Settings) -> Result<Self, ProducerError> {
         let failed = |error: anyhow::Error| ProducerError::Connect(format!("{error:#}"));
         let store = app::open_store(settings).await.map_err(failed)?;

@@ -101,10 +101,11 @@ impl Services {
     /// Creates a worker with a fresh name and a lease that is dead until the first heartbeat.
     pub fn worker(&self) -> Worker {
         let settings = self.settings.worker.clone();
+        let group = settings.groups.members(&settings.group);
         let reconciler = self.settings.reconciler.clone();
         // A hint that waits for longer may have a successor already.
         let isolation = PoisonRunIsolation::new(settings.concurrency, reconciler.redeliver_after);
-        let id = WorkerId::fresh(&host_name());
+        let id = WorkerId::fresh(&host_name()).in_group(&settings.group);
         let state = Arc::new(WorkerState::new(id, settings));
         let preflight = Preflight::new(
             Arc::clone(&self.vault),
@@ -113,6 +114,9 @@ impl Services {
             self.settings.links.clone(),
         );
         let store = Arc::clone(&self.store);
+        if let Some(group) = group {
+            store.serve_group(group);
+        }
         Worker {
             pipeline: Arc::new(Pipeline::new(
                 Arc::clone(&store),
@@ -212,6 +216,7 @@ impl Services {
             ),
             self.settings.links.clone(),
             self.settings.worker.dead_after,
+            self.settings.worker.groups.clone(),
             stopping,
         ))
     }
@@ -311,10 +316,17 @@ pub fn open_existing_vault(settings: &Settings) -> anyhow::Result<Arc<dyn Vault>
     Ok(Arc::new(vault))
 }
 
-/// Redis when its address is known, else a queue in this process.
+/// Redis when its address is known, else a queue in this process. It is the queue of this process's group.
 pub fn open_queue(settings: &Settings) -> anyhow::Result<Arc<dyn Queue>> {
+    open_queue_of(settings, &settings.worker.group)
+}
+
+/// The same for another group.
+pub fn open_queue_of(settings: &Settings, group: &str) -> anyhow::Result<Arc<dyn Queue>> {
     if settings.has_redis() {
-        RedisQueue::connect(&settings.redis, &host_name()).context("cannot open the queue")
+        let groups = &settings.worker.groups;
+        RedisQueue::connect_in_group(&settings.redis, &host_name(), groups, group)
+            .context("cannot open the queue")
     } else {
         Ok(InProcessQueue::open(in_process::CAPACITY))
     }

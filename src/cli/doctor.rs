@@ -4,6 +4,7 @@
 //! attention is a warning.
 
 mod connections;
+mod groups;
 mod host;
 mod http;
 mod invalid_runs;
@@ -38,6 +39,9 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Sweeps after which a run is no longer left to the workers: its claim is tried.
 const WAITED_SWEEPS: u32 = 3;
+
+/// A run that has waited for longer is worth a line.
+const LONG_WAIT_SECONDS: f64 = 60.0;
 
 /// Rows of a table that are looked through, and invalid ones that are shown.
 const LATEST_ROWS: u32 = 10_000;
@@ -378,8 +382,11 @@ async fn runs(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>) -> 
     lines.push(webhooks::check(store).await);
     throttling::check(store, lines).await;
     let workers = activity(store, settings, lines).await;
+    if let Some(workers) = &workers {
+        groups::check(store, &settings.worker, workers, lines).await;
+    }
     invalid_runs::check(store, lines).await;
-    workers
+    workers.unwrap_or_default()
 }
 
 /// Says how many more there are than [`SHOWN`].
@@ -415,18 +422,18 @@ async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
     }));
 }
 
-/// Shows queued runs and workers. Returns the workers.
+/// Shows queued runs and workers. Returns the workers, if they are known.
 async fn activity(
     store: &dyn Store,
     settings: &Settings,
     lines: &mut Vec<Line>,
-) -> Vec<WorkerRecord> {
+) -> Option<Vec<WorkerRecord>> {
     let now = SystemClock.now();
     let (counts, workers) = match (store.counts().await, store.workers().await) {
         (Ok(counts), Ok(workers)) => (counts, workers),
         (Err(failure), _) | (_, Err(failure)) => {
             lines.push(error("runs", &failure));
-            return Vec::new();
+            return None;
         }
     };
     let alive = workers
@@ -442,7 +449,9 @@ async fn activity(
         "{} queued{not_due}, {} running, {alive} worker{plural} alive",
         counts.queued, counts.running
     );
-    let waiting_long = counts.oldest_queued_seconds.is_some_and(|s| s > 60.0);
+    let waiting_long = counts
+        .oldest_queued_seconds
+        .is_some_and(|s| s > LONG_WAIT_SECONDS);
     lines.push(if alive == 0 && counts.queued > 0 {
         bad("runs", State::Warning, found, "start `verifyd serve`")
     } else if waiting_long {
@@ -463,7 +472,7 @@ async fn activity(
         let waited = settings.reconciler.interval * WAITED_SWEEPS;
         writing::check_waiting(store, waited, lines).await;
     }
-    workers
+    Some(workers)
 }
 
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {

@@ -5,6 +5,7 @@ use super::print::Shown;
 use super::settings::Settings;
 use crate::http::oidc::OidcSettings;
 use crate::http::reads::MAX_HEARTBEAT_INTERVAL;
+use crate::queue::redis::MAX_QUEUE_NAME;
 use secrecy::ExposeSecret as _;
 
 /// All contradictions.
@@ -93,7 +94,40 @@ pub(super) fn find(settings: &Settings) -> Vec<Problem> {
             ),
         });
     }
+    problems.extend(unusable_group(settings, &said));
     problems.extend(incomplete_sign_in(&settings.http.oidc, said));
+    problems
+}
+
+/// What is wrong with the group of this process, and with the names of the groups' queues.
+fn unusable_group(settings: &Settings, said: impl Fn(&str) -> String) -> Vec<Problem> {
+    let (groups, redis) = (&settings.worker.groups, &settings.redis);
+    let mut problems = Vec::new();
+    if !groups.names().any(|name| name == settings.worker.group) {
+        let known: Vec<&str> = groups.names().collect();
+        problems.push(Problem {
+            source: None,
+            message: format!(
+                "{} must be a group of {}: {}",
+                said("worker.group"),
+                said("worker.groups"),
+                known.join(", ")
+            ),
+        });
+    }
+    if groups
+        .names()
+        .any(|name| redis.queue_of(name).len() > MAX_QUEUE_NAME)
+    {
+        problems.push(Problem {
+            source: None,
+            message: format!(
+                "{} must be shorter, or a name in {}: with a dot between them they have at most {MAX_QUEUE_NAME} characters",
+                said("redis.queue"),
+                said("worker.groups")
+            ),
+        });
+    }
     problems
 }
 

@@ -1,29 +1,15 @@
 //! The key `http.oidc.grants`: a list of tables, checked as `verifyd tokens create` checks a token.
 
-use super::sources::convert;
 use crate::domain::access::Scope;
 use config::{Map, Value, ValueKind};
-use std::fmt::Write as _;
 
 /// What is allowed.
 pub(super) const ALLOWED: &str = "a list of { value = \"…\", scopes = [\"…\"], workspace = 1, tenant = 2 }, or without the last two";
 
-const MEMBERS: [&str; 4] = ["value", "scopes", "workspace", "tenant"];
+pub(super) const MEMBERS: [&str; 4] = ["value", "scopes", "workspace", "tenant"];
 
 /// Longest value of a claim, in bytes.
 const VALUE_BYTES: usize = 255;
-
-/// Reads the text of an environment variable: the list in TOML. Anything else stays text, which [`check`] never sees.
-pub(super) fn read(origin: &str, text: &str) -> ValueKind {
-    if text.trim().is_empty() {
-        return ValueKind::Array(Vec::new());
-    }
-    let table: Result<toml::Table, _> = format!("list = {}", text.trim()).parse();
-    let table = table.ok().filter(|table| table.len() == 1);
-    let list = table.and_then(|mut table| table.remove("list"));
-    let list = list.and_then(|list| convert(list, origin));
-    list.map_or_else(|| ValueKind::String(text.to_owned()), |list| list.kind)
-}
 
 /// Refuses what is not allowed; says what was found instead.
 pub(super) fn check(items: &[Value]) -> Result<(), String> {
@@ -77,55 +63,18 @@ fn problem(members: &Map<String, Value>) -> Option<String> {
     }
 }
 
-/// A value in TOML.
-pub(super) fn text(value: &Value) -> String {
-    let mut out = String::new();
-    write(value, &mut out);
-    out
-}
-
-fn write(value: &Value, out: &mut String) {
-    match &value.kind {
-        ValueKind::Array(items) => {
-            out.push('[');
-            for (index, item) in items.iter().enumerate() {
-                out.push_str(if index == 0 { "" } else { ", " });
-                write(item, out);
-            }
-            out.push(']');
-        }
-        ValueKind::Table(members) => {
-            let known = MEMBERS
-                .iter()
-                .filter_map(|name| Some((name, members.get(*name)?)));
-            out.push_str("{ ");
-            for (index, (name, member)) in known.enumerate() {
-                out.push_str(if index == 0 { "" } else { ", " });
-                let _ = write!(out, "{name} = ");
-                write(member, out);
-            }
-            out.push_str(" }");
-        }
-        ValueKind::String(text) => out.push_str(&super::print::quoted(text)),
-        ValueKind::I64(number) => {
-            let _ = write!(out, "{number}");
-        }
-        // The rule allows nothing else.
-        _ => out.push_str("\"\""),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::table_list;
     use super::*;
 
     fn checked(text: &str) -> Result<String, String> {
-        let kind = read("test", text);
+        let kind = table_list::read("test", text);
         let ValueKind::Array(items) = &kind else {
             return Err("no list".to_owned());
         };
         check(items)?;
-        Ok(super::text(&Value::new(None, kind)))
+        Ok(table_list::text(&Value::new(None, kind), &MEMBERS))
     }
 
     #[test]

@@ -4,9 +4,9 @@ use super::former;
 use super::rule::{Rule, is_cloud_name};
 use Rule::{
     ClaimName, ClientId, CloudBase, CloudName, CollectorUrl, DatabaseUrl, Duration, Filter, Grants,
-    Headers, Hosts, Integer, Issuer, Keys, LaravelKeys, Link, LinkWithId, Listen, ListenUrl,
-    NoProxy, OidcScopes, OneOf, Path, Portal, PostgresUrl, ProxyUrl, PublicUrl, QueueName, Ratio,
-    RedirectUri, RedisUrl,
+    GroupName, Groups, Headers, Hosts, Integer, Issuer, Keys, LaravelKeys, Link, LinkWithId,
+    Listen, ListenUrl, NoProxy, OidcScopes, OneOf, Path, Portal, PostgresUrl, ProxyUrl, PublicUrl,
+    QueueName, Ratio, RedirectUri, RedisUrl,
 };
 
 /// Where a cloud's keys stand.
@@ -34,6 +34,8 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("worker.heartbeat_interval", Duration("100ms", "5m")),
     ("worker.dead_after", Duration("200ms", "1h")),
     ("worker.grace_period", Duration("0s", "1h")),
+    ("worker.groups", Groups),
+    ("worker.group", GroupName),
     ("reconciler.interval", Duration("50ms", "5m")),
     ("reconciler.redeliver_after", Duration("100ms", "1d")),
     ("http.listen", Listen),

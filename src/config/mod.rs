@@ -8,12 +8,14 @@ mod contradiction;
 mod error;
 mod former;
 mod grants;
+mod groups;
 mod keys;
 mod print;
 mod reference;
 mod rule;
 mod settings;
 mod sources;
+mod table_list;
 
 pub use error::{ConfigError, Problem};
 pub use print::masked_url;

@@ -2,6 +2,7 @@
 
 use super::rule::Rule;
 use super::settings::Settings;
+use super::{grants, groups, table_list};
 use crate::domain::host_list::HostList;
 use crate::store::LISTEN_OFF;
 use config::{Value, ValueKind};
@@ -97,7 +98,8 @@ fn shown(rule: Rule, value: &Value) -> String {
             let masks = vec![quoted(MASK); items.len()];
             format!("[{}]", masks.join(", "))
         }
-        (ValueKind::Array(_), Rule::Grants) => super::grants::text(value),
+        (ValueKind::Array(_), Rule::Grants) => table_list::text(value, &grants::MEMBERS),
+        (ValueKind::Array(_), Rule::Groups) => table_list::text(value, &groups::MEMBERS),
         _ if rule.is_secret() => quoted(MASK),
         (ValueKind::String(text), _) => quoted(text),
         (ValueKind::I64(number), _) => number.to_string(),

@@ -1,6 +1,6 @@
 //! What is allowed as the value of a key, in one place: checked, and worded for messages and docs.
 
-use super::grants;
+use super::{grants, groups, table_list};
 use crate::domain::host_list::HostList;
 use crate::domain::server_address;
 use crate::domain::text_decoding::{self, Named};
@@ -55,6 +55,8 @@ pub(super) enum Rule {
     /// Scopes of OpenID Connect.
     OidcScopes,
     Grants,
+    GroupName,
+    Groups,
 }
 
 impl fmt::Display for Rule {
@@ -99,6 +101,8 @@ impl fmt::Display for Rule {
             Self::ClaimName => "a word of ASCII",
             Self::OidcScopes => "words of ASCII, openid among them",
             Self::Grants => grants::ALLOWED,
+            Self::GroupName => "default, or the name of a group of worker.groups",
+            Self::Groups => groups::ALLOWED,
         })
     }
 }
@@ -140,7 +144,7 @@ impl Rule {
                     .map(|item| Value::new(Some(&origin), item))
                     .collect(),
             ),
-            Self::Grants => grants::read(&origin, text),
+            Self::Grants | Self::Groups => table_list::read(&origin, text),
             _ => ValueKind::String(text.trim().to_owned()),
         };
         Value::new(Some(&origin), kind)
@@ -173,6 +177,7 @@ impl Rule {
                 read => read.is_ok(),
             },
             (Self::Grants, ValueKind::Array(items)) => return grants::check(items),
+            (Self::Groups, ValueKind::Array(items)) => return groups::check(items),
             (rule, ValueKind::String(text)) => {
                 if let Some(problem) = rule.address_problem(text) {
                     return Err(format!("one that cannot be read: {problem}"));
@@ -339,6 +344,7 @@ impl Rule {
             Self::PublicUrl => text.is_empty() || is_cloud_base(text),
             Self::ClientId => text.is_empty() || is_word(text),
             Self::ClaimName => is_word(text),
+            Self::GroupName => groups::is_name(text),
             Self::OidcScopes => {
                 let mut scopes = text.split(' ');
                 scopes.clone().all(is_word) && scopes.any(|scope| scope == "openid")
@@ -349,7 +355,8 @@ impl Rule {
             | Self::Headers
             | Self::Keys
             | Self::LaravelKeys
-            | Self::Grants => false,
+            | Self::Grants
+            | Self::Groups => false,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Identifiers of the rows that verifyd reads and writes.
 
+use super::groups::DEFAULT_GROUP;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -66,7 +67,8 @@ row_ids! {
     DeliveryId;
 }
 
-/// The name of one worker process: fresh at every start (host, process id, UUID).
+/// The name of one worker process: fresh at every start (host, process id, UUID), behind its group if that is not the
+/// default one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WorkerId(pub String);
@@ -80,6 +82,21 @@ impl WorkerId {
             uuid::Uuid::new_v4().simple()
         ))
     }
+
+    /// The name with the group in front, which no host's name can contain. The default group leaves it as it is.
+    #[must_use]
+    pub fn in_group(self, group: &str) -> Self {
+        match group {
+            DEFAULT_GROUP => self,
+            _ => Self(format!("{group}/{self}")),
+        }
+    }
+
+    /// Returns the group that such a name tells.
+    pub fn group_of(name: &str) -> &str {
+        let group = name.split_once('/');
+        group.map_or(DEFAULT_GROUP, |(group, _)| group)
+    }
 }
 
 impl fmt::Display for WorkerId {
@@ -91,6 +108,17 @@ impl fmt::Display for WorkerId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_of_a_worker_tells_its_group() {
+        assert_eq!(WorkerId::group_of("host:1:u"), DEFAULT_GROUP);
+        let worker = WorkerId::fresh("host");
+        for group in [DEFAULT_GROUP, "eu"] {
+            let name = worker.clone().in_group(group);
+            assert_eq!(WorkerId::group_of(&name.0), group);
+        }
+        assert_eq!(worker.clone().in_group(DEFAULT_GROUP), worker);
+    }
 
     #[test]
     fn an_id_has_one_spelling() {

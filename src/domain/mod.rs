@@ -14,6 +14,7 @@ pub mod connection_facts;
 pub mod credential;
 pub mod credential_cause;
 pub(crate) mod excess;
+pub mod groups;
 pub mod hint;
 pub(crate) mod host_list;
 mod ids;

@@ -1,5 +1,6 @@
 //! The sections `[worker]`, `[reconciler]` and `[links]`. The defaults are in `config/default.toml`.
 
+use crate::domain::groups::WorkspaceGroups;
 use crate::domain::link::{LinkBases, LinkContext};
 use crate::ports::provider::Provider;
 use serde::Deserialize;
@@ -28,6 +29,10 @@ pub struct WorkerSettings {
     /// After the signal to stop: time for runs in flight to finish.
     #[serde(with = "humantime_serde")]
     pub grace_period: Duration,
+    /// All groups of workspaces but the default one.
+    pub groups: WorkspaceGroups,
+    /// The name of the group whose runs this worker processes.
+    pub group: String,
 }
 
 /// Heartbeats of a consumer of hints after which it counts as dead. Others take its hints after six of

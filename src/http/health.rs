@@ -4,9 +4,11 @@ use super::panics;
 use crate::engine::reconciler::ReconcilerState;
 use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
 use crate::engine::worker::WorkerState;
+use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::queue::Queue;
 use crate::ports::single_flight::SingleFlight;
 use crate::ports::store::{Store, StoreError};
+use crate::ports::workers::alive_in_group;
 use crate::telemetry::metrics::Metrics;
 use axum::Json;
 use axum::body::Bytes;
@@ -160,7 +162,7 @@ impl Health {
         // Alone: what is read for the gauges must not take the connections that the judgement needs.
         let is_ready = is_ready(&self.readiness().await);
         metrics::gauge!("verifyd_ready").set(u8::from(is_ready));
-        self.measure_rows().await;
+        tokio::join!(self.measure_rows(), self.measure_groups());
         let in_flight = self.worker.in_flight.claimed();
         metrics::gauge!("verifyd_runs_in_flight").set(f64::from(in_flight));
         let polling = self.reconciler.polling.load(Ordering::Relaxed);
@@ -214,6 +216,30 @@ impl Health {
             ),
         ] {
             metrics::gauge!(name).set(value.unwrap_or(f64::NAN));
+        }
+    }
+
+    /// Counts the workers of each group, and measures how long runs of this process's own wait, where there are groups.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    async fn measure_groups(&self) {
+        let settings = &self.worker.settings;
+        let Some(own) = settings.groups.members(&settings.group) else {
+            return;
+        };
+        let (workers, waiting) = tokio::join!(
+            self.in_time(self.store.workers()),
+            self.in_time(self.store.counts_of_group(&own)),
+        );
+        let oldest = waiting.map(|counts| counts.oldest_queued_seconds.unwrap_or(0.0));
+        metrics::gauge!("verifyd_group_oldest_queued_seconds", "group" => settings.group.clone())
+            .set(oldest.unwrap_or(f64::NAN));
+        let now = SystemClock.now();
+        for group in settings.groups.names() {
+            let alive = workers
+                .as_ref()
+                .map(|workers| alive_in_group(workers, group, now, settings.dead_after) as f64);
+            metrics::gauge!("verifyd_group_workers", "group" => group.to_owned())
+                .set(alive.unwrap_or(f64::NAN));
         }
     }
 

@@ -132,7 +132,10 @@ async fn record_and_hint(
         })
         .await?;
     let hint = match queue {
-        Some(queue) if recorded.created => queue.send(&[Hint::new(recorded.run_id)]).await,
+        Some(queue) if recorded.created => {
+            let hint = [Hint::new(recorded.run_id)];
+            queue.send_for(connection.workspace_id, &hint).await
+        }
         _ => Ok(()),
     };
     if recorded.created && (hint.is_err() || queue.is_none()) {

@@ -30,7 +30,7 @@ pub struct ClaimPolicy {
 #[derive(Clone, Debug)]
 pub enum ClaimAnswer {
     Claimed(Box<Claim>),
-    /// The run is not there, not verifyd's, not queued, or not due yet.
+    /// The run is not there, not verifyd's, not queued, not due yet, or of another group.
     NotClaimable,
     /// Another transaction keeps it locked; nothing waits for it.
     Locked,

@@ -11,6 +11,14 @@ pub struct OldestRun {
     pub run: RunId,
 }
 
+/// What a look at the tenants that wait has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OldestRuns {
+    pub runs: Vec<OldestRun>,
+    /// The tenant after which the next look begins. `None`: no tenant is left, and it begins with the first one.
+    pub next: Option<TenantId>,
+}
+
 /// Reads in the order of tenants, at a cost that depends on how many of them wait and not on how many
 /// runs do.
 #[async_trait]
@@ -20,12 +28,15 @@ pub trait FairQueuingStore: Send + Sync {
     /// index for it, which `inspect` reports. A run without a tenant is never among them.
     ///
     /// All tenants without a connection count as one, because a producer can invent tenants.
+    ///
+    /// Of a worker's group, if there are groups. Tenants of the others are passed one by one, so a look ends after 1,024
+    /// tenants.
     async fn oldest_run_of_each_tenant(
         &self,
         after: Option<TenantId>,
         except: &[TenantId],
         most: u32,
-    ) -> Result<Vec<OldestRun>, StoreError>;
+    ) -> Result<OldestRuns, StoreError>;
 
     /// Which of these are queued.
     async fn still_queued(&self, runs: &[RunId]) -> Result<Vec<RunId>, StoreError>;

@@ -11,6 +11,7 @@ pub(crate) mod completion_events;
 pub(crate) mod connections;
 pub(crate) mod credentials;
 pub(crate) mod fair_queuing;
+pub(crate) mod groups;
 pub(crate) mod invalid_runs;
 pub(crate) mod inventory;
 pub(crate) mod log_throttle;

@@ -1,8 +1,8 @@
 //! The queue of hints. It may lose, repeat and reorder them: the database decides.
 
-use crate::domain::RunId;
 use crate::domain::completion_event::CompletionEvent;
 use crate::domain::hint::Hint;
+use crate::domain::{RunId, WorkspaceId};
 use async_trait::async_trait;
 use serde::Serialize;
 use std::time::Duration;
@@ -57,6 +57,11 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     /// Sends a hint for each, each as a delivery of its own with a fresh task id. All or none of a
     /// single hint; of several, a prefix may have been sent when this fails.
     async fn send(&self, hints: &[Hint]) -> Result<(), QueueError>;
+
+    /// Sends hints for runs of this workspace to the queue of its group.
+    async fn send_for(&self, _workspace: WorkspaceId, hints: &[Hint]) -> Result<(), QueueError> {
+        self.send(hints).await
+    }
 
     /// Returns the number of hints that no consumer has fetched yet.
     async fn depth(&self) -> Result<u64, QueueError>;

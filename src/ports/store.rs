@@ -17,6 +17,7 @@ use crate::ports::completion_events::CompletionEventStore;
 pub use crate::ports::connections::{AddConnectionError, ConnectionStore, Seal};
 pub use crate::ports::credentials::{CredentialStore, FoundCredential};
 use crate::ports::fair_queuing::FairQueuingStore;
+use crate::ports::groups::GroupStore;
 use crate::ports::invalid_runs::InvalidRunStore;
 pub use crate::ports::inventory::{InventoryFreshness, InventoryStore};
 use crate::ports::onboarding::OnboardingStore;
@@ -77,6 +78,7 @@ store!(
     PoolStore,
     ProbeStore,
     FairQueuingStore,
+    GroupStore,
     AccessStore,
     WakeStore,
     CompletionEventStore,

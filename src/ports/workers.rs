@@ -29,6 +29,22 @@ impl WorkerRecord {
             .to_std()
             .map_or(true, |age| age <= dead_after)
     }
+
+    /// Returns the name of the group of workspaces whose runs it claims.
+    pub fn group(&self) -> &str {
+        WorkerId::group_of(&self.worker_id)
+    }
+}
+
+/// Counts the workers of a group that are alive.
+pub fn alive_in_group(
+    workers: &[WorkerRecord],
+    group: &str,
+    now: DateTime<Utc>,
+    dead_after: Duration,
+) -> usize {
+    let alive = workers.iter().filter(|w| w.is_alive(now, dead_after));
+    alive.filter(|worker| worker.group() == group).count()
 }
 
 /// What a worker reports with each heartbeat.

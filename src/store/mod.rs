@@ -20,6 +20,7 @@ mod error;
 mod fair_queuing;
 mod filters;
 mod from_row;
+mod groups;
 mod invalid_runs;
 mod inventory;
 mod migration_plan;

@@ -402,7 +402,7 @@ pub(super) async fn try_sweep(connection: &mut dyn SqlConnection) -> Result<(), 
     let lost = runs_without_lease(&SWEEP, 1, Vec::new());
     let lost = lost.fetch_ids(connection).await;
     lost.map_err(|error| refused(SWEEPING, error))?;
-    let due: Result<Due, StoreError> = due_runs(&SWEEP, &[]).fetch_one(connection).await;
+    let due: Result<Due, StoreError> = due_runs(&SWEEP, &[], None).fetch_one(connection).await;
     due.map_err(|error| refused(SWEEPING, error))?;
     Ok(())
 }

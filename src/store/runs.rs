@@ -2,6 +2,7 @@
 
 use super::bounds::{fits, is_claimable, is_listable, is_shown, member, short, time};
 use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};
+use super::groups::in_group;
 use super::repeated_ids::{is_newest_of_id, is_not_repeated, is_of_type};
 use super::reused_ids::{OWN_ATTEMPTS, is_before_creation, is_of_its_run};
 use super::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
@@ -74,23 +75,34 @@ const CLAIMABLE_FROM: Sql = both!(
 
 /// `not_before` is looked up by the id, and only of queued runs that were claimed before: that of any other one belongs
 /// to an earlier run of its id. `OFFSET 0` keeps PostgreSQL from looking it up for each column that needs it.
-const COUNTS: Sql = both!(
-    "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
-            count(*) FILTER (WHERE status = 'running') AS running,
-            count(*) FILTER (WHERE not_before > " now!() ") AS not_due, "
-    each!(
-        "extract(epoch FROM now() - min(greatest(created_at, not_before",
-        "(julianday('now') - julianday(min(max(created_at, coalesce(not_before, '')"
-    )
-    ")) FILTER (WHERE status = 'queued' AND (not_before > " now!() ") IS NOT TRUE))"
-    each!("::float8", ") * 86400.0") " AS oldest_queued_seconds
-     FROM (SELECT r.status, " time!("r.created_at") " AS created_at,
-               CASE WHEN r.status = 'queued' AND r.started_at IS NOT NULL THEN (
-                   SELECT d.not_before FROM " own!(run_deliveries) " d WHERE d.run_id = r.id) END AS not_before
-           FROM operation_runs r WHERE r.type = " run_type!()
-    " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " is_not_repeated!("r")
-    each!(" OFFSET 0", "") ") active"
-);
+///
+/// `$of_group`: a further condition.
+macro_rules! counts {
+    ($($of_group:tt)*) => {
+        both!(
+            "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
+                    count(*) FILTER (WHERE status = 'running') AS running,
+                    count(*) FILTER (WHERE not_before > " now!() ") AS not_due, "
+            each!(
+                "extract(epoch FROM now() - min(greatest(created_at, not_before",
+                "(julianday('now') - julianday(min(max(created_at, coalesce(not_before, '')"
+            )
+            ")) FILTER (WHERE status = 'queued' AND (not_before > " now!() ") IS NOT TRUE))"
+            each!("::float8", ") * 86400.0") " AS oldest_queued_seconds
+             FROM (SELECT r.status, " time!("r.created_at") " AS created_at,
+                       CASE WHEN r.status = 'queued' AND r.started_at IS NOT NULL THEN (
+                           SELECT d.not_before FROM " own!(run_deliveries) " d WHERE d.run_id = r.id) END AS not_before
+                   FROM operation_runs r WHERE r.type = " run_type!()
+            " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " is_not_repeated!("r") $($of_group)*
+            each!(" OFFSET 0", "") ") active"
+        )
+    };
+}
+
+const COUNTS: Sql = counts!();
+
+/// `$1`, `$2`: the group.
+pub(super) const COUNTS_OF_GROUP: Sql = counts!(" AND " in_group!("r.workspace_id", "$1", "$2"));
 
 const READ_LATEST_REPORT: Sql = both!(
     "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at

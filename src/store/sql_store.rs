@@ -12,6 +12,7 @@ use super::settings::LimitSettings;
 use super::shares::Share;
 use super::statement::Statement;
 use crate::domain::completion_event::CompletionEvent;
+use crate::domain::groups::GroupMembers;
 use crate::ports::claims::ClaimAnswer;
 use crate::ports::completion_events::MAX_PENDING_EVENTS;
 use crate::ports::store_error::StoreError;
@@ -19,6 +20,7 @@ use async_trait::async_trait;
 use sqlx::FromRow;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, broadcast};
 
@@ -107,6 +109,8 @@ pub(super) struct InProcess {
     pub claims: Batcher<ClaimRequest, ClaimAnswer>,
     pub completing: Batcher<CompletionRequest, bool>,
     pub refused_requeues: RefusedRequeues,
+    /// The group whose runs are claimed, dispatched and chosen. Unset: those of all.
+    pub group: OnceLock<GroupMembers>,
     /// `limits.context_bytes`
     pub context_bytes: i64,
     /// Held while a context that is too large as a whole is read for people: one at a time, so that many readers take
@@ -124,6 +128,7 @@ impl InProcess {
             claims: Batcher::default(),
             completing: Batcher::default(),
             refused_requeues: RefusedRequeues::default(),
+            group: OnceLock::new(),
             context_bytes: i64::from(limits.context_bytes),
             large_reads: Mutex::new(()),
             call_timeout,

@@ -7,6 +7,7 @@ use super::dialect::{
     a_day_ago, a_second_after, among, before, clock, each, is_failed_completion, moment, now, own,
     postgres_only, run_type,
 };
+use super::groups::{DUE_IN_GROUP, bind_group, forget_orphans_of_window};
 use super::postgres::LOCK_TIMEOUT;
 use super::refused_requeues::{
     MAX_WAITS, REQUEUE_TIME, RETRIED_AT_A_TIME, RefusedRequeues, RequeueError, RequeueTries, Spent,
@@ -18,6 +19,7 @@ use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, execute, transaction_with_end};
 use super::statement::{Sql, Statement, earlier};
 use crate::domain::RunId;
+use crate::domain::groups::GroupMembers;
 use crate::ports::store_error::StoreError;
 use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
 use async_trait::async_trait;
@@ -212,6 +214,7 @@ macro_rules! left_at {
         )
     };
 }
+pub(super) use {is_delivery_of_earlier, left_at};
 
 /// Due runs: undispatched ones ahead of the cursor (`$5`) and behind it, after `$6`, those not delivered, those
 /// delivered too long ago (`$1`: whether, `$2`: by how much), and `$4`: those reclaimed by this sweep. Each part
@@ -311,12 +314,13 @@ const MARK_UNDISPATCHED: Sql = both!(
 #[async_trait]
 impl<S: SqlStore> SweepStore for S {
     async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
+        let group = self.in_process().group.get();
         let refused = &self.in_process().refused_requeues;
         let mut tries = RequeueTries::begin();
         let swept = loop {
             let tried: Result<Option<Swept>, RequeueError> =
                 transaction_with_end(self, async |tx| {
-                    sweep_once(tx, refused, policy, &tries).await
+                    sweep_once(tx, refused, policy, group, &tries).await
                 })
                 .await;
             if let Some(swept) = tries.result_of(tried, refused) {
@@ -343,6 +347,7 @@ async fn sweep_once(
     tx: &mut dyn SqlConnection,
     refused: &RefusedRequeues,
     policy: &SweepPolicy,
+    group: Option<&GroupMembers>,
     tries: &RequeueTries,
 ) -> Result<End<Option<Swept>>, RequeueError> {
     if !tries.is_first() {
@@ -364,7 +369,7 @@ async fn sweep_once(
         true => reclaim(tx, refused, policy).await?,
         false => Reclaimed::default(),
     };
-    let due = due_runs(policy, &reclaimed);
+    let due = due_runs(policy, &reclaimed, group);
     let (Json(mut due), ahead, behind): Due = due.fetch_one(tx).await?;
     let next = policy.after(&due, ahead, behind);
     due.retain(|run| !postponed.contains(run));
@@ -374,6 +379,7 @@ async fn sweep_once(
     let touched: Vec<i64> = touched.into_iter().collect();
     mark_deliveries(tx, &touched, &due, &postponed).await?;
     let mut forgotten = FORGET_ORPHANS.bind(policy.batch).execute(tx).await?;
+    forgotten += forget_orphans_of_window(tx, group, policy).await?;
     forgotten += FORGET_WORKERS.execute(tx).await?;
     forgotten += budgets::FORGET.execute(tx).await?;
     let writes = has_made_lock || any_found || !touched.is_empty() || forgotten > 0;
@@ -389,15 +395,22 @@ async fn sweep_once(
     })
 }
 
-/// The statement that finds due runs, besides those that were `reclaimed`. Its row is a [`Due`].
-pub(super) fn due_runs(policy: &SweepPolicy, reclaimed: &[i64]) -> Statement {
-    DUE.bind(policy.redeliver)
+/// The statement that finds due runs of the group, besides those that were `reclaimed`. Its row is a [`Due`].
+pub(super) fn due_runs(
+    policy: &SweepPolicy,
+    reclaimed: &[i64],
+    group: Option<&GroupMembers>,
+) -> Statement {
+    let due = group.map_or(DUE, |_| DUE_IN_GROUP);
+    let due = due
+        .bind(policy.redeliver)
         .bind(earlier(policy.redeliver_after))
         .bind(policy.batch)
         .bind(reclaimed)
         .bind(policy.from.up_to.0)
         .bind(policy.from.again_after.0)
-        .bind(policy.window)
+        .bind(policy.window);
+    bind_group(due, group)
 }
 
 /// The statement that finds and locks runs without a lease, up to `most`.

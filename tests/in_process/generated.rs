@@ -550,7 +550,11 @@ fn mechanism_is_there(folder: &Path, row: &str, tests: &str) {
     let source = std::fs::read_to_string(&source).unwrap_or_else(|e| panic!("{place:?}: {e}"));
     // Only in this item, where one is named.
     let body = place.get(1).map_or(source.as_str(), |item| {
-        let item = [format!("const {item}:"), format!("fn {item}")];
+        let item = [
+            format!("macro_rules! {item} {{"),
+            format!("const {item}:"),
+            format!("fn {item}"),
+        ];
         let (_, body) = item
             .iter()
             .find_map(|item| source.split_once(item.as_str()))

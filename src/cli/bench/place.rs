@@ -3,6 +3,7 @@
 use crate::cli::output;
 use crate::config::Settings;
 use crate::credentials::KeyEntry;
+use crate::domain::groups::{DEFAULT_GROUP, WorkspaceGroups};
 use crate::queue::redis::{remove_queue, try_queue};
 use crate::store::Private;
 use anyhow::Context as _;
@@ -30,6 +31,8 @@ impl Place {
         settings.credentials.keys = vec![KeyEntry::parse(&format!("bench:{key}"))];
         settings.credentials.keys_file = PathBuf::new();
         settings.credentials.laravel_keys = Vec::new();
+        settings.worker.groups = WorkspaceGroups::default();
+        settings.worker.group = DEFAULT_GROUP.to_owned();
         settings.redis.queue = format!("verifyd-bench-{:08x}", rand::random::<u32>());
         if settings.has_redis() {
             // Shows at once when it is not there, or not allowed.

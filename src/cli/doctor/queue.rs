@@ -47,6 +47,7 @@ pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
             ));
             lines.extend(dead_letters(count, &sample));
             lines.extend(sentinels(&*queue).await);
+            others(settings, lines).await;
         }
         Ok(Err(failure)) => {
             let said = QueueError::to_string(&failure);
@@ -54,6 +55,32 @@ pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
             lines.push(bad("queue", State::Warning, said, remedy));
         }
         Err(_) => lines.push(late("queue", State::Warning, &remedy::of_queue(""))),
+    }
+}
+
+/// Tests the queues of the other groups: a user of Redis may be allowed this one only.
+async fn others(settings: &Settings, lines: &mut Vec<Line>) {
+    let own = settings.worker.group.as_str();
+    for group in settings.worker.groups.names().filter(|name| *name != own) {
+        let answer = tokio::time::timeout(TIMEOUT, async {
+            let queue = app::open_queue_of(settings, group)?;
+            queue.try_sending().await?;
+            anyhow::Ok(queue.depth().await?)
+        });
+        let name = format!("group {group}: ");
+        lines.push(match answer.await {
+            Ok(Ok(depth)) => ok("queue", format!("{name}{depth} waiting")),
+            Ok(Err(failure)) => {
+                let said = format!("{name}{failure:#}");
+                let remedy = remedy::of_queue(&said);
+                bad("queue", State::Warning, said, remedy)
+            }
+            Err(_) => {
+                let mut line = late("queue", State::Warning, &remedy::of_queue(""));
+                line.found.insert_str(0, &name);
+                line
+            }
+        });
     }
 }
 

@@ -54,6 +54,27 @@ fn an_unknown_key_names_its_source_and_the_nearest_known_one() {
 }
 
 #[test]
+fn a_group_without_a_usable_queue_is_refused() {
+    let groups = r#"[{ name = "eu", workspaces = [1] }]"#;
+    let groups = ("VERIFYD__WORKER__GROUPS", groups);
+    let eu = ("VERIFYD__WORKER__GROUP", "eu");
+    let settings = load(&[groups, eu]).unwrap();
+    assert_eq!(
+        settings.redis.queue_of(&settings.worker.group),
+        "verifyd.eu"
+    );
+    assert_holds(
+        &errors(&[eu]),
+        "must be a group of worker.groups ([], default): default",
+    );
+    let us = ("VERIFYD__WORKER__GROUP", "us");
+    assert_holds(&errors(&[groups, us]), ": default, eu");
+    let long = "q".repeat(62);
+    let error = errors(&[groups, ("VERIFYD__REDIS__QUEUE", long.as_str())]);
+    assert_holds(&error, "they have at most 64 characters");
+}
+
+#[test]
 fn a_sign_in_that_nobody_could_use_is_refused() {
     let issuer = ("VERIFYD__HTTP__OIDC__ISSUER", "https://login.example");
     let error = errors(&[issuer]);

@@ -98,7 +98,12 @@ impl Pipeline {
                     });
                 }
                 ClaimAnswer::NotClaimable => {
-                    metrics::counter!("verifyd_hints_without_claim_total").increment(1);
+                    match self.is_handed_over(run).await {
+                        true => metrics::counter!("verifyd_hints_handed_over_total").increment(1),
+                        false => {
+                            metrics::counter!("verifyd_hints_without_claim_total").increment(1);
+                        }
+                    }
                     return Err(Processed::NotClaimable);
                 }
                 ClaimAnswer::Locked if !was_locked => {
@@ -127,6 +132,11 @@ impl Pipeline {
                 }
             };
         }
+    }
+
+    /// Leaves a run of another group to that group. Where there are no groups, the database is not asked.
+    async fn is_handed_over(&self, run: RunId) -> bool {
+        !self.worker.settings.groups.is_empty() && self.hand_overs.hand_over(run).await
     }
 
     /// Logs a failed claim, and returns how it goes on. Only while no claim can succeed is the hint held: what fails

@@ -4,6 +4,7 @@ mod check;
 mod claim;
 mod complete;
 mod database;
+mod hand_over;
 mod outcome;
 pub(crate) mod preflight;
 mod traced;
@@ -21,6 +22,7 @@ use crate::ports::store::{AttemptEnd, Store, StoreError};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use claim::Attempt;
 use futures::FutureExt;
+use hand_over::HandOvers;
 use outcome::RunResult;
 use preflight::Preflight;
 use std::panic::AssertUnwindSafe;
@@ -105,6 +107,7 @@ pub struct Pipeline {
     store: Arc<dyn Store>,
     worker: Arc<WorkerState>,
     preflight: Preflight,
+    hand_overs: HandOvers,
     /// Admits runs that may have killed their worker.
     pub isolation: PoisonRunIsolation,
     /// Slows claims down while the database refuses them.
@@ -120,6 +123,7 @@ impl Pipeline {
         isolation: PoisonRunIsolation,
     ) -> Self {
         Self {
+            hand_overs: HandOvers::new(Arc::clone(&store)),
             store,
             worker,
             preflight,

@@ -88,6 +88,8 @@ enum Next {
     AwaitShorterQueue,
     /// A check of the schema after the usual time; no sweep before it fits.
     AwaitSchema,
+    /// The next sweep soon: another replica sweeps, perhaps for another group.
+    AwaitLock,
 }
 
 /// Sweeps, delivers, and polls while the queue is unavailable.
@@ -158,6 +160,7 @@ impl Reconciler {
             }
             let pause = match next {
                 Next::AwaitSchema => self.settings.interval,
+                Next::AwaitLock => MIN_SWEEP_INTERVAL.mul_f64(1.0 + rand::random::<f64>()),
                 // Jitter, so that replicas do not sweep at the same moment.
                 _ => self
                     .settings

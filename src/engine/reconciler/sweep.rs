@@ -41,7 +41,10 @@ impl Reconciler {
             from: self.cursor,
         };
         let Some(swept) = self.store.sweep(&policy).await? else {
-            return Ok(Next::Pause);
+            return Ok(match self.worker.settings.groups.is_empty() {
+                true => Next::Pause,
+                false => Next::AwaitLock,
+            });
         };
         self.state.forget_failures();
         self.cursor = swept.next;

@@ -108,9 +108,8 @@ impl FairScheduler {
             .store
             .oldest_run_of_each_tenant(self.after, &served, MAX_FOUND);
         let found = with_timeout(QUERY_TIMEOUT, found).await?;
-        let last = found.last().filter(|_| found.len() >= MAX_FOUND as usize);
-        self.after = last.map(|run| run.tenant);
-        Ok(found)
+        self.after = found.next;
+        Ok(found.runs)
     }
 
     /// Returns whether slots pause because the database refuses claims. They hold hints up, though no run is in flight.

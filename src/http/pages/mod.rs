@@ -25,6 +25,7 @@ mod workers;
 
 pub use settings::{PagesSettings, SecureCookie};
 
+use crate::domain::groups::WorkspaceGroups;
 use crate::engine::settings::LinkSettings;
 use crate::http::HttpSettings;
 use crate::http::body::MAX_BODY_BYTES;
@@ -60,6 +61,8 @@ pub struct Pages {
     pub links: LinkSettings,
     /// Time without a heartbeat after which a worker is dead.
     pub dead_after: Duration,
+    /// Whose workers the list of workers expects.
+    pub groups: WorkspaceGroups,
     /// `None`: people sign in with API tokens only.
     pub sign_in: Option<SignIn>,
     /// Set when the process begins to stop: live pages end.
@@ -95,6 +98,7 @@ impl Pages {
         sign_in: Option<SignIn>,
         links: LinkSettings,
         dead_after: Duration,
+        groups: WorkspaceGroups,
         stopping: CancellationToken,
     ) -> Self {
         Self {
@@ -110,6 +114,7 @@ impl Pages {
             sign_in,
             links,
             dead_after,
+            groups,
             stopping,
         }
     }

@@ -10,6 +10,7 @@ use crate::domain::access::Scope;
 use crate::domain::{EndpointId, WorkspaceId};
 use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
 use crate::operations::list_workers;
+use crate::ports::workers::alive_in_group;
 use crate::view::words::{counted, span};
 use askama::Template;
 use axum::extract::State;
@@ -40,6 +41,8 @@ struct WorkersPage {
     queued: u64,
     running: u64,
     versions: usize,
+    /// Groups without a worker that is alive.
+    unserved: Vec<String>,
     budgets: Vec<LimitedApplication>,
     /// Limited applications that are not among `budgets`.
     more_budgets: usize,
@@ -206,6 +209,10 @@ pub async fn page(
     let now = pages.clock.now();
     let webhooks = webhooks(&pages, now).await?;
     let (budgets, more_budgets) = budgets(&pages, now).await?;
+    let groups = pages.groups.names().filter(|_| !pages.groups.is_empty());
+    let unserved =
+        groups.filter(|group| alive_in_group(&workers, group, now, pages.dead_after) == 0);
+    let unserved: Vec<String> = unserved.map(ToOwned::to_owned).collect();
     let rows: Vec<Row> = workers
         .into_iter()
         .map(|w| Row {
@@ -229,6 +236,7 @@ pub async fn page(
         in_flight: alive().map(|r| r.in_flight).sum(),
         concurrency: alive().map(|r| r.concurrency).sum(),
         versions: versions.len(),
+        unserved,
         budgets,
         more_budgets,
         webhooks,

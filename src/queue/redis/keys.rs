@@ -46,6 +46,14 @@ impl Keys {
         }
     }
 
+    /// Names the keys of a group's queue. Completion events of all groups have the channel of the queue `base`.
+    pub fn of_group(queue: &str, base: &str) -> Self {
+        Self {
+            completed: Self::new(base).completed,
+            ..Self::new(queue)
+        }
+    }
+
     /// Returns the keys that exist once, that of the workers first, and the types that they have. `meta` is only a
     /// prefix, and what belongs to one delivery or worker goes with it.
     pub fn types(&self) -> [(&str, &'static str); 8] {
@@ -91,5 +99,18 @@ impl Keys {
 
     pub fn worker_metadata_prefix(&self) -> String {
         format!("{}:workers:metadata:", self.queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completions_of_all_groups_have_one_channel() {
+        let keys = Keys::of_group("q.eu", "q");
+        assert_eq!(keys.completed, "q:completed");
+        assert_eq!(keys.active, "q.eu:active");
+        assert_eq!(keys.available, "tasks:q.eu:active:available");
     }
 }

@@ -59,9 +59,11 @@ mod settings;
 pub use address::{SCHEMES, problem as address_problem};
 pub use remedy::{remedy, sentinel_remedy};
 pub use removal::{RemovalError, remove_queue, try_queue};
-pub use settings::{ConsumerSettings, RedisSettings, RedisSettingsError};
+pub use settings::{ConsumerSettings, MAX_QUEUE_NAME, RedisSettings, RedisSettingsError};
 
+use crate::domain::WorkspaceId;
 use crate::domain::completion_event::CompletionEvent;
+use crate::domain::groups::{DEFAULT_GROUP, WorkspaceGroups};
 use crate::domain::hint::Hint;
 use crate::ports::log_throttle::LogThrottle;
 use crate::ports::queue::{DeadLetter, HintHandler, Queue, QueueError, QueueHealth};
@@ -85,12 +87,21 @@ use tokio_util::sync::CancellationToken;
 /// Longest interval between two probes of the listening connection.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The queues of all groups.
+#[derive(Debug)]
+struct GroupQueues {
+    groups: WorkspaceGroups,
+    /// By the group's name.
+    keys: HashMap<String, Keys>,
+}
+
 /// A queue of one Redis server.
 #[derive(Clone, Debug)]
 pub struct RedisQueue {
     settings: Arc<RedisSettings>,
     host: String,
     keys: Keys,
+    groups: Arc<GroupQueues>,
     connections: Arc<Connections>,
     health: Arc<ConsumerHealth>,
     /// Of fetchers that failed.
@@ -106,13 +117,34 @@ impl RedisQueue {
         settings: &RedisSettings,
         host: &str,
     ) -> Result<Arc<dyn Queue>, RedisSettingsError> {
-        settings.validate()?;
+        Self::connect_in_group(settings, host, &WorkspaceGroups::default(), DEFAULT_GROUP)
+    }
+
+    /// The same for the queue of a group, which also sends hints to the queues of the others. Completion events of all
+    /// groups have one channel.
+    pub fn connect_in_group(
+        settings: &RedisSettings,
+        host: &str,
+        groups: &WorkspaceGroups,
+        group: &str,
+    ) -> Result<Arc<dyn Queue>, RedisSettingsError> {
+        let mut own = settings.clone();
+        own.queue = settings.queue_of(group);
+        own.validate()?;
         let health = Arc::new(ConsumerHealth::new(false));
-        let connections = Connections::new(settings, Arc::clone(&health))?;
+        let connections = Connections::new(&own, Arc::clone(&health))?;
+        let keys_of = |group: &str| Keys::of_group(&settings.queue_of(group), &settings.queue);
         Ok(Arc::new(Self {
-            settings: Arc::new(settings.clone()),
+            settings: Arc::new(own),
             host: host.to_owned(),
-            keys: Keys::new(&settings.queue),
+            keys: keys_of(group),
+            groups: Arc::new(GroupQueues {
+                groups: groups.clone(),
+                keys: groups
+                    .names()
+                    .map(|name| (name.to_owned(), keys_of(name)))
+                    .collect(),
+            }),
             connections: Arc::new(connections),
             health,
             fetcher_log: Arc::new(LogThrottle::new()),
@@ -139,6 +171,12 @@ impl Queue for RedisQueue {
 
     async fn send(&self, hints: &[Hint]) -> Result<(), QueueError> {
         enqueue::send(&self.connections, &self.keys, hints).await
+    }
+
+    async fn send_for(&self, workspace: WorkspaceId, hints: &[Hint]) -> Result<(), QueueError> {
+        let GroupQueues { groups, keys } = &*self.groups;
+        let keys = keys.get(groups.of(workspace)).unwrap_or(&self.keys);
+        enqueue::send(&self.connections, keys, hints).await
     }
 
     async fn depth(&self) -> Result<u64, QueueError> {

@@ -1,9 +1,13 @@
 //! The section `[redis]`.
 
 use super::address;
+use crate::domain::groups::DEFAULT_GROUP;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::time::Duration;
+
+/// Longest name of a queue, in characters.
+pub const MAX_QUEUE_NAME: usize = 64;
 
 /// Where the queue is, and the timeouts of its consumer. The defaults are in `config/default.toml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -107,10 +111,18 @@ impl RedisSettings {
         }
         let name = &self.queue;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+        if name.is_empty() || name.len() > MAX_QUEUE_NAME || !name.chars().all(plain) {
             return Err(RedisSettingsError::Queue(name.clone()));
         }
         Ok(())
+    }
+
+    /// Returns the name of the queue of a group of workspaces.
+    pub fn queue_of(&self, group: &str) -> String {
+        match group {
+            DEFAULT_GROUP => self.queue.clone(),
+            _ => format!("{}.{group}", self.queue),
+        }
     }
 
     /// Returns the time without activity after which a fetcher is stalled and restarted: longer than others

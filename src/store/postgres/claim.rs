@@ -19,6 +19,7 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{context_columns, context_state, is_claimable, is_small};
 use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment, now};
+use crate::store::groups::in_group;
 use crate::store::repeated_ids::{has_own_id, is_of_type};
 use crate::store::reused_ids::{is_before_start, set_aside};
 use crate::store::shares::{Length, Permit, limit_statements};
@@ -41,65 +42,84 @@ use uuid::Uuid;
 /// A row of NULL: an attempt was opened, and a trigger of the application has kept the run as it was.
 ///
 /// Runs are found by their ids alone, also in the other statements: see `status`.
-const CLAIM: &str = sql!(
-    "WITH wanted AS (
-        SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::float8[])
-            AS w (id, token, worker_id, max_attempts, deadline)
-    ), locked AS MATERIALIZED (
-        SELECT r.id, r.started_at FROM operation_runs r
-        WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!() " = 'queued' AND "
-    is_claimable!() " AND " has_own_id!(postgres "r")
-    " AND ($9 OR " is_small!("r.context") ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
-    ), history AS (
-        SELECT l.id, h.*, h.spent >= w.max_attempts OR h.failed >= $6 AS exhausted,
-               h.spent + 1 >= w.max_attempts AND h.lost > 0 AS last_chance
-        FROM locked l JOIN wanted w USING (id) CROSS JOIN LATERAL (
-            SELECT coalesce(max(attempt), 0) AS last,
-                   count(*) FILTER (WHERE NOT earlier) AS own,
-                   count(*) FILTER (WHERE NOT earlier AND counted) AS spent,
-                   count(*) FILTER (WHERE NOT earlier AND counted
-                                          AND end_reason = 'worker_lost') AS lost,
-                   count(*) FILTER (WHERE ended_at IS NULL
-                       OR NOT earlier AND (end_reason = 'completed' OR " is_before_start!(postgres "l")
-    ")) AS other,
-                   count(*) FILTER (WHERE " is_failed_completion!()
-    ") AS failed, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at
-            FROM verifyd.run_attempts a WHERE run_id = l.id
-        ) h
-    ), opened AS (
-        INSERT INTO verifyd.run_attempts
-            (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at)
-        SELECT h.id, h.last + 1, w.token, w.worker_id, NOT h.exhausted, c.at,
-               c.at + make_interval(secs => w.deadline)
-        FROM history h JOIN wanted w USING (id) CROSS JOIN (SELECT clock_timestamp() AS at) c
-        WHERE ($9 OR h.other = 0) AND ($8 OR NOT (h.exhausted OR h.last_chance))
-              AND (h.own = 0 OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d
-                                            WHERE d.run_id = h.id AND d.not_before > c.at))
-        RETURNING run_id, attempt, claimed_at
-    ), taken AS (
-    UPDATE operation_runs r SET status = 'running',
-        started_at = CASE WHEN h.own > 0 THEN coalesce(r.started_at, now()) ELSE now() END
-    FROM opened o JOIN history h ON h.id = o.run_id
-    WHERE r.id = o.run_id AND " is_of_type!(postgres "r")
-    " RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at,
-        o.attempt, h.own + 1 AS own_attempt, o.claimed_at, h.spent, h.exhausted,
-        h.failed >= $6 AS forced_completion,
-        coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at, "
-    context_state!("NOT $9", "$7")
-    " )
-    SELECT r.id, r.workspace_id, r.tenant_id, r.created_at, r.attempt, r.own_attempt, r.claimed_at, r.spent,
-        r.exhausted, r.forced_completion, r.first_claimed_at, " context_columns!(postgres)
-    " FROM opened o LEFT JOIN taken r ON r.id = o.run_id"
-);
+macro_rules! claim {
+    ($($in_group:tt)*) => {
+        sql!(
+            "WITH wanted AS (
+                SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::float8[])
+                    AS w (id, token, worker_id, max_attempts, deadline)
+            ), locked AS MATERIALIZED (
+                SELECT r.id, r.started_at FROM operation_runs r
+                WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!() " = 'queued' AND "
+            is_claimable!() " AND " has_own_id!(postgres "r")
+            $($in_group)* " AND ($9 OR " is_small!("r.context") ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
+            ), history AS (
+                SELECT l.id, h.*, h.spent >= w.max_attempts OR h.failed >= $6 AS exhausted,
+                       h.spent + 1 >= w.max_attempts AND h.lost > 0 AS last_chance
+                FROM locked l JOIN wanted w USING (id) CROSS JOIN LATERAL (
+                    SELECT coalesce(max(attempt), 0) AS last,
+                           count(*) FILTER (WHERE NOT earlier) AS own,
+                           count(*) FILTER (WHERE NOT earlier AND counted) AS spent,
+                           count(*) FILTER (WHERE NOT earlier AND counted
+                                                  AND end_reason = 'worker_lost') AS lost,
+                           count(*) FILTER (WHERE ended_at IS NULL
+                               OR NOT earlier AND (end_reason = 'completed' OR " is_before_start!(postgres "l")
+            ")) AS other,
+                           count(*) FILTER (WHERE " is_failed_completion!()
+            ") AS failed, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at
+                    FROM verifyd.run_attempts a WHERE run_id = l.id
+                ) h
+            ), opened AS (
+                INSERT INTO verifyd.run_attempts
+                    (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at)
+                SELECT h.id, h.last + 1, w.token, w.worker_id, NOT h.exhausted, c.at,
+                       c.at + make_interval(secs => w.deadline)
+                FROM history h JOIN wanted w USING (id) CROSS JOIN (SELECT clock_timestamp() AS at) c
+                WHERE ($9 OR h.other = 0) AND ($8 OR NOT (h.exhausted OR h.last_chance))
+                      AND (h.own = 0 OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d
+                                                    WHERE d.run_id = h.id AND d.not_before > c.at))
+                RETURNING run_id, attempt, claimed_at
+            ), taken AS (
+            UPDATE operation_runs r SET status = 'running',
+                started_at = CASE WHEN h.own > 0 THEN coalesce(r.started_at, now()) ELSE now() END
+            FROM opened o JOIN history h ON h.id = o.run_id
+            WHERE r.id = o.run_id AND " is_of_type!(postgres "r")
+            " RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at,
+                o.attempt, h.own + 1 AS own_attempt, o.claimed_at, h.spent, h.exhausted,
+                h.failed >= $6 AS forced_completion,
+                coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at, "
+            context_state!("NOT $9", "$7")
+            " )
+            SELECT r.id, r.workspace_id, r.tenant_id, r.created_at, r.attempt, r.own_attempt, r.claimed_at, r.spent,
+                r.exhausted, r.forced_completion, r.first_claimed_at, " context_columns!(postgres)
+            " FROM opened o LEFT JOIN taken r ON r.id = o.run_id"
+        )
+    };
+}
+
+const CLAIM: &str = claim!();
+
+/// `$10`, `$11`: the group.
+const CLAIM_IN_GROUP: &str = claim!(" AND " in_group!(postgres "r.workspace_id", "$10", "$11"));
 
 /// Of those that were not claimed: the ones that are still queued, and whether they are not due yet.
-const STILL_QUEUED: &str = sql!(
-    "SELECT r.id, EXISTS (SELECT FROM verifyd.run_attempts a WHERE a.run_id = r.id AND NOT a.earlier)
-            AND EXISTS (SELECT FROM verifyd.run_deliveries d
-                        WHERE d.run_id = r.id AND d.not_before > now())
-     FROM operation_runs r WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!()
-    " = 'queued' AND " is_claimable!() " AND " has_own_id!(postgres "r")
-);
+macro_rules! still_queued {
+    ($($in_group:tt)*) => {
+        sql!(
+            "SELECT r.id, EXISTS (SELECT FROM verifyd.run_attempts a WHERE a.run_id = r.id AND NOT a.earlier)
+                    AND EXISTS (SELECT FROM verifyd.run_deliveries d
+                                WHERE d.run_id = r.id AND d.not_before > now())
+             FROM operation_runs r WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!()
+            " = 'queued' AND " is_claimable!() " AND " has_own_id!(postgres "r") $($in_group)*
+        )
+    };
+}
+
+const STILL_QUEUED: &str = still_queued!();
+
+/// `$2`, `$3`: the group.
+const STILL_QUEUED_IN_GROUP: &str =
+    still_queued!(" AND " in_group!(postgres "r.workspace_id", "$2", "$3"));
 
 /// Whether a batch can read the context of the run.
 const IS_SMALL: &str = sql!(
@@ -107,10 +127,20 @@ const IS_SMALL: &str = sql!(
 );
 
 /// Locks the run, unless another transaction does.
-const LOCK_QUEUED: &str = sql!(
-    "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
-    " AND r.status = 'queued' FOR NO KEY UPDATE SKIP LOCKED"
-);
+macro_rules! lock_queued {
+    ($($in_group:tt)*) => {
+        sql!(
+            "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
+            " AND r.status = 'queued'" $($in_group)* " FOR NO KEY UPDATE SKIP LOCKED"
+        )
+    };
+}
+
+const LOCK_QUEUED: &str = lock_queued!();
+
+/// `$2`, `$3`: the group.
+const LOCK_QUEUED_IN_GROUP: &str =
+    lock_queued!(" AND " in_group!(postgres "r.workspace_id", "$2", "$3"));
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
 const SUPERSEDE: &str = "
@@ -204,7 +234,13 @@ impl PostgresStore {
             if length == Length::Short {
                 limit_statements(&mut self.shared(&mut *tx)).await?;
             }
-            let lock = self.scalar::<i32>(LOCK_QUEUED).bind(run.0);
+            let group = self.in_process.group.get();
+            let lock = self.scalar::<i32>(group.map_or(LOCK_QUEUED, |_| LOCK_QUEUED_IN_GROUP));
+            let lock = lock.bind(run.0);
+            let lock = match group {
+                Some(group) => lock.bind(&group.listed).bind(group.has_listed),
+                None => lock,
+            };
             if lock.fetch_optional(&mut *tx).await?.is_none() {
                 let queued = self.still_queued_runs(tx, vec![run.0]).await?;
                 return Ok(End::Rollback(match queued.get(&run.0) {
@@ -262,8 +298,10 @@ impl PostgresStore {
         let column = |of: fn(&ClaimRequest) -> i64| calls.iter().map(of).collect::<Vec<i64>>();
         let workers: Vec<&str> = calls.iter().map(|c| c.worker.0.as_str()).collect();
         let deadlines = calls.iter().map(|c| seconds(c.policy.lease));
-        let rows = self
-            .sql(CLAIM)
+        // A run that is prepared was found to be of the group before.
+        let group = self.in_process.group.get().filter(|_| !prepared);
+        let claim = self.sql(group.map_or(CLAIM, |_| CLAIM_IN_GROUP));
+        let claim = claim
             .bind(column(|c| c.run.0))
             .bind(&tokens)
             .bind(workers)
@@ -272,9 +310,12 @@ impl PostgresStore {
             .bind(i64::from(MAX_FAILED_COMPLETIONS))
             .bind(self.in_process.context_bytes)
             .bind(calls.iter().all(|c| c.policy.isolated))
-            .bind(prepared)
-            .fetch_all(tx)
-            .await?;
+            .bind(prepared);
+        let claim = match group {
+            Some(group) => claim.bind(&group.listed).bind(group.has_listed),
+            None => claim,
+        };
+        let rows = claim.fetch_all(tx).await?;
         let mut claims: Vec<Option<Claim>> = calls.iter().map(|_| None).collect();
         for row in &rows {
             if row.try_get::<Option<i64>, _>("id")?.is_none() {
@@ -315,7 +356,7 @@ impl PostgresStore {
         Ok(claims)
     }
 
-    /// Which of these runs are queued, and whether they are not due yet.
+    /// Which of these runs are queued, in the group, and whether they are not due yet.
     async fn still_queued_runs(
         &self,
         tx: &mut PgConnection,
@@ -324,7 +365,14 @@ impl PostgresStore {
         if runs.is_empty() {
             return Ok(HashMap::new());
         }
-        let queued: Vec<(i64, bool)> = self.rows(STILL_QUEUED).bind(runs).fetch_all(tx).await?;
+        let group = self.in_process.group.get();
+        let queued = self.rows(group.map_or(STILL_QUEUED, |_| STILL_QUEUED_IN_GROUP));
+        let queued = queued.bind(runs);
+        let queued = match group {
+            Some(group) => queued.bind(&group.listed).bind(group.has_listed),
+            None => queued,
+        };
+        let queued: Vec<(i64, bool)> = queued.fetch_all(tx).await?;
         Ok(queued.into_iter().collect())
     }
 

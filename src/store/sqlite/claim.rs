@@ -14,6 +14,7 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{context_columns, is_claimable};
 use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment};
+use crate::store::groups::in_group;
 use crate::store::reused_ids::{is_before_start, set_aside};
 use crate::store::sql::sql;
 use async_trait::async_trait;
@@ -39,33 +40,43 @@ macro_rules! is_due {
 /// `$2`: limit of failed completions; `$3`: whether the runs are isolated; `$4`: whether each was prepared
 /// before. If not, it skips runs with an open attempt, and those with attempts of an earlier run, which have
 /// to be ended or set aside first.
-const OPEN_ATTEMPTS: &str = sql!(
-    "WITH wanted AS MATERIALIZED (
-        SELECT value ->> 0 AS id, value ->> 1 AS token, value ->> 2 AS worker_id,
-               value ->> 3 AS max_attempts, value ->> 4 AS deadline FROM json_each($1)
-    ), history AS MATERIALIZED (
-        SELECT w.*, coalesce(max(a.attempt), 0) AS last,
-               count(*) FILTER (WHERE a.counted AND NOT a.earlier) AS spent,
-               count(*) FILTER (WHERE a.counted AND NOT a.earlier
-                                      AND a.end_reason = 'worker_lost') AS lost,
-               count(*) FILTER (WHERE a.attempt IS NOT NULL AND (a.ended_at IS NULL
-                   OR NOT a.earlier AND (a.end_reason = 'completed' OR " is_before_start!(sqlite "r")
-    "))) AS other,
-               count(*) FILTER (WHERE " is_failed_completion!() ") AS failed
-        FROM wanted w CROSS JOIN operation_runs r ON r.id = w.id
-            LEFT JOIN verifyd_run_attempts a ON a.run_id = w.id
-        WHERE r.type = " run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND "
-    is_due!("$4") " GROUP BY w.id
-    ), judged AS MATERIALIZED (
-        SELECT *, spent >= max_attempts OR failed >= $2 AS exhausted,
-               spent + 1 >= max_attempts AND lost > 0 AS last_chance FROM history
-    )
-    INSERT INTO verifyd_run_attempts
-        (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at)
-    SELECT id, last + 1, token, worker_id, NOT exhausted, " now!() ", " now_moved_by!("deadline")
-    " FROM judged WHERE ($4 OR other = 0) AND ($3 OR NOT (exhausted OR last_chance))
-     RETURNING run_id, attempt, claimed_at, counted"
-);
+macro_rules! open_attempts {
+    ($($in_group:tt)*) => {
+        sql!(
+            "WITH wanted AS MATERIALIZED (
+                SELECT value ->> 0 AS id, value ->> 1 AS token, value ->> 2 AS worker_id,
+                       value ->> 3 AS max_attempts, value ->> 4 AS deadline FROM json_each($1)
+            ), history AS MATERIALIZED (
+                SELECT w.*, coalesce(max(a.attempt), 0) AS last,
+                       count(*) FILTER (WHERE a.counted AND NOT a.earlier) AS spent,
+                       count(*) FILTER (WHERE a.counted AND NOT a.earlier
+                                              AND a.end_reason = 'worker_lost') AS lost,
+                       count(*) FILTER (WHERE a.attempt IS NOT NULL AND (a.ended_at IS NULL
+                           OR NOT a.earlier AND (a.end_reason = 'completed' OR " is_before_start!(sqlite "r")
+            "))) AS other,
+                       count(*) FILTER (WHERE " is_failed_completion!() ") AS failed
+                FROM wanted w CROSS JOIN operation_runs r ON r.id = w.id
+                    LEFT JOIN verifyd_run_attempts a ON a.run_id = w.id
+                WHERE r.type = " run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND "
+            is_due!("$4") $($in_group)* " GROUP BY w.id
+            ), judged AS MATERIALIZED (
+                SELECT *, spent >= max_attempts OR failed >= $2 AS exhausted,
+                       spent + 1 >= max_attempts AND lost > 0 AS last_chance FROM history
+            )
+            INSERT INTO verifyd_run_attempts
+                (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at)
+            SELECT id, last + 1, token, worker_id, NOT exhausted, " now!() ", " now_moved_by!("deadline")
+            " FROM judged WHERE ($4 OR other = 0) AND ($3 OR NOT (exhausted OR last_chance))
+             RETURNING run_id, attempt, claimed_at, counted"
+        )
+    };
+}
+
+const OPEN_ATTEMPTS: &str = open_attempts!();
+
+/// `$5`, `$6`: the group.
+const OPEN_ATTEMPTS_IN_GROUP: &str =
+    open_attempts!(" AND " in_group!(sqlite "r.workspace_id", "$5", "$6"));
 
 /// Claims the runs and returns their attempts, the new one included. `$2`: limit of failed completions.
 const TAKE_RUNS: &str = sql!(
@@ -92,10 +103,20 @@ const CONTEXTS: &str = sql!(
 );
 
 /// Of those that were not claimed: the ones that may yet be.
-const STILL_QUEUED: &str = sql!(
-    "SELECT r.id FROM json_each($1) w CROSS JOIN operation_runs r ON r.id = w.value WHERE r.type = "
-    run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND " is_due!("$2")
-);
+macro_rules! still_queued {
+    ($($in_group:tt)*) => {
+        sql!(
+            "SELECT r.id FROM json_each($1) w CROSS JOIN operation_runs r ON r.id = w.value WHERE r.type = "
+            run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND " is_due!("$2") $($in_group)*
+        )
+    };
+}
+
+const STILL_QUEUED: &str = still_queued!();
+
+/// `$3`, `$4`: the group.
+const STILL_QUEUED_IN_GROUP: &str =
+    still_queued!(" AND " in_group!(sqlite "r.workspace_id", "$3", "$4"));
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
 const SUPERSEDE: &str = sql!(
@@ -135,6 +156,14 @@ impl ClaimByItself for SqliteStore {
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
         let (run, isolated) = (call.run, call.policy.isolated);
         self.transaction_with_end(async |tx| {
+            if self.in_process.group.get().is_some()
+                && self
+                    .still_queued_runs(tx, &[run.0], false)
+                    .await?
+                    .is_empty()
+            {
+                return Ok(End::Rollback(ClaimAnswer::NotClaimable));
+            }
             if let Some(claim) = self.claim_prepared(tx, call).await? {
                 return Ok(End::Commit(ClaimAnswer::Claimed(Box::new(claim))));
             }
@@ -182,13 +211,21 @@ impl SqliteStore {
                 modifier('+', call.policy.lease),
             )
         });
-        let opened: Vec<(i64, i32, DateTime<Utc>, bool)> = sqlx::query_as(OPEN_ATTEMPTS)
+        // A run that is prepared was found to be of the group before.
+        let group = self.in_process.group.get().filter(|_| !prepared);
+        let open = sqlx::query_as(group.map_or(OPEN_ATTEMPTS, |_| OPEN_ATTEMPTS_IN_GROUP));
+        let open = open
             .bind(json_list(wanted)?)
             .bind(MAX_FAILED_COMPLETIONS)
             .bind(calls.iter().all(|c| c.policy.isolated))
-            .bind(prepared)
-            .fetch_all(&mut *tx)
-            .await?;
+            .bind(prepared);
+        let open = match group {
+            Some(group) => open
+                .bind(json_list(group.listed.iter())?)
+                .bind(group.has_listed),
+            None => open,
+        };
+        let opened: Vec<(i64, i32, DateTime<Utc>, bool)> = open.fetch_all(&mut *tx).await?;
         let rows = sqlx::query(TAKE_RUNS)
             .bind(json_list(opened.iter().map(|(run, ..)| run))?)
             .bind(MAX_FAILED_COMPLETIONS)
@@ -254,7 +291,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Which of these runs are queued and due.
+    /// Which of these runs are queued, in the group, and due.
     async fn still_queued_runs(
         &self,
         tx: &mut SqliteConnection,
@@ -264,7 +301,15 @@ impl SqliteStore {
         if runs.is_empty() {
             return Ok(Vec::new());
         }
-        let queued = sqlx::query_scalar(STILL_QUEUED).bind(json_list(runs.iter())?);
-        Ok(queued.bind(prepared).fetch_all(tx).await?)
+        let group = self.in_process.group.get();
+        let queued = sqlx::query_scalar(group.map_or(STILL_QUEUED, |_| STILL_QUEUED_IN_GROUP));
+        let queued = queued.bind(json_list(runs.iter())?).bind(prepared);
+        let queued = match group {
+            Some(group) => queued
+                .bind(json_list(group.listed.iter())?)
+                .bind(group.has_listed),
+            None => queued,
+        };
+        Ok(queued.fetch_all(tx).await?)
     }
 }

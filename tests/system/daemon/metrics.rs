@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use verifyd::telemetry::build_info::BUILD;
 
 /// Waits until the metrics have this line.
-async fn has_line(daemon: &Daemon, line: &str) {
+pub async fn has_line(daemon: &Daemon, line: &str) {
     until(line, async || {
         let (_, metrics) = daemon.get("/metrics").await;
         metrics.lines().any(|there| there == line)

@@ -12,6 +12,7 @@ mod doctor_sessions;
 mod drain;
 mod fair_queuing;
 mod foreign_locks;
+mod groups;
 mod library_lines;
 mod memory;
 mod metrics;

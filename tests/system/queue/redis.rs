@@ -8,6 +8,8 @@ use test_support::redis_server::{
     command, connection, enqueue, keys_of, random_queue, redis_url, remove_queue,
 };
 use test_support::waiting;
+use verifyd::domain::WorkspaceId;
+use verifyd::domain::groups::{DEFAULT_GROUP, WorkspaceGroup, WorkspaceGroups};
 use verifyd::ports::queue::Queue;
 use verifyd::queue::redis::{ConsumerSettings, RedisQueue, RedisSettings};
 
@@ -53,6 +55,25 @@ async fn rarely_looked_at() -> (Subject, impl Future<Output = ()>) {
 }
 
 conformance!(rarely_looked_at(); an_idle_consumer_is_woken);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_of_a_group_go_to_its_queue() {
+    let (url, name) = (redis_url(), random_queue());
+    let settings = settings(&url, &name);
+    let groups = WorkspaceGroups::new(vec![WorkspaceGroup {
+        name: "eu".to_owned(),
+        workspaces: vec![WorkspaceId(2)],
+    }]);
+    let open = |group| RedisQueue::connect_in_group(&settings, "test-host", &groups, group);
+    let (rest, eu) = (open(DEFAULT_GROUP).unwrap(), open("eu").unwrap());
+    rest.send_for(WorkspaceId(2), &hints(1..=2)).await.unwrap();
+    eu.send_for(WorkspaceId(1), &hints(3..=3)).await.unwrap();
+    assert_eq!(eu.depth().await.unwrap(), 2);
+    assert_eq!(rest.depth().await.unwrap(), 1);
+    for queue in [name.clone(), format!("{name}.eu")] {
+        remove_queue(&url, &queue).await;
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nine_thousand_hints_at_once_all_arrive() {

@@ -31,7 +31,7 @@ async fn turns(bed: &Bed, after: Option<i64>, except: &[i64], most: u32) -> Vec<
         .store
         .oldest_run_of_each_tenant(after.map(TenantId), &except, most)
         .await;
-    let found = found.unwrap().into_iter();
+    let found = found.unwrap().runs.into_iter();
     found.map(|turn| (turn.tenant.0, turn.run)).collect()
 }
 

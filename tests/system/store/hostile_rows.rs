@@ -370,6 +370,7 @@ pub async fn what_can_never_be_claimed_costs_nobody_anything(bed: &Bed) {
             .oldest_run_of_each_tenant(None, &[], 10)
             .await
             .unwrap()
+            .runs
             .len(),
         0
     );

@@ -23,6 +23,7 @@ mod errors;
 mod failing_batches;
 mod fair_queuing;
 mod fixtures;
+mod groups;
 mod guards;
 mod hostile_connections;
 mod hostile_rows;
@@ -208,6 +209,15 @@ runs {
         only_runs_that_are_due_and_ours_are_next,
         runs_that_can_never_be_claimed_keep_their_tenant_in_the_queue,
         tenants_without_a_connection_share_one_place;
+    groups:
+        each_group_claims_and_dispatches_its_own_runs,
+        a_hint_of_another_group_is_handed_over,
+        waiting_runs_of_other_groups_hold_up_no_sweep,
+        a_dead_workers_run_is_queued_by_any_group_and_dispatched_by_its_own,
+        a_group_without_workers_keeps_no_delivery_of_a_run_that_is_gone,
+        fair_queuing_chooses_runs_of_the_group,
+        tenants_of_other_groups_are_passed_a_part_at_a_time,
+        runs_of_any_group_show_whether_writing_works;
 }
 others {
     budgets:

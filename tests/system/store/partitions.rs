@@ -347,7 +347,7 @@ async fn runs_that_share_an_id_cost_nobody_anything() {
     let waiting_longest = bed.store.longest_waiting(&Binding::EVERYTHING, 10).await;
     assert_eq!(waiting_longest.unwrap().len(), 2);
     let next = bed.store.oldest_run_of_each_tenant(None, &[], 10).await;
-    let next: Vec<RunId> = next.unwrap().iter().map(|oldest| oldest.run).collect();
+    let next: Vec<RunId> = next.unwrap().runs.iter().map(|oldest| oldest.run).collect();
     assert_eq!(next, [recorded.run_id]);
     let shown: Vec<RunId> = healthy.into_iter().rev().collect();
     let shown = [shown, repeated.into_iter().rev().collect()].concat();
