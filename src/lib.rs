@@ -1,8 +1,10 @@
 //! verifyd: a queue-driven worker daemon that checks whether a customer's provider connection
 //! really works.
 //!
-//! `domain` ← `ports` ← `engine` ← `operations` ← surfaces: `http`, `cli`, `producer`, which show `view`s of the domain.
-//! `domain` ← `ports` ← adapters: `store`, `queue`, `provider`, `credentials`, `notify`; some use `files` and `outbound`.
+//! `domain` ← `ports` ← `engine` ← `operations` ← surfaces: `http`, `cli`, `producer`, which show `view`s of the
+//! domain.
+//! `domain` ← `ports` ← adapters: `store`, `queue`, `provider`, `credentials`, `notify`; some use `files` and
+//! `outbound`.
 //! `app` joins them; `config`, `telemetry` and `debug` serve the whole process. See `docs/explanation/architecture.md`.
 
 pub mod app;

@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 /// Names the socket of the service manager.
 const SOCKET: &str = "NOTIFY_SOCKET";
 
-/// Pause between two looks at the status.
+/// Pause between two readings of the status.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Reports that the process is ready, then watchdog notifications, its status and its stop, until `end`. The watchdog goes
-/// on while the process drains.
+/// Reports that the process is ready, then watchdog notifications, its status and its stop, until `end`. The
+/// notifications go on while the process drains.
 pub async fn report(health: Arc<Health>, end: CancellationToken) {
     if std::env::var_os(SOCKET).is_none() {
         return;

@@ -28,8 +28,8 @@ const JITTER: f64 = 0.2;
 #[derive(Debug, Default)]
 pub struct SchemaWatch {
     seen: Mutex<Seen>,
-    /// One looks at a time; the others wait for what it finds.
-    looking: tokio::sync::Mutex<()>,
+    /// One check at a time; the others wait for its result.
+    checking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -88,11 +88,11 @@ impl SchemaWatch {
         self.seen.lock().changed_at
     }
 
-    /// Looks at the schema, and in detail only where its mark is not the one that fitted, or where runs have been
-    /// refused for long.
-    pub async fn look(&self, store: &dyn Store, is_suspect: bool) -> Result<(), StoreError> {
-        let _guard = self.looking.lock().await;
-        // First the mark: what changes after it is found by the next look.
+    /// Checks the mark of the schema, and the schema itself only where that is not the one that fitted, or where runs
+    /// have been refused for long.
+    pub async fn check(&self, store: &dyn Store, is_suspect: bool) -> Result<(), StoreError> {
+        let _guard = self.checking.lock().await;
+        // First the mark: what changes after it is found by the next check.
         let mark = store.schema_mark().await?;
         let (fits, known) = (self.fits(), self.seen.lock().mark.clone());
         if fits && known.as_ref() == Some(&mark) && !is_suspect {
@@ -100,7 +100,7 @@ impl SchemaWatch {
         }
         let findings = store.inspect().await?;
         let mut problem = findings.into_iter().find(|finding| finding.fatal);
-        // The start of the process has tried it just before the first look.
+        // The start of the process has tried it just before the first check.
         if problem.is_none() && known.is_some() {
             if self.awaits_try(&mark) {
                 return Ok(());
@@ -200,9 +200,9 @@ impl SchemaWatch {
         seen.problem = problem;
     }
 
-    /// Looks at the schema after a statement failed because of it.
+    /// Checks the schema after a statement failed because of it.
     pub async fn state(&self, store: &dyn Store) -> SchemaState {
-        if let Err(error) = self.look(store, false).await {
+        if let Err(error) = self.check(store, false).await {
             tracing::debug!(%error, "cannot inspect the schema");
         }
         let seen = self.seen.lock();
@@ -249,7 +249,7 @@ mod tests {
     async fn refused_writes_are_tried_less_and_less_often_until_the_mark_changes() {
         let watch = SchemaWatch::default();
         let mut tries = 0;
-        // As the reconciler looks.
+        // As often as the reconciler checks.
         for _ in 0..600 {
             if watch.is_try_due("a") {
                 tries += 1;

@@ -16,10 +16,10 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Time between two looks for what other processes have recorded, and for what is due again. What this process records
+/// Pause between two reads of what other processes have recorded, and of what is due again. What this process records
 /// it sends at once.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// Shortest time between two looks for due deliveries, however many are recorded meanwhile.
+/// Shortest pause between two reads of due deliveries, however many are recorded meanwhile.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest time between two rounds that give up and delete old deliveries.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);

@@ -2,14 +2,13 @@
 
 use super::OperationError;
 use super::start_check::is_known;
-use super::text::text;
+use super::text::name;
 use crate::domain::access::Binding;
 use crate::domain::audit::Origin;
 use crate::domain::connection::{ConnectionStatus, NewConnection};
 use crate::domain::credential::Credential;
 use crate::domain::link::is_guid;
-use crate::domain::overview::{ConnectionState, NAME_CHARS};
-use crate::domain::report::redact;
+use crate::domain::overview::ConnectionState;
 use crate::domain::{ConnectionId, TenantId, WorkspaceId};
 use crate::ports::provider::Providers;
 use crate::ports::store::Store;
@@ -52,7 +51,7 @@ pub async fn add_connection(
         }
     }
     let display_name = match &request.display_name {
-        Some(name) => Some(text("display_name", name, NAME_CHARS, false)?),
+        Some(given) => Some(name("display_name", given)?),
         None => None,
     };
     let provider = providers.get(&request.provider).ok_or_else(|| {
@@ -76,7 +75,7 @@ pub async fn add_connection(
         workspace_id: request.workspace_id,
         tenant_id: request.tenant_id,
         provider: request.provider.clone(),
-        display_name: display_name.map(|name| redact::clean(&name, NAME_CHARS)),
+        display_name,
         entra_tenant_id: request.entra_tenant_id.to_ascii_lowercase(),
         client_id: request.client_id.to_ascii_lowercase(),
         cloud,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Between two looks at a run.
+/// Pause between two reads of a run.
 const POLL: Duration = Duration::from_millis(100);
 
 /// Reads the row of a run.

@@ -1,6 +1,8 @@
 //! Texts of people: their length and characters.
 
 use super::OperationError;
+use crate::domain::overview::NAME_CHARS;
+use crate::domain::report::redact;
 
 /// Returns the text without white space around it. Refuses one that is empty or longer than `chars`, and control
 /// characters; with `lines` tabs and line breaks are none.
@@ -28,4 +30,11 @@ pub(super) fn text(
         return Err(OperationError::not_allowed(field, problem, allowed));
     }
     Ok(value.to_owned())
+}
+
+/// Returns a name that lists show: one line of `text`, with U+FFFD for characters that are invisible or change the
+/// direction.
+pub(super) fn name(field: &'static str, value: &str) -> Result<String, OperationError> {
+    let value = text(field, value, NAME_CHARS, false)?;
+    Ok(redact::clean(&value, NAME_CHARS))
 }

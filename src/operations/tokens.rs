@@ -2,11 +2,10 @@
 
 use super::OperationError;
 use super::acknowledge::future;
-use super::text::text;
+use super::text;
 use crate::domain::TokenId;
 use crate::domain::access::{Binding, PERSON_PREFIX, Scope};
 use crate::domain::audit::Origin;
-use crate::domain::overview::NAME_CHARS;
 use crate::domain::token;
 use crate::ports::access::{NewToken, TokenRecord};
 use crate::ports::store::Store;
@@ -30,7 +29,7 @@ pub async fn create_token(
     by: &Origin,
     now: DateTime<Utc>,
 ) -> Result<(TokenRecord, SecretString), OperationError> {
-    let name = text("name", &request.name, NAME_CHARS, false)?;
+    let name = text::name("name", &request.name)?;
     if name.starts_with(PERSON_PREFIX.trim_end()) {
         let problem = "names of people who sign in with OpenID Connect begin with oidc:";
         return Err(OperationError::not_allowed("name", problem, "another name"));

@@ -1,9 +1,8 @@
 //! Endpoints of webhooks: add one, replace its secret, enable, disable or remove it, send again.
 
 use super::OperationError;
-use super::text::text;
+use super::text::name;
 use crate::domain::audit::Origin;
-use crate::domain::overview::NAME_CHARS;
 use crate::domain::webhook::{DisabledReason, WebhookBinding};
 use crate::domain::{DeliveryId, EndpointId};
 use crate::ports::store::Store;
@@ -28,7 +27,8 @@ pub async fn add_endpoint(
     let url = addresses.admit(&new.url);
     let url = url.map_err(|problem| OperationError::invalid("url", problem))?;
     let description = new.description.as_deref();
-    let description = description.map(|given| text("description", given, NAME_CHARS, false));
+    let description = description.filter(|given| !given.trim().is_empty());
+    let description = description.map(|given| name("description", given));
     let new = NewEndpoint {
         url,
         description: description.transpose()?,

@@ -29,9 +29,9 @@ pub(super) const MAX_STREAMS: usize = 100;
 /// server chooses.
 const FIRST_STREAMS: usize = 17;
 
-/// Time between two looks for the peer's limit; twice as long each time.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LONGEST_LOOK: Duration = Duration::from_millis(200);
+/// Pause before the peer's limit is read again; twice as long each time.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(2);
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Bytes of bodies that wait for their reader, for a connection and for one of its streams.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -113,8 +113,8 @@ impl Opened {
         });
         let shared = Arc::clone(&load);
         tokio::spawn(async move {
-            let mut pause = FIRST_LOOK;
-            let mut look = Box::pin(tokio::time::sleep(pause));
+            let mut pause = MIN_POLL_INTERVAL;
+            let mut timer = Box::pin(tokio::time::sleep(pause));
             let mut is_settled = false;
             let ended = std::future::poll_fn(|cx| {
                 let polled = Pin::new(&mut connection).poll(cx);
@@ -129,9 +129,9 @@ impl Opened {
                     }
                 }
                 // Nothing else wakes this task when the peer's settings arrive.
-                while !is_settled && look.as_mut().poll(cx).is_ready() {
-                    pause = (2 * pause).min(LONGEST_LOOK);
-                    look.as_mut().reset(tokio::time::Instant::now() + pause);
+                while !is_settled && timer.as_mut().poll(cx).is_ready() {
+                    pause = (2 * pause).min(MAX_POLL_INTERVAL);
+                    timer.as_mut().reset(tokio::time::Instant::now() + pause);
                 }
                 polled
             });

@@ -37,9 +37,9 @@ pub enum Mechanism {
     StatusCheckOfRelease,
     /// `status = 'queued'` of CLAIM, tested on the row that it changes.
     ClaimCompareAndSet,
-    /// `h.spent >= w.most` of CLAIM.
+    /// `h.spent >= w.max_attempts` of CLAIM.
     AttemptLimit,
-    /// `h.spent + 1 >= w.most AND h.lost > 0` of CLAIM.
+    /// `h.spent + 1 >= w.max_attempts AND h.lost > 0` of CLAIM.
     LastChanceIsolated,
     /// `exhausted` in the same place.
     ExhaustedIsolated,

@@ -61,7 +61,7 @@ fn a_former_key_is_none_any_more_and_leads_to_keys_that_are() {
     }
 }
 
-/// Of constants that other folders keep to themselves, nothing is known here.
+/// Private constants of other modules are not compared.
 #[test]
 fn the_text_about_a_constant_has_its_value() {
     let settings = load(&[]).unwrap();
@@ -78,7 +78,7 @@ fn the_text_about_a_constant_has_its_value() {
         ("http.body_timeout", text(http.body)),
         ("http.write_timeout", text(http.write)),
         ("http.api.request_timeout", text(http.request)),
-        ("pages.live_interval", text(live.look)),
+        ("pages.live_interval", text(live.poll_interval)),
         ("pages.heartbeat", text(live.keep_alive)),
         (
             "webhooks.circuit_failures",

@@ -102,7 +102,7 @@ pub struct Reconciler {
     state: Arc<ReconcilerState>,
     consumer: ConsumerWatch,
     polling: Polling,
-    /// Where the next sweep looks.
+    /// Where the next sweep begins.
     cursor: SweepCursor,
     /// Dead letters as of the last sweep.
     dead_letters: u64,
@@ -254,12 +254,12 @@ impl Reconciler {
         AbortOnDropHandle::new(tokio::spawn(async move {
             let refusals = &worker.refusals;
             let is_suspect = refusals.last_longer_than(worker.settings.dead_after);
-            let look = worker.schema.look(store.as_ref(), is_suspect);
-            let looked = with_timeout(SWEEP_TIMEOUT, look).await;
+            let check = worker.schema.check(store.as_ref(), is_suspect);
+            let checked = with_timeout(SWEEP_TIMEOUT, check).await;
             if is_suspect {
                 refusals.tested();
             }
-            if let Err(error) = looked {
+            if let Err(error) = checked {
                 // The sweep logs it, too, as a warning.
                 tracing::debug!(%error, "cannot inspect the schema");
             }

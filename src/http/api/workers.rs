@@ -21,14 +21,14 @@ pub struct Workers {
 
 /// The worker processes
 ///
-/// They belong to no workspace, so the token must not be bound to one.
+/// They belong to no workspace. A token with `admin` that is bound, as earlier builds made them, gets 404.
 #[utoipa::path(
     get,
     path = "/workers",
     tag = "installation",
     responses(
         (status = 200, description = "All that sent a heartbeat within the last day", body = Workers),
-        (status = 404, description = "The token is bound to a workspace", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "A token with `admin` that is bound, as earlier builds made them", body = super::problem::ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn list_workers(

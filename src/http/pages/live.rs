@@ -26,7 +26,7 @@ use tokio::time::Instant;
 /// disappeared, hold none for longer.
 const LIFETIME: Duration = Duration::from_secs(300);
 
-/// Runs that are looked at for something new in a list.
+/// Runs that are read for something new in a list.
 const LATEST: u32 = 20;
 
 /// What a stream watches.
@@ -109,8 +109,8 @@ impl Watch {
             if Instant::now() >= self.until {
                 return None;
             }
-            // A failed read is repeated at the next look.
-            if let Ok(now) = self.look().await {
+            // A failed read is repeated after the pause.
+            if let Ok(now) = self.read().await {
                 let first = self.seen.is_none();
                 if now.over {
                     self.done = true;
@@ -125,12 +125,12 @@ impl Watch {
                     return Some(Event::default().event(name).data(mark));
                 }
             }
-            tokio::time::sleep(self.pages.settings.live.look).await;
+            tokio::time::sleep(self.pages.settings.live.poll_interval).await;
         }
         None
     }
 
-    async fn look(&self) -> Result<Seen, StoreError> {
+    async fn read(&self) -> Result<Seen, StoreError> {
         let store = &self.pages.store;
         // A session that was logged out, or whose token was revoked, gets no further events.
         if store

@@ -19,8 +19,8 @@ pub struct PagesSettings {
 /// What a live page does by the clock.
 #[derive(Clone, Copy, Debug)]
 pub struct LiveIntervals {
-    /// How often it looks for something new.
-    pub look: Duration,
+    /// Pause between two reads of the state.
+    pub poll_interval: Duration,
     /// How often it sends a comment, so that no proxy closes the connection: most wait for a minute.
     pub keep_alive: Duration,
 }
@@ -28,7 +28,7 @@ pub struct LiveIntervals {
 impl Default for LiveIntervals {
     fn default() -> Self {
         Self {
-            look: Duration::from_secs(1),
+            poll_interval: Duration::from_secs(1),
             keep_alive: Duration::from_secs(15),
         }
     }

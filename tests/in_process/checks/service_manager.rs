@@ -21,7 +21,7 @@ async fn next_message(socket: &UnixDatagram) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stuck_process_gives_no_sign_of_life() {
+async fn a_stuck_process_sends_no_watchdog_notification() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("notify");
     let environment = [
@@ -29,7 +29,7 @@ async fn a_stuck_process_gives_no_sign_of_life() {
         ("WATCHDOG_USEC", OsStr::new("100000")),
     ];
     if !own_process::entered(
-        test_name!(a_stuck_process_gives_no_sign_of_life),
+        test_name!(a_stuck_process_sends_no_watchdog_notification),
         &environment,
     ) {
         return;

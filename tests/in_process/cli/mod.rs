@@ -18,6 +18,7 @@ mod first_report;
 mod generated;
 mod migrate;
 mod modules;
+mod names;
 mod refusals;
 
 #[test]

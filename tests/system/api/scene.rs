@@ -127,7 +127,7 @@ impl Scene {
         let world = World::with(|settings| {
             settings.http.api.requests_per_minute = 1_000_000;
             settings.http.api.anonymous_requests_per_minute = 1_000_000;
-            settings.pages.live.look = Duration::from_millis(100);
+            settings.pages.live.poll_interval = Duration::from_millis(100);
             settings.http.timeouts.request = Duration::from_secs(120);
             change(settings);
         })

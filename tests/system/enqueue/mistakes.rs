@@ -21,7 +21,7 @@ fn doctor(bench: &Bench, part: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn payloads_that_are_no_hints_are_put_aside_and_shown() {
+async fn payloads_that_are_no_hints_become_dead_letters_that_are_shown() {
     let bench = Bench::new().await;
     let worker = bench.serve(&[]);
     for (id, payload) in [
@@ -32,7 +32,7 @@ async fn payloads_that_are_no_hints_are_put_aside_and_shown() {
         let sent = enqueue(&bench.redis_url, &bench.queue, id, payload.as_bytes());
         assert_eq!(sent.await.unwrap(), 1);
     }
-    until("three are put aside", async || {
+    until("there are three dead letters", async || {
         let said = doctor(&bench, "hints");
         let [line] = said.as_slice() else {
             return false;

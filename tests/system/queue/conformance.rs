@@ -103,7 +103,7 @@ pub async fn the_concurrency_bound_is_reached_and_never_exceeded(s: Subject) {
     probe.open_gate();
     until("all were started", || probe.runs().len() == 60).await;
     consumer.stop().await;
-    assert_eq!(probe.most_in_work(), 5);
+    assert_eq!(probe.max_in_flight(), 5);
 }
 
 pub async fn one_at_a_time_is_possible(s: Subject) {
@@ -112,7 +112,7 @@ pub async fn one_at_a_time_is_possible(s: Subject) {
     s.queue.send(&hints(1..=40)).await.unwrap();
     until("all were started", || probe.runs().len() == 40).await;
     consumer.stop().await;
-    assert_eq!(probe.most_in_work(), 1);
+    assert_eq!(probe.max_in_flight(), 1);
 }
 
 pub async fn a_graceful_stop_finishes_what_runs_and_keeps_the_rest(s: Subject) {

@@ -181,7 +181,7 @@ async fn ids_and_metas_of_any_size_stay_in_redis() {
     assert!(returned < LITTLE, "{returned} bytes have left Redis");
 }
 
-/// It is written when the worker has fetched the hint already, or when the hint was put aside.
+/// It is written when the worker has fetched the hint already, or when the hint became a dead letter.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payload_that_grows_later_never_leaves_redis() {
     let server = PrivateRedis::start();

@@ -18,7 +18,7 @@ pub struct Probe {
     seen: Mutex<Vec<Hint>>,
     finished: AtomicUsize,
     in_flight: AtomicUsize,
-    most_in_work: AtomicUsize,
+    max_in_flight: AtomicUsize,
     /// Handlers wait for a permit each while it is closed.
     gate: Semaphore,
     gated: AtomicBool,
@@ -31,7 +31,7 @@ impl Probe {
             seen: Mutex::default(),
             finished: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
-            most_in_work: AtomicUsize::new(0),
+            max_in_flight: AtomicUsize::new(0),
             gate: Semaphore::new(0),
             gated: AtomicBool::new(false),
             panics: Mutex::default(),
@@ -81,8 +81,8 @@ impl Probe {
         self.in_flight.load(Ordering::SeqCst)
     }
 
-    pub fn most_in_work(&self) -> usize {
-        self.most_in_work.load(Ordering::SeqCst)
+    pub fn max_in_flight(&self) -> usize {
+        self.max_in_flight.load(Ordering::SeqCst)
     }
 }
 
@@ -91,7 +91,7 @@ impl HintHandler for Probe {
     async fn handle(&self, hint: Hint) {
         let run = hint.operation_run_id;
         let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most_in_work.fetch_max(now, Ordering::SeqCst);
+        self.max_in_flight.fetch_max(now, Ordering::SeqCst);
         self.seen.lock().unwrap().push(hint);
         if self.gated.load(Ordering::SeqCst) {
             self.gate.acquire().await.unwrap().forget();

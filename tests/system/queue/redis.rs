@@ -90,9 +90,9 @@ async fn nine_thousand_hints_at_once_all_arrive() {
     remove_queue(&url, &name).await;
 }
 
-/// Neither does a fetcher that has nothing to do keep a place, nor does one that has fetched wait for one.
+/// A fetcher that has nothing to do keeps no slot, and one that has fetched waits for none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn as_many_hints_as_places_are_all_in_work_whoever_fetches_them() {
+async fn as_many_hints_as_slots_are_all_in_flight_whoever_fetches_them() {
     let url = redis_url();
     // Who fetches how many differs from time to time.
     for _ in 0..25 {
@@ -209,7 +209,7 @@ async fn the_script_refuses_what_could_not_be_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn payloads_that_are_no_hints_are_put_aside() {
+async fn payloads_that_are_no_hints_become_dead_letters() {
     let (url, name) = (redis_url(), random_queue());
     let queue = open(&settings(&url, &name));
     let probe = Probe::new();

@@ -63,14 +63,14 @@ async fn a_flush_while_handlers_run_loses_nothing_of_their_work() {
     queue.send(&hints(4..=9)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(probe.in_flight(), 3, "the bound holds across restarts");
-    assert_eq!(probe.most_in_work(), 3);
+    assert_eq!(probe.max_in_flight(), 3);
     probe.open_gate();
     until("the new ones arrived", || {
         (4..=9).all(|run| probe.times(run) > 0)
     })
     .await;
     consumer.stop().await;
-    assert_eq!(probe.most_in_work(), 3);
+    assert_eq!(probe.max_in_flight(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
