@@ -94,7 +94,7 @@ pub(super) fn find(settings: &Settings) -> Vec<Problem> {
             ),
         });
     }
-    problems.extend(unusable_group(settings, &said));
+    problems.extend(unusable_group(settings, said));
     problems.extend(incomplete_sign_in(&settings.http.oidc, said));
     problems
 }

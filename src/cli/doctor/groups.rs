@@ -94,6 +94,7 @@ mod tests {
         RunCounts {
             queued: 2,
             running: 0,
+            not_due: 0,
             oldest_queued_seconds: Some(oldest_queued_seconds),
         }
     }
