@@ -274,7 +274,7 @@ macro_rules! of_runs {
     };
 }
 
-const FROM_RUNS: Sql = both!(
+pub(super) const FROM_RUNS: Sql = both!(
     of_runs!() "a.check_key IS NOT NULL AND a.reason IS NOT NULL AND a.acknowledged_by IS NOT NULL
      AND a.acknowledged_at IS NOT NULL"
 );

@@ -69,11 +69,10 @@ const CONNECTION: [Sql; 2] = [
             " AND " is_listable!("c.context") " AND " connection_of_context!("c.context") " = "
         ),
         sqlite: sql_for!(
-            sqlite " AND CASE WHEN " is_listable!("r.context") " THEN " connection_of_context!("r.context")
-            " = "
+            sqlite " AND " is_listable!("r.context") " AND " connection_of_context!("r.context") " = "
         ),
     },
-    both!(each!(" OFFSET 0)", " END")),
+    both!(each!(" OFFSET 0)", "")),
 ];
 
 /// Of `verification_check_acknowledgements a` and their `operation_runs r`, newest first.
