@@ -166,8 +166,9 @@ const HOLD_CONNECTION: Sql = both!(
     "UPDATE " own!(latest_reports) " SET acknowledged = true WHERE connection_id = $1"
 );
 
-/// Ended at once if a later run found the check otherwise, or if its checks are unknown: the previous report of a later run
-/// was deleted, or no list looks into its context (in PostgreSQL its connection is unknown, too, and it is left out).
+/// Ended at once if a later run found the check otherwise, or if the previous report of a later run was deleted.
+/// PostgreSQL leaves out a later run into whose context no list looks: it does not know the connection. SQLite has that
+/// in its index, and ends the acknowledgement there, since the checks are unknown.
 const CARRY: Sql = Sql {
     postgres: sql_for!(
         postgres "INSERT INTO verifyd.carried_acknowledgements
@@ -177,8 +178,7 @@ const CARRY: Sql = Sql {
          FROM operation_runs f LEFT JOIN LATERAL (
             SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r
             WHERE r.type = " run_type!()
-        " AND r.status = 'completed' AND " is_listable!("r.context") " AND "
-        connection_of_context!("r.context") " = $2::text
+        " AND r.status = 'completed' AND " connection_of_context!("r.context") " = $2::text
               AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id
               AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
               AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id)
