@@ -36,7 +36,7 @@ macro_rules! has_status {
     };
 }
 
-/// Further rows beside `latest`: the oldest runs in this state, without contexts, which are read of completed runs only.
+/// Further rows beside `latest`: the oldest runs in this state, without contexts: only those of completed runs are read.
 /// SQLite takes the index of active runs where its own condition is repeated. With a limit that it knows when it plans,
 /// PostgreSQL may sort all of these runs.
 macro_rules! oldest {

@@ -63,8 +63,8 @@ macro_rules! expiry_key {
 
 const EXPIRY_KEY: Sql = both!(expiry_key!());
 
-/// The active runs are found by their index, once for the whole page, and in its order: the running ones, then the newest
-/// of the queued. An invalid run, which is never completed, is none.
+/// The active runs, once for the whole page: the running ones, then the newest of the queued. Their index has this
+/// order, but PostgreSQL may prefer to read and sort all of them. An invalid run, which is never completed, is none.
 const ACTIVE: Sql = both!(
     "WITH active AS MATERIALIZED (SELECT " listed_member!("r.context", provider_connection_id)
     " AS connection, r.tenant_id, r.id FROM operation_runs r WHERE r.type = " run_type!()
