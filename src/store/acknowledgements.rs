@@ -176,18 +176,15 @@ const CARRY: Sql = Sql {
              from_completed_at, lapsed_run_id, lapsed_at)
          SELECT $1, $2, $3, $4, $5, f.id, f.completed_at::timestamptz, l.id, l.completed_at
          FROM operation_runs f LEFT JOIN LATERAL (
-            SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r
-            WHERE r.type = " run_type!()
+            SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r WHERE r.type = " run_type!()
         " AND r.status = 'completed' AND " connection_of_context!("r.context") " = $2::text
-              AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id
-              AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
+              AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
               AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id)
               AND (NOT " found_in_report!("$3", "$4", "$5") " OR EXISTS (SELECT FROM (SELECT "
         member!("r.context", verification_report previous_report_id) " AS id OFFSET 0) b
                     WHERE b.id IS NOT NULL AND NOT EXISTS (
                         SELECT FROM operation_runs p WHERE p.id = " id_of_text!("b.id") ")))
-            ORDER BY r.completed_at::timestamptz, r.id LIMIT 1
-         ) l ON true
+            ORDER BY r.completed_at::timestamptz, r.id LIMIT 1) l ON true
          WHERE f.id = $6 AND f.completed_at IS NOT NULL AND " is_newest_of_id!("f")
     ),
     sqlite: sql_for!(
