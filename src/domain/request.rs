@@ -15,8 +15,8 @@ use std::fmt;
 const NAME_BYTES: usize = 300;
 
 /// What is allowed as the id of a connection. Lists and the index on `provider_connection_id` compare its text, so
-/// `1.0` or `"01"` would be another id than `1`.
-const ONE_SPELLING: &str = "a whole number from 1 to 9223372036854775807: 1, not 1.0 or 01";
+/// `1.0` or `"01"` would be another id than `1`. A number below 1 is the id of no connection.
+const ONE_SPELLING: &str = "a whole number of 64 bits, as a text from 1 on: 1, not 1.0 or 01";
 
 /// What is allowed where a context has a member twice. Only SQLite stores both: its functions take the first one, other
 /// readers the last.

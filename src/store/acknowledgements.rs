@@ -166,8 +166,9 @@ const HOLD_CONNECTION: Sql = both!(
     "UPDATE " own!(latest_reports) " SET acknowledged = true WHERE connection_id = $1"
 );
 
-/// Ended at once if a later run found the check otherwise, or if its checks are unknown: the previous report of a later run
-/// was deleted, or no list looks into its context (in PostgreSQL its connection is unknown, too, and it is left out).
+/// Ended at once if a later run found the check otherwise, or if the previous report of a later run was deleted.
+/// PostgreSQL leaves out a later run into whose context no list looks: it does not know the connection. SQLite has that
+/// in its index, and ends the acknowledgement there, since the checks are unknown.
 const CARRY: Sql = Sql {
     postgres: sql_for!(
         postgres "INSERT INTO verifyd.carried_acknowledgements
@@ -175,19 +176,15 @@ const CARRY: Sql = Sql {
              from_completed_at, lapsed_run_id, lapsed_at)
          SELECT $1, $2, $3, $4, $5, f.id, f.completed_at::timestamptz, l.id, l.completed_at
          FROM operation_runs f LEFT JOIN LATERAL (
-            SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r
-            WHERE r.type = " run_type!()
-        " AND r.status = 'completed' AND " is_listable!("r.context") " AND "
-        connection_of_context!("r.context") " = $2::text
-              AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id
-              AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
+            SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r WHERE r.type = " run_type!()
+        " AND r.status = 'completed' AND " connection_of_context!("r.context") " = $2::text
+              AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
               AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id)
               AND (NOT " found_in_report!("$3", "$4", "$5") " OR EXISTS (SELECT FROM (SELECT "
         member!("r.context", verification_report previous_report_id) " AS id OFFSET 0) b
                     WHERE b.id IS NOT NULL AND NOT EXISTS (
                         SELECT FROM operation_runs p WHERE p.id = " id_of_text!("b.id") ")))
-            ORDER BY r.completed_at::timestamptz, r.id LIMIT 1
-         ) l ON true
+            ORDER BY r.completed_at::timestamptz, r.id LIMIT 1) l ON true
          WHERE f.id = $6 AND f.completed_at IS NOT NULL AND " is_newest_of_id!("f")
     ),
     sqlite: sql_for!(
@@ -274,7 +271,7 @@ macro_rules! of_runs {
     };
 }
 
-const FROM_RUNS: Sql = both!(
+pub(super) const FROM_RUNS: Sql = both!(
     of_runs!() "a.check_key IS NOT NULL AND a.reason IS NOT NULL AND a.acknowledged_by IS NOT NULL
      AND a.acknowledged_at IS NOT NULL"
 );

@@ -193,8 +193,8 @@ macro_rules! fits {
 }
 
 /// Whether a statement that reads many rows may look into JSON, by its stored size: every context that a
-/// claim can take, also when the report is beside it. PostgreSQL: what a completion keeps, and a report. Two
-/// cheap calls, so that the planner leaves the condition before one that unpacks the value.
+/// claim can take, also when the report is beside it. PostgreSQL: what a completion keeps, and a report. The planner
+/// moves this condition, of two operators, behind cheaper ones: one that unpacks the value needs two at least.
 macro_rules! is_listable {
     (postgres $json:literal) => {
         concat!("(pg_column_size(", $json, ") <= 20971520)")
@@ -351,15 +351,17 @@ macro_rules! context_state {
 }
 
 /// The connection that a context names, as the index has it, before a comparison: in SQLite a number and the same
-/// number as a text are equal. In PostgreSQL the text of an array of numbers may be longer than any text can be:
-/// one cheap call tells, which the planner leaves before the comparison. In a `CASE`, or else the planner expects that
-/// hardly any context passes it.
+/// number as a text are equal. PostgreSQL looks into a context if `is_listable!`, and compares only texts and numbers:
+/// the text of an array of numbers may be longer than any text can be. Without the index these are three conditions of
+/// two operators each, which the planner leaves in their order. The type is tested in a `CASE`, or else the planner
+/// expects that hardly any context passes it.
 macro_rules! connection_of_context {
     (postgres $context:literal) => {
         concat!(
-            "CASE WHEN ",
+            $crate::store::bounds::is_listable!(postgres $context),
+            " AND CASE WHEN ",
             $context,
-            " @? 'strict $.provider_connection_id ? (@.type() == \"string\" || @.type() == \"number\")'
+            " -> 'provider_connection_id' @? 'strict $ ? (@.type() == \"string\" || @.type() == \"number\")'
              THEN true ELSE false END AND ",
             $context,
             " ->> 'provider_connection_id'"

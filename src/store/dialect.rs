@@ -98,6 +98,21 @@ macro_rules! run_type {
     };
 }
 
+/// Whether the run `r` has this status, `queued` or `running`. SQLite takes the index of active runs where its own
+/// condition is repeated.
+macro_rules! has_active_status {
+    (postgres $status:literal) => {
+        concat!("r.status = '", $status, "'")
+    };
+    (sqlite $status:literal) => {
+        concat!(
+            "r.status IN ('queued', 'running') AND r.status = '",
+            $status,
+            "'"
+        )
+    };
+}
+
 /// Whether an attempt is a failed completion. Attempts of an earlier run do not count.
 macro_rules! is_failed_completion {
     ($($db:ident)?) => {
@@ -179,8 +194,8 @@ macro_rules! is_about {
 }
 
 pub(super) use {
-    a_day_ago, a_second_after, a_second_before, after, among, at, before, clock, each, is_about,
-    is_failed_completion, moment, now, own, postgres_only, run_type,
+    a_day_ago, a_second_after, a_second_before, after, among, at, before, clock, each,
+    has_active_status, is_about, is_failed_completion, moment, now, own, postgres_only, run_type,
 };
 
 #[cfg(test)]

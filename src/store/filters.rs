@@ -66,14 +66,13 @@ const CONNECTION: [Sql; 2] = [
         postgres: sql_for!(
             postgres " AND EXISTS (SELECT FROM operation_runs c
                 WHERE c.id BETWEEN a.operation_run_id AND a.operation_run_id AND c.type = " run_type!()
-            " AND " is_listable!("c.context") " AND " connection_of_context!("c.context") " = "
+            " AND " connection_of_context!("c.context") " = "
         ),
         sqlite: sql_for!(
-            sqlite " AND CASE WHEN " is_listable!("r.context") " THEN " connection_of_context!("r.context")
-            " = "
+            sqlite " AND " is_listable!("r.context") " AND " connection_of_context!("r.context") " = "
         ),
     },
-    both!(each!(" OFFSET 0)", " END")),
+    both!(each!(" OFFSET 0)", "")),
 ];
 
 /// Of `verification_check_acknowledgements a` and their `operation_runs r`, newest first.

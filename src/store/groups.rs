@@ -3,7 +3,8 @@
 
 use super::bounds::{is_claimable, time};
 use super::dialect::{
-    a_day_ago, a_second_after, among, before, each, now, own, postgres_only, run_type,
+    a_day_ago, a_second_after, among, before, each, has_active_status, now, own, postgres_only,
+    run_type,
 };
 use super::repeated_ids::{has_own_id, is_of_type, of_only_run};
 use super::rows::CountsRow;
@@ -73,7 +74,7 @@ macro_rules! window {
         sql_for!(
             $db $name
             " AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at, r.workspace_id FROM operation_runs r
-                WHERE r.type = " run_type!() " AND r.status = 'queued' AND " $between
+                WHERE r.type = " run_type!() " AND " has_active_status!("queued") " AND " $between
             " ORDER BY r.id LIMIT $7), undispatched_" $name
             " AS MATERIALIZED (SELECT w.id FROM " $name " w WHERE " in_group!("w.workspace_id", "$8", "$9") " AND "
             is_due!() each!("", " ORDER BY w.id") " LIMIT $3)"

@@ -25,15 +25,27 @@ macro_rules! bad_time {
     };
 }
 
-/// Further rows beside `latest`: the oldest runs in this state. The index of active runs has them in this order; SQLite
-/// takes it where its own condition is repeated.
+/// Whether a run has this status. In PostgreSQL a range, so that only the index of active runs has the order by status
+/// and id: if one status were left, the planner would read the whole history in the order of the primary key.
+macro_rules! has_status {
+    (postgres $status:literal) => {
+        concat!("status BETWEEN '", $status, "' AND '", $status, "'")
+    };
+    (sqlite $status:literal) => {
+        concat!("status = '", $status, "'")
+    };
+}
+
+/// Further rows beside `latest`: the oldest runs in this state, without contexts: only those of completed runs are read.
+/// SQLite takes the index of active runs where its own condition is repeated. With a limit that it knows when it plans,
+/// PostgreSQL may sort all of these runs.
 macro_rules! oldest {
     ($db:ident $status:literal) => {
         sql_for!(
             $db " UNION ALL SELECT * FROM (SELECT id, type, status, outcome, created_at, started_at, completed_at, "
-            each!("context", "NULL") " AS context FROM operation_runs
-            WHERE type = " run_type!() " AND status IN ('queued', 'running') AND status = '" $status
-            "' AND id < (SELECT id FROM first) ORDER BY id LIMIT $1) " $status
+            each!("NULL::jsonb", "NULL") " AS context FROM operation_runs
+            WHERE type = " run_type!() " AND status IN ('queued', 'running') AND " has_status!($status)
+            " AND id < (SELECT id FROM first) ORDER BY status, id LIMIT " each!("(SELECT $1::bigint)", "$1") ") " $status
         )
     };
 }

@@ -5,7 +5,9 @@ use super::bounds::{
     short, time,
 };
 use super::connections::connection_columns;
-use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
+use super::dialect::{
+    a_second_after, among, at, each, has_active_status, is_about, moment, now, own, run_type,
+};
 use super::filters::{push_binding, push_connection_filter};
 use super::from_row::from_row;
 use super::repeated_ids::{is_newest_of_id, is_not_repeated};
@@ -61,8 +63,8 @@ macro_rules! expiry_key {
 
 const EXPIRY_KEY: Sql = both!(expiry_key!());
 
-/// The active runs are found by their index, once for the whole page, and in its order: the running ones, then the newest
-/// of the queued. An invalid run, which is never completed, is none.
+/// The active runs, once for the whole page: the running ones, then the newest of the queued. Their index has this
+/// order, but PostgreSQL may prefer to read and sort all of them. An invalid run, which is never completed, is none.
 const ACTIVE: Sql = both!(
     "WITH active AS MATERIALIZED (SELECT " listed_member!("r.context", provider_connection_id)
     " AS connection, r.tenant_id, r.id FROM operation_runs r WHERE r.type = " run_type!()
@@ -169,11 +171,11 @@ const COMPLETED: Sql = both!(
      FROM operation_runs r WHERE r.status = 'completed' AND r.type = " run_type!()
 );
 
-const WAITING: Sql = both!(
+pub(super) const WAITING: Sql = both!(
     "SELECT r.id, r.workspace_id, r.tenant_id, "
     each!("extract(epoch FROM now() - ", "(julianday('now') - julianday(") time!("r.created_at")
     each!(")::float8", ")) * 86400.0") " AS waiting_seconds
-     FROM operation_runs r WHERE r.status = 'queued' AND r.type = " run_type!() " AND " is_claimable!()
+     FROM operation_runs r WHERE " has_active_status!("queued") " AND r.type = " run_type!() " AND " is_claimable!()
     " AND " is_not_repeated!("r")
 );
 

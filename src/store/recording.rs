@@ -24,7 +24,8 @@ const LOCK_CONNECTION: Sql = both!(
     "SELECT " each!("pg_advisory_xact_lock(hashtextextended('verifyd.record.' || $1::text, 0))", "$1")
 );
 
-/// An invalid run, which is never completed, is not regarded as active.
+/// An invalid run, which is never completed, is not regarded as active. Nor is, in PostgreSQL, a run whose context no
+/// list looks into: it ends with `context_too_large`, and checks no connection.
 const ACTIVE_RUN: Sql = both!(
     "SELECT r.id FROM operation_runs AS r WHERE r.type = " run_type!()
     " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " has_own_id!("r") " AND "

@@ -1,7 +1,7 @@
 //! Runs as lists and live streams read them: a few columns and members, never a whole context. Statements cut
 //! every text, so that a row is small whatever a producer wrote.
 
-use super::bounds::{connection_of_context, is_listable, is_listed, is_shown, member};
+use super::bounds::{connection_of_context, is_listed, is_shown, member};
 use super::dialect::{at, run_type};
 use super::filters::{push_binding, push_run_filter};
 use super::from_row::from_row;
@@ -113,12 +113,7 @@ const STATES: Sql = both!("SELECT r.id, r.workspace_id, r.tenant_id, r.status" l
 
 /// Whatever time it takes: a run that is left out would be missed. In SQLite as the index has it, which reads
 /// contexts of every size.
-const OF_CONNECTION: Sql = Sql {
-    postgres: sql_for!(
-        postgres " AND " is_listable!("r.context") " AND " connection_of_context!("r.context") " = "
-    ),
-    sqlite: sql_for!(sqlite " AND " connection_of_context!("context") " = "),
-};
+const OF_CONNECTION: Sql = both!(" AND " connection_of_context!("r.context") " = ");
 
 #[async_trait]
 impl<S: SqlStore> SummaryStore for S {

@@ -4,8 +4,8 @@ use super::End;
 use super::bounds::{is_claimable, time};
 use super::budgets;
 use super::dialect::{
-    a_day_ago, a_second_after, among, before, clock, each, is_failed_completion, moment, now, own,
-    postgres_only, run_type,
+    a_day_ago, a_second_after, among, before, clock, each, has_active_status, is_failed_completion,
+    moment, now, own, postgres_only, run_type,
 };
 use super::groups::{DUE_IN_GROUP, bind_group, forget_orphans_of_window};
 use super::postgres::LOCK_TIMEOUT;
@@ -102,8 +102,8 @@ const END_SUPERSEDED: Sql = both!(
 
 /// A time of the future, as `infinity`, does not keep a run, nor does what is no time, as `now` in SQLite. `$3`: runs
 /// that are left out.
-const WITHOUT_LEASE: Sql = both!(
-    "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'running' AND "
+pub(super) const WITHOUT_LEASE: Sql = both!(
+    "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND " has_active_status!("running") " AND "
     is_claimable!() " AND (" moment!("coalesce(r.started_at, r.created_at)") " BETWEEN " before!("$1")
     each!(
         " AND now() + make_interval(secs => $1)",
@@ -197,9 +197,9 @@ macro_rules! window {
         sql_for!(
             $db $name
             " AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = "
-            run_type!() " AND r.status = 'queued' AND " $between " ORDER BY r.id LIMIT $7), undispatched_"
-            $name " AS MATERIALIZED (SELECT w.id FROM " $name " w WHERE " is_undispatched!()
-            each!("", " ORDER BY w.id") " LIMIT $3)"
+            run_type!() " AND " has_active_status!("queued") " AND " $between
+            " ORDER BY r.id LIMIT $7), undispatched_" $name " AS MATERIALIZED (SELECT w.id FROM " $name " w WHERE "
+            is_undispatched!() each!("", " ORDER BY w.id") " LIMIT $3)"
         )
     };
 }
@@ -223,7 +223,7 @@ pub(super) use {is_delivery_of_earlier, left_at};
 /// The run of a delivery is looked up by its id, in a subquery: with statistics from a time when hardly
 /// anything was queued, a join would begin with all queued runs. The same holds for reclaimed runs, and for a
 /// run's delivery.
-const DUE: Sql = both!(
+pub(super) const DUE: Sql = both!(
     "WITH " window!("ahead", "r.id > $5") ", " window!("behind", "r.id > $6 AND r.id <= $5")
     ", due AS (SELECT id FROM undispatched_ahead UNION SELECT id FROM undispatched_behind
         UNION

@@ -21,7 +21,8 @@ pub const COUNTED: u32 = 1_000;
 #[derive(Debug, Default)]
 pub struct InvalidRunLog {
     next_search: Option<Instant>,
-    /// The newest that was logged.
+    /// The newest that was logged. An older one that a later search finds, as runs before it are completed, is not
+    /// logged.
     newest: Option<i64>,
 }
 

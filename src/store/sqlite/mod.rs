@@ -16,6 +16,8 @@ mod guards;
 mod inspect;
 mod inventory;
 mod probe;
+#[cfg(test)]
+mod query_plans;
 mod recording;
 mod schema;
 mod untouched;

@@ -5,6 +5,7 @@ use crate::store::acknowledgements::{BROKEN, accept, checked};
 use crate::store::bed::{Bed, settings};
 use crate::store::fixtures::{blocked, change_report, context, new_run, succeeded};
 use crate::store::hostile_rows::every_surface;
+use crate::store::pages_of_a_connection::counted;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -436,6 +437,58 @@ async fn an_endless_connection_in_a_context_stops_nothing() {
             assert!(made.unwrap().1);
         }
     }
+}
+
+/// Chunks read of contexts that are stored beside their rows.
+const CHUNKS_READ: &str = "SELECT idx_tup_fetch FROM pg_stat_all_tables
+    WHERE relid = (SELECT reltoastrelid FROM pg_class WHERE oid = 'operation_runs'::regclass)";
+
+/// Each large context has 10,000 chunks and more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_looks_for_a_connection_in_what_no_list_looks_into() {
+    let bed = Bed::postgres().await;
+    bed.lift_constraints().await;
+    bed.exec(
+        "DROP INDEX operation_runs_check_connection; \
+         ALTER TABLE operation_runs ALTER COLUMN context SET STORAGE EXTERNAL",
+    )
+    .await;
+    let connection = bed.connection(7).await;
+    let earlier = checked(&bed, connection.0, &[BROKEN]).await;
+    bed.exec(&format!(
+        "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, outcome, context, completed_at) \
+         SELECT 1, 7, '{RUN_TYPE}', s.status, s.outcome, jsonb_build_object( \
+             'provider_connection_id', {connection}, 'padding', repeat('0', 21 * 1024 * 1024)), s.at \
+         FROM (VALUES ('queued', NULL, NULL), ('completed', 'failed', now())) s (status, outcome, at); \
+         INSERT INTO verification_check_acknowledgements (operation_run_id, check_key, reason, acknowledged_by) \
+         SELECT max(id), 'provider.authentication', 'known', 'ann' FROM operation_runs"
+    ))
+    .await;
+    let read = counted(&bed, CHUNKS_READ, async |store| {
+        let of_connection = RunFilter {
+            connection: Some(connection),
+            limit: 10,
+            ..RunFilter::default()
+        };
+        assert_eq!(store.runs(&of_connection).await.unwrap().len(), 1);
+        let new = NewRun {
+            unless_active: Some(connection),
+            ..new_run(connection.0)
+        };
+        assert!(store.record(&new).await.unwrap().created);
+        let accepted = accept(earlier, connection.0, BROKEN);
+        let made = store.acknowledge(&accepted).await.unwrap();
+        assert!(made.unwrap().1);
+        let of_connection = AcknowledgementFilter {
+            connection: Some(connection),
+            limit: 10,
+            ..AcknowledgementFilter::default()
+        };
+        let said = store.acknowledgements(&of_connection).await.unwrap();
+        assert_eq!(said.len(), 1);
+    });
+    let read = read.await;
+    assert!(read < 1_000, "read {read} chunks");
 }
 
 /// With the default limit on statements.

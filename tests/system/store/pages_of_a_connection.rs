@@ -17,25 +17,29 @@ const ROWS: &str = "
     SELECT id, 'provider.authentication', 'known', 'ann' FROM operation_runs ORDER BY id DESC LIMIT 1000;
     ANALYZE operation_runs, verification_check_acknowledgements";
 
-/// Entries that sessions which have ended, or are idle, have read from the index that leads to the runs of a connection.
+/// Entries read from the index that leads to the runs of a connection.
 const READ: &str = "SELECT idx_tup_read FROM pg_stat_user_indexes
     WHERE indexrelname = 'operation_runs_check_connection'";
 
 /// Rows of a page. Each connection has 2,000 runs and 200 acknowledgements.
 const PAGE: u32 = 50;
 
-/// Returns how many entries of the index these calls to a store of their own read.
-async fn entries_read(bed: &Bed, calls: impl AsyncFnOnce(&dyn Store)) -> i64 {
-    let before = bed.number(READ).await;
-    let store = bed.replica().await;
+const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'counted'";
+
+/// Returns by how much a counter of PostgreSQL grows with calls to a store of their own.
+pub async fn counted(bed: &Bed, counter: &str, calls: impl AsyncFnOnce(&dyn Store)) -> i64 {
+    let before = bed.number(counter).await;
+    let name = Some("application_name=counted");
+    let store = bed.connect_as(|url| url.set_query(name)).await;
     calls(store.as_ref()).await;
     store.close().await;
-    // A session counts what it has read when it ends at the latest.
-    until("the reads are counted", async || {
-        bed.number(READ).await > before
+    // A session that has ended has counted everything.
+    until("the sessions have ended", async || {
+        bed.number(SESSIONS).await == 0
     })
     .await;
-    bed.number(READ).await - before
+    bed.number(counter).await - before
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -43,7 +47,7 @@ async fn a_page_of_a_connection_reads_no_other_of_its_runs() {
     let bed = Bed::postgres().await;
     bed.exec(ROWS).await;
     let connection = Some(ConnectionId(1));
-    let read = entries_read(&bed, async |store| {
+    let read = counted(&bed, READ, async |store| {
         let filter = RunFilter {
             connection,
             limit: PAGE,
@@ -53,7 +57,7 @@ async fn a_page_of_a_connection_reads_no_other_of_its_runs() {
     });
     let read = read.await;
     assert!(read <= 2 * i64::from(PAGE), "read {read} runs");
-    let read = entries_read(&bed, async |store| {
+    let read = counted(&bed, READ, async |store| {
         let filter = AcknowledgementFilter {
             connection,
             limit: PAGE,
