@@ -109,7 +109,7 @@ async fn a_panic_is_answered_and_counted_and_the_connection_lives() {
     });
     let (measured, ready) = asked.await.unwrap();
     assert_eq!((measured.as_u16(), ready.as_u16()), (500, 503));
-    let counted = "\nverifyd_http_panics_total 6\n";
+    let counted = "\nverifyd_http_panics_total 7\n";
     assert!(metrics.render().contains(counted), "{}", metrics.render());
     stop.cancel();
 }

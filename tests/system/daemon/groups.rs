@@ -118,7 +118,7 @@ async fn a_group_sweeps_soon_after_the_sweep_of_another_one() {
     let lock = "BEGIN; SELECT id FROM verifyd.sweep_lock FOR UPDATE";
     sqlx::raw_sql(lock).execute(&mut other).await.unwrap();
     let _daemon = bench.serve(&[
-        ("VERIFYD__DATABASE__LISTEN", "off"),
+        ("VERIFYD__DATABASE__LISTEN_URL", "off"),
         ("VERIFYD__RECONCILER__INTERVAL", "5m"),
         ("VERIFYD__RECONCILER__REDELIVER_AFTER", "5m"),
     ]);
