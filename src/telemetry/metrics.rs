@@ -156,7 +156,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, "verifyd_runs_running", "Runs with status running"),
     (Kind::Gauge, "verifyd_runs_not_due", "Queued runs that may not be claimed yet, such as throttled ones"),
     (Kind::Gauge, "verifyd_oldest_queued_seconds", "Time for which the oldest queued run has been due; 0 when none is"),
-    (Kind::Gauge, "verifyd_group_oldest_queued_seconds", "Age of the oldest queued run of this process's group; NaN while that is unknown"),
+    (Kind::Gauge, "verifyd_group_oldest_queued_seconds", "Time for which the oldest queued run of this process's group has been due; NaN while that is unknown"),
     (Kind::Gauge, "verifyd_group_workers", "Workers alive of a group of worker.groups; NaN while that is unknown"),
     (Kind::Gauge, "verifyd_runs_in_flight", "Runs in flight in this process"),
     (Kind::LabelledCounter, "verifyd_trace_spans_total", "Ended spans of traces by result: exported (the collector has answered; it may have rejected some), failed (they did not reach it, or it refused them), dropped (the queue was full)"),

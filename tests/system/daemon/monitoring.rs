@@ -155,6 +155,8 @@ async fn of_loaded_instance() -> String {
     };
     let mut bench = Bench::with(options).await;
     bench.set("VERIFYD__WEBHOOKS__LOOPBACK_HOSTS", "127.0.0.1");
+    let groups = r#"[{ name = "eu", workspaces = [2] }]"#;
+    bench.set("VERIFYD__WORKER__GROUPS", groups);
     let receiver = Receiver::start().await;
     let address = receiver.url("all");
     bench.success(&["webhooks", "add", "--workspace", "1", "--url", &address]);

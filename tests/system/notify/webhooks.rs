@@ -314,6 +314,7 @@ async fn addresses_that_must_not_be_called_are_not_added() {
     let _daemon = bench.serve(&[]);
     bench.enqueue(connection);
     bench.all_completed().await;
+    spend_attempts(&bench, &[id]).await;
     let found = ended(&bench, id).await;
     assert_eq!(found[0]["last_result"], "secret_unusable");
 }
