@@ -133,7 +133,7 @@ async fn sentinel_and_primary_are_reached_over_tls() {
     let _sentinel = PrivateRedis::sentinel("m", ports[0], "", &files.arguments(&texts[1]));
     let mut bench = Bench::new().await;
     let id = bench.healthy(1).to_string();
-    bench.set("VERIFYD__REDIS__RESPONSE_TIMEOUT", "150s");
+    bench.set("VERIFYD__REDIS__RESPONSE_TIMEOUT", "1m");
     bench.set("SSL_CERT_FILE", files.certificate.as_str());
     bench.set(
         "REDIS_URL",
