@@ -2,6 +2,9 @@
 //! name neither variable nor file, or blame the server's certificate.
 
 use super::{CertificatesError, certificates, open_regular};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -38,6 +41,36 @@ pub fn problem(variable: impl Fn(&'static str) -> Option<OsString>) -> Option<St
     })
 }
 
+/// Returns why TLS trusts nobody: variables name files or folders, and none holds a certificate that can be used.
+pub fn problem_of_all(
+    variable: impl Copy + Fn(&'static str) -> Option<OsString>,
+) -> Option<String> {
+    if !are_named(variable) || is_any_usable(variable) {
+        return None;
+    }
+    Some(problem(variable).unwrap_or_else(|| EMPTY.to_owned()))
+}
+
+fn is_any_usable(variable: impl Fn(&'static str) -> Option<OsString>) -> bool {
+    let file = variable(FILE).map(PathBuf::from);
+    let folders = variable(FOLDERS).unwrap_or_default();
+    let entries = split(&folders).filter_map(|folder| std::fs::read_dir(folder).ok());
+    let entries = entries.flatten().filter_map(Result::ok);
+    let paths = file.into_iter().chain(entries.map(|entry| entry.path()));
+    let mut contents = paths.filter_map(|path| read(&path).ok());
+    contents.any(|pem| {
+        let mut found = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
+        found.any(|certificate| RootCertStore::empty().add(certificate).is_ok())
+    })
+}
+
+/// TLS reads it again.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut pem = Vec::new();
+    open_regular(path)?.read_to_end(&mut pem)?;
+    Ok(pem)
+}
+
 fn split(folders: &OsStr) -> impl Iterator<Item = PathBuf> {
     std::env::split_paths(folders).filter(|folder| !folder.as_os_str().is_empty())
 }
@@ -56,11 +89,8 @@ fn of_folder(folder: &Path) -> Option<String> {
 }
 
 fn of_file(variable: &str, path: &Path, needs_certificate: bool) -> Option<String> {
-    let mut pem = Vec::new();
-    // TLS reads it again.
-    let read = open_regular(path).and_then(|mut file| file.read_to_end(&mut pem));
-    let held = match read {
-        Ok(_) => certificates(&pem).err()?,
+    let held = match read(path) {
+        Ok(pem) => certificates(&pem).err()?,
         Err(error) => return Some(unreadable("file", path, variable, &error)),
     };
     let counts = needs_certificate || held == CertificatesError::Broken;
@@ -123,6 +153,18 @@ mod tests {
         ] {
             assert_eq!(found(name, path), None, "{name}");
         }
+        let of_all = |path: &Path| {
+            problem_of_all(|variable| (variable == FOLDERS).then(|| path.as_os_str().to_owned()))
+        };
+        // Its first certificate can be used, and the second one is skipped.
+        assert_eq!(of_all(broken.parent().unwrap()), None);
+        assert_eq!(of_all(Path::new("")), None);
+        let garbage = write("garbage/a.pem", garbage);
+        let problem = of_all(garbage.parent().unwrap()).unwrap_or_default();
+        assert!(problem.contains("cannot be parsed"), "{problem}");
+        let other = write("other/README", "no certificate");
+        let problem = of_all(other.parent().unwrap());
+        assert_eq!(problem.as_deref(), Some(EMPTY));
         for (name, path, is_named) in [
             (FILE, "missing", true),
             (FOLDERS, "missing", true),

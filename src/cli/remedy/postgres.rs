@@ -13,7 +13,7 @@ pub(in crate::cli) const NO_SESSION: &str = "let the pooler have two connections
      default_pool_size, or pool_size of the database), or raise max_connections of the server, which others use up";
 
 const TRUST_AUTHORITY: &str = "let sslrootcert of database.url (DATABASE_URL) name a file of the authority that \
-     issued the server's certificate, in PEM, or add it to those that this machine trusts (SSL_CERT_FILE)";
+     issued the server's certificate, in PEM";
 const RENEW_CERTIFICATE: &str =
     "renew the certificate of the server, or correct this machine's clock";
 const GIVE_CLIENT_CERTIFICATE: &str = "let sslcert and sslkey of database.url (DATABASE_URL) name a certificate that \
@@ -127,6 +127,10 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
     (
         ("", "the TLS file"),
         "let what is named lead to a file of PEM that this user can read",
+    ),
+    (
+        ("", "of the variable SSL_CERT_"),
+        trusted_authorities::REMEDY,
     ),
     (
         ("", "SASLprep"),

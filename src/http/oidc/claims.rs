@@ -35,7 +35,10 @@ pub(super) fn is_absent(claims: &Claims, claim: &str) -> bool {
 /// Core 1.0, 5.6.2. It is not fetched from there.
 pub(super) fn is_left_out(claims: &Claims, claim: &str) -> bool {
     let elsewhere = claims.get("_claim_names");
-    elsewhere.is_some_and(|names| names.get(claim).is_some())
+    elsewhere.is_some_and(|names| {
+        let mut dots = claim.match_indices('.');
+        names.get(claim).is_some() || dots.any(|(at, _)| names.get(&claim[..at]).is_some())
+    })
 }
 
 #[cfg(test)]
@@ -91,6 +94,7 @@ mod tests {
             claims(json!({ "_claim_names": { "groups": "src1" }, "_claim_sources": {} }));
         assert!(is_left_out(&elsewhere, "groups") && !is_absent(&elsewhere, "groups"));
         assert!(!is_left_out(&elsewhere, "roles") && is_absent(&elsewhere, "roles"));
+        assert!(is_left_out(&elsewhere, "groups.of.kim") && !is_left_out(&elsewhere, "my.groups"));
         let odd = claims(json!({ "_claim_names": "groups" }));
         assert!(!is_left_out(&odd, "groups"));
     }

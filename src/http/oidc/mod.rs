@@ -312,13 +312,18 @@ impl SignIn {
             }
             verified => verified,
         };
-        let mut claims =
+        let claims =
             verified.map_err(|(Flaw::Of(why) | Flaw::OfKey(why))| SignInError::Untrusted(why))?;
-        if is_absent(&claims, &self.settings.claim) {
+        let person = if is_absent(&claims, &self.settings.claim) {
             let more = provider.userinfo(&tokens, claims.get("sub")).await?;
-            claims.extend(more);
-        }
-        Ok((self.person(&claims)?, attempt.next))
+            let mut all = more.clone();
+            // The ID token is signed, and stays as it is.
+            all.extend(claims);
+            self.person(&all, &more)
+        } else {
+            self.person(&claims, &claims)
+        };
+        Ok((person?, attempt.next))
     }
 
     /// Returns where the browser goes on to sign out at the provider, if it can do that: OpenID Connect RP-Initiated Logout
@@ -348,6 +353,11 @@ impl SignIn {
         let keys = provider.keys.len();
         if keys == 0 {
             return Err("the provider lists no key that signs".to_owned());
+        }
+        if let Some(problem) = provider.userinfo_problem() {
+            return Err(format!(
+                "{problem}: people have access only by a claim in the ID token"
+            ));
         }
         Ok(format!("{} answers, keys: {keys}", self.settings.issuer))
     }
@@ -403,14 +413,14 @@ impl SignIn {
         Ok(renewed)
     }
 
-    /// Who the person of these claims is, and what it may do.
-    fn person(&self, claims: &Claims) -> Result<Person, SignInError> {
+    /// Who the person of these claims is, and what it may do by the groups or roles among the others.
+    fn person(&self, claims: &Claims, granting: &Claims) -> Result<Person, SignInError> {
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         let subject = text("sub").unwrap_or_default();
         let name = person_name(&text, subject);
         let hash = sha256_hex(&format!("oidc\n{}\n{subject}", self.settings.issuer));
         let claim = &self.settings.claim;
-        let values = values(claims, claim);
+        let values = values(granting, claim);
         match granted(&self.settings.grants, &values) {
             Ok((scopes, binding)) => Ok(Person {
                 name,
@@ -419,7 +429,7 @@ impl SignIn {
                 binding,
             }),
             Err(refusal) => Err(SignInError::NoAccess {
-                why: match is_left_out(claims, claim) {
+                why: match is_left_out(granting, claim) {
                     true => left_out(claim),
                     false => no_access(claim, &values, &refusal),
                 },

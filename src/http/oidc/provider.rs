@@ -13,7 +13,7 @@ use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use jsonwebtoken::jwk::Jwk;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::time::Duration;
 use url::{Url, form_urlencoded};
@@ -34,7 +34,8 @@ const DISCOVERY: &str = ".well-known/openid-configuration";
 pub(super) struct Provider {
     pub authorization: Url,
     token: Endpoint,
-    userinfo: Option<Endpoint>,
+    /// Whether it has one, and the error if that cannot be used.
+    userinfo: Result<Option<Endpoint>, String>,
     keys_at: Endpoint,
     pub keys: Vec<Jwk>,
     /// Where people sign out, if the provider lets them by https.
@@ -50,6 +51,23 @@ pub(super) struct Provider {
 struct Endpoint {
     uri: Uri,
     client: Client,
+}
+
+/// Why a request gave nothing. The words never quote an answer.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    /// There is no answer, or one that another try may change.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The provider has answered, and this cannot be used.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl From<AskError> for String {
+    fn from(error: AskError) -> Self {
+        error.to_string()
+    }
 }
 
 /// Why a code gave no token.
@@ -82,7 +100,16 @@ struct KeySet {
 #[derive(Debug, Deserialize)]
 pub(super) struct Tokens {
     pub id_token: SecretString,
+    #[serde(default, deserialize_with = "text_or_none")]
     access_token: Option<SecretString>,
+}
+
+/// Not every sign-in needs the access token, so another value than a text is none.
+fn text_or_none<'de, D: Deserializer<'de>>(source: D) -> Result<Option<SecretString>, D::Error> {
+    Ok(match Value::deserialize(source)? {
+        Value::String(text) => Some(text.into()),
+        _ => None,
+    })
 }
 
 #[derive(Deserialize)]
@@ -115,45 +142,65 @@ impl Endpoint {
         &self,
         request: http::request::Builder,
         body: Bytes,
-    ) -> Result<(Parts, Zeroizing<Vec<u8>>), String> {
+    ) -> Result<(Parts, Zeroizing<Vec<u8>>), AskError> {
         let host = self.uri.host().unwrap_or_default();
         let asked = tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(request, body)).await;
-        let asked = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-        asked.map_err(|cause| format!("{host}: {cause}"))
+        let asked =
+            asked.unwrap_or_else(|_| Err(AskError::Unavailable("no answer in time".to_owned())));
+        asked.map_err(|error| match error {
+            AskError::Unavailable(cause) => AskError::Unavailable(format!("{host}: {cause}")),
+            AskError::Unusable(cause) => AskError::Unusable(format!("{host}: {cause}")),
+        })
     }
 
     async fn exchange(
         &self,
         request: http::request::Builder,
         body: Bytes,
-    ) -> Result<(Parts, Zeroizing<Vec<u8>>), String> {
+    ) -> Result<(Parts, Zeroizing<Vec<u8>>), AskError> {
         let request = request
             .uri(self.uri.clone())
             .header(USER_AGENT, AGENT)
             .header(ACCEPT, "application/json")
             .body(Full::new(body));
-        let request = request.map_err(|_| "the request cannot be written".to_owned())?;
+        // A token of the provider that no header can hold.
+        let request =
+            request.map_err(|_| AskError::Unusable("the request cannot be written".to_owned()))?;
         let mut resends = Resends::default();
         // A connection of its own: a code that was sent on a lost one may be used up.
         let sent = self
             .client
             .send(request, Resend::NotProcessed, Reuse::Never, &mut resends)
             .await;
-        let (head, mut body) = sent.map_err(|failure| failure.to_string())?.into_parts();
+        let sent = sent.map_err(|failure| AskError::Unavailable(failure.to_string()))?;
+        let (head, mut body) = sent.into_parts();
         let mut read = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
-        while let Some(piece) = body.piece().await.map_err(|kind| kind.to_string())? {
+        loop {
+            let piece = body.piece().await;
+            let piece = piece.map_err(|kind| AskError::Unavailable(kind.to_string()))?;
+            let Some(piece) = piece else { break };
             if read.len() + piece.len() > MAX_ANSWER_BYTES {
-                return Err("the answer is too long".to_owned());
+                return Err(AskError::Unusable("the answer is too long".to_owned()));
             }
             read.extend_from_slice(&piece);
         }
         Ok((head, read))
     }
 
-    async fn get<T: for<'a> Deserialize<'a>>(&self, what: &str) -> Result<T, String> {
-        let (head, body) = self.ask(Request::builder(), Bytes::new()).await?;
+    async fn get<T: for<'a> Deserialize<'a>>(
+        &self,
+        request: http::request::Builder,
+        what: &str,
+    ) -> Result<T, AskError> {
+        let (head, body) = self.ask(request, Bytes::new()).await?;
         read_json(what, &head, &body)
     }
+}
+
+/// Whether another try may have another status. A refusal, of a person who was blocked for example, is none.
+fn may_pass(status: StatusCode) -> bool {
+    status.is_server_error()
+        || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status)
 }
 
 /// Reads an answer that has to be JSON.
@@ -161,20 +208,24 @@ fn read_json<T: for<'a> Deserialize<'a>>(
     what: &str,
     head: &Parts,
     body: &[u8],
-) -> Result<T, String> {
+) -> Result<T, AskError> {
     if head.status != StatusCode::OK {
-        let status = head.status.as_u16();
-        return Err(format!("the {what} has the status {status}"));
+        let cause = format!("the {what} has the status {}", head.status.as_u16());
+        return Err(match may_pass(head.status) {
+            true => AskError::Unavailable(cause),
+            false => AskError::Unusable(cause),
+        });
     }
     let kind = head.headers.get(CONTENT_TYPE);
     let kind = kind.map(|kind| kind.as_bytes().to_ascii_lowercase());
     if kind.is_some_and(|kind| kind.starts_with(b"application/jwt")) {
-        return Err(format!(
+        return Err(AskError::Unusable(format!(
             "the {what} is signed or encrypted (a JWT), which verifyd does not read: let the provider send it as JSON, \
              or put the claim into the ID token"
-        ));
+        )));
     }
-    serde_json::from_slice(body).map_err(|_| format!("the {what} cannot be read"))
+    serde_json::from_slice(body)
+        .map_err(|_| AskError::Unusable(format!("the {what} cannot be read")))
 }
 
 impl Provider {
@@ -182,7 +233,9 @@ impl Provider {
     pub(super) async fn discover(issuer: &str, outbound: &Outbound) -> Result<Self, String> {
         let document = format!("{}/{DISCOVERY}", issuer.trim_end_matches('/'));
         let document = Endpoint::new("issuer", &document, issuer, outbound)?;
-        let found: Document = document.get("discovery document").await?;
+        let found: Document = document
+            .get(Request::builder(), "discovery document")
+            .await?;
         if found.issuer != issuer {
             return Err(format!(
                 "its discovery document is of the issuer {:?}, and http.oidc.issuer is {issuer:?}: both must be the same",
@@ -191,12 +244,12 @@ impl Provider {
         }
         let endpoint = |name: &str, text: &str| Endpoint::new(name, text, issuer, outbound);
         let methods = found.token_endpoint_auth_methods_supported;
-        // Nobody needs these two to sign in.
+        // Nobody needs it to sign in.
         let end_session = found.end_session_endpoint;
         let end_session =
             end_session.and_then(|text| address("end_session_endpoint", &text, issuer).ok());
         let userinfo = found.userinfo_endpoint;
-        let userinfo = userinfo.and_then(|text| endpoint("userinfo_endpoint", &text).ok());
+        let userinfo = userinfo.map(|text| endpoint("userinfo_endpoint", &text));
         let provider = Self {
             authorization: address(
                 "authorization_endpoint",
@@ -204,7 +257,7 @@ impl Provider {
                 issuer,
             )?,
             token: endpoint("token_endpoint", &found.token_endpoint)?,
-            userinfo,
+            userinfo: userinfo.transpose(),
             keys_at: endpoint("jwks_uri", &found.jwks_uri)?,
             keys: Vec::new(),
             end_session,
@@ -217,7 +270,7 @@ impl Provider {
 
     /// The same with the keys that the provider has now. Keys of unknown kinds are left out.
     pub(super) async fn with_new_keys(&self) -> Result<Self, String> {
-        let found: KeySet = self.keys_at.get("list of keys").await?;
+        let found: KeySet = self.keys_at.get(Request::builder(), "list of keys").await?;
         let keys = found.keys.into_iter();
         Ok(Self {
             keys: keys
@@ -269,7 +322,7 @@ impl Provider {
     ) -> Result<Tokens, NoToken> {
         let (request, body) = self.redemption(settings, secret, code, verifier);
         let asked = self.token.ask(request, body).await;
-        let (head, body) = asked.map_err(NoToken::Unavailable)?;
+        let (head, body) = asked.map_err(|error| NoToken::Unavailable(error.into()))?;
         let status = head.status;
         if status == StatusCode::OK {
             return serde_json::from_slice(&body).map_err(|_| {
@@ -285,26 +338,44 @@ impl Provider {
         }
     }
 
-    /// Returns what userinfo says of this subject: OpenID Connect Core 1.0, 5.3. Nothing, if the provider has none.
+    /// Returns what is wrong with the address of userinfo.
+    pub(super) fn userinfo_problem(&self) -> Option<&str> {
+        self.userinfo.as_ref().err().map(String::as_str)
+    }
+
+    /// Returns what userinfo says of this subject: OpenID Connect Core 1.0, 5.3. Nothing, if the provider has none, or
+    /// answers what cannot be used: whoever is refused there has no access here.
     pub(super) async fn userinfo(
         &self,
         tokens: &Tokens,
         subject: Option<&Value>,
     ) -> Result<Claims, SignInError> {
-        let (Some(userinfo), Some(token)) = (&self.userinfo, &tokens.access_token) else {
-            return Ok(Claims::new());
+        let asked = match (&self.userinfo, &tokens.access_token) {
+            (Ok(None), _) => return Ok(Claims::new()),
+            (Ok(Some(userinfo)), Some(token)) => {
+                let bearer = Zeroizing::new(format!("Bearer {}", token.expose_secret()));
+                let request = Request::builder().header(AUTHORIZATION, bearer.as_str());
+                userinfo.get::<Claims>(request, "userinfo").await
+            }
+            (Ok(Some(_)), None) => Err(AskError::Unusable(
+                "the answer to the code has no access token".to_owned(),
+            )),
+            (Err(problem), _) => Err(AskError::Unusable(problem.clone())),
         };
-        let bearer = Zeroizing::new(format!("Bearer {}", token.expose_secret()));
-        let request = Request::builder().header(AUTHORIZATION, bearer.as_str());
-        let asked = userinfo.ask(request, Bytes::new()).await;
-        let read = asked.and_then(|(head, body)| read_json::<Claims>("userinfo", &head, &body));
-        let claims = read.map_err(SignInError::Unavailable)?;
-        if claims.get("sub") != subject {
-            return Err(SignInError::Untrusted(
+        match asked {
+            Ok(claims) if claims.get("sub") == subject => Ok(claims),
+            Ok(_) => Err(SignInError::Untrusted(
                 "is of another person than the userinfo",
-            ));
+            )),
+            Err(AskError::Unavailable(cause)) => Err(SignInError::Unavailable(cause)),
+            Err(AskError::Unusable(cause)) => {
+                tracing::warn!(
+                    cause,
+                    "userinfo of http.oidc cannot be used; the claim is missing"
+                );
+                Ok(Claims::new())
+            }
         }
-        Ok(claims)
     }
 }
 
@@ -342,8 +413,21 @@ mod tests {
             (200, "application/json", "[]", "cannot be read"),
             (200, "application/JWT; charset=utf-8", "e30.e30.", "(a JWT)"),
         ] {
-            let error = read(status, kind, body).unwrap_err();
+            let error = read(status, kind, body).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_access_token_that_is_no_text_is_none() {
+        for (json, has_token) in [
+            (r#"{"id_token":"i","access_token":"a"}"#, true),
+            (r#"{"id_token":"i","access_token":5}"#, false),
+            (r#"{"id_token":"i","access_token":null}"#, false),
+            (r#"{"id_token":"i"}"#, false),
+        ] {
+            let tokens: Tokens = serde_json::from_str(json).unwrap();
+            assert_eq!(tokens.access_token.is_some(), has_token, "{json}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Checks the files that the address of a server names for TLS: the driver's errors name neither parameter nor file.
 
 use crate::domain::text_decoding;
-use crate::files::{self, CertificatesError, certificates};
+use crate::files::{self, CertificatesError, certificates, trusted_authorities};
 use crate::store::address;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
@@ -67,7 +67,8 @@ const KEY: TlsFile = TlsFile {
 /// the server may have no TLS: whether a file can be used must not depend on the server. A text that the driver does
 /// not decode, with a byte order mark for example, is put into the options in place of its file.
 pub(super) fn check(mut options: PgConnectOptions, url: &Url) -> Result<PgConnectOptions, String> {
-    // As libpq does, where an empty one is none; the driver would not verify the server.
+    // As libpq does, where an empty one is none; the driver would not verify the server. Unlike libpq, it trusts the
+    // authorities of the machine, too.
     if matches!(options.get_ssl_mode(), PgSslMode::Require)
         && (AUTHORITIES.named(url)?).is_some_and(|(_, path)| !path.is_empty())
     {
@@ -77,10 +78,15 @@ pub(super) fn check(mut options: PgConnectOptions, url: &Url) -> Result<PgConnec
     if matches!(mode, PgSslMode::Disable | PgSslMode::Allow) {
         return Ok(options);
     }
-    if matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull)
-        && let Some(pem) = AUTHORITIES.decoded(url)?
-    {
-        options = options.ssl_root_cert_from_pem(pem.as_bytes().to_vec());
+    if matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull) {
+        if AUTHORITIES.named(url)?.is_none()
+            && let Some(problem) = trusted_authorities::problem_of_all(std::env::var_os)
+        {
+            return Err(problem);
+        }
+        if let Some(pem) = AUTHORITIES.decoded(url)? {
+            options = options.ssl_root_cert_from_pem(pem.as_bytes().to_vec());
+        }
     }
     if let Some(pem) = CERTIFICATE.decoded(url)? {
         options = options.ssl_client_cert_from_pem(pem.as_bytes());

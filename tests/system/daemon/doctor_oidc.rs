@@ -35,6 +35,9 @@ async fn doctor_says_whether_people_can_sign_in() {
     fake.pads(256 * 1024);
     warns(&bench, "the answer is too long");
     fake.pads(0);
+    fake.informs_at(Some("http://login.example/userinfo"));
+    warns(&bench, "its userinfo_endpoint is no https address");
+    fake.informs_at(None);
     bench.set(&format!("{KEY}ISSUER"), format!("{}/", fake.issuer()));
     warns(&bench, "both must be the same");
     bench.set(&format!("{KEY}ISSUER"), fake.issuer());

@@ -274,7 +274,7 @@ async fn a_hint_is_continued_where_the_row_names_no_span_and_linked_otherwise() 
     }
     let mut daemon = bench.serve(&[
         ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
-        ("VERIFYD__DATABASE__LISTEN", "off"),
+        ("VERIFYD__DATABASE__LISTEN_URL", "off"),
     ]);
     bench.all_completed().await;
     daemon.terminate();

@@ -32,6 +32,7 @@ struct Inner {
     ends_sessions: AtomicBool,
     padding: AtomicUsize,
     userinfo: Mutex<Option<(u16, &'static str, String)>>,
+    userinfo_at: Mutex<Option<&'static str>>,
     bearers: Mutex<Vec<String>>,
 }
 
@@ -57,6 +58,7 @@ impl Fake {
                 ends_sessions: AtomicBool::new(false),
                 padding: AtomicUsize::new(0),
                 userinfo: Mutex::default(),
+                userinfo_at: Mutex::default(),
                 bearers: Mutex::default(),
             }),
         };
@@ -91,6 +93,11 @@ impl Fake {
     /// What userinfo answers from now on: status, type and body. Before, there is none.
     pub fn informs(&self, status: u16, kind: &'static str, body: String) {
         *self.inner.userinfo.lock().unwrap() = Some((status, kind, body));
+    }
+
+    /// Lists another address of userinfo from now on.
+    pub fn informs_at(&self, address: Option<&'static str>) {
+        *self.inner.userinfo_at.lock().unwrap() = address;
     }
 
     /// The headers `Authorization` that userinfo was asked with.
@@ -170,6 +177,8 @@ async fn discovery(State(fake): State<Fake>) -> Response {
     let names_itself = fake.inner.names_itself.load(Ordering::SeqCst);
     let ends_sessions = fake.inner.ends_sessions.load(Ordering::SeqCst);
     let informs = fake.inner.userinfo.lock().unwrap().is_some();
+    let userinfo = fake.inner.userinfo_at.lock().unwrap().map(str::to_owned);
+    let userinfo = userinfo.or_else(|| informs.then(|| format!("{issuer}/userinfo")));
     let padding = "x".repeat(fake.inner.padding.load(Ordering::SeqCst));
     Json(json!({
         "issuer": issuer,
@@ -177,7 +186,7 @@ async fn discovery(State(fake): State<Fake>) -> Response {
         "token_endpoint": format!("{issuer}/token"),
         "jwks_uri": format!("{issuer}/keys"),
         "end_session_endpoint": ends_sessions.then(|| format!("{issuer}/end?tenant=1")),
-        "userinfo_endpoint": informs.then(|| format!("{issuer}/userinfo")),
+        "userinfo_endpoint": userinfo,
         "authorization_response_iss_parameter_supported": names_itself,
         "padding": padding,
     }))
