@@ -1,7 +1,7 @@
 //! The programs of docs/guides/enqueue.md: its snippets, and the files of `examples/enqueue` that it leads to.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const PAGE: &str = include_str!("../../../docs/guides/enqueue.md");
 const MARK: &str = "<!-- tested: ";
@@ -12,6 +12,8 @@ const FOLDER: &str = "examples/enqueue";
 pub struct Snippet {
     pub language: String,
     pub text: String,
+    /// A file is run where it stands: interpreters look for modules beside it.
+    pub file: Option<PathBuf>,
     /// Whether it is given `REDIS_URL`.
     pub sends_hint: bool,
 }
@@ -30,13 +32,14 @@ pub fn snippets() -> BTreeMap<String, Snippet> {
         };
         let kinds: &[&str] = match program {
             "enqueue" => &["insert", "hint"],
-            "http" => &["http"],
+            "start_check" => &["http"],
             other => panic!("no test of {other}"),
         };
         for kind in kinds {
             let snippet = Snippet {
                 language: language.to_owned(),
                 text: text.clone(),
+                file: Some(folder().join(&file)),
                 sends_hint: *kind == "hint",
             };
             let before = found.insert(format!("{language}-{kind}"), snippet);
@@ -46,10 +49,13 @@ pub fn snippets() -> BTreeMap<String, Snippet> {
     found
 }
 
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(FOLDER)
+}
+
 /// The files, by name.
 fn files() -> BTreeMap<String, String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(FOLDER);
-    std::fs::read_dir(folder)
+    std::fs::read_dir(folder())
         .unwrap()
         .map(|entry| {
             let path = entry.unwrap().path();
@@ -72,6 +78,7 @@ fn blocks() -> BTreeMap<String, Snippet> {
         let snippet = Snippet {
             language: language.to_owned(),
             text: text.join("\n") + "\n",
+            file: None,
             sends_hint: false,
         };
         assert!(found.insert(name.to_owned(), snippet).is_none(), "{name}");

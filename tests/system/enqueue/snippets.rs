@@ -81,14 +81,14 @@ fn run_with(
 ) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let (mut command, suffix) = interpreter(&snippet.language);
-    let file = folder.path().join(format!("snippet.{suffix}"));
-    std::fs::write(&file, &snippet.text).unwrap();
+    let pasted = folder.path().join(format!("snippet.{suffix}"));
+    std::fs::write(&pasted, &snippet.text).unwrap();
     match snippet.sends_hint {
         true => command.env("REDIS_URL", &bench.redis_url),
         false => command.env_remove("REDIS_URL"),
     };
     command
-        .arg(&file)
+        .arg(snippet.file.as_ref().unwrap_or(&pasted))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("DATABASE_URL", bench.database.url())
         .env("PROVIDER_CONNECTION_ID", connection.to_string())
