@@ -10,6 +10,9 @@ use url::{ParseError, Url, form_urlencoded};
 /// Characters that end or divide the parts of a URL, in the order in which messages name them.
 const RESERVED: [char; 9] = ['#', '/', '?', '@', '[', ']', ':', ' ', '%'];
 
+/// What is wrong with several hosts, as far as they keep an address from being parsed.
+pub const SEVERAL_HOSTS: &str = "it names several hosts, allowed is one";
+
 /// Returns what is wrong with `SCHEME://USER:PASSWORD@HOST:PORT/…`; `None` if it can be parsed.
 pub fn problem(text: &str) -> Option<String> {
     if let Some(control) = control_in("it", text) {
@@ -235,7 +238,8 @@ fn is_parameter(text: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b"_-[].".contains(&b))
 }
 
-fn has_bare_percent(text: &str) -> bool {
+/// Whether a `%` begins no percent-encoded character.
+pub fn has_bare_percent(text: &str) -> bool {
     text.match_indices('%').any(|(at, _)| {
         let digits = text.as_bytes().get(at + 1..at + 3).unwrap_or_default();
         digits.len() < 2 || !digits.iter().all(u8::is_ascii_hexdigit)
@@ -254,7 +258,7 @@ fn unreadable(error: ParseError, rest: &str) -> String {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
     if host.contains(',') {
-        return "it names several hosts, allowed is one".to_owned();
+        return SEVERAL_HOSTS.to_owned();
     }
     if host.matches(':').count() > 1 && !host.contains('[') {
         return "an IPv6 address must be in brackets, such as [::1]".to_owned();

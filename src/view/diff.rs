@@ -1,6 +1,6 @@
 //! What changed against the previous report of the same connection.
 
-use super::report::read;
+use super::report::{ReportState, read};
 use super::words;
 use crate::domain::names::text_enum;
 pub use crate::domain::report::diff::CheckChange;
@@ -40,6 +40,8 @@ text_enum! {
         PreviousUnreadable => "previous_unreadable",
         /// The run has no report that can be read.
         Unreadable => "unreadable",
+        /// The run has no report, such as before it is completed.
+        NoReport => "no_report",
     }
 }
 
@@ -52,6 +54,7 @@ impl DiffState {
             Self::PreviousGone => "The run that held the previous report was deleted.",
             Self::PreviousUnreadable => "The previous report cannot be read.",
             Self::Unreadable => "The run has no report that can be compared.",
+            Self::NoReport => "The run has no report.",
         }
     }
 }
@@ -104,8 +107,14 @@ impl DiffView {
             counts: ChangeCounts::default(),
             checks: Vec::new(),
         };
-        let Ok(now) = read(run) else {
-            return view;
+        let now = match read(run) {
+            Ok(now) => now,
+            Err(state) => {
+                if matches!(state, ReportState::Pending | ReportState::Missing) {
+                    view.state = DiffState::NoReport;
+                }
+                return view;
+            }
         };
         view.overall_now = Some(now.summary.overall);
         view.previous_report_id = now.previous_report_id.map(|id| id.0);

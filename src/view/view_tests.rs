@@ -439,7 +439,7 @@ fn the_comparison_with_the_previous_report() {
             DiffState::PreviousUnreadable,
         ),
         ("itself corrupt", &corrupt, None, DiffState::Unreadable),
-        ("pending", &pending, None, DiffState::Unreadable),
+        ("pending", &pending, None, DiffState::NoReport),
     ] {
         assert_eq!(DiffView::of(run, previous).state, state, "{case}");
     }

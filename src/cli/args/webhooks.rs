@@ -25,6 +25,10 @@ pub enum WebhooksCommand {
     /// List the attempts of one message
     Attempts(DeliveryArgs),
     /// Send messages again, under their old ids
+    #[command(
+        override_usage = "verifyd webhooks replay [OPTIONS] <DELIVERY>\n       \
+                                verifyd webhooks replay [OPTIONS] --endpoint <ID> --since <TIME>"
+    )]
     Replay(ReplayArgs),
 }
 
@@ -105,7 +109,7 @@ pub struct ReplayArgs {
         conflicts_with = "endpoint"
     )]
     pub id: Option<DeliveryId>,
-    /// All messages of this endpoint that were given up
+    /// All messages of this endpoint that were given up; requires --since
     #[arg(long, value_name = "ID", requires = "since")]
     pub endpoint: Option<EndpointId>,
     /// Only those recorded since then, e.g. 2026-12-31 or RFC 3339

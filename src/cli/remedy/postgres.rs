@@ -136,6 +136,11 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
         ("", "SASLprep"),
         "give the role another password or name; every printable ASCII character can be in it",
     ),
+    // Before those of the variable: less than what was asked of TLS is no remedy.
+    (
+        ("", "server does not support TLS"),
+        "turn TLS on in the server (ssl = on)",
+    ),
     (
         ("", "to the variable PGSSLMODE"),
         "let both sides agree on TLS: ssl = on in the server and PGSSLMODE=require or stricter, or PGSSLMODE=prefer and a \
@@ -172,10 +177,6 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
     ),
     (("", "certificate expired"), RENEW_CERTIFICATE),
     (("", "certificate not valid yet"), RENEW_CERTIFICATE),
-    (
-        ("", "server does not support TLS"),
-        "turn TLS on in the server (ssl = on), or let sslmode of database.url (DATABASE_URL) be prefer",
-    ),
     (
         ("", "no encryption"),
         "let pg_hba.conf admit the user from here without TLS, or connect with it: ssl = on in the server, and \

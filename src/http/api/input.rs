@@ -3,6 +3,7 @@
 
 use super::problem::{FieldError, Kind, Problem};
 use crate::domain::names::UnknownName;
+use crate::domain::report::redact;
 use crate::domain::time_input::{self, Day};
 use crate::domain::{ALLOWED_ID, InvalidId};
 use axum::RequestExt as _;
@@ -342,18 +343,22 @@ fn unsupported(headers: &HeaderMap) -> Option<Problem> {
     let is_json = parts
         .next()
         .is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"));
-    (!is_json || parts.any(names_other_charset))
-        .then(|| Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+    if !is_json {
+        return Some(Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    let charset = redact::clean(parts.find_map(other_charset)?, 40);
+    let detail = format!("The body must be UTF-8; the charset of its Content-Type is {charset:?}.");
+    Some(Problem::new(Kind::MediaType, detail))
 }
 
-/// Whether a parameter of the content's type names another charset than UTF-8 and ASCII, which is a part of it.
-fn names_other_charset(parameter: &str) -> bool {
-    let Some((name, value)) = parameter.split_once('=') else {
-        return false;
-    };
-    let (name, value) = (name.trim(), value.trim().trim_matches(['"', '\'']));
+/// Returns the charset that a parameter of the content's type names, if it is neither UTF-8 nor ASCII, which is a part of
+/// it.
+fn other_charset(parameter: &str) -> Option<&str> {
+    let (name, value) = parameter.split_once('=')?;
+    let value = value.trim().trim_matches(['"', '\'']);
     let is_utf8 = |known: &str| value.eq_ignore_ascii_case(known);
-    name.eq_ignore_ascii_case("charset") && !["utf-8", "utf8", "us-ascii"].into_iter().any(is_utf8)
+    let is_charset = name.trim().eq_ignore_ascii_case("charset");
+    (is_charset && !["utf-8", "utf8", "us-ascii"].into_iter().any(is_utf8)).then_some(value)
 }
 
 /// The id at the end or in the middle of the path. What is no id is the id of nothing.

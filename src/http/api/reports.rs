@@ -8,6 +8,7 @@ use crate::domain::RunId;
 use crate::domain::run::OperationRun;
 use crate::domain::token::sha256_hex;
 use crate::operations::{find_run, read_run};
+use crate::view::diff::DiffState;
 use crate::view::report::ReportState;
 use crate::view::{DiffView, RunView};
 use axum::body::Body;
@@ -99,7 +100,7 @@ fn readable(api: &Api, run: &OperationRun) -> Result<(), Problem> {
     params(("run_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "The comparison, or why there is none", body = DiffView),
-        (status = 404, description = "No such run", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such run, or it has no report", body = super::problem::ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn read_diff(
@@ -110,5 +111,8 @@ pub async fn read_diff(
 ) -> Result<Response, Problem> {
     let record = read_run(caller.reads(&api), &caller.binding(), id).await?;
     let diff = DiffView::of(&record.run, record.previous.as_ref());
+    if diff.state == DiffState::NoReport {
+        readable(&api, &record.run)?;
+    }
     json(StatusCode::OK, &diff)
 }

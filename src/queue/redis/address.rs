@@ -14,6 +14,9 @@ const SENTINEL: &str = "+sentinel";
 /// Port of a Sentinel whose address has none.
 const SENTINEL_PORT: u16 = 26379;
 
+const SEVERAL_HOSTS: &str = "it names several hosts; those of Sentinels need the scheme redis+sentinel or \
+     rediss+sentinel, others are not supported";
+
 const SENTINEL_USERNAME: &str = "sentinel_username";
 const SENTINEL_PASSWORD: &str = "sentinel_password";
 
@@ -28,12 +31,26 @@ pub fn problem(text: &str) -> Option<String> {
 
 /// Checks the address of a server, or that of Sentinels reduced to one host.
 fn problem_of_url(text: &str, of_sentinels: bool) -> Option<String> {
-    if let Some(problem) = server_address::problem(text) {
-        return Some(problem);
+    let says = |problem: &str| Some(problem.to_owned());
+    match server_address::problem(text) {
+        Some(problem) if problem == server_address::SEVERAL_HOSTS => return says(SEVERAL_HOSTS),
+        Some(problem) => return Some(problem),
+        None => {}
     }
     // Just read.
     let url = Url::parse(text).ok()?;
-    let says = |problem: &str| Some(problem.to_owned());
+    if url.host_str().is_some_and(|host| host.contains(',')) {
+        return says(SEVERAL_HOSTS);
+    }
+    let credentials = [
+        ("user", url.username()),
+        ("password", url.password().unwrap_or_default()),
+    ];
+    for (part, text) in credentials {
+        if server_address::has_bare_percent(text) {
+            return Some(format!("percent-encode % as %25 in the {part}"));
+        }
+    }
     if !url.username().is_empty() && url.password().is_none() {
         return says(
             "it has a user and no password; a password alone follows a colon, as in redis://:PASSWORD@HOST",
@@ -239,6 +256,14 @@ mod tests {
             ),
             ("redis://::1:6379", "an IPv6 address must be in brackets"),
             ("redis://", "the host is missing"),
+            ("redis://:S3cret@h,i", "need the scheme redis+sentinel"),
+            ("rediss://h:6379,i:6379/0", "need the scheme redis+sentinel"),
+            ("redis://:S3cret%ss@h", "% as %25 in the password"),
+            ("redis://u%:S3cret@h", "% as %25 in the user"),
+            (
+                "redis+sentinel://:S3cret%@h,i/m",
+                "% as %25 in the password",
+            ),
             ("redis+sentinel://:ab#cd@h,i/m", "percent-encode # as %23"),
             ("redis+sentinel://:a,b/cd@h/m", "percent-encode / as %2F"),
             ("redis+sentinel://h,/m", "the host is missing"),

@@ -133,6 +133,9 @@ async fn bodies_are_read_strictly() {
         assert_eq!(answer.refusal(), (status, problem), "{body}");
         assert!(!answer.body.to_string().contains("feff"));
     }
+    let utf16 = send(Some("application/json; charset=\"utf-16\""), "{}").await;
+    let detail = "The body must be UTF-8; the charset of its Content-Type is \"utf-16\".";
+    assert_eq!(utf16.body["detail"], detail);
     let wrong = send(json_type, "{\"module\": 7, \"colour\": 1}").await;
     assert_eq!(fields(&wrong.body), ["module", "colour"]);
     let twice = r#"{"module": "health_check", "module": "health_check"}"#;

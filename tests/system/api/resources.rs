@@ -236,8 +236,10 @@ async fn a_run_that_is_not_completed_has_no_report_yet() {
     assert_eq!(shown.body["report"]["state"], "pending");
     let report = scene.get(token, &format!("{run}/report")).await;
     assert_eq!(report.refusal(), (404, "no-report"));
+    assert_eq!(shown.body["diff"]["state"], "no_report");
     let diff = scene.get(token, &format!("{run}/diff")).await;
-    assert_eq!(diff.body["state"], "unreadable");
+    assert_eq!(diff.refusal(), (404, "no-report"));
+    assert_eq!(diff.body["detail"], report.body["detail"]);
     let body = json!({ "check_key": "provider.identity", "reason": "x" });
     let path = format!("{run}/acknowledgements");
     let refused = scene.post(token, &path, body).await;
