@@ -25,10 +25,11 @@ pub enum WebhooksCommand {
     /// List the attempts of one message
     Attempts(DeliveryArgs),
     /// Send messages again, under their old ids
-    #[command(
-        override_usage = "verifyd webhooks replay [OPTIONS] <DELIVERY>\n       \
-                                verifyd webhooks replay [OPTIONS] --endpoint <ID> --since <TIME>"
-    )]
+    #[command(override_usage = concat!(
+        "verifyd webhooks replay <DELIVERY>",
+        "\n       ",
+        "verifyd webhooks replay --endpoint <ID> --since <TIME>"
+    ))]
     Replay(ReplayArgs),
 }
 

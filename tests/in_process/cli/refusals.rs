@@ -79,7 +79,7 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
         ),
         ("serve --concurrency 0", 2, "from 1 to 4096"),
         ("demo --show 16", 2, "a whole number from 1 to 15"),
-        ("webhooks replay", 2, "replay [OPTIONS] <DELIVERY>"),
+        ("webhooks replay", 2, "replay <DELIVERY>"),
         ("webhooks replay", 2, "--endpoint <ID> --since <TIME>"),
         ("runs list --before=-7", 2, ids),
         ("webhooks add --workspace 0 --url https://a.example", 2, ids),
