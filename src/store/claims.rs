@@ -4,7 +4,7 @@ use super::batching::{BatchedCall, Batching, submit};
 use super::dialect::{clock, each, own, postgres_only};
 use super::from_row::from_row;
 use super::repeated_ids::{has_own_id, is_of_type};
-use super::shares::{Length, limit_statements};
+use super::shares::{CallKind, Length, RunCall, limit_statements};
 use super::sql::both;
 use super::sql_store::{SqlConnection, SqlStore, transaction, within};
 use super::starting_point::starting_points;
@@ -106,7 +106,13 @@ where
                 let goes_by_itself = share.sends_by_itself(run);
                 // What had the completion wait may let it through.
                 share.begin_short(run);
-                let released = share.send(run, false, release).await;
+                let call = RunCall {
+                    kind: CallKind::Release,
+                    run,
+                    tenant: claim.run.tenant_id,
+                    is_large: false,
+                };
+                let released = share.send(call, release).await;
                 if goes_by_itself {
                     // No completion has got through: in a batch the next one would be refused with others.
                     share.remember(run);

@@ -44,12 +44,12 @@ impl DatabaseSettings {
         self.statement_timeout / 6
     }
 
-    /// Returns how long a statement of a batch may take, a sixth, too: a rule of the application may have one run wait,
+    /// Returns how long a statement of a batch may take, a thirtieth: a rule of the application may have one run wait,
     /// and all others of its batch with it. At least a second, if any may take that long: a batch that is given up though
     /// nothing waits costs more than it would have.
     pub fn batch_timeout(&self) -> Duration {
         let least = self.statement_timeout.min(MIN_BATCH_TIMEOUT);
-        (self.statement_timeout / 6).max(least)
+        (self.statement_timeout / 30).max(least)
     }
 
     /// Whether a connection listens for bare INSERTs. None does with SQLite.
@@ -101,9 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_has_a_sixth_of_the_time_but_a_second() {
+    fn a_batch_has_a_thirtieth_of_the_time_but_a_second() {
         let mut settings: DatabaseSettings = toml::from_str(COMPLETE).unwrap();
-        for (statement, batch) in [(30_000, 5_000), (3_000, 1_000), (300, 300)] {
+        for (statement, batch) in [(60_000, 2_000), (30_000, 1_000), (300, 300)] {
             settings.statement_timeout = Duration::from_millis(statement);
             assert_eq!(settings.batch_timeout(), Duration::from_millis(batch));
         }

@@ -7,13 +7,14 @@
 //! Within a share, calls that wait leave connections to the others. Only a call whose short try the server has
 //! cancelled is [long](Length::Long), and these have half of the share. A run that its batch leaves undecided goes by
 //! itself until one of its calls gets through (of completions and releases: a completion), so it makes other runs wait in
-//! one batch only.
+//! one batch only. Rules of an application mostly hold all runs of a tenant: once a call of one has waited, the tenant's
+//! calls of this kind go by themselves and are long, until one of them is quick.
 
 use super::dialect::each;
 use super::sql::both;
 use super::sql_store::SqlConnection;
 use super::statement::Sql;
-use crate::domain::RunId;
+use crate::domain::{RunId, TenantId};
 use crate::ports::log_throttle::log_limited;
 use crate::ports::store_error::StoreError;
 use parking_lot::Mutex;
@@ -26,7 +27,7 @@ use tokio::time::Instant;
 
 /// Longest time for a statement that may wait for a rule of the application while others wait for its end, in
 /// milliseconds.
-const SHORT_STATEMENT_MS: i64 = 500;
+const SHORT_STATEMENT_MS: u32 = 500;
 
 /// `$1`: milliseconds.
 const LIMIT_STATEMENTS: Sql = both!(each!(
@@ -35,15 +36,16 @@ const LIMIT_STATEMENTS: Sql = both!(each!(
     "SELECT $1"
 ));
 
-/// Time after a run's latest call, which did not get through, after which it goes in batches again.
+/// Time after a run's latest call, which did not get through, or a tenant's, which waited, after which it goes in
+/// batches again.
 const FORGET_AFTER: Duration = Duration::from_secs(10 * 60);
 
-/// Largest number of runs that a share remembers.
+/// Largest number of runs, and of tenants, that a share remembers.
 const MAX_REMEMBERED: usize = 4_096;
 
 /// Limits the statements of this transaction to half a second. SQLite has no such limit.
 pub(super) async fn limit_statements(tx: &mut dyn SqlConnection) -> Result<(), StoreError> {
-    let limit = LIMIT_STATEMENTS.bind(SHORT_STATEMENT_MS);
+    let limit = LIMIT_STATEMENTS.bind(i64::from(SHORT_STATEMENT_MS));
     limit.execute(tx).await?;
     Ok(())
 }
@@ -59,6 +61,24 @@ pub(super) enum Length {
     Large,
 }
 
+/// A rule of the application that has calls of one kind wait may let those of another one through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum CallKind {
+    Claim,
+    Completion,
+    Release,
+}
+
+/// A call that goes by itself.
+#[derive(Clone, Copy)]
+pub(super) struct RunCall {
+    pub kind: CallKind,
+    pub run: RunId,
+    pub tenant: Option<TenantId>,
+    /// Whether the context is not small.
+    pub is_large: bool,
+}
+
 /// The connections that calls of one kind may have at the same time.
 pub(super) struct Share {
     /// The permits for each [`Length`].
@@ -68,6 +88,8 @@ pub(super) struct Share {
     /// Whether calls that are not short wait in the order of their arrival, as long as their callers do.
     serves_in_order: bool,
     by_itself: Mutex<HashMap<RunId, ByItself>>,
+    /// The tenants whose calls wait, and since when no more was learnt of them.
+    waiting: Mutex<HashMap<(CallKind, TenantId), Instant>>,
 }
 
 /// A run whose calls go by themselves.
@@ -94,6 +116,7 @@ impl Share {
             timeout,
             serves_in_order: false,
             by_itself: Mutex::default(),
+            waiting: Mutex::default(),
         }
     }
 
@@ -131,34 +154,36 @@ impl Share {
         permit.map_err(|_| StoreError::TooManyCalls)
     }
 
-    /// Sends a call of this run by itself. A short try that the server cancels is repeated as a long one: a cancelled
+    /// Sends a call of a run by itself. A short try that the server cancels is repeated as a long one: a cancelled
     /// statement has changed nothing.
-    pub async fn send<T, F>(
-        &self,
-        run: RunId,
-        is_large: bool,
-        call: impl Fn(Length) -> F,
-    ) -> Result<T, StoreError>
+    pub async fn send<T, F>(&self, of: RunCall, call: impl Fn(Length) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut length = match is_large {
+        let run = of.run;
+        let mut length = match of.is_large {
             true => Length::Large,
             false => self.remember(run),
         };
         loop {
             let permit = self.permit(length).await?;
+            // Another call of the tenant may have waited since this one began.
+            if length == Length::Short && self.tenant_waits(of.kind, of.tenant) {
+                length = Length::Long;
+                continue;
+            }
             if length == Length::Long {
                 // It may have waited for longer than a run is remembered.
                 self.remember(run);
             }
+            let began = Instant::now();
             let answer = call(length).await;
             drop(permit);
+            if let Some(has_waited) = has_waited(length, &answer, began.elapsed()) {
+                self.learn(of, has_waited);
+            }
             match answer {
-                // query_canceled
-                Err(error @ StoreError::Contended(_))
-                    if length == Length::Short && error.sqlstate() == Some("57014") =>
-                {
+                Err(error) if length == Length::Short && is_cancelled(&error) => {
                     self.remember_as_long(run);
                     length = Length::Long;
                 }
@@ -212,10 +237,58 @@ impl Share {
         }
     }
 
+    /// Returns whether a call of this tenant waited, and none was quick since.
+    pub fn tenant_waits(&self, kind: CallKind, tenant: Option<TenantId>) -> bool {
+        let waiting = self.waiting.lock();
+        tenant
+            .and_then(|tenant| waiting.get(&(kind, tenant)))
+            .is_some_and(|known| known.elapsed() < FORGET_AFTER)
+    }
+
+    /// Returns the tenants whose calls wait.
+    pub fn waiting_tenants(&self, kind: CallKind) -> Vec<i64> {
+        let waiting = self.waiting.lock();
+        let waiting = waiting
+            .iter()
+            .filter(|((of, _), known)| *of == kind && known.elapsed() < FORGET_AFTER);
+        waiting.map(|((_, tenant), _)| tenant.0).collect()
+    }
+
+    fn learn(&self, of: RunCall, has_waited: bool) {
+        let Some(tenant) = of.tenant else { return };
+        let mut waiting = self.waiting.lock();
+        if !has_waited {
+            waiting.remove(&(of.kind, tenant));
+            return;
+        }
+        if waiting.len() >= MAX_REMEMBERED {
+            waiting.retain(|_, known| known.elapsed() < FORGET_AFTER);
+        }
+        if waiting.len() < MAX_REMEMBERED {
+            waiting.insert((of.kind, tenant), Instant::now());
+        }
+    }
+
     fn remember_as_long(&self, run: RunId) {
         if let Some(known) = self.by_itself.lock().get_mut(&run) {
             known.is_long = true;
         }
+    }
+}
+
+/// Whether the server has cancelled the statement.
+fn is_cancelled(error: &StoreError) -> bool {
+    // query_canceled
+    matches!(error, StoreError::Contended(_)) && error.sqlstate() == Some("57014")
+}
+
+/// Whether a call has waited. `None`: it tells nothing of its tenant's calls. A large one takes long by itself; a short
+/// one that got through may have begun before another one waited.
+fn has_waited<T>(length: Length, answer: &Result<T, StoreError>, took: Duration) -> Option<bool> {
+    match (length, answer) {
+        (Length::Large, _) | (Length::Short, Ok(_)) => None,
+        (_, Err(error)) => is_cancelled(error).then_some(true),
+        (Length::Long, Ok(_)) => Some(took.as_millis() >= u128::from(SHORT_STATEMENT_MS)),
     }
 }
 
@@ -227,6 +300,15 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(5);
     const RUN: RunId = RunId(7);
+    const TENANT: Option<TenantId> = Some(TenantId(8));
+
+    /// A completion of [`RUN`], which is of no tenant.
+    const CALL: RunCall = RunCall {
+        kind: CallKind::Completion,
+        run: RUN,
+        tenant: None,
+        is_large: false,
+    };
 
     fn is_refused(permit: Result<Permit, StoreError>) -> bool {
         matches!(permit, Err(StoreError::TooManyCalls))
@@ -294,7 +376,7 @@ mod tests {
                 false => Err(StoreError::Contended(Detail::said("(SQLSTATE 57014)"))),
             })
         };
-        let is_answered = share.send(RUN, false, call).await.is_ok();
+        let is_answered = share.send(CALL, call).await.is_ok();
         (is_answered, lengths.into_inner())
     }
 
@@ -318,7 +400,7 @@ mod tests {
             let error = StoreError::Unavailable("no answer".into());
             std::future::ready(Err::<(), _>(error))
         };
-        assert!(share.send(RUN, false, unanswered).await.is_err());
+        assert!(share.send(CALL, unanswered).await.is_err());
         assert!(!share.sends_by_itself(RUN));
     }
 
@@ -331,7 +413,7 @@ mod tests {
                 let why = Detail::new("kept", code.clone());
                 std::future::ready(Err::<(), _>(StoreError::Refused(why)))
             };
-            assert!(share.send(RUN, false, call).await.is_err());
+            assert!(share.send(CALL, call).await.is_err());
             assert_eq!(share.sends_by_itself(RUN), goes_by_itself);
         }
     }
@@ -356,5 +438,72 @@ mod tests {
         lengths_of_tries(&share, Length::Large).await;
         tokio::time::advance(FORGET_AFTER).await;
         assert!(!share.sends_by_itself(RUN));
+    }
+
+    /// The lengths of the tries of a call that the server cancels while it is short, and that takes this time while it is
+    /// not.
+    async fn tries_of(share: &Share, call: RunCall, takes: Duration) -> Vec<Length> {
+        let lengths = Mutex::new(Vec::new());
+        let answer = share.send(call, |length| {
+            lengths.lock().push(length);
+            async move {
+                if length == Length::Short {
+                    tokio::time::sleep(SHORT).await;
+                    return Err(StoreError::Contended(Detail::said("(SQLSTATE 57014)")));
+                }
+                tokio::time::sleep(takes).await;
+                Ok(())
+            }
+        });
+        answer.await.unwrap();
+        lengths.into_inner()
+    }
+
+    const SHORT: Duration = Duration::from_millis(SHORT_STATEMENT_MS as u64);
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_of_a_tenant_are_long_from_the_first_that_waits_to_the_first_that_is_quick() {
+        use Length::{Long, Short};
+        let share = Share::new(3, TIMEOUT);
+        let of_tenant = |run| RunCall {
+            run: RunId(run),
+            tenant: TENANT,
+            ..CALL
+        };
+        let waits = || share.tenant_waits(CallKind::Completion, TENANT);
+        for (run, takes, tries, still_waits) in [
+            (1, 20 * SHORT, vec![Short, Long], true),
+            (2, 20 * SHORT, vec![Long], true),
+            (3, SHORT / 5, vec![Long], false),
+            (4, SHORT / 5, vec![Short, Long], false),
+            (5, SHORT, vec![Short, Long], true),
+        ] {
+            assert_eq!(
+                tries_of(&share, of_tenant(run), takes).await,
+                tries,
+                "{run}"
+            );
+            assert_eq!(waits(), still_waits, "{run}");
+        }
+        // Neither another kind of call nor another tenant.
+        assert!(!share.tenant_waits(CallKind::Release, TENANT));
+        assert!(!share.tenant_waits(CallKind::Completion, None));
+        assert_eq!(share.waiting_tenants(CallKind::Completion), [8]);
+        assert!(share.waiting_tenants(CallKind::Release).is_empty());
+        tokio::time::advance(FORGET_AFTER).await;
+        assert!(!waits() && share.waiting_tenants(CallKind::Completion).is_empty());
+    }
+
+    /// It takes long by itself.
+    #[tokio::test(start_paused = true)]
+    async fn a_large_call_tells_nothing_of_its_tenant() {
+        let share = Share::new(3, TIMEOUT);
+        let call = RunCall {
+            tenant: TENANT,
+            is_large: true,
+            ..CALL
+        };
+        assert_eq!(tries_of(&share, call, 20 * SHORT).await, [Length::Large]);
+        assert!(!share.tenant_waits(CallKind::Completion, TENANT));
     }
 }

@@ -164,7 +164,12 @@ impl Pipeline {
         if let Some(SchemaState::Unfit | SchemaState::Changed) = self.schema_after(error).await {
             return Processed::Deferred;
         }
-        metrics::counter!("verifyd_claims_refused_total", "class" => error.class()).increment(1);
+        match error {
+            // Nobody has refused it.
+            StoreError::TooManyCalls => metrics::counter!("verifyd_claims_unsent_total"),
+            _ => metrics::counter!("verifyd_claims_refused_total", "class" => error.class()),
+        }
+        .increment(1);
         self.refused_claims.refused();
         if !error.is_transient() {
             self.worker.refusals.claims.failed();

@@ -1,5 +1,7 @@
 //! Tests batching with a store that doubles numbers.
 
+mod waiting;
+
 use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;

@@ -9,8 +9,8 @@
 
 use super::batching::{LOCK_TIMEOUT, status};
 use super::{PostgresStore, commit_or_roll_back, is_failed_completion, seconds};
-use crate::domain::RunId;
 use crate::domain::run::RunRequest;
+use crate::domain::{RunId, TenantId};
 use crate::ports::claims::{Claim, ClaimAnswer, ContextSize, MAX_FAILED_COMPLETIONS};
 use crate::ports::log_throttle::log_limited;
 use crate::ports::store_error::StoreError;
@@ -22,7 +22,7 @@ use crate::store::dialect::{a_second_after, moment, now};
 use crate::store::groups::in_group;
 use crate::store::repeated_ids::{has_own_id, is_of_type};
 use crate::store::reused_ids::{is_before_start, set_aside};
-use crate::store::shares::{Length, Permit, limit_statements};
+use crate::store::shares::{CallKind, Length, Permit, RunCall, limit_statements};
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
@@ -31,7 +31,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 /// Claims runs. `$6`: limit of failed completions; `$7`: largest context in bytes; `$8`: whether the runs are
-/// isolated; `$9`: whether each was locked and prepared before.
+/// isolated; `$9`: whether each was locked and prepared before; `$10`: tenants whose claims wait, which are skipped.
 ///
 /// Without preparation one statement is enough, though others may have committed between its snapshot and its
 /// locks: a run that it locks is queued in its newest version, and the writer that queued it left an attempt
@@ -52,7 +52,8 @@ macro_rules! claim {
                 SELECT r.id, r.started_at FROM operation_runs r
                 WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!() " = 'queued' AND "
             is_claimable!() " AND " has_own_id!(postgres "r")
-            $($in_group)* " AND ($9 OR " is_small!("r.context") ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
+            $($in_group)* " AND (r.tenant_id = ANY($10)) IS NOT TRUE AND ($9 OR " is_small!("r.context")
+            ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
             ), history AS (
                 SELECT l.id, h.*, h.spent >= w.max_attempts OR h.failed >= $6 AS exhausted,
                        h.spent + 1 >= w.max_attempts AND h.lost > 0 AS last_chance
@@ -99,8 +100,8 @@ macro_rules! claim {
 
 const CLAIM: &str = claim!();
 
-/// `$10`, `$11`: the group.
-const CLAIM_IN_GROUP: &str = claim!(" AND " in_group!(postgres "r.workspace_id", "$10", "$11"));
+/// `$11`, `$12`: the group.
+const CLAIM_IN_GROUP: &str = claim!(" AND " in_group!(postgres "r.workspace_id", "$11", "$12"));
 
 /// Of those that were not claimed: the ones that are still queued, and whether they are not due yet.
 macro_rules! still_queued {
@@ -121,9 +122,9 @@ const STILL_QUEUED: &str = still_queued!();
 const STILL_QUEUED_IN_GROUP: &str =
     still_queued!(" AND " in_group!(postgres "r.workspace_id", "$2", "$3"));
 
-/// Whether a batch can read the context of the run.
-const IS_SMALL: &str = sql!(
-    "SELECT " is_small!("r.context") " FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
+/// Whether a batch can read the context of the run, and its tenant.
+const SIZE_AND_TENANT: &str = sql!(
+    "SELECT " is_small!("r.context") ", r.tenant_id FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
 );
 
 /// Locks the run, unless another transaction does.
@@ -188,16 +189,22 @@ impl BatchedCall<PostgresStore> for ClaimRequest {
 #[async_trait]
 impl ClaimByItself for PostgresStore {
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
-        let is_small = self.scalar::<bool>(IS_SMALL).bind(call.run.0);
-        let is_small = self
+        let found = self.rows(SIZE_AND_TENANT).bind(call.run.0);
+        let found: Option<(bool, Option<i64>)> = self
             .transaction(async |tx| {
                 self.limit_lock_waits(tx).await?;
-                Ok::<_, StoreError>(is_small.fetch_optional(tx).await?)
+                Ok::<_, StoreError>(found.fetch_optional(tx).await?)
             })
             .await?;
-        let is_large = is_small == Some(false);
+        let (is_small, tenant) = found.unzip();
         let claim = |length| self.claim_in_transaction(call.clone(), length);
-        let answer = self.claims.send(call.run, is_large, claim).await?;
+        let of = RunCall {
+            kind: CallKind::Claim,
+            run: call.run,
+            tenant: tenant.flatten().map(TenantId),
+            is_large: is_small == Some(false),
+        };
+        let answer = self.claims.send(of, claim).await?;
         if matches!(answer, ClaimAnswer::Locked) {
             // A claim of another process may wait in a rule, as would the next batch here.
             self.claims.remember(call.run);
@@ -300,6 +307,10 @@ impl PostgresStore {
         let deadlines = calls.iter().map(|c| seconds(c.policy.lease));
         // A run that is prepared was found to be of the group before.
         let group = self.in_process.group.get().filter(|_| !prepared);
+        let skipped = match prepared {
+            true => Vec::new(),
+            false => self.claims.waiting_tenants(CallKind::Claim),
+        };
         let claim = self.sql(group.map_or(CLAIM, |_| CLAIM_IN_GROUP));
         let claim = claim
             .bind(column(|c| c.run.0))
@@ -310,7 +321,8 @@ impl PostgresStore {
             .bind(i64::from(MAX_FAILED_COMPLETIONS))
             .bind(self.in_process.context_bytes)
             .bind(calls.iter().all(|c| c.policy.isolated))
-            .bind(prepared);
+            .bind(prepared)
+            .bind(skipped);
         let claim = match group {
             Some(group) => claim.bind(&group.listed).bind(group.has_listed),
             None => claim,

@@ -18,7 +18,7 @@ use crate::store::completion::{
 use crate::store::dialect::{a_second_after, each, is_about, moment, now};
 use crate::store::repeated_ids::{has_own_id, is_of_type};
 use crate::store::reused_ids::{is_before_creation, is_of_its_run_and_connection};
-use crate::store::shares::{Length, Permit, limit_statements};
+use crate::store::shares::{CallKind, Length, Permit, RunCall, limit_statements};
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -151,7 +151,9 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
     }
 
     fn goes_by_itself(&self, store: &PostgresStore) -> bool {
-        store.completions.sends_by_itself(self.run)
+        let share = &store.completions;
+        share.sends_by_itself(self.run)
+            || share.tenant_waits(CallKind::Completion, self.event.tenant_id)
     }
 
     async fn permit(store: &PostgresStore) -> Result<Option<Permit>, StoreError> {
@@ -181,10 +183,13 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
 impl CompleteByItself for PostgresStore {
     async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
         let complete = |length| self.complete_in_transaction(request, length);
-        let completed = self
-            .completions
-            .send(request.run, request.is_large, complete)
-            .await?;
+        let call = RunCall {
+            kind: CallKind::Completion,
+            run: request.run,
+            tenant: request.event.tenant_id,
+            is_large: request.is_large,
+        };
+        let completed = self.completions.send(call, complete).await?;
         let is_completed = completed.contains(request.run);
         completed.publish(&self.in_process);
         Ok(is_completed)

@@ -120,6 +120,40 @@ async fn a_claim_that_waits_is_not_repeated_in_its_slot() {
     assert!(tries <= 3, "{tries}");
 }
 
+/// Connections for claims are taken by those that wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_are_not_sent_do_not_count_as_refused() {
+    let bench = Bench::new().await;
+    let [_, slow] = [1, 2].map(|tenant| bench.healthy(tenant));
+    before_update(
+        &bench,
+        "old.tenant_id = 2",
+        "PERFORM pg_sleep(3600); RETURN new",
+    )
+    .await;
+    let daemon = bench.serve(&[
+        ("VERIFYD__DATABASE__MAX_CONNECTIONS", "10"),
+        ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "10s"),
+        // None of those that wait is cancelled meanwhile.
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "10m"),
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
+    ]);
+    bench.record(&[slow], REFUSED).await;
+    until("a claim is not sent", async || {
+        daemon.metric("verifyd_claims_unsent_total").await >= 1.0
+    })
+    .await;
+    let (_, all) = daemon.get("/metrics").await;
+    let refused = all
+        .lines()
+        .filter(|line| line.starts_with("verifyd_claims_refused_total{"));
+    let refused: Vec<&str> = refused.collect();
+    assert!(
+        !refused.is_empty() && refused.iter().all(|line| line.ends_with(" 0")),
+        "{refused:?}"
+    );
+}
+
 /// A conflict of a second, as with a row that its application locks, while other claims are granted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_conflict_is_waited_out_while_other_claims_are_granted() {

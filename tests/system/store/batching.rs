@@ -319,7 +319,7 @@ async fn a_locked_inventory_holds_up_its_own_tenant_only() {
         .unwrap();
     let mut tasks = complete(1..=8).await;
     let waiting = tasks.remove(0);
-    // Before the lock is given up: that takes five minutes.
+    // Before the lock is given up: that takes ten minutes.
     let others = tokio::time::timeout(Duration::from_secs(180), join_all(tasks));
     for done in others
         .await

@@ -40,7 +40,7 @@ pub fn settings(url: &str) -> DatabaseSettings {
         password_file: PathBuf::new(),
         max_connections: 8,
         acquire_timeout: Duration::from_secs(300),
-        statement_timeout: Duration::from_secs(1800),
+        statement_timeout: Duration::from_secs(3600),
         listen_url: SecretString::default(),
         read_url: SecretString::default(),
     }

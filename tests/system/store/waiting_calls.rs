@@ -7,11 +7,12 @@ use futures::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::waiting::{until, within};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use verifyd::domain::completion::Completion;
 use verifyd::domain::{ConnectionId, RunId};
-use verifyd::ports::store::{AttemptEnd, Claim, ClaimAnswer, Store};
+use verifyd::ports::store::{AttemptEnd, Claim, ClaimAnswer, ContextSize, Store};
 
 /// Runs that wait, of the tenant 8, and healthy ones, of the tenant 7.
 const WAITING: usize = 12;
@@ -20,19 +21,19 @@ const HEALTHY: usize = 60;
 /// Has each of these updates of the tenant 8 wait, for longer than a statement may take.
 async fn hold(bed: &Bed, updates: &str) {
     let trigger = "TRIGGER hold BEFORE UPDATE ON operation_runs";
-    hold_by(bed, trigger, updates).await;
+    hold_by(bed, trigger, updates, 3600).await;
 }
 
 /// The same, but deferred to the commit, whose time has no limit.
 async fn hold_at_end(bed: &Bed, updates: &str) {
     let trigger = "CONSTRAINT TRIGGER hold AFTER UPDATE ON operation_runs INITIALLY DEFERRED";
-    hold_by(bed, trigger, updates).await;
+    hold_by(bed, trigger, updates, 3600).await;
 }
 
-async fn hold_by(bed: &Bed, trigger: &str, updates: &str) {
+async fn hold_by(bed: &Bed, trigger: &str, updates: &str, seconds: u32) {
     bed.exec(&format!(
         "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
-             'BEGIN PERFORM pg_sleep(3600); RETURN new; END';
+             'BEGIN PERFORM pg_sleep({seconds}); RETURN new; END';
          CREATE {trigger} FOR EACH ROW
              WHEN (new.tenant_id = 8 AND {updates}) EXECUTE FUNCTION hold()"
     ))
@@ -40,7 +41,7 @@ async fn hold_by(bed: &Bed, trigger: &str, updates: &str) {
 }
 
 /// A store whose statements may take longer than `within` waits: what waits for one that is held fails the test. A batch
-/// may take 25 seconds.
+/// may take five seconds.
 async fn store(bed: &Bed) -> Arc<dyn Store> {
     let mut settings = settings(&bed.url());
     settings.statement_timeout = Duration::from_secs(150);
@@ -97,6 +98,46 @@ async fn healthy_runs_are_claimed_before_those_whose_claims_wait() {
     }
     let claimed = "operation_runs WHERE status = 'running' AND tenant_id = 8";
     assert_eq!(bed.count(claimed).await, 0);
+}
+
+/// A trigger waits for longer than two batches may. As many calls are made at the same time as a worker has slots.
+#[tokio::test]
+async fn healthy_claims_of_one_moment_end_while_the_first_ones_wait() {
+    const SLOTS: usize = 64;
+    let bed = Bed::postgres().await;
+    let (mut waiting, mut healthy) = (Vec::new(), bed.many_queued(200).await);
+    for _ in 0..20 {
+        waiting.push(bed.queued_for(8, 1).await);
+    }
+    let rule = "TRIGGER hold BEFORE UPDATE ON operation_runs";
+    hold_by(&bed, rule, "new.status = 'running'", 40).await;
+    let store = store(&bed).await;
+    let slots = Arc::new(Semaphore::new(SLOTS));
+    let (mut waits, mut passes) = (JoinSet::new(), JoinSet::new());
+    while let Some(run) = healthy.pop() {
+        let next = match healthy.len() % 10 {
+            0 => waiting.pop(),
+            _ => None,
+        };
+        for (run, calls) in [(Some(run), &mut passes), (next, &mut waits)] {
+            let Some(run) = run else { continue };
+            let (store, slots) = (Arc::clone(&store), Arc::clone(&slots));
+            calls.spawn(async move {
+                let _slot = slots.acquire_owned().await.unwrap();
+                store.claim(run, &worker("w1"), &POLICY).await
+            });
+        }
+    }
+    let answers = within("healthy runs have an answer", passes.join_all()).await;
+    for answer in answers {
+        assert!(answer.unwrap().claimed().is_some());
+    }
+    // Neither granted, which takes as long as the trigger does, nor refused.
+    assert!(
+        waits.try_join_next().is_none(),
+        "a claim has waited to its end"
+    );
+    waits.shutdown().await;
 }
 
 /// Of a connection and a tenant that all share.
@@ -161,7 +202,7 @@ async fn end_waiting(bed: &Bed, run: RunId) {
     .await;
 }
 
-/// Claims healthy runs together with this one. A batch may take five minutes here: one that waits would fail the test.
+/// Claims healthy runs together with this one. A batch may take two minutes here: one that waits would fail the test.
 async fn healthy_runs_are_claimed_beside(bed: &Bed, waiting: RunId) {
     let healthy = bed.many_queued(9).await;
     let claim = |run: RunId| {
@@ -190,6 +231,58 @@ async fn a_run_whose_claim_waited_is_in_no_batch_of_claims() {
     end_waiting(&bed, waiting).await;
     assert!(first.await.unwrap().is_err());
     healthy_runs_are_claimed_beside(&bed, waiting).await;
+}
+
+/// In another run, too, though none of the tenant has been in a batch that waited.
+#[tokio::test]
+async fn a_tenant_whose_claim_waited_is_in_no_batch_of_claims() {
+    let bed = Bed::postgres().await;
+    let [first, second] = [bed.queued_for(8, 1).await, bed.queued_for(8, 1).await];
+    hold(&bed, "new.status = 'running'").await;
+    let store = Arc::clone(&bed.store);
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move { store.claim(first, &worker("w1"), &ISOLATED).await });
+    until("a call waits, after its short try", async || {
+        bed.count(WAITING_LONG).await == 1
+    })
+    .await;
+    healthy_runs_are_claimed_beside(&bed, second).await;
+    waiting.shutdown().await;
+}
+
+/// The same of completions. One that keeps nothing of the context is in no batch from the beginning.
+#[tokio::test]
+async fn a_tenant_whose_completion_waited_is_in_no_batch_of_completions() {
+    let bed = Bed::postgres().await;
+    let mut of_tenant = Vec::new();
+    for _ in 0..2 {
+        let run = bed.queued_for(8, 1).await;
+        of_tenant.push(bed.claim(run, "w1").await);
+    }
+    of_tenant[0].context = ContextSize::Huge;
+    let mut healthy = Vec::new();
+    for run in bed.many_queued(9).await {
+        healthy.push(bed.claim(run, "w1").await);
+    }
+    hold(&bed, "new.status = 'completed'").await;
+    let complete = |claim: Claim| {
+        let store = Arc::clone(&bed.store);
+        async move { store.complete(&claim, &succeeded()).await }
+    };
+    let mut waiting = JoinSet::new();
+    let mut of_tenant = of_tenant.into_iter().map(complete);
+    waiting.spawn(of_tenant.next().unwrap());
+    until("a call waits, after its short try", async || {
+        bed.count(WAITING_LONG).await == 1
+    })
+    .await;
+    waiting.spawn(of_tenant.next().unwrap());
+    let completions = join_all(healthy.into_iter().map(complete));
+    for answer in within("healthy runs are completed", completions).await {
+        assert!(answer.unwrap());
+    }
+    assert!(waiting.try_join_next().is_none());
+    waiting.shutdown().await;
 }
 
 /// As by a claim of another process that waits.
