@@ -110,7 +110,7 @@ async fn healthy_claims_of_one_moment_end_while_the_first_ones_wait() {
         waiting.push(bed.queued_for(8, 1).await);
     }
     let rule = "TRIGGER hold BEFORE UPDATE ON operation_runs";
-    hold_by(&bed, rule, "new.status = 'running'", 40).await;
+    hold_by(&bed, rule, "new.status = 'running'", 20).await;
     let store = store(&bed).await;
     let slots = Arc::new(Semaphore::new(SLOTS));
     let (mut waits, mut passes) = (JoinSet::new(), JoinSet::new());

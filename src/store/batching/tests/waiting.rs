@@ -221,9 +221,15 @@ impl Scene {
 /// Asserts that each healthy call has its answer within this time, and returns how many there are.
 fn healthy_within(limit: Duration, answers: &[Answered]) -> usize {
     let healthy = answers.iter().filter(|a| a.rule == Rule::Passes);
-    healthy
-        .inspect(|a| assert!(a.answer.is_ok() && a.after <= limit, "{:?}", a.after))
-        .count()
+    let healthy: Vec<&Answered> = healthy.collect();
+    for call in &healthy {
+        assert!(
+            call.answer.is_ok() && call.after <= limit,
+            "{:?}",
+            call.after
+        );
+    }
+    healthy.len()
 }
 
 /// More than one batch, which takes its time, and then tries by themselves, which take theirs.
