@@ -166,21 +166,7 @@ DO $application$
 BEGIN
     IF to_regclass('operation_runs') IS NOT NULL THEN
         GRANT SELECT ON operation_runs TO verifyd_serve, verifyd_operator, verifyd_producer;
-        -- Whose run it is, of which type and when it was recorded is never changed.
-        GRANT UPDATE (status, outcome, context, failure_summary, started_at, completed_at)
-            ON operation_runs TO verifyd_serve;
-        GRANT INSERT (workspace_id, tenant_id, type, status, context, created_at)
-            ON operation_runs TO verifyd_serve, verifyd_operator, verifyd_producer;
-        -- What has to be empty in a new run: verifyd writes NULL to all of it where a default would fill one.
-        IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'operation_runs'::regclass AND atthasdef
-            AND attname IN ('outcome', 'started_at', 'completed_at'))
-        THEN
-            GRANT INSERT (outcome, started_at, completed_at) ON operation_runs TO verifyd_serve, verifyd_operator;
-        END IF;
-        GRANT SELECT (id, type, status, completed_at), DELETE ON operation_runs TO verifyd_prune;
-        -- Locking a row takes the right to change some column of it: the one whose change verifyd's
-        -- guards undo.
-        GRANT UPDATE (created_at) ON operation_runs TO verifyd_prune;
+        GRANT DELETE ON operation_runs TO verifyd_prune;
     END IF;
     IF to_regclass('provider_connections') IS NOT NULL THEN
         GRANT SELECT ON provider_connections TO verifyd_serve, verifyd_operator;
@@ -204,22 +190,52 @@ BEGIN
     END IF;
     IF to_regclass('tenant_onboarding_sessions') IS NOT NULL THEN
         GRANT SELECT ON tenant_onboarding_sessions TO verifyd_serve, verifyd_operator;
-        GRANT SELECT (state) ON tenant_onboarding_sessions TO verifyd_prune;
-        -- A check that is started for a session becomes what the session points to.
-        GRANT UPDATE (state) ON tenant_onboarding_sessions TO verifyd_serve, verifyd_operator;
     END IF;
     IF to_regclass('verification_check_acknowledgements') IS NOT NULL THEN
         GRANT SELECT ON verification_check_acknowledgements TO verifyd_serve, verifyd_operator;
-        GRANT SELECT (id, operation_run_id, withdrawn_at, expires_at), DELETE
-            ON verification_check_acknowledgements TO verifyd_prune;
-        -- Nothing that was said is ever changed or deleted, only withdrawn.
-        GRANT INSERT (operation_run_id, check_key, reason_code, reason, acknowledged_by,
-                      acknowledged_at, expires_at),
-              UPDATE (withdrawn_at, withdrawn_by)
-            ON verification_check_acknowledgements TO verifyd_serve, verifyd_operator;
+        GRANT DELETE ON verification_check_acknowledgements TO verifyd_prune;
     END IF;
 END
 $application$;
+
+-- Columns of these tables, as far as they are there: `migrate` and `doctor` list those that are missing.
+DO $columns$
+DECLARE
+    granted record;
+BEGIN
+    FOR granted IN
+        SELECT w.name, w.action, w.roles, string_agg(quote_ident(a.attname), ', ') AS columns
+        FROM (VALUES
+            -- Whose run it is, of which type and when it was recorded is never changed.
+            ('operation_runs', 'UPDATE', '{status, outcome, context, failure_summary, started_at, completed_at}',
+                'verifyd_serve'),
+            ('operation_runs', 'INSERT', '{workspace_id, tenant_id, type, status, context, created_at}',
+                'verifyd_serve, verifyd_operator, verifyd_producer'),
+            -- What has to be empty in a new run: verifyd writes NULL to all of it where a default would fill one.
+            ('operation_runs', 'INSERT', CASE WHEN EXISTS (
+                SELECT FROM pg_attribute WHERE attrelid = to_regclass('operation_runs') AND atthasdef
+                AND attname IN ('outcome', 'started_at', 'completed_at'))
+                THEN '{outcome, started_at, completed_at}' END, 'verifyd_serve, verifyd_operator'),
+            ('operation_runs', 'SELECT', '{id, type, status, completed_at}', 'verifyd_prune'),
+            -- Locking a row takes the right to change some column of it: the one whose change verifyd's guards undo.
+            ('operation_runs', 'UPDATE', '{created_at}', 'verifyd_prune'),
+            ('tenant_onboarding_sessions', 'SELECT', '{state}', 'verifyd_prune'),
+            -- A check that is started for a session becomes what the session points to.
+            ('tenant_onboarding_sessions', 'UPDATE', '{state}', 'verifyd_serve, verifyd_operator'),
+            -- Nothing that was said is ever changed or deleted, only withdrawn.
+            ('verification_check_acknowledgements', 'SELECT', '{id, operation_run_id, withdrawn_at, expires_at}',
+                'verifyd_prune'),
+            ('verification_check_acknowledgements', 'INSERT', '{operation_run_id, check_key, reason_code, reason,
+                acknowledged_by, acknowledged_at, expires_at}', 'verifyd_serve, verifyd_operator'),
+            ('verification_check_acknowledgements', 'UPDATE', '{withdrawn_at, withdrawn_by}',
+                'verifyd_serve, verifyd_operator')) AS w(name, action, columns, roles)
+        JOIN pg_attribute a ON a.attrelid = to_regclass(w.name) AND a.attname = ANY (w.columns::name[])
+        GROUP BY 1, 2, 3
+    LOOP
+        EXECUTE format('GRANT %s (%s) ON %I TO %s', granted.action, granted.columns, granted.name, granted.roles);
+    END LOOP;
+END
+$columns$;
 
 -- The sequences of these tables, for those who add rows. `doctor` reads which ids come next.
 DO $sequences$

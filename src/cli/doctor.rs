@@ -26,6 +26,7 @@ use crate::app;
 use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::Pooling;
+use crate::ports::runs::RunCounts;
 use crate::ports::store::{SchemaFinding, Store, StoreError};
 use crate::ports::workers::WorkerRecord;
 use crate::telemetry::build_info::{BUILD, BuildInfo};
@@ -422,6 +423,38 @@ async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
     }));
 }
 
+/// A line for runs and the workers alive. `unserved`: the remedy where nobody works on them; `slow`: where they have been
+/// due for long.
+fn of_counts(
+    part: &'static str,
+    counts: &RunCounts,
+    alive: usize,
+    unserved: Option<String>,
+    slow: &str,
+) -> Line {
+    let plural = if alive == 1 { "" } else { "s" };
+    let not_due = match counts.not_due {
+        0 => String::new(),
+        n => format!(" ({n} not due yet)"),
+    };
+    let found = format!(
+        "{} queued{not_due}, {} running, {alive} worker{plural} alive",
+        counts.queued, counts.running
+    );
+    let due = counts.oldest_queued_seconds;
+    if unserved.is_none() && due.is_none_or(|s| s <= LONG_WAIT_SECONDS) {
+        return ok(part, found);
+    }
+    let due = due.map(|s| format!("; the oldest has been due for {s:.0} s"));
+    let remedy = unserved.unwrap_or_else(|| slow.to_owned());
+    bad(
+        part,
+        State::Warning,
+        found + &due.unwrap_or_default(),
+        remedy,
+    )
+}
+
 /// Shows queued runs and workers. Returns the workers, if they are known.
 async fn activity(
     store: &dyn Store,
@@ -440,33 +473,9 @@ async fn activity(
         .iter()
         .filter(|worker| worker.is_alive(now, settings.worker.dead_after))
         .count();
-    let plural = if alive == 1 { "" } else { "s" };
-    let not_due = match counts.not_due {
-        0 => String::new(),
-        n => format!(" ({n} not due yet)"),
-    };
-    let found = format!(
-        "{} queued{not_due}, {} running, {alive} worker{plural} alive",
-        counts.queued, counts.running
-    );
-    let waiting_long = counts
-        .oldest_queued_seconds
-        .is_some_and(|s| s > LONG_WAIT_SECONDS);
-    lines.push(if alive == 0 && counts.queued > 0 {
-        bad("runs", State::Warning, found, "start `verifyd serve`")
-    } else if waiting_long {
-        bad(
-            "runs",
-            State::Warning,
-            format!(
-                "{found}; the oldest has been due for {:.0} s",
-                counts.oldest_queued_seconds.unwrap_or_default()
-            ),
-            "add replicas, or look at the workers' logs",
-        )
-    } else {
-        ok("runs", found)
-    });
+    let unserved = (alive == 0 && counts.queued > 0).then(|| "start `verifyd serve`".to_owned());
+    let slow = "add replicas, or look at the workers' logs";
+    lines.push(of_counts("runs", &counts, alive, unserved, slow));
     let is_refused = |line: &Line| line.part == "writing" && line.state == State::Failed;
     if alive > 0 && counts.queued > 0 && !lines.iter().any(is_refused) {
         let waited = settings.reconciler.interval * WAITED_SWEEPS;

@@ -80,8 +80,15 @@ fn of_missing_table(error: &StoreError) -> Option<&'static str> {
     is_ours.then_some(remedy)
 }
 
+/// Codes with which the server speaks of itself or of the connection, and a function of the application of anything.
+const OF_SERVER: [&str; 5] = ["25006", "28000", "28P01", "3D000", "53300"];
+
 /// Returns the remedy by the database's code, and by words where the code says too little.
 pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
+    let is_of_server = |code| OF_SERVER.contains(&code);
+    if error.is_of_function() && error.sqlstate().is_some_and(is_of_server) {
+        return None;
+    }
     if error.has(("", "was applied by a newer verifyd")) {
         return Some(
             "use that version of verifyd or a newer one, or restore the backup from before the upgrade \
@@ -215,7 +222,7 @@ pub(super) fn unfit<'a>(findings: impl Iterator<Item = &'a SchemaFinding>) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::store_error::Detail;
+    use crate::ports::store_error::{Detail, Origin};
 
     #[test]
     fn a_statement_that_the_tables_do_not_fit_leads_to_doctor() {
@@ -412,6 +419,11 @@ mod tests {
         let of_policy = "unrecognized configuration parameter \"app.tenant\" (SQLSTATE 42704)";
         let of_policy = StoreError::Refused(Detail::said(of_policy).at("claiming a run"));
         assert!(of_store(&of_policy).unwrap().contains("ALTER POLICY"));
+        let of_function = Detail {
+            origin: Some(Origin::Function),
+            ..Detail::said("not today (SQLSTATE 25006)")
+        };
+        assert_eq!(of_store(&StoreError::Unavailable(of_function)), None);
         assert!(of_opening(false).contains("pooler"));
         for error in [
             "out of memory (SQLSTATE 53200)",

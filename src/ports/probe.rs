@@ -1,7 +1,7 @@
 //! Tests that `doctor` makes, so that problems show before `serve` runs, and figures for those who look for the cause
 //! of one.
 
-use crate::domain::RunId;
+use crate::domain::{RunId, TenantId};
 use crate::ports::store_error::{Detail, StoreError};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -41,6 +41,14 @@ pub enum Writing {
     NotTried(StoreError),
 }
 
+/// A run that waits, and what its claim fails with.
+#[derive(Debug)]
+pub struct RefusedClaim {
+    pub run: RunId,
+    pub tenant: Option<TenantId>,
+    pub error: StoreError,
+}
+
 /// A table whose sequence is at its end, or gives an id next that is not larger than all that are there, or not positive,
 /// or that counts down.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +58,8 @@ pub struct UnusableIds {
     pub sequence: String,
     /// `None`: the sequence is at its end.
     pub next: Option<i64>,
+    /// The first id from `next` on that is there.
+    pub taken: Option<i64>,
     /// By how much the sequence counts up; negative where it counts down.
     pub increment: i64,
     /// Of those that are there; 0 where none is larger.
@@ -169,10 +179,7 @@ pub trait ProbeStore: Send + Sync {
 
     /// Claims the oldest runs of a few tenants that have waited for so long, and rolls back. Returns those whose claim is
     /// refused: a rule of the application may refuse the runs of one tenant, which [`Self::try_writing`] need not find.
-    async fn refused_claims(
-        &self,
-        waited: Duration,
-    ) -> Result<Vec<(RunId, StoreError)>, StoreError>;
+    async fn refused_claims(&self, waited: Duration) -> Result<Vec<RefusedClaim>, StoreError>;
 
     /// Returns the tables that verifyd inserts into and whose next ids are taken, as after a restore of rows alone, or no
     /// ids that verifyd takes.

@@ -41,9 +41,17 @@ pub struct Detail {
     pub step: Option<String>,
     pub text: String,
     pub code: Option<Code>,
-    /// Whether PostgreSQL says that a constraint of the table that the statement writes refuses the row, and nothing
-    /// that a trigger does.
-    pub is_of_constraint: bool,
+    /// `None`: it comes from the server, or the database does not say.
+    pub origin: Option<Origin>,
+}
+
+/// What the database says an error comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A constraint of the table that the statement writes, and nothing that a trigger does.
+    Constraint,
+    /// A function, such as that of a trigger or policy, which may choose text and code.
+    Function,
 }
 
 /// What caused an error. The text shows it, too.
@@ -82,7 +90,7 @@ impl Detail {
             step: None,
             text: text.into(),
             code,
-            is_of_constraint: false,
+            origin: None,
         }
     }
 
@@ -92,7 +100,7 @@ impl Detail {
             step: Some(step.into()),
             text: self.to_string(),
             code: self.code,
-            is_of_constraint: self.is_of_constraint,
+            origin: self.origin,
         }
     }
 }
@@ -123,6 +131,16 @@ impl StoreError {
 
     /// Returns the text and code, where the error has them.
     pub fn detail(&self) -> Option<&Detail> {
+        match self {
+            Self::Unavailable(why)
+            | Self::Contended(why)
+            | Self::Schema(why)
+            | Self::Refused(why) => Some(why),
+            Self::TooManyCalls | Self::LockedRun | Self::Corrupt { .. } => None,
+        }
+    }
+
+    pub(crate) fn detail_mut(&mut self) -> Option<&mut Detail> {
         match self {
             Self::Unavailable(why)
             | Self::Contended(why)
@@ -194,7 +212,16 @@ impl StoreError {
     /// Whether a constraint of the table, not of a domain, refuses the row, whoever writes it. Errors within a trigger, which may test its user, do not
     /// count, whatever their code; nor do any of SQLite.
     pub fn violates_constraint(&self) -> bool {
-        self.detail().is_some_and(|detail| detail.is_of_constraint)
+        self.origin() == Some(Origin::Constraint)
+    }
+
+    /// Whether a function of the application has raised it: then its code says nothing of the server.
+    pub fn is_of_function(&self) -> bool {
+        self.origin() == Some(Origin::Function)
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        self.detail()?.origin
     }
 
     /// What the database lacks for verifyd, in words, where a person has to mend it: nothing is wrong with the call.
@@ -260,17 +287,19 @@ mod tests {
 
     #[test]
     fn a_constraint_is_told_from_a_trigger_that_has_its_code() {
-        for (is_of_constraint, text, is_check) in [
-            (true, "a CHECK (SQLSTATE 23514)", true),
-            (true, "NOT NULL (SQLSTATE 23502)", false),
-            (false, "a CHECK (SQLSTATE 23514)", false),
+        for (origin, text, is_check) in [
+            (Origin::Constraint, "a CHECK (SQLSTATE 23514)", true),
+            (Origin::Constraint, "NOT NULL (SQLSTATE 23502)", false),
+            (Origin::Function, "a CHECK (SQLSTATE 23514)", false),
         ] {
             let said = Detail {
-                is_of_constraint,
+                origin: Some(origin),
                 ..Detail::said(text)
             };
             let refused = StoreError::Refused(said.at("a step"));
+            let is_of_constraint = origin == Origin::Constraint;
             assert_eq!(refused.violates_constraint(), is_of_constraint, "{text}");
+            assert_eq!(refused.is_of_function(), !is_of_constraint, "{text}");
             assert_eq!(refused.violates_check(), is_check, "{text}");
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::domain::report::redact::clean;
 use crate::ports::connections::AddConnectionError;
-use crate::ports::store_error::{Code, Detail, StoreError};
+use crate::ports::store_error::{Code, Detail, Origin, StoreError};
 use crate::ports::webhook_endpoints::EndpointError;
 use sqlx::Error;
 use sqlx::error::DatabaseError;
@@ -149,8 +149,8 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
     if let Some(postgres) = error.try_downcast_ref::<PgDatabaseError>() {
         let ends_session = matches!(postgres.severity(), PgSeverity::Fatal | PgSeverity::Panic);
         let mut error = from_sqlstate(&code, postgres.message(), ends_session);
-        if let StoreError::Refused(why) | StoreError::Schema(why) = &mut error {
-            why.is_of_constraint = is_of_constraint(postgres);
+        if let Some(why) = error.detail_mut() {
+            why.origin = origin(postgres);
         }
         error
     } else {
@@ -158,16 +158,21 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
     }
 }
 
-/// Whether a constraint of the table that the statement itself writes, or of a partition of it, refused the row. What
-/// goes wrong within a function, such as that of a trigger, has a context with lines about it; without one there are at
-/// most the values that `log_parameter_max_length_on_error` adds.
-fn is_of_constraint(error: &PgDatabaseError) -> bool {
+/// Returns whether a constraint of the table that the statement itself writes, or of a partition of it, refused the row,
+/// or a function raised the error. What goes wrong within a function, such as that of a trigger, has a context with lines
+/// about it, which hold the name of its language, such as PL/pgSQL, however the server translates them; without one there
+/// are at most the values that `log_parameter_max_length_on_error` adds.
+fn origin(error: &PgDatabaseError) -> Option<Origin> {
     let is_of_statement = error.r#where().is_none_or(|context| {
         let values = context.split_once("$1 = ");
         values.is_some_and(|(before, _)| !before.contains(['\n', '"']))
     });
+    if !is_of_statement {
+        let context = error.r#where()?;
+        return context.contains("PL/").then_some(Origin::Function);
+    }
     // integrity_constraint_violation
-    error.code().starts_with("23") && error.table().is_some() && is_of_statement
+    (error.code().starts_with("23") && error.table().is_some()).then_some(Origin::Constraint)
 }
 
 /// What PostgreSQL says. A trigger or a pooler may choose it, and logs and terminals show it.
@@ -214,7 +219,9 @@ fn from_sqlstate(code: &str, message: &str, ends_session: bool) -> StoreError {
 /// <https://www.sqlite.org/rescode.html>; the low byte is the primary code.
 fn from_sqlite(code: i32, message: &str) -> StoreError {
     let text = format!("{} (SQLite {code})", clean(message, MESSAGE_LENGTH));
-    let why = Detail::new(text, Some(Code::Sqlite(code)));
+    let mut why = Detail::new(text, Some(Code::Sqlite(code)));
+    // SQLITE_CONSTRAINT_TRIGGER: RAISE
+    why.origin = (code == 1811).then_some(Origin::Function);
     match code & 0xff {
         // SQLITE_BUSY, SQLITE_LOCKED
         5 | 6 => StoreError::Contended(why),

@@ -1,12 +1,14 @@
 //! What `doctor` does with a run as `serve` would, as far as it is the same in both databases. All of it is
 //! rolled back.
 
+mod keeper;
 mod read_back;
 mod waiting;
 mod written;
 
 pub(super) use self::waiting::refused_claims;
 
+use self::keeper::{Keeper, at_step};
 use self::read_back::{OF_RESULT, Written, changed_columns};
 use self::written::{completions, facts, inventories};
 use super::bounds::{is_claimable, is_valid_connection};
@@ -22,13 +24,12 @@ use super::starting_point::keep;
 use super::statement::{Sql, Statement};
 use super::sweep::{Due, due_runs, runs_without_lease};
 use crate::domain::attempt::AttemptEnd;
-use crate::domain::report::redact::clean;
 use crate::domain::{ConnectionId, RunId, TenantId, WorkerId};
 use crate::ports::claims::{Claim, ClaimPolicy};
 use crate::ports::probe::{
     CLAIMING, COMPLETING, KEEPING_FACTS, RECORDING, RELEASING, SWEEPING, WRITING_INVENTORY, Writing,
 };
-use crate::ports::store_error::{Code, Detail, StoreError};
+use crate::ports::store_error::StoreError;
 use crate::ports::sweep::{SweepCursor, SweepPolicy};
 use async_trait::async_trait;
 use std::time::Duration;
@@ -137,62 +138,6 @@ enum Recorded {
     Refused(StoreError),
 }
 
-/// What may keep or change a row of `operation_runs` without an error.
-struct Keeper {
-    is_restricted: bool,
-    triggers: Vec<String>,
-}
-
-impl Keeper {
-    async fn of(steps: &mut dyn RunSteps) -> Result<Self, StoreError> {
-        Ok(Self {
-            is_restricted: steps.is_restricted().await?,
-            triggers: steps.triggers().await?,
-        })
-    }
-
-    /// The error of a row that stays as it is.
-    fn keeps_row(&self) -> StoreError {
-        let keeper = match self.is_restricted {
-            true => "row-level security or a trigger",
-            false => "a trigger",
-        };
-        refused_by_trigger(
-            self.with_triggers(format!("{keeper} keeps the row of operation_runs as it is")),
-        )
-    }
-
-    /// The error of a row of which these columns are not as they were written.
-    fn changes_row(&self, columns: &[&str]) -> StoreError {
-        let is_changed = |column: &&str| columns.contains(column);
-        match ["status", "outcome", "completed_at"].iter().all(is_changed) {
-            true => self.keeps_row(),
-            false => refused_by_trigger(self.changes(columns)),
-        }
-    }
-
-    /// Says that these columns are not as they were written.
-    fn changes(&self, columns: &[&str]) -> String {
-        let columns = columns.join(", ");
-        self.with_triggers(format!(
-            "a trigger changes what is written to operation_runs: {columns}"
-        ))
-    }
-
-    fn with_triggers(&self, mut text: String) -> String {
-        if !self.triggers.is_empty() {
-            let names = self.triggers.iter().map(|name| clean(name, 63));
-            let names: Vec<String> = names.collect();
-            text.push_str(&format!(" (triggers: {})", names.join(", ")));
-        }
-        text
-    }
-}
-
-fn refused_by_trigger(text: String) -> StoreError {
-    StoreError::Refused(Detail::new(text, Some(Code::Trigger)))
-}
-
 /// What each database does in its own way of the steps of `serve` with a run, with the functions of `serve`. All of it is
 /// in one transaction, which is rolled back.
 #[async_trait]
@@ -226,7 +171,7 @@ pub(super) trait RunSteps: Send {
         Ok(false)
     }
 
-    /// Returns the names of the application's triggers on updates of `operation_runs`.
+    /// Returns the names of the application's triggers on what is written to `operation_runs`.
     async fn triggers(&mut self) -> Result<Vec<String>, StoreError>;
 }
 
@@ -234,6 +179,7 @@ pub(super) trait RunSteps: Send {
 /// where that fails, nothing more can be tried.
 async fn record(
     steps: &mut dyn RunSteps,
+    keeper: &Keeper,
     (plain, empty): (Sql, Sql),
     connection: ConnectionId,
 ) -> Result<Recorded, StoreError> {
@@ -247,22 +193,22 @@ async fn record(
         Ok(Some((run, _))) if run > 0 => return Ok(Recorded::Run(RunId(run))),
         // No worker claims it, as the test of the next ids says.
         Ok(Some(_)) => return Ok(Recorded::Nothing),
-        Ok(None) => return Ok(Recorded::Refused(kept_out())),
+        Ok(None) => return Ok(Recorded::Refused(keeper.refused(RECORDING, kept_out()))),
         Err(error) => error,
     };
     // A trigger of SQLite may have ended the transaction (ROLLBACK): what came next would stay.
     if UNDO.execute(&mut *steps.connection()).await.is_err() {
-        return Err(refused(RECORDING, error.into()));
+        return Err(keeper.refused(RECORDING, error.into()));
     }
     if steps.is_named(&error).await? {
         return Ok(Recorded::Nothing);
     }
     match StoreError::from(error) {
         refusal @ (StoreError::Refused(_) | StoreError::Schema(_)) => {
-            Ok(Recorded::Refused(refusal))
+            Ok(Recorded::Refused(keeper.refused(RECORDING, refusal)))
         }
         // It is one of the test.
-        other => Err(other),
+        other => Err(keeper.refused(RECORDING, other)),
     }
 }
 
@@ -271,11 +217,12 @@ async fn record(
 /// that: until then INSERTs of others leave it to this one to notify (migration 6).
 async fn record_and_notify(
     steps: &mut dyn RunSteps,
+    keeper: &Keeper,
     connection: ConnectionId,
 ) -> Result<(Recorded, Option<bool>), StoreError> {
     let mut notifies = Some(false);
     for _ in 0..2 {
-        let recorded = record(steps, (RECORD, RECORD_EMPTY), connection).await?;
+        let recorded = record(steps, keeper, (RECORD, RECORD_EMPTY), connection).await?;
         let Recorded::Run(_) = recorded else {
             return Ok((recorded, None));
         };
@@ -289,7 +236,7 @@ async fn record_and_notify(
         }
     }
     NOTIFY_NOBODY.execute(&mut *steps.connection()).await?;
-    let recorded = record(steps, (RECORD, RECORD_EMPTY), connection).await?;
+    let recorded = record(steps, keeper, (RECORD, RECORD_EMPTY), connection).await?;
     Ok((recorded, notifies))
 }
 
@@ -401,9 +348,9 @@ const SWEEP: SweepPolicy = SweepPolicy {
 pub(super) async fn try_sweep(connection: &mut dyn SqlConnection) -> Result<(), StoreError> {
     let lost = runs_without_lease(&SWEEP, 1, Vec::new());
     let lost = lost.fetch_ids(connection).await;
-    lost.map_err(|error| refused(SWEEPING, error))?;
+    lost.map_err(|error| at_step(SWEEPING, error))?;
     let due: Result<Due, StoreError> = due_runs(&SWEEP, &[], None).fetch_one(connection).await;
-    due.map_err(|error| refused(SWEEPING, error))?;
+    due.map_err(|error| at_step(SWEEPING, error))?;
     Ok(())
 }
 
@@ -415,7 +362,7 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
     let samples = samples(steps).await?;
     for sample in &samples {
         TRY_RUN.execute(&mut *steps.connection()).await?;
-        match record_and_notify(steps, sample.connection).await? {
+        match record_and_notify(steps, &keeper, sample.connection).await? {
             (Recorded::Run(run), notifies) => {
                 match try_steps(steps, &keeper, run, Some(*sample)).await {
                     Ok(changed) => {
@@ -426,7 +373,7 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
                 }
             }
             (Recorded::Refused(error), _) => {
-                unrecorded.get_or_insert(refused(RECORDING, error));
+                unrecorded.get_or_insert(error);
             }
             (Recorded::Nothing, _) => {}
         }
@@ -479,7 +426,7 @@ async fn try_run_without_connection(
     TRY_RUN.execute(&mut *steps.connection()).await?;
     NOTIFY_NOBODY.execute(&mut *steps.connection()).await?;
     let by = (RECORD_WITHOUT_CONNECTION, RECORD_EMPTY_WITHOUT_CONNECTION);
-    let Recorded::Run(run) = record(steps, by, ConnectionId(1)).await? else {
+    let Recorded::Run(run) = record(steps, keeper, by, ConnectionId(1)).await? else {
         return Ok(());
     };
     let mut refusal = None;
@@ -530,7 +477,7 @@ async fn try_steps(
     run: RunId,
     checked: Option<Checked>,
 ) -> Result<Vec<&'static str>, StoreError> {
-    let at = |step: &'static str| move |error| refused(step, error);
+    let at = |step: &'static str| move |error| keeper.refused(step, error);
     let claim = try_claiming(steps, keeper, run).await?;
     let released = release(steps, keeper, &claim).await;
     released.map_err(at(RELEASING))?;
@@ -560,20 +507,11 @@ async fn try_claiming(
     keeper: &Keeper,
     run: RunId,
 ) -> Result<Claim, StoreError> {
-    let at_claim = |error| refused(CLAIMING, error);
+    let at_claim = |error| keeper.refused(CLAIMING, error);
     let claimed = steps.claim(claim(run)).await;
     let claimed = claimed.and_then(|claim| claim.ok_or_else(|| keeper.keeps_row()));
     let claim = claimed.map_err(at_claim)?;
     let as_written = is_as_written(steps, keeper, run, &Written::Claim).await;
     as_written.map_err(at_claim)?;
     Ok(claim)
-}
-
-/// Names the step that was refused. What a trigger does besides, in other tables, is not about verifyd's schema.
-fn refused(step: &str, error: StoreError) -> StoreError {
-    match error {
-        StoreError::Schema(why) if step == RECORDING => StoreError::Schema(why.at(step)),
-        StoreError::Refused(why) | StoreError::Schema(why) => StoreError::Refused(why.at(step)),
-        other => other,
-    }
 }

@@ -1,6 +1,6 @@
 //! Says of each group of workspaces what waits, and whether anybody works on it.
 
-use super::{LONG_WAIT_SECONDS, Line, State, bad, error, ok};
+use super::{Line, State, bad, error, of_counts};
 use crate::domain::groups::WorkspaceGroups;
 use crate::engine::settings::WorkerSettings;
 use crate::ports::clock::{Clock as _, SystemClock};
@@ -37,26 +37,14 @@ pub(super) async fn check(
 }
 
 fn line(name: &str, counts: &RunCounts, alive: usize) -> Line {
-    let plural = if alive == 1 { "" } else { "s" };
-    let found = format!(
-        "{name}: {} queued, {} running, {alive} worker{plural} alive",
-        counts.queued, counts.running
-    );
-    let waiting = counts.oldest_queued_seconds;
-    if alive > 0 && waiting.is_none_or(|s| s <= LONG_WAIT_SECONDS) {
-        return ok(PART, found);
+    let unserved =
+        (alive == 0).then(|| format!("start `verifyd serve` with worker.group = \"{name}\""));
+    let slow = "add workers of the group; give all processes the same worker.groups";
+    let line = of_counts(PART, counts, alive, unserved, slow);
+    Line {
+        found: format!("{name}: {}", line.found),
+        ..line
     }
-    let waiting = waiting.map(|s| format!("; the oldest has waited for {s:.0} s"));
-    let remedy = match alive {
-        0 => format!("start `verifyd serve` with worker.group = \"{name}\""),
-        _ => "add workers of the group; give all processes the same worker.groups".to_owned(),
-    };
-    bad(
-        PART,
-        State::Warning,
-        found + &waiting.unwrap_or_default(),
-        remedy,
-    )
 }
 
 /// Workers of groups that this configuration does not have: theirs is another one.
@@ -108,7 +96,7 @@ mod tests {
         assert_eq!(unserved.state, State::Warning);
         assert_eq!(
             unserved.found,
-            "eu: 2 queued, 0 running, 0 workers alive; the oldest has waited for 50 s"
+            "eu: 2 queued, 0 running, 0 workers alive; the oldest has been due for 50 s"
         );
     }
 
@@ -118,7 +106,7 @@ mod tests {
         assert_eq!(slow.state, State::Warning);
         assert_eq!(
             slow.found,
-            "eu: 2 queued, 0 running, 1 worker alive; the oldest has waited for 90 s"
+            "eu: 2 queued, 0 running, 1 worker alive; the oldest has been due for 90 s"
         );
     }
 

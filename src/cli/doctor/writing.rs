@@ -4,7 +4,8 @@
 use super::{Line, State, TIMEOUT, bad, error, ok};
 use crate::cli::remedy::{NO_FURTHER_ID, REPEATED_KEY};
 use crate::ports::probe::{
-    CLAIMING, COMPLETING, RECORDING, RELEASING, SWEEPING, UnusableIds, WRITING_INVENTORY, Writing,
+    CLAIMING, COMPLETING, RECORDING, RELEASING, RefusedClaim, SWEEPING, UnusableIds,
+    WRITING_INVENTORY, Writing,
 };
 use crate::ports::store::{Store, StoreError};
 use std::fmt;
@@ -28,6 +29,13 @@ const REFUSING_INSERT: &str = "let the policy, trigger or constraint that refuse
 /// The remedy where it is not known whether such a rule refuses more than the run that verifyd records.
 const REFUSING_ALL: &str = "let the policy, trigger or constraint that refuses it accept a queued run with workspace_id, \
      tenant_id, type, status, context and created_at; or try again while a run is queued";
+
+/// The remedy where such a rule waits for longer than a statement may take.
+const WAITING_RULE: &str =
+    "let the trigger return at once: it waits, or locks what others have locked";
+
+/// The remedy where nothing says that it is a rule of the application.
+const TRY_AGAIN: &str = "try again; else look for locks and load";
 
 /// The remedy where a trigger changes what `serve` writes, and the run is completed all the same.
 const CHANGING_RULE: &str = "let the trigger leave what verifyd writes to its runs; until then API, pages and other \
@@ -98,11 +106,6 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
                 ..line
             }
         }
-        Err(failure @ StoreError::Contended(_)) => Line {
-            state: State::Warning,
-            remedy: Some("try again; else look for locks and load".to_owned()),
-            ..error(PART, &failure)
-        },
         Err(failure) => of_failure(&failure),
     });
     notifies
@@ -111,12 +114,15 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
 /// Names runs that wait because their claim is refused. `serve` says so in its log and figures alone.
 pub(super) async fn check_waiting(store: &dyn Store, waited: Duration, lines: &mut Vec<Line>) {
     match store.refused_claims(waited).await {
-        Ok(refusals) => lines.extend(refusals.iter().map(|(run, failure)| {
-            let line = refused(failure, REFUSING_RULE);
+        Ok(refusals) => lines.extend(refusals.iter().map(|refusal| {
+            let RefusedClaim { run, tenant, error } = refusal;
+            let of = tenant.map_or_else(String::new, |tenant| format!(" of tenant {tenant}"));
+            let line = refused(error, REFUSING_RULE);
             Line {
                 part: "runs",
                 state: State::Warning,
-                found: format!("run {run} waits: {}", line.found),
+                found: format!("run {run}{of} waits: {}", line.found),
+                quotes: true,
                 ..line
             }
         })),
@@ -131,6 +137,7 @@ pub(super) async fn check_waiting(store: &dyn Store, waited: Duration, lines: &m
 fn of_failure(failure: &StoreError) -> Line {
     match failure.step() {
         Some(WRITING_INVENTORY) => refused(failure, REFUSING_PERMISSIONS),
+        Some(RECORDING) => refused(failure, REFUSING_INSERT),
         _ => refused(failure, REFUSING_RULE),
     }
 }
@@ -187,6 +194,7 @@ fn of_ids(ids: &UnusableIds) -> Line {
         table,
         sequence,
         next,
+        taken,
         increment,
         largest,
         last,
@@ -224,30 +232,48 @@ fn of_ids(ids: &UnusableIds) -> Line {
             sequence.replace('\'', "''")
         ),
     };
-    let found = match next {
-        Some(next) => format!(
-            "the next id of {table} is {next}, and {largest} is there already: an INSERT is refused where its id is taken"
+    let found = match (next, taken.unwrap_or(*largest)) {
+        (Some(next), taken) if taken < *largest => format!(
+            "the next id of {table} is {next}, {taken} is there already, and others up to {largest}: an INSERT is refused \
+             where its id is taken"
         ),
-        None => format!(
+        (Some(next), taken) => format!(
+            "the next id of {table} is {next}, and {taken} is there already: an INSERT is refused where its id is taken"
+        ),
+        (None, _) => format!(
             "the sequence of {table} is at its end, and the largest id is {largest}: an INSERT is refused"
         ),
     };
     bad(PART, State::Warning, found, remedy)
 }
 
-/// A line for what was refused, with this remedy where a rule of the application refuses a step with a run.
+/// A line for what was refused, with this remedy where a rule of the application refuses a step with a run. `serve` starts
+/// where it may be accepted later: see [`refusal`].
 fn refused(failure: &StoreError, of_rule: &str) -> Line {
     let line = error(PART, failure);
-    match is_refused_by_a_rule(failure) {
-        true => Line {
-            remedy: Some(of_rule.to_owned()),
-            ..line
-        },
-        false => line,
+    let is_contended = matches!(failure, StoreError::Contended(_));
+    let is_of_rule = is_refused_by_a_rule(failure);
+    // lock_not_available, query_canceled
+    let waits = matches!(failure.sqlstate(), Some("55P03" | "57014"));
+    let remedy = match (is_of_rule, is_contended) {
+        (true, true) if waits => Some(WAITING_RULE.to_owned()),
+        (true, _) => Some(of_rule.to_owned()),
+        (false, true) => Some(TRY_AGAIN.to_owned()),
+        (false, false) => line.remedy,
+    };
+    let state = match is_contended || is_of_rule && failure.is_transient() {
+        true => State::Warning,
+        false => line.state,
+    };
+    Line {
+        state,
+        remedy,
+        ..line
     }
 }
 
-/// Whether a rule of the application refuses a step with a run: no right, policy or key, which have other remedies.
+/// Whether a rule of the application refuses a step with a run, whatever its code: no right, policy or key, which have
+/// other remedies.
 fn is_refused_by_a_rule(failure: &StoreError) -> bool {
     let steps = [
         RECORDING,
@@ -264,7 +290,7 @@ fn is_refused_by_a_rule(failure: &StoreError) -> bool {
         REPEATED_KEY,
         NO_FURTHER_ID,
     ];
-    matches!(failure, StoreError::Refused(_))
+    (matches!(failure, StoreError::Refused(_)) || failure.is_of_function())
         && failure.step().is_some_and(|step| steps.contains(&step))
         && !others.into_iter().any(|other| failure.has(other))
 }
@@ -280,6 +306,7 @@ mod tests {
                 table: "operation_runs",
                 sequence: "public.\"it's\"".to_owned(),
                 next: Some(1),
+                taken: Some(5),
                 increment: 1,
                 largest,
                 last,

@@ -95,7 +95,7 @@ const COMPLETE: &str = sql!(
     SET status = 'completed', outcome = d.outcome, completed_at = now(), failure_summary = d.failures,
         context = (d.defaults - 'target_scope') || CASE WHEN pg_column_size(r.context) > d.kept
             THEN '{\"producer_context_dropped\": true}'::jsonb || " members_read!()
-    " ELSE CASE coalesce(jsonb_typeof(r.context), 'null')
+    " ELSE CASE coalesce(jsonb_typeof(r.context), 'none')
                 WHEN 'object' THEN r.context - ARRAY[" own_members!(postgres) ",
                         CASE WHEN " is_left_out!("provider") " THEN 'provider' END,
                         CASE WHEN " is_left_out!("module") " THEN 'module' END] ||
@@ -104,7 +104,7 @@ const COMPLETE: &str = sql!(
                          THEN jsonb_build_object('target_scope',
                              (d.defaults -> 'target_scope') || (r.context -> 'target_scope'))
                          ELSE '{}' END
-                WHEN 'null' THEN '{}'
+                WHEN 'none' THEN '{}'
                 ELSE jsonb_build_object('producer_context', r.context) END
             END || d.patch
     FROM unnest($1::bigint[], $4::text[], $5::jsonb[], $6::jsonb[], $7::jsonb[], $8::bigint[])

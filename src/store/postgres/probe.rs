@@ -4,12 +4,12 @@
 use super::inspect::UNNAMED;
 use super::sessions::{self, PoolerSessions};
 use super::{ADVISORY_SPACE, PostgresStore};
-use crate::domain::{ConnectionId, RunId};
+use crate::domain::ConnectionId;
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
-    ConnectionLimit, Host, LimitedBy, PasswordRead, Pooling, ProbeStore, TableSize, UnusableIds,
-    Writing,
+    ConnectionLimit, Host, LimitedBy, PasswordRead, Pooling, ProbeStore, RefusedClaim, TableSize,
+    UnusableIds, Writing,
 };
 use crate::ports::store_error::StoreError;
 use crate::store::End;
@@ -98,11 +98,14 @@ const SWEEPING_MS: u32 = 2_000;
 /// may take. That refuses nothing, and `serve` does not wait for it before it starts.
 const LIMIT: &str = "SET LOCAL statement_timeout = 4000; SET LOCAL lock_timeout = 2000";
 
-/// Triggers of the application that UPDATEs of runs fire.
+/// The same for a claim of a run that waits: one of each of a few tenants is tried in the time that `doctor` has.
+const CLAIMING_LIMIT: &str = "SET LOCAL statement_timeout = 2000";
+
+/// Triggers of the application that INSERTs or UPDATEs of runs fire.
 const TRIGGERS: &str = r"
     SELECT t.tgname::text FROM pg_trigger t
     WHERE t.tgrelid = to_regclass('operation_runs') AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-      AND t.tgtype & 16 = 16 AND t.tgname NOT LIKE 'verifyd\_%' ORDER BY 1";
+      AND t.tgtype & 20 <> 0 AND t.tgname NOT LIKE 'verifyd\_%' ORDER BY 1";
 
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
 const LEAST_IN_POOL: u32 = 2;
@@ -338,7 +341,11 @@ impl PostgresStore {
                  FROM (SELECT pg_sequence_last_value({oid}::oid::regclass)) AS v(given)"
             ),
         };
-        let (next, is_at_end, largest): (Option<i64>, Option<bool>, i64) =
+        let state = format!(
+            "SELECT q.*, (SELECT CAST(min(id) AS bigint) FROM {table} WHERE id >= q.next) \
+             FROM ({state}) AS q(next, is_at_end, largest)"
+        );
+        let (next, is_at_end, largest, taken): (Option<i64>, Option<bool>, i64, Option<i64>) =
             sqlx::query_as(AssertSqlSafe(state))
                 .persistent(false)
                 .fetch_one(&mut *tx)
@@ -348,6 +355,7 @@ impl PostgresStore {
             table,
             sequence,
             next,
+            taken,
             increment,
             largest,
             last,
@@ -415,17 +423,19 @@ impl ProbeStore for PostgresStore {
         .await
     }
 
-    async fn refused_claims(
-        &self,
-        waited: Duration,
-    ) -> Result<Vec<(RunId, StoreError)>, StoreError> {
-        self.transaction_with_end(async |tx| {
-            sqlx::raw_sql(LIMIT).execute(&mut *tx).await?;
+    async fn refused_claims(&self, waited: Duration) -> Result<Vec<RefusedClaim>, StoreError> {
+        let mut found = Vec::new();
+        let tried = self.transaction_with_end(async |tx| {
+            sqlx::raw_sql(CLAIMING_LIMIT).execute(&mut *tx).await?;
             let steps = &mut Steps { store: self, tx };
-            let refused = probe::refused_claims(steps, waited).await?;
-            Ok(End::Rollback(refused))
-        })
-        .await
+            probe::refused_claims(steps, waited, &mut found).await?;
+            Ok(End::Rollback(()))
+        });
+        match tried.await {
+            // What ends the transaction may be what was found.
+            Err(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
+        }
     }
 
     async fn unusable_ids(&self) -> Result<Vec<UnusableIds>, StoreError> {

@@ -1,7 +1,8 @@
 //! Tries the claims of runs that wait, though workers work: what refuses them leaves nothing in the database.
 
 use super::{Keeper, RunSteps, TRY_RUN, UNDO_RUN, try_claiming};
-use crate::domain::RunId;
+use crate::domain::{RunId, TenantId};
+use crate::ports::probe::RefusedClaim;
 use crate::ports::store_error::StoreError;
 use crate::store::bounds::{is_claimable, time};
 use crate::store::dialect::{before, now, own, postgres_only, run_type};
@@ -22,7 +23,7 @@ macro_rules! is_due {
 /// The oldest runs of as many tenants as are tried, of those that were recorded before `$1`, among the oldest that are
 /// queued.
 const WAITING: Sql = both!(
-    "SELECT min(r.id) FROM (
+    "SELECT min(r.id), CAST(r.tenant_id AS bigint) FROM (
         SELECT r.id, r.tenant_id, r.status, r.outcome, r.completed_at, r.created_at FROM operation_runs r
         WHERE r.type = " run_type!() " AND r.status = 'queued' ORDER BY r.id LIMIT 10000) r
      WHERE " is_due!() " AND " time!("r.created_at") " < " before!("$1") "
@@ -36,35 +37,34 @@ const LOCK_DUE: Sql = both!(
 );
 
 /// Claims each of the runs that have waited for so long, and undoes it at once: a worker meets no lock for longer than
-/// one of these claims. Returns those that are refused, with the reason.
+/// one of these claims. Adds what the database answers to those that fail, until nothing more can be tried.
 pub(in crate::store) async fn refused_claims(
     steps: &mut dyn RunSteps,
     waited: Duration,
-) -> Result<Vec<(RunId, StoreError)>, StoreError> {
+    found: &mut Vec<RefusedClaim>,
+) -> Result<(), StoreError> {
     let keeper = Keeper::of(steps).await?;
     let waiting = WAITING.bind(earlier(waited));
-    let waiting = waiting.fetch_ids(&mut *steps.connection()).await?;
-    let mut found = Vec::new();
-    for run in waiting.into_iter().map(RunId) {
+    let waiting: Vec<(i64, Option<i64>)> = waiting.fetch_all(&mut *steps.connection()).await?;
+    for (run, tenant) in waiting {
+        let run = RunId(run);
         TRY_RUN.execute(&mut *steps.connection()).await?;
         let due = LOCK_DUE.bind(run.0);
         if due.fetch_ids(&mut *steps.connection()).await?.is_empty() {
             continue;
         }
-        let claimed = try_claiming(steps, &keeper, run).await;
-        let undone = UNDO_RUN.execute(&mut *steps.connection()).await;
-        let Err(error) = claimed else {
-            undone?;
-            continue;
-        };
-        if !error.is_transient() {
-            found.push((run, error));
-        } else if found.is_empty() {
-            return Err(error);
+        if let Err(error) = try_claiming(steps, &keeper, run).await {
+            if error.is_answer() != Some(true) {
+                return Err(error);
+            }
+            found.push(RefusedClaim {
+                run,
+                tenant: tenant.map(TenantId),
+                error,
+            });
         }
-        if undone.is_err() {
-            break;
-        }
+        // A trigger may have ended the session, or the transaction.
+        UNDO_RUN.execute(&mut *steps.connection()).await?;
     }
-    Ok(found)
+    Ok(())
 }

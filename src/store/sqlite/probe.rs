@@ -1,9 +1,9 @@
 //! The tests of `doctor`.
 
 use super::{SqliteStore, now};
-use crate::domain::{ConnectionId, RunId};
+use crate::domain::ConnectionId;
 use crate::ports::claims::Claim;
-use crate::ports::probe::{DiskSpace, ProbeStore, TableSize, Writing};
+use crate::ports::probe::{DiskSpace, ProbeStore, RefusedClaim, TableSize, Writing};
 use crate::ports::schema::SchemaStore as _;
 use crate::ports::store_error::StoreError;
 use crate::store::End;
@@ -100,16 +100,18 @@ impl ProbeStore for SqliteStore {
         .await
     }
 
-    async fn refused_claims(
-        &self,
-        waited: Duration,
-    ) -> Result<Vec<(RunId, StoreError)>, StoreError> {
-        self.transaction_with_end(async |tx| {
+    async fn refused_claims(&self, waited: Duration) -> Result<Vec<RefusedClaim>, StoreError> {
+        let mut found = Vec::new();
+        let tried = self.transaction_with_end(async |tx| {
             let steps = &mut Steps { store: self, tx };
-            let refused = probe::refused_claims(steps, waited).await?;
-            Ok(End::Rollback(refused))
-        })
-        .await
+            probe::refused_claims(steps, waited, &mut found).await?;
+            Ok(End::Rollback(()))
+        });
+        match tried.await {
+            // What ends the transaction may be what was found.
+            Err(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
+        }
     }
 
     async fn table_sizes(&self) -> Result<Vec<TableSize>, StoreError> {

@@ -452,7 +452,8 @@ async fn ids_that_begin_again_are_found() {
         panic!("{bad:?}")
     };
     assert_eq!((code, part.as_str()), (0, "writing"));
-    let begin_again = "the next id of operation_runs is 1, and 5 is there already";
+    let begin_again =
+        "the next id of operation_runs is 1, 1 is there already, and others up to 5: ";
     assert!(found.starts_with(begin_again), "{found}");
     let mend = statement(remedy);
     bench.execute(mend).await;

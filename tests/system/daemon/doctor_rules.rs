@@ -440,9 +440,97 @@ async fn runs_of_one_tenant_whose_claims_are_refused_are_named() {
         panic!("{bad:?}")
     };
     assert_eq!(code, 0);
-    let said = format!("run {oldest} waits: the database refused: claiming a run: not today");
-    assert!(found.starts_with(&said), "{found}");
+    let said = format!(
+        "run {oldest} of tenant 2 waits: the database refused: claiming a run: not today (SQLSTATE P0001) \
+         (triggers: of_application)"
+    );
+    assert_eq!(*found, said);
     assert!(remedy.contains("trigger or constraint"), "{remedy}");
+}
+
+/// Codes that a server has for itself, and what ends the session or takes too long.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_trigger_raises_is_not_taken_for_a_fault_of_the_server() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    let drop_trigger =
+        "DROP TRIGGER of_application ON operation_runs; DROP FUNCTION of_application";
+    let raise = |code: &str| format!("RAISE 'not today' USING errcode = '{code}'");
+    // Of all runs. Here no error says that it comes from a function.
+    let reads_only = "SET TRANSACTION READ ONLY; RETURN new".to_owned();
+    for (statements, code) in [
+        (reads_only, "25006"),
+        (raise("25006"), "25006"),
+        (raise("08006"), "08006"),
+    ] {
+        before_update(&bench, "true", &statements).await;
+        let (exit, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{bad:?}")
+        };
+        // As `serve`, which starts.
+        assert_eq!((exit, part.as_str()), (0, "writing"), "{bad:?}");
+        let said = format!("(SQLSTATE {code}) (triggers: of_application)");
+        assert!(found.ends_with(&said), "{found}");
+        assert!(remedy.contains("trigger or constraint"), "{remedy}");
+        bench.execute(drop_trigger).await;
+    }
+
+    // Of one tenant.
+    bench
+        .execute(
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
+                 VALUES (1, 2, 'provider.connection.check', 'queued', '{}', now() - interval '20 seconds'); \
+             INSERT INTO verifyd.workers
+                 (worker_id, version, concurrency, in_flight, started_at, beat_at)
+             VALUES ('beats', '1', 1, 0, now(), now() + interval '1 hour')",
+        )
+        .await;
+    let run = bench.numbers("SELECT id FROM operation_runs").await[0];
+    let ends_session = "PERFORM pg_terminate_backend(pg_backend_pid()); RETURN new";
+    for (statements, code, advice) in [
+        (raise("40P01"), "40P01", "trigger or constraint"),
+        (raise("08006"), "08006", "trigger or constraint"),
+        (raise("25006"), "25006", "trigger or constraint"),
+        (ends_session.to_owned(), "57P01", "trigger or constraint"),
+        (
+            "PERFORM pg_sleep(3600); RETURN new".to_owned(),
+            "57014",
+            "let the trigger return at once",
+        ),
+    ] {
+        before_update(&bench, "new.tenant_id = 2", &statements).await;
+        let (exit, bad) = examined(&bench);
+        let waits = bad.iter().find(|(_, found, _)| found.contains(" waits: "));
+        let (part, found, remedy) = waits.unwrap_or_else(|| panic!("{code}: {bad:?}"));
+        assert_eq!((exit, part.as_str()), (0, "runs"), "{bad:?}");
+        let begins = format!("run {run} of tenant 2 waits: ");
+        let ends = format!("(SQLSTATE {code}) (triggers: of_application)");
+        assert!(
+            found.starts_with(&begins) && found.ends_with(&ends),
+            "{found}"
+        );
+        assert!(found.contains("claiming a run: "), "{found}");
+        assert!(remedy.contains(advice), "{code}: {remedy}");
+        bench.execute(drop_trigger).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guards_that_are_missing_are_named_with_the_command_that_adds_them() {
+    let bench = Bench::new().await;
+    bench
+        .execute("DROP TRIGGER verifyd_guard_completed_run ON operation_runs")
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "guards"), "{bad:?}");
+    assert!(found.contains("verifyd_guard_completed_run"), "{found}");
+    assert!(remedy.contains("`verifyd migrate --enforce`"), "{remedy}");
+    bench.success(&["migrate", "--enforce"]);
+    assert_eq!(examined(&bench), (0, vec![]));
 }
 
 /// No worker claims a run whose id is not positive.

@@ -79,6 +79,49 @@ async fn a_default_that_fills_new_runs_is_overruled_by_the_roles() {
     assert_eq!(bench.numbers(claimable).await, [1]);
 }
 
+/// What is printed mends the table, in the order of docs/guides/deploy.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_all_columns_is_granted_and_migrate_lists_what_is_missing() {
+    let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
+    bench
+        .execute(
+            "CREATE TABLE operation_runs (id bigserial PRIMARY KEY, workspace_id bigint NOT NULL,
+                 tenant_id bigint, type text NOT NULL, status text NOT NULL);
+             CREATE TABLE verification_check_acknowledgements (id bigserial PRIMARY KEY);
+             CREATE TABLE tenant_onboarding_sessions (id bigserial PRIMARY KEY)",
+        )
+        .await;
+    bench.grant().await;
+    bench.become_role("verifyd_migrate");
+    let refused = bench.run(&["migrate"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    for column in [
+        "operation_runs.outcome",
+        "operation_runs.context",
+        "operation_runs.failure_summary",
+        "operation_runs.created_at",
+        "operation_runs.started_at",
+        "operation_runs.completed_at",
+        "verification_check_acknowledgements.check_key",
+        "verification_check_acknowledgements.withdrawn_by",
+        "tenant_onboarding_sessions.state",
+    ] {
+        let missing = format!("{column}: the column is missing. ");
+        assert!(said.contains(&missing), "{column}: {said}");
+    }
+    let statements = said
+        .lines()
+        .filter_map(|line| line.split_once(": the column is missing. "));
+    for (_, statement) in statements {
+        bench.execute(statement).await;
+    }
+    let output = bench.run(&["migrate"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("the column is missing"), "{said}");
+    bench.grant().await;
+}
+
 /// insufficient_privilege
 const FORBIDDEN: Option<&str> = Some("42501");
 

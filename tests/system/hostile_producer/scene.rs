@@ -77,7 +77,7 @@ const REMEMBER: &str = "
 /// Completed runs of which something is missing that the producer wrote.
 const LOST: &str = "
     SELECT r.id FROM operation_runs r JOIN audit.originals o ON o.run_id = r.id
-    WHERE r.type = 'provider.connection.check' AND r.status = 'completed' AND o.context <> 'null'
+    WHERE r.type = 'provider.connection.check' AND r.status = 'completed'
     AND r.context IS DISTINCT FROM o.context
     AND CASE WHEN jsonb_typeof(o.context) = 'object'
         THEN EXISTS (SELECT FROM jsonb_each(o.context) m

@@ -5,7 +5,7 @@ use crate::store::fixtures::{at_once, blocked, context, quoted, report_of, succe
 use serde_json::{Value, json};
 use std::time::Duration;
 use verifyd::domain::run::RUN_TYPE;
-use verifyd::domain::{RunId, RunStatus};
+use verifyd::domain::{RunId, RunStatus, TenantId};
 use verifyd::ports::probe::Writing;
 
 async fn refused(bed: &Bed, change: &str) -> bool {
@@ -152,11 +152,14 @@ pub async fn refused_claims_of_runs_that_wait_are_found(bed: &Bed) {
         let drop_rule = add_rule(bed, number, change, refuses).await;
         let found = bed.store.refused_claims(WAITED).await.unwrap();
         bed.exec(&drop_rule).await;
-        let [(run, error)] = &found[..] else {
+        let [refused] = &found[..] else {
             panic!("{found:?}")
         };
-        assert_eq!(*run, waiting[0]);
-        let error = error.to_string();
+        assert_eq!(
+            (refused.run, refused.tenant),
+            (waiting[0], Some(TenantId(7)))
+        );
+        let error = refused.error.to_string();
         assert!(error.contains("claiming a run: "), "{error}");
         assert!(error.contains(said), "{error}");
     }
@@ -175,10 +178,10 @@ pub async fn refused_claims_of_runs_that_wait_are_found(bed: &Bed) {
     bed.exec(create).await;
     let found = bed.store.refused_claims(WAITED).await.unwrap();
     bed.exec(&format!("DROP TRIGGER puts_back{on}")).await;
-    let runs: Vec<RunId> = found.iter().map(|(run, _)| *run).collect();
+    let runs: Vec<RunId> = found.iter().map(|refused| refused.run).collect();
     assert_eq!(runs, [waiting[0], waiting[2]]);
-    for (_, error) in found {
-        let error = error.to_string();
+    for refused in found {
+        let error = refused.error.to_string();
         let said = "claiming a run: a trigger changes what is written to operation_runs: status, started_at";
         assert!(error.contains(said), "{error}");
     }
