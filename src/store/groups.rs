@@ -3,8 +3,7 @@
 
 use super::bounds::{is_claimable, time};
 use super::dialect::{
-    a_day_ago, a_second_after, among, before, each, has_active_status, now, own, postgres_only,
-    run_type,
+    a_day_ago, a_second_after, among, before, each, has_active_status, now, own, run_type,
 };
 use super::repeated_ids::{has_own_id, is_of_type, of_only_run};
 use super::rows::CountsRow;
@@ -12,7 +11,7 @@ use super::runs::COUNTS_OF_GROUP;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, read, transaction};
 use super::statement::{Sql, Statement};
-use super::sweep::{is_delivery_of_earlier, left_at};
+use super::sweep::{MARK_UNDISPATCHED, is_delivery_of_earlier, left_at};
 use crate::domain::RunId;
 use crate::domain::groups::GroupMembers;
 use crate::ports::groups::GroupStore;
@@ -123,14 +122,11 @@ const QUEUED_IN_GROUP: Sql = both!(
     " AND r.status || '' = 'queued' AND " has_own_id!("r") " AND " in_group!("r.workspace_id", "$2", "$3")
 );
 
-/// Makes runs undispatched, in the order of their ids: see `MARK_DELIVERIES` of the sweep. Without a row, they do not take
-/// the places of other undelivered ones where their group has no workers. A run that waits keeps its row, which is
-/// undelivered already.
+/// Deletes the rows of undispatched runs, which do not take the places of others where their group has no workers. One that
+/// has waited keeps its row, and with it since when it is due.
 const FORGET_DELIVERIES: Sql = both!(
-    "DELETE FROM " own!(run_deliveries) " WHERE run_id IN (
-        SELECT d.run_id FROM " own!(run_deliveries) " d WHERE d.run_id " among!("$1")
-    " AND (d.not_before IS NULL OR d.not_before <= " now!() ") ORDER BY d.run_id"
-    postgres_only!(" FOR UPDATE") ")"
+    "DELETE FROM " own!(run_deliveries) " WHERE run_id " among!("$1")
+    " AND delivered_at IS NULL AND not_before IS NULL"
 );
 
 /// Adds the parameters of `in_group!`, where there is a group.
@@ -174,6 +170,9 @@ impl<S: SqlStore> GroupStore for S {
         let handed_over = transaction(self, async |tx| {
             let handed_over = queued.fetch_ids(tx).await?;
             if !handed_over.is_empty() {
+                // Locks the rows in the order of their ids: see `MARK_DELIVERIES` of the sweep.
+                let mark = MARK_UNDISPATCHED.bind(&handed_over[..]);
+                mark.execute(tx).await?;
                 let forget = FORGET_DELIVERIES.bind(&handed_over[..]);
                 forget.execute(tx).await?;
             }

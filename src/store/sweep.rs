@@ -305,7 +305,7 @@ const FORGET_ORPHANS: Sql = both!(
 const FORGET_WORKERS: Sql = both!("DELETE FROM " own!(workers) " WHERE beat_at < " a_day_ago!());
 
 /// In the order of the ids: see MARK_DELIVERIES.
-const MARK_UNDISPATCHED: Sql = both!(
+pub(super) const MARK_UNDISPATCHED: Sql = both!(
     "UPDATE " own!(run_deliveries) " SET delivered_at = NULL WHERE run_id IN (
         SELECT run_id FROM " own!(run_deliveries) " WHERE run_id " among!("$1")
     " ORDER BY run_id" postgres_only!(" FOR UPDATE") ")"
