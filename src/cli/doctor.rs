@@ -26,6 +26,7 @@ use crate::app;
 use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::Pooling;
+use crate::ports::runs::RunCounts;
 use crate::ports::store::{SchemaFinding, Store, StoreError};
 use crate::ports::workers::WorkerRecord;
 use crate::telemetry::build_info::{BUILD, BuildInfo};
@@ -422,6 +423,32 @@ async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
     }));
 }
 
+/// Says how many runs there are, and workers that are alive.
+fn found_runs(counts: &RunCounts, alive: usize) -> String {
+    let not_due = match counts.not_due {
+        0 => String::new(),
+        n => format!(" ({n} not due yet)"),
+    };
+    let plural = if alive == 1 { "" } else { "s" };
+    format!(
+        "{} queued{not_due}, {} running, {alive} worker{plural} alive",
+        counts.queued, counts.running
+    )
+}
+
+/// Says how long the oldest due run has waited for a worker.
+fn due_for(counts: &RunCounts) -> String {
+    let oldest = counts.oldest_queued_seconds;
+    oldest.map_or_else(String::new, |s| {
+        format!("; the oldest has been due for {s:.0} s")
+    })
+}
+
+fn waits_long(counts: &RunCounts) -> bool {
+    let oldest = counts.oldest_queued_seconds;
+    oldest.is_some_and(|s| s > LONG_WAIT_SECONDS)
+}
+
 /// Shows queued runs and workers. Returns the workers, if they are known.
 async fn activity(
     store: &dyn Store,
@@ -440,35 +467,21 @@ async fn activity(
         .iter()
         .filter(|worker| worker.is_alive(now, settings.worker.dead_after))
         .count();
-    let plural = if alive == 1 { "" } else { "s" };
-    let not_due = match counts.not_due {
-        0 => String::new(),
-        n => format!(" ({n} not due yet)"),
-    };
-    let found = format!(
-        "{} queued{not_due}, {} running, {alive} worker{plural} alive",
-        counts.queued, counts.running
-    );
-    let waiting_long = counts
-        .oldest_queued_seconds
-        .is_some_and(|s| s > LONG_WAIT_SECONDS);
+    let found = found_runs(&counts, alive);
     lines.push(if alive == 0 && counts.queued > 0 {
         bad("runs", State::Warning, found, "start `verifyd serve`")
-    } else if waiting_long {
+    } else if waits_long(&counts) {
         bad(
             "runs",
             State::Warning,
-            format!(
-                "{found}; the oldest has been due for {:.0} s",
-                counts.oldest_queued_seconds.unwrap_or_default()
-            ),
+            found + &due_for(&counts),
             "add replicas, or look at the workers' logs",
         )
     } else {
         ok("runs", found)
     });
     let is_refused = |line: &Line| line.part == "writing" && line.state == State::Failed;
-    if alive > 0 && counts.queued > 0 && !lines.iter().any(is_refused) {
+    if alive > 0 && counts.due() > 0 && !lines.iter().any(is_refused) {
         let waited = settings.reconciler.interval * WAITED_SWEEPS;
         writing::check_waiting(store, waited, lines).await;
     }

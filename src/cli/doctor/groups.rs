@@ -1,6 +1,6 @@
 //! Says of each group of workspaces what waits, and whether anybody works on it.
 
-use super::{LONG_WAIT_SECONDS, Line, State, bad, error, ok};
+use super::{Line, State, bad, due_for, error, found_runs, ok, waits_long};
 use crate::domain::groups::WorkspaceGroups;
 use crate::engine::settings::WorkerSettings;
 use crate::ports::clock::{Clock as _, SystemClock};
@@ -37,26 +37,15 @@ pub(super) async fn check(
 }
 
 fn line(name: &str, counts: &RunCounts, alive: usize) -> Line {
-    let plural = if alive == 1 { "" } else { "s" };
-    let found = format!(
-        "{name}: {} queued, {} running, {alive} worker{plural} alive",
-        counts.queued, counts.running
-    );
-    let waiting = counts.oldest_queued_seconds;
-    if alive > 0 && waiting.is_none_or(|s| s <= LONG_WAIT_SECONDS) {
+    let found = format!("{name}: {}", found_runs(counts, alive));
+    if alive > 0 && !waits_long(counts) {
         return ok(PART, found);
     }
-    let waiting = waiting.map(|s| format!("; the oldest has waited for {s:.0} s"));
     let remedy = match alive {
         0 => format!("start `verifyd serve` with worker.group = \"{name}\""),
         _ => "add workers of the group; give all processes the same worker.groups".to_owned(),
     };
-    bad(
-        PART,
-        State::Warning,
-        found + &waiting.unwrap_or_default(),
-        remedy,
-    )
+    bad(PART, State::Warning, found + &due_for(counts), remedy)
 }
 
 /// Workers of groups that this configuration does not have: theirs is another one.
@@ -92,9 +81,9 @@ mod tests {
 
     fn counts(oldest_queued_seconds: f64) -> RunCounts {
         RunCounts {
-            queued: 2,
+            queued: 3,
             running: 0,
-            not_due: 0,
+            not_due: 1,
             oldest_queued_seconds: Some(oldest_queued_seconds),
         }
     }
@@ -103,12 +92,15 @@ mod tests {
     fn a_group_without_a_worker_is_a_warning() {
         let served = line("eu", &counts(50.4), 1);
         assert_eq!(served.state, State::Ok);
-        assert_eq!(served.found, "eu: 2 queued, 0 running, 1 worker alive");
+        assert_eq!(
+            served.found,
+            "eu: 3 queued (1 not due yet), 0 running, 1 worker alive"
+        );
         let unserved = line("eu", &counts(50.4), 0);
         assert_eq!(unserved.state, State::Warning);
         assert_eq!(
             unserved.found,
-            "eu: 2 queued, 0 running, 0 workers alive; the oldest has waited for 50 s"
+            "eu: 3 queued (1 not due yet), 0 running, 0 workers alive; the oldest has been due for 50 s"
         );
     }
 
@@ -118,7 +110,7 @@ mod tests {
         assert_eq!(slow.state, State::Warning);
         assert_eq!(
             slow.found,
-            "eu: 2 queued, 0 running, 1 worker alive; the oldest has waited for 90 s"
+            "eu: 3 queued (1 not due yet), 0 running, 1 worker alive; the oldest has been due for 90 s"
         );
     }
 
