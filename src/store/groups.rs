@@ -1,5 +1,5 @@
-//! Keeps a worker to the runs of its group of workspaces. Each statement that looks for runs has a second text for this:
-//! without groups nothing is tested.
+//! Keeps a worker to the runs of its group of workspaces. Each statement that looks for runs has a second text for this, as
+//! a [`Grouped`]: without groups nothing is tested.
 
 use super::bounds::{is_claimable, time};
 use super::dialect::{
@@ -7,11 +7,11 @@ use super::dialect::{
 };
 use super::repeated_ids::{has_own_id, is_of_type, of_only_run};
 use super::rows::CountsRow;
-use super::runs::COUNTS_OF_GROUP;
+use super::runs::COUNTS;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, read, transaction};
 use super::statement::{Sql, Statement};
-use super::sweep::{MARK_UNDISPATCHED, is_delivery_of_earlier, left_at};
+use super::sweep::{DUE, MARK_UNDISPATCHED, is_delivery_of_earlier, left_at};
 use crate::domain::RunId;
 use crate::domain::groups::GroupMembers;
 use crate::ports::groups::GroupStore;
@@ -43,7 +43,34 @@ macro_rules! in_group {
         )
     };
 }
-pub(super) use in_group;
+
+/// Text of the statement for a group alone. A macro makes both statements: `$of` is `all`, or `group`.
+macro_rules! of_group {
+    ($db:ident all $($part:tt)+) => {
+        ""
+    };
+    ($db:ident group $($part:tt)+) => {
+        $crate::store::sql::sql_for!($db $($part)+)
+    };
+}
+pub(super) use {in_group, of_group};
+
+/// A statement for all runs, and the one for those of a group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grouped<S> {
+    pub all: S,
+    pub in_group: S,
+}
+
+impl<S> Grouped<S> {
+    /// Returns the one for the group, if there is one.
+    pub fn of(self, group: Option<&GroupMembers>) -> S {
+        match group {
+            Some(_) => self.in_group,
+            None => self.all,
+        }
+    }
+}
 
 /// Whether the run of `d.run_id` is, may be claimed, and is the group's.
 macro_rules! is_queued_here {
@@ -85,7 +112,7 @@ macro_rules! window {
 /// does not matter to it: it reads a window ahead and one behind, whose runs may also be undelivered or delivered too long
 /// ago, and as many undelivered ones, in no order, for runs that are due again. Where other groups, without workers, have
 /// more of these, the windows find such a run later. `$8`, `$9`: the group.
-pub(super) const DUE_IN_GROUP: Sql = both!(
+const DUE_IN_GROUP: Sql = both!(
     "WITH " window!("ahead", "r.id > $5") ", " window!("behind", "r.id > $6 AND r.id <= $5")
     ", due AS (SELECT id FROM undispatched_ahead UNION SELECT id FROM undispatched_behind
         UNION
@@ -103,6 +130,11 @@ pub(super) const DUE_IN_GROUP: Sql = both!(
     )
     ", " left_at!("ahead") ", " left_at!("behind")
 );
+
+pub(super) const DUE_RUNS: Grouped<Sql> = Grouped {
+    all: DUE,
+    in_group: DUE_IN_GROUP,
+};
 
 /// Deletes the undelivered rows of runs that are gone from a window of deliveries: `$2` of them, after the run `$1`.
 /// `FORGET_ORPHANS` of the sweep reads the first undelivered rows, in no order. A group without workers may have all of
@@ -183,7 +215,7 @@ impl<S: SqlStore> GroupStore for S {
     }
 
     async fn counts_of_group(&self, group: &GroupMembers) -> Result<RunCounts, StoreError> {
-        let count = bind_group(COUNTS_OF_GROUP.into(), Some(group));
+        let count = bind_group(COUNTS.of(Some(group)).into(), Some(group));
         let counts: CountsRow = read(self, async |tx| count.fetch_one(tx).await).await?;
         Ok(counts.into())
     }

@@ -3,7 +3,7 @@
 use super::bounds::{fits, is_claimable, is_listable, is_shown, member, short, time};
 use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};
 use super::due::{due_since, is_due, next_attempt_at, not_before, seconds_since};
-use super::groups::in_group;
+use super::groups::{Grouped, in_group, of_group};
 use super::repeated_ids::{is_newest_of_id, is_not_repeated, is_of_type};
 use super::reused_ids::{OWN_ATTEMPTS, is_before_creation, is_of_its_run};
 use super::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
@@ -76,9 +76,9 @@ const NEXT_ATTEMPT_AT: Sql = both!(
 
 /// `OFFSET 0` keeps PostgreSQL from looking `not_before` up for each column that needs it.
 ///
-/// `$of_group`: a further condition.
+/// `$of`: see `of_group!` (`$1`, `$2`).
 macro_rules! counts {
-    ($($of_group:tt)*) => {
+    ($of:ident) => {
         both!(
             "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
                     count(*) FILTER (WHERE status = 'running') AS running,
@@ -87,16 +87,16 @@ macro_rules! counts {
             " AS oldest_queued_seconds
              FROM (SELECT r.status, " time!("r.created_at") " AS recorded_at, " not_before!("r") " AS not_before
                    FROM operation_runs r WHERE r.type = " run_type!()
-            " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " is_not_repeated!("r") $($of_group)*
-            each!(" OFFSET 0", "") ") active"
+            " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " is_not_repeated!("r")
+            of_group!($of " AND " in_group!("r.workspace_id", "$1", "$2")) each!(" OFFSET 0", "") ") active"
         )
     };
 }
 
-const COUNTS: Sql = counts!();
-
-/// `$1`, `$2`: the group.
-pub(super) const COUNTS_OF_GROUP: Sql = counts!(" AND " in_group!("r.workspace_id", "$1", "$2"));
+pub(super) const COUNTS: Grouped<Sql> = Grouped {
+    all: counts!(all),
+    in_group: counts!(group),
+};
 
 const READ_LATEST_REPORT: Sql = both!(
     "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at
@@ -127,7 +127,7 @@ impl<S: SqlStore> RunStore for S {
     }
 
     async fn counts(&self) -> Result<RunCounts, StoreError> {
-        let counts: CountsRow = read(self, async |tx| COUNTS.fetch_one(tx).await).await?;
+        let counts: CountsRow = read(self, async |tx| COUNTS.all.fetch_one(tx).await).await?;
         Ok(counts.into())
     }
 

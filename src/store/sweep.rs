@@ -7,7 +7,7 @@ use super::dialect::{
     a_day_ago, a_second_after, among, before, clock, each, has_active_status, is_failed_completion,
     moment, now, own, postgres_only, run_type,
 };
-use super::groups::{DUE_IN_GROUP, bind_group, forget_orphans_of_window};
+use super::groups::{DUE_RUNS, bind_group, forget_orphans_of_window};
 use super::postgres::LOCK_TIMEOUT;
 use super::refused_requeues::{
     MAX_WAITS, REQUEUE_TIME, RETRIED_AT_A_TIME, RefusedRequeues, RequeueError, RequeueTries, Spent,
@@ -401,8 +401,8 @@ pub(super) fn due_runs(
     reclaimed: &[i64],
     group: Option<&GroupMembers>,
 ) -> Statement {
-    let due = group.map_or(DUE, |_| DUE_IN_GROUP);
-    let due = due
+    let due = DUE_RUNS
+        .of(group)
         .bind(policy.redeliver)
         .bind(earlier(policy.redeliver_after))
         .bind(policy.batch)
