@@ -34,7 +34,7 @@ LABELS = [
     ("request", "counts of connections", "AS never_checked FROM provider_connections"),
     ("request", "overview: end of the table", "SELECT now() AS now, max(id) AS newest"),
     ("request", "overview: completed runs", "SELECT r.outcome, r.created_at::timestamptz AS created_at"),
-    ("request", "overview: longest waiting", "AS waiting_seconds FROM operation_runs"),
+    ("request", "overview: longest waiting", "AS waiting_seconds FROM ("),
     ("request", "trend", "WITH RECURSIVE chain AS ("),
     ("request", "one run", "r.completed_at::timestamptz AS completed_at FROM operation_runs r WHERE r.id"),
     ("transactions", "transactions", None),

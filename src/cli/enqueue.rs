@@ -3,9 +3,10 @@
 use super::args::EnqueueArgs;
 use super::{exit, output, remedy, render};
 use crate::app::Services;
+use crate::domain::access::Binding;
 use crate::domain::run::{Outcome, RunStatus};
-use crate::operations::{CheckRequest, start_check, wait_for_run};
-use crate::view::RunView;
+use crate::operations::{CheckRequest, read_run, start_check, wait_for_run};
+use crate::view::RunDetail;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::process::ExitCode;
@@ -60,9 +61,9 @@ pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<Exit
         row["operation_run_id"] = json!(id);
         output::json(&row)?;
     } else {
-        let acknowledgements = services.store.acknowledgements_of(id).await?;
-        let view = RunView::of(&run, &acknowledgements, services.clock.now());
-        output::line(render::run(&view).trim_end());
+        let record = read_run(store, &Binding::EVERYTHING, id).await?;
+        let view = RunDetail::of(&record, services.clock.now());
+        output::line(render::run(&view.run).trim_end());
     }
     Ok(match (run.status, run.outcome) {
         (RunStatus::Completed, Some(Outcome::Succeeded)) => ExitCode::SUCCESS,

@@ -148,13 +148,13 @@ pub struct History {
     pub latency_ms: Option<[f64; 3]>,
 }
 
-/// A queued run.
+/// A queued run that is due.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WaitingRun {
     pub operation_run_id: RunId,
     pub workspace_id: Option<WorkspaceId>,
     pub tenant_id: Option<TenantId>,
-    /// Time since it was recorded.
+    /// Time for which it has been due.
     pub waiting_seconds: f64,
 }
 

@@ -114,6 +114,8 @@ pub struct RunSummary {
     pub created_at: Option<DateTime<Utc>>,
     pub started_at: Option<DateTime<Utc>>,
     pub completed_at: Option<DateTime<Utc>>,
+    /// Of a queued run that is not due.
+    pub next_attempt_at: Option<DateTime<Utc>>,
 }
 
 /// What is read of a run while its progress is watched.

@@ -17,15 +17,17 @@ pub struct RunRecord {
     pub acknowledgements: Vec<Acknowledgement>,
     /// The run of the previous report of the connection. `None` when there is none, or it was deleted.
     pub previous: Option<OperationRun>,
-    /// `None`: it waits for no provider.
-    pub provider_wait: Option<ProviderWait>,
+    /// `None`: it is due, or not queued.
+    pub next_attempt: Option<NextAttempt>,
 }
 
-/// What a queued run waits for that was released because its provider throttles.
+/// What a queued run waits for that is not due.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProviderWait {
-    /// When it may be claimed again.
-    pub until: DateTime<Utc>,
+pub struct NextAttempt {
+    /// When it may begin.
+    pub at: DateTime<Utc>,
+    /// Whether the run was released because its provider throttles.
+    pub is_throttled: bool,
     /// The budget of its application, where that is limited. Its own directory may have been throttled all the same.
     pub budget: Option<BudgetKey>,
 }

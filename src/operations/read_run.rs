@@ -6,7 +6,7 @@ use crate::domain::access::Binding;
 use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 use crate::domain::budget::BudgetKey;
 use crate::domain::run::OperationRun;
-use crate::domain::run_record::{ProviderWait, RunRecord, SessionRecord};
+use crate::domain::run_record::{NextAttempt, RunRecord, SessionRecord};
 use crate::domain::{RunId, RunStatus, SessionId};
 use crate::ports::store::{Store, StoreError};
 use serde_json::Value;
@@ -60,27 +60,34 @@ async fn with_what_belongs_to_it(
     let attempts = store.attempts(run.id).await?;
     Ok(RunRecord {
         acknowledgements: store.acknowledgements_of(run.id).await?,
-        provider_wait: provider_wait(store, &run, &attempts).await?,
+        next_attempt: next_attempt(store, &run, &attempts).await?,
         attempts,
         previous,
         run,
     })
 }
 
-async fn provider_wait(
+async fn next_attempt(
     store: &dyn Store,
     run: &OperationRun,
     attempts: &[AttemptRecord],
-) -> Result<Option<ProviderWait>, StoreError> {
-    let last = attempts.last().and_then(|attempt| attempt.end_reason);
-    if run.status != RunStatus::Queued || last != Some(AttemptEnd::Throttled) {
+) -> Result<Option<NextAttempt>, StoreError> {
+    if run.status != RunStatus::Queued {
         return Ok(None);
     }
-    let Some(until) = store.claimable_from(run.id).await? else {
+    let Some(at) = store.next_attempt_at(run.id).await? else {
         return Ok(None);
     };
-    let budget = budget(store, run).await?;
-    Ok(Some(ProviderWait { until, budget }))
+    let last = attempts.last().and_then(|attempt| attempt.end_reason);
+    let is_throttled = last == Some(AttemptEnd::Throttled);
+    Ok(Some(NextAttempt {
+        at,
+        is_throttled,
+        budget: match is_throttled {
+            true => budget(store, run).await?,
+            false => None,
+        },
+    }))
 }
 
 /// Returns the budget of the run's application, where there is one. The run may name the connection of another tenant.

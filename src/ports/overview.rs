@@ -141,7 +141,7 @@ pub trait OverviewStore: Send + Sync {
         most: u32,
     ) -> Result<History, StoreError>;
 
-    /// The runs that have waited longest.
+    /// The runs that have waited longest for a worker.
     async fn longest_waiting(
         &self,
         binding: &Binding,

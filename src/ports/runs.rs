@@ -30,8 +30,16 @@ pub struct RunCounts {
     pub running: u64,
     /// Queued runs that may not be claimed yet, such as throttled ones.
     pub not_due: u64,
-    /// Seconds since the oldest of the other queued runs was recorded or, where that was later, since its wait ended.
+    /// Seconds since the oldest of the other queued runs was recorded or, where that was later, since its next attempt may
+    /// begin.
     pub oldest_queued_seconds: Option<f64>,
+}
+
+impl RunCounts {
+    /// Returns how many queued runs are due: these wait for a worker.
+    pub fn due(&self) -> u64 {
+        self.queued.saturating_sub(self.not_due)
+    }
 }
 
 /// Reads runs and what belongs to them.
@@ -44,8 +52,8 @@ pub trait RunStore: Send + Sync {
     /// The attempts of a run, oldest first.
     async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError>;
 
-    /// Returns when a run that was released may be claimed again. `None`: it may be claimed now.
-    async fn claimable_from(&self, run: RunId) -> Result<Option<DateTime<Utc>>, StoreError>;
+    /// Returns when the next attempt at a queued run may begin. `None`: it is due, or not queued.
+    async fn next_attempt_at(&self, run: RunId) -> Result<Option<DateTime<Utc>>, StoreError>;
 
     /// Counts for metrics and `doctor`.
     async fn counts(&self) -> Result<RunCounts, StoreError>;

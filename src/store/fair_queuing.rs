@@ -2,10 +2,10 @@
 
 use super::bounds::is_claimable;
 use super::dialect::{among, each, now, own, run_type};
-use super::groups::{bind_group, in_group};
+use super::groups::{Grouped, bind_group, in_group, of_group};
 use super::postgres::HAS_FAIR_QUEUING_INDEX;
 use super::repeated_ids::{has_own_id, is_of_type};
-use super::sql::{both, sql_for};
+use super::sql::both;
 use super::sql_store::{SqlStore, fetch_all, read};
 use super::statement::Sql;
 use crate::domain::{RunId, TenantId};
@@ -17,16 +17,6 @@ use async_trait::async_trait;
 macro_rules! has_connection {
     ($($db:ident)?) => {
         "EXISTS (SELECT 1 FROM provider_connections c WHERE c.tenant_id = w.tenant)"
-    };
-}
-
-/// Text of the statement for a group alone. `$of`: see `oldest_of_tenants!`.
-macro_rules! of_group {
-    ($db:ident all $($part:tt)+) => {
-        ""
-    };
-    ($db:ident group $($part:tt)+) => {
-        sql_for!($db $($part)+)
     };
 }
 
@@ -45,7 +35,7 @@ const IS_INDEXED: Sql = Sql {
 /// read, however many there are, and only the first of all such tenants is returned; none while a run of one
 /// is in flight.
 ///
-/// `$of`: `all`, or `group` (`$4`, `$5`). The index has no workspaces, so the walk for a group passes the tenants of all
+/// `$of`: see `of_group!` (`$4`, `$5`). The index has no workspaces, so the walk for a group passes the tenants of all
 /// groups. It ends after 1,024 of them, and where it ended is a row without a run. The one tenant without a connection
 /// that is returned is that of all groups, and may have no run of this one.
 macro_rules! oldest_of_tenants {
@@ -88,10 +78,11 @@ macro_rules! oldest_of_tenants {
     };
 }
 
-const OLDEST_OF_TENANTS: Sql = oldest_of_tenants!(all, "1000");
-
-/// Fewer runs of a tenant are read: all that are read may be of other groups, of each of 1,024 tenants.
-const OLDEST_OF_TENANTS_IN_GROUP: Sql = oldest_of_tenants!(group, "64");
+/// For a group fewer runs of a tenant are read: all that are read may be of other groups, of each of 1,024 tenants.
+const OLDEST_OF_TENANTS: Grouped<Sql> = Grouped {
+    all: oldest_of_tenants!(all, "1000"),
+    in_group: oldest_of_tenants!(group, "64"),
+};
 
 /// The runs are found by their ids, without the index of queued runs.
 const STILL_QUEUED: Sql = both!(
@@ -115,8 +106,8 @@ impl<S: SqlStore> FairQueuingStore for S {
     ) -> Result<OldestRuns, StoreError> {
         let except: Vec<i64> = except.iter().map(|tenant| tenant.0).collect();
         let group = self.in_process().group.get();
-        let oldest = group.map_or(OLDEST_OF_TENANTS, |_| OLDEST_OF_TENANTS_IN_GROUP);
-        let oldest = oldest
+        let oldest = OLDEST_OF_TENANTS
+            .of(group)
             .bind(after.map_or(i64::MIN, |tenant| tenant.0))
             .bind(except)
             .bind(most);

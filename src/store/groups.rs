@@ -1,18 +1,17 @@
-//! Keeps a worker to the runs of its group of workspaces. Each statement that looks for runs has a second text for this:
-//! without groups nothing is tested.
+//! Keeps a worker to the runs of its group of workspaces. Each statement that looks for runs has a second text for this, as
+//! a [`Grouped`]: without groups nothing is tested.
 
 use super::bounds::{is_claimable, time};
 use super::dialect::{
-    a_day_ago, a_second_after, among, before, each, has_active_status, now, own, postgres_only,
-    run_type,
+    a_day_ago, a_second_after, among, before, each, has_active_status, now, own, run_type,
 };
 use super::repeated_ids::{has_own_id, is_of_type, of_only_run};
 use super::rows::CountsRow;
-use super::runs::COUNTS_OF_GROUP;
+use super::runs::COUNTS;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, read, transaction};
 use super::statement::{Sql, Statement};
-use super::sweep::{is_delivery_of_earlier, left_at};
+use super::sweep::{DUE, MARK_UNDISPATCHED, is_delivery_of_earlier, left_at};
 use crate::domain::RunId;
 use crate::domain::groups::GroupMembers;
 use crate::ports::groups::GroupStore;
@@ -44,7 +43,34 @@ macro_rules! in_group {
         )
     };
 }
-pub(super) use in_group;
+
+/// Text of the statement for a group alone. A macro makes both statements: `$of` is `all`, or `group`.
+macro_rules! of_group {
+    ($db:ident all $($part:tt)+) => {
+        ""
+    };
+    ($db:ident group $($part:tt)+) => {
+        $crate::store::sql::sql_for!($db $($part)+)
+    };
+}
+pub(super) use {in_group, of_group};
+
+/// A statement for all runs, and the one for those of a group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grouped<S> {
+    pub all: S,
+    pub in_group: S,
+}
+
+impl<S> Grouped<S> {
+    /// Returns the one for the group, if there is one.
+    pub fn of(self, group: Option<&GroupMembers>) -> S {
+        match group {
+            Some(_) => self.in_group,
+            None => self.all,
+        }
+    }
+}
 
 /// Whether the run of `d.run_id` is, may be claimed, and is the group's.
 macro_rules! is_queued_here {
@@ -86,7 +112,7 @@ macro_rules! window {
 /// does not matter to it: it reads a window ahead and one behind, whose runs may also be undelivered or delivered too long
 /// ago, and as many undelivered ones, in no order, for runs that are due again. Where other groups, without workers, have
 /// more of these, the windows find such a run later. `$8`, `$9`: the group.
-pub(super) const DUE_IN_GROUP: Sql = both!(
+const DUE_IN_GROUP: Sql = both!(
     "WITH " window!("ahead", "r.id > $5") ", " window!("behind", "r.id > $6 AND r.id <= $5")
     ", due AS (SELECT id FROM undispatched_ahead UNION SELECT id FROM undispatched_behind
         UNION
@@ -104,6 +130,11 @@ pub(super) const DUE_IN_GROUP: Sql = both!(
     )
     ", " left_at!("ahead") ", " left_at!("behind")
 );
+
+pub(super) const DUE_RUNS: Grouped<Sql> = Grouped {
+    all: DUE,
+    in_group: DUE_IN_GROUP,
+};
 
 /// Deletes the undelivered rows of runs that are gone from a window of deliveries: `$2` of them, after the run `$1`.
 /// `FORGET_ORPHANS` of the sweep reads the first undelivered rows, in no order. A group without workers may have all of
@@ -123,14 +154,11 @@ const QUEUED_IN_GROUP: Sql = both!(
     " AND r.status || '' = 'queued' AND " has_own_id!("r") " AND " in_group!("r.workspace_id", "$2", "$3")
 );
 
-/// Makes runs undispatched, in the order of their ids: see `MARK_DELIVERIES` of the sweep. Without a row, they do not take
-/// the places of other undelivered ones where their group has no workers. A run that waits keeps its row, which is
-/// undelivered already.
+/// Deletes the rows of undispatched runs, which do not take the places of others where their group has no workers. One that
+/// has waited keeps its row, and with it since when it is due.
 const FORGET_DELIVERIES: Sql = both!(
-    "DELETE FROM " own!(run_deliveries) " WHERE run_id IN (
-        SELECT d.run_id FROM " own!(run_deliveries) " d WHERE d.run_id " among!("$1")
-    " AND (d.not_before IS NULL OR d.not_before <= " now!() ") ORDER BY d.run_id"
-    postgres_only!(" FOR UPDATE") ")"
+    "DELETE FROM " own!(run_deliveries) " WHERE run_id " among!("$1")
+    " AND delivered_at IS NULL AND not_before IS NULL"
 );
 
 /// Adds the parameters of `in_group!`, where there is a group.
@@ -174,6 +202,9 @@ impl<S: SqlStore> GroupStore for S {
         let handed_over = transaction(self, async |tx| {
             let handed_over = queued.fetch_ids(tx).await?;
             if !handed_over.is_empty() {
+                // Locks the rows in the order of their ids: see `MARK_DELIVERIES` of the sweep.
+                let mark = MARK_UNDISPATCHED.bind(&handed_over[..]);
+                mark.execute(tx).await?;
                 let forget = FORGET_DELIVERIES.bind(&handed_over[..]);
                 forget.execute(tx).await?;
             }
@@ -184,7 +215,7 @@ impl<S: SqlStore> GroupStore for S {
     }
 
     async fn counts_of_group(&self, group: &GroupMembers) -> Result<RunCounts, StoreError> {
-        let count = bind_group(COUNTS_OF_GROUP.into(), Some(group));
+        let count = bind_group(COUNTS.of(Some(group)).into(), Some(group));
         let counts: CountsRow = read(self, async |tx| count.fetch_one(tx).await).await?;
         Ok(counts.into())
     }

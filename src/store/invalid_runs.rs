@@ -1,7 +1,7 @@
 //! Finds invalid runs, and describes what is invalid about each.
 
 use super::bounds::{is_impossible_time, is_listable, is_listed, member, short};
-use super::dialect::{each, run_type};
+use super::dialect::{each, has_active_status, run_type};
 use super::from_row::from_row;
 use super::repeated_ids::{is_of_type, is_partitioned, repeated_active_ids};
 use super::sql::sql_for;
@@ -25,26 +25,14 @@ macro_rules! bad_time {
     };
 }
 
-/// Whether a run has this status. In PostgreSQL a range, so that only the index of active runs has the order by status
-/// and id: if one status were left, the planner would read the whole history in the order of the primary key.
-macro_rules! has_status {
-    (postgres $status:literal) => {
-        concat!("status BETWEEN '", $status, "' AND '", $status, "'")
-    };
-    (sqlite $status:literal) => {
-        concat!("status = '", $status, "'")
-    };
-}
-
 /// Further rows beside `latest`: the oldest runs in this state, without contexts: only those of completed runs are read.
-/// SQLite takes the index of active runs where its own condition is repeated. With a limit that it knows when it plans,
-/// PostgreSQL may sort all of these runs.
+/// With a limit that it knows when it plans, PostgreSQL may sort all of these runs.
 macro_rules! oldest {
     ($db:ident $status:literal) => {
         sql_for!(
             $db " UNION ALL SELECT * FROM (SELECT id, type, status, outcome, created_at, started_at, completed_at, "
-            each!("NULL::jsonb", "NULL") " AS context FROM operation_runs
-            WHERE type = " run_type!() " AND status IN ('queued', 'running') AND " has_status!($status)
+            each!("NULL::jsonb", "NULL") " AS context FROM operation_runs r
+            WHERE type = " run_type!() " AND " has_active_status!(range $status)
             " AND id < (SELECT id FROM first) ORDER BY status, id LIMIT " each!("(SELECT $1::bigint)", "$1") ") " $status
         )
     };

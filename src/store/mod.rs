@@ -16,6 +16,7 @@ mod completion;
 mod connections;
 mod credentials;
 mod dialect;
+mod due;
 mod error;
 mod fair_queuing;
 mod filters;

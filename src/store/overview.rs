@@ -8,6 +8,7 @@ use super::connections::connection_columns;
 use super::dialect::{
     a_second_after, among, at, each, has_active_status, is_about, moment, now, own, run_type,
 };
+use super::due::{due_since, is_due, not_before, seconds_since};
 use super::filters::{push_binding, push_connection_filter};
 use super::from_row::from_row;
 use super::repeated_ids::{is_newest_of_id, is_not_repeated};
@@ -32,7 +33,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 
-/// Largest number of active runs that are looked through for those of the connections on a page.
+/// Largest number of active runs that are looked through for those of the connections on a page, and of queued ones for those
+/// that have waited longest.
 const ACTIVE_RUNS: i64 = 10_000;
 
 /// Largest number of rows that are read for one run, in a table that may contain other runs.
@@ -171,13 +173,30 @@ const COMPLETED: Sql = both!(
      FROM operation_runs r WHERE r.status = 'completed' AND r.type = " run_type!()
 );
 
-pub(super) const WAITING: Sql = both!(
-    "SELECT r.id, r.workspace_id, r.tenant_id, "
-    each!("extract(epoch FROM now() - ", "(julianday('now') - julianday(") time!("r.created_at")
-    each!(")::float8", ")) * 86400.0") " AS waiting_seconds
-     FROM operation_runs r WHERE " has_active_status!("queued") " AND r.type = " run_type!() " AND " is_claimable!()
-    " AND " is_not_repeated!("r")
+/// The oldest queued runs, in the order of their index; a run that was recorded first has the smaller id.
+const OLDEST_QUEUED: Sql = both!(
+    "SELECT id, workspace_id, tenant_id, " seconds_since!(due_since!()) " AS waiting_seconds
+     FROM (SELECT r.id, r.workspace_id, r.tenant_id, " time!("r.created_at") " AS recorded_at, "
+    not_before!("r") " AS not_before
+        FROM operation_runs r WHERE " has_active_status!("queued") " AND r.type = " run_type!() " AND "
+    is_claimable!() " AND " is_not_repeated!("r")
 );
+
+/// Of these the ones that are due. One whose wait has just ended may have a smaller id than one that has waited for longer.
+const LONGEST_DUE: Sql = both!(
+    ") r WHERE " is_due!("not_before") " ORDER BY waiting_seconds DESC NULLS LAST, id LIMIT "
+);
+
+/// The statement that finds the due runs that have waited longest for a worker.
+pub(super) fn longest_due(binding: &Binding, limit: u32) -> Statement {
+    let mut query = Statement::from(OLDEST_QUEUED);
+    push_binding(&mut query, "r", binding);
+    query
+        .push_text(" ORDER BY r.id LIMIT ")
+        .push_bind(ACTIVE_RUNS);
+    query.push(LONGEST_DUE).push_bind(limit);
+    query
+}
 
 fn states(binding: &Binding) -> Statement {
     let mut query = Statement::from(ACTIVE);
@@ -253,11 +272,8 @@ impl<S: SqlStore> OverviewStore for S {
         binding: &Binding,
         limit: u32,
     ) -> Result<Vec<WaitingRun>, StoreError> {
-        let mut query = Statement::from(WAITING);
-        push_binding(&mut query, "r", binding);
-        // In the order of the index; a run that was recorded first has the smaller id.
-        query.push_text(" ORDER BY r.id LIMIT ").push_bind(limit);
-        Ok(waiting(fetch_all(self, query).await?))
+        let found: Vec<WaitingRow> = fetch_all(self, longest_due(binding, limit)).await?;
+        Ok(found.into_iter().map(WaitingRun::from).collect())
     }
 }
 
@@ -440,19 +456,16 @@ from_row! {
     }
 }
 
-/// Longest first. The age is negative where the application's clock is ahead of the database's.
-fn waiting(rows: Vec<WaitingRow>) -> Vec<WaitingRun> {
-    let mut runs: Vec<WaitingRun> = rows
-        .into_iter()
-        .map(|row| WaitingRun {
+impl From<WaitingRow> for WaitingRun {
+    fn from(row: WaitingRow) -> Self {
+        Self {
             operation_run_id: RunId(row.id),
             workspace_id: row.workspace_id.map(WorkspaceId),
             tenant_id: row.tenant_id.map(TenantId),
+            // Negative where the application's clock is ahead of the database's.
             waiting_seconds: row.waiting_seconds.unwrap_or(0.0).max(0.0),
-        })
-        .collect();
-    runs.sort_by(|a, b| b.waiting_seconds.total_cmp(&a.waiting_seconds));
-    runs
+        }
+    }
 }
 
 /// A pattern for LIKE that finds the text anywhere, with `\` as the sign of escape.

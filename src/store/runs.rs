@@ -2,7 +2,8 @@
 
 use super::bounds::{fits, is_claimable, is_listable, is_shown, member, short, time};
 use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};
-use super::groups::in_group;
+use super::due::{due_since, is_due, next_attempt_at, not_before, seconds_since};
+use super::groups::{Grouped, in_group, of_group};
 use super::repeated_ids::{is_newest_of_id, is_not_repeated, is_of_type};
 use super::reused_ids::{OWN_ATTEMPTS, is_before_creation, is_of_its_run};
 use super::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
@@ -68,41 +69,34 @@ const PARTS: Sql = Sql {
     ),
 };
 
-const CLAIMABLE_FROM: Sql = both!(
-    "SELECT d.not_before FROM " own!(run_deliveries)
-    " d WHERE d.run_id = $1 AND d.not_before > " now!()
+const NEXT_ATTEMPT_AT: Sql = both!(
+    "SELECT " next_attempt_at!("r") " FROM operation_runs r
+     WHERE r.id = $1 AND " is_of_type!("r") " AND " is_newest_of_id!("r")
 );
 
-/// `not_before` is looked up by the id, and only of queued runs that were claimed before: that of any other one belongs
-/// to an earlier run of its id. `OFFSET 0` keeps PostgreSQL from looking it up for each column that needs it.
+/// `OFFSET 0` keeps PostgreSQL from looking `not_before` up for each column that needs it.
 ///
-/// `$of_group`: a further condition.
+/// `$of`: see `of_group!` (`$1`, `$2`).
 macro_rules! counts {
-    ($($of_group:tt)*) => {
+    ($of:ident) => {
         both!(
             "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
                     count(*) FILTER (WHERE status = 'running') AS running,
                     count(*) FILTER (WHERE not_before > " now!() ") AS not_due, "
-            each!(
-                "extract(epoch FROM now() - min(greatest(created_at, not_before",
-                "(julianday('now') - julianday(min(max(created_at, coalesce(not_before, '')"
-            )
-            ")) FILTER (WHERE status = 'queued' AND (not_before > " now!() ") IS NOT TRUE))"
-            each!("::float8", ") * 86400.0") " AS oldest_queued_seconds
-             FROM (SELECT r.status, " time!("r.created_at") " AS created_at,
-                       CASE WHEN r.status = 'queued' AND r.started_at IS NOT NULL THEN (
-                           SELECT d.not_before FROM " own!(run_deliveries) " d WHERE d.run_id = r.id) END AS not_before
+            seconds_since!("min(" due_since!() ") FILTER (WHERE status = 'queued' AND " is_due!("not_before") ")")
+            " AS oldest_queued_seconds
+             FROM (SELECT r.status, " time!("r.created_at") " AS recorded_at, " not_before!("r") " AS not_before
                    FROM operation_runs r WHERE r.type = " run_type!()
-            " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " is_not_repeated!("r") $($of_group)*
-            each!(" OFFSET 0", "") ") active"
+            " AND r.status IN ('queued', 'running') AND " is_claimable!() " AND " is_not_repeated!("r")
+            of_group!($of " AND " in_group!("r.workspace_id", "$1", "$2")) each!(" OFFSET 0", "") ") active"
         )
     };
 }
 
-const COUNTS: Sql = counts!();
-
-/// `$1`, `$2`: the group.
-pub(super) const COUNTS_OF_GROUP: Sql = counts!(" AND " in_group!("r.workspace_id", "$1", "$2"));
+pub(super) const COUNTS: Grouped<Sql> = Grouped {
+    all: counts!(all),
+    in_group: counts!(group),
+};
 
 const READ_LATEST_REPORT: Sql = both!(
     "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at
@@ -126,14 +120,14 @@ impl<S: SqlStore> RunStore for S {
         rows::all(fetch_all::<AttemptRow>(self, OWN_ATTEMPTS.bind(run.0)).await?)
     }
 
-    async fn claimable_from(&self, run: RunId) -> Result<Option<DateTime<Utc>>, StoreError> {
-        let found: Option<(DateTime<Utc>,)> =
-            fetch_optional(self, CLAIMABLE_FROM.bind(run.0)).await?;
-        Ok(found.map(|(from,)| from))
+    async fn next_attempt_at(&self, run: RunId) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let found: Option<(Option<DateTime<Utc>>,)> =
+            fetch_optional(self, NEXT_ATTEMPT_AT.bind(run.0)).await?;
+        Ok(found.and_then(|(at,)| at))
     }
 
     async fn counts(&self) -> Result<RunCounts, StoreError> {
-        let counts: CountsRow = read(self, async |tx| COUNTS.fetch_one(tx).await).await?;
+        let counts: CountsRow = read(self, async |tx| COUNTS.all.fetch_one(tx).await).await?;
         Ok(counts.into())
     }
 

@@ -2,7 +2,8 @@
 //! every text, so that a row is small whatever a producer wrote.
 
 use super::bounds::{connection_of_context, is_listed, is_shown, member};
-use super::dialect::{at, run_type};
+use super::dialect::{at, now, own, run_type};
+use super::due::{next_attempt_at, not_before};
 use super::filters::{push_binding, push_run_filter};
 use super::from_row::from_row;
 use super::repeated_ids::is_newest_of_id;
@@ -18,6 +19,7 @@ use crate::domain::{RunId, TenantId, WorkspaceId};
 use crate::ports::runs::{RunFilter, SummaryStore};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 /// Before the statement that chooses the rows of a page... In PostgreSQL one expression reads the members `m`
 /// of a run, so that each context is unpacked once; it is NULL where the list does not look into the context.
@@ -26,7 +28,7 @@ use async_trait::async_trait;
 const SUMMARIES: Sql = Sql {
     postgres: sql_for!(
         postgres "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
-                p.completed_at, p.m IS NOT NULL AS listed, p.m[1] AS connection, p.m[2] AS provider,
+                p.completed_at, " next_attempt_at!("p") " AS next_attempt_at, p.m IS NOT NULL AS listed, p.m[1] AS connection, p.m[2] AS provider,
                 p.m[3] AS module, p.m[4] AS display_name, p.m[5] AS report_type, p.m[6] AS schema_version,
                 p.m[7] AS overall, p.m[8] AS fingerprint, p.m[9] AS failed, p.m[10] AS warned,
                 p.m[11] AS main_reason
@@ -55,7 +57,7 @@ const SUMMARIES: Sql = Sql {
     ),
     sqlite: sql_for!(
         sqlite "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
-                p.completed_at, p.listed, " member!("p.context", provider_connection_id)
+                p.completed_at, " next_attempt_at!("p") " AS next_attempt_at, p.listed, " member!("p.context", provider_connection_id)
         " AS connection, " member!("p.context", provider) " AS provider, "
         member!("p.context", module) " AS module, "
         member!("p.context", target_scope entra_tenant_name)
@@ -163,6 +165,7 @@ from_row! {
         created_at: Option<Time>,
         started_at: Option<Time>,
         completed_at: Option<Time>,
+        next_attempt_at: Option<DateTime<Utc>>,
         listed: bool,
         connection: Option<Text>,
         provider: Option<Text>,
@@ -224,6 +227,7 @@ impl TryFrom<SummaryRow> for RunSummary {
             created_at: row.created_at.and_then(Time::known),
             started_at: row.started_at.and_then(Time::known),
             completed_at: row.completed_at.and_then(Time::known),
+            next_attempt_at: row.next_attempt_at,
         })
     }
 }

@@ -7,7 +7,7 @@ use super::dialect::{
     a_day_ago, a_second_after, among, before, clock, each, has_active_status, is_failed_completion,
     moment, now, own, postgres_only, run_type,
 };
-use super::groups::{DUE_IN_GROUP, bind_group, forget_orphans_of_window};
+use super::groups::{DUE_RUNS, bind_group, forget_orphans_of_window};
 use super::postgres::LOCK_TIMEOUT;
 use super::refused_requeues::{
     MAX_WAITS, REQUEUE_TIME, RETRIED_AT_A_TIME, RefusedRequeues, RequeueError, RequeueTries, Spent,
@@ -305,7 +305,7 @@ const FORGET_ORPHANS: Sql = both!(
 const FORGET_WORKERS: Sql = both!("DELETE FROM " own!(workers) " WHERE beat_at < " a_day_ago!());
 
 /// In the order of the ids: see MARK_DELIVERIES.
-const MARK_UNDISPATCHED: Sql = both!(
+pub(super) const MARK_UNDISPATCHED: Sql = both!(
     "UPDATE " own!(run_deliveries) " SET delivered_at = NULL WHERE run_id IN (
         SELECT run_id FROM " own!(run_deliveries) " WHERE run_id " among!("$1")
     " ORDER BY run_id" postgres_only!(" FOR UPDATE") ")"
@@ -401,8 +401,8 @@ pub(super) fn due_runs(
     reclaimed: &[i64],
     group: Option<&GroupMembers>,
 ) -> Statement {
-    let due = group.map_or(DUE, |_| DUE_IN_GROUP);
-    let due = due
+    let due = DUE_RUNS
+        .of(group)
         .bind(policy.redeliver)
         .bind(earlier(policy.redeliver_after))
         .bind(policy.batch)

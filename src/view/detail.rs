@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 pub struct RunDetail {
     #[serde(flatten)]
     pub run: RunView,
-    /// How long throttling by the provider keeps a queued run from being claimed; null where it does not.
+    /// Until when a queued run waits for its next attempt; null where it is due.
     pub waiting: Option<WaitingView>,
     pub timeline: Timeline,
     pub diff: DiffView,
@@ -24,7 +24,7 @@ pub struct RunDetail {
 impl RunDetail {
     pub fn of(record: &RunRecord, now: DateTime<Utc>) -> Self {
         let mut run = RunView::of(&record.run, &record.acknowledgements, now);
-        let waiting = record.provider_wait.as_ref().map(WaitingView::of);
+        let waiting = record.next_attempt.as_ref().map(WaitingView::of);
         if let Some(waiting) = &waiting {
             run.verdict = waiting.sentence(now);
         }

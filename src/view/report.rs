@@ -2,6 +2,7 @@
 //! first with what to do, then what passed.
 
 use super::acknowledgement::AcknowledgementView;
+use super::waiting::waiting;
 use super::words;
 use crate::domain::acknowledgement::{Acknowledgement, may_be_acknowledged};
 use crate::domain::overview::NAME_CHARS;
@@ -304,7 +305,8 @@ impl ReportView {
 
 fn verdict(run: &OperationRun, report: &ReportState) -> String {
     match (run.status, report) {
-        (RunStatus::Queued, _) => waiting(run.started_at).to_owned(),
+        // `RunDetail` knows when its next attempt may begin.
+        (RunStatus::Queued, _) => waiting(None),
         (RunStatus::Running, _) => "Being checked right now.".to_owned(),
         (RunStatus::Completed, ReportState::Readable { report }) => {
             let what = report.main_problem().map(what_is_wrong).unwrap_or_default();
@@ -333,20 +335,11 @@ fn verdict(run: &OperationRun, report: &ReportState) -> String {
     }
 }
 
-/// What a queued run waits for, as far as its own row says. Its first claim has set the time; why it was released, and
-/// until when it may not be claimed again, is in other tables.
-const fn waiting(started_at: Option<DateTime<Utc>>) -> &'static str {
-    match started_at {
-        None => "Waiting for a worker.",
-        Some(_) => "Waiting for its next attempt.",
-    }
-}
-
 /// The verdict over a run of which only a summary was read. Names no permission, and does not know what
 /// people have accepted.
 pub(super) fn verdict_in_list(run: &RunSummary) -> String {
     match (run.status, run.report, run.overall) {
-        (RunStatus::Queued, ..) => waiting(run.started_at).to_owned(),
+        (RunStatus::Queued, ..) => waiting(run.next_attempt_at),
         (RunStatus::Running, ..) => "Being checked right now.".to_owned(),
         (RunStatus::Completed, ReportPresence::Readable, Some(overall)) => {
             let reason = run

@@ -16,7 +16,7 @@ use crate::domain::report::{
     Check, CheckStatus, Identity, NextStep, Overall, ReportDraft, Severity,
 };
 use crate::domain::run::{OperationRun, Outcome, RUN_TYPE, ReportPresence, RunStatus, RunSummary};
-use crate::domain::run_record::{ProviderWait, RunRecord, SessionRecord};
+use crate::domain::run_record::{NextAttempt, RunRecord, SessionRecord};
 use crate::domain::{AcknowledgementId, Reason, RunId, SessionId, TenantId, TokenId, WorkspaceId};
 use crate::view::acknowledgement::Standing;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -104,7 +104,7 @@ fn record(run: OperationRun, attempts: Vec<AttemptRecord>) -> RunRecord {
         attempts,
         acknowledgements: Vec::new(),
         previous: None,
-        provider_wait: None,
+        next_attempt: None,
     }
 }
 
@@ -128,6 +128,7 @@ fn summary(run: &OperationRun) -> RunSummary {
         created_at: run.created_at,
         started_at: run.started_at,
         completed_at: run.completed_at,
+        next_attempt_at: None,
     }
 }
 
@@ -361,19 +362,27 @@ fn the_timeline_of_a_run() {
 }
 
 #[test]
-fn a_run_that_was_released_waits_for_its_next_attempt() {
-    let mut released = run(5, RunStatus::Queued, None, None);
-    assert_eq!(
-        RunItem::from(summary(&released)).verdict,
-        "Waiting for a worker."
+fn a_run_that_is_not_due_waits_for_its_next_attempt() {
+    let released = OperationRun {
+        started_at: Some(at(3)),
+        ..run(5, RunStatus::Queued, None, None)
+    };
+    let (due, later) = (
+        "Waiting for a worker.",
+        "Next attempt at 2026-03-04 05:00:20 UTC.",
     );
-    released.started_at = Some(at(3));
-    assert_eq!(
-        RunItem::from(summary(&released)).verdict,
-        "Waiting for its next attempt."
-    );
-    let shown = RunDetail::of(&record(released, vec![]), at(4));
-    assert_eq!(shown.run.verdict, "Waiting for its next attempt.");
+    let mut listed = summary(&released);
+    assert_eq!(RunItem::from(listed.clone()).verdict, due);
+    listed.next_attempt_at = Some(at(20));
+    assert_eq!(RunItem::from(listed).verdict, later);
+    let mut detailed = record(released, vec![]);
+    assert_eq!(RunDetail::of(&detailed, at(4)).run.verdict, due);
+    detailed.next_attempt = Some(NextAttempt {
+        at: at(20),
+        is_throttled: false,
+        budget: None,
+    });
+    assert_eq!(RunDetail::of(&detailed, at(4)).run.verdict, later);
 }
 
 #[test]
@@ -381,11 +390,12 @@ fn a_run_that_waits_for_its_provider_says_for_how_long() {
     let mut waiting = record(run(5, RunStatus::Queued, None, None), vec![]);
     let plain = RunDetail::of(&waiting, at(4));
     assert_eq!(plain.waiting, None);
-    let mut wait = ProviderWait {
-        until: at(20),
+    let mut wait = NextAttempt {
+        at: at(20),
+        is_throttled: true,
         budget: None,
     };
-    waiting.provider_wait = Some(wait.clone());
+    waiting.next_attempt = Some(wait.clone());
     let shown = RunDetail::of(&waiting, at(4));
     let sentence = "Waiting because the provider throttles: about 16 s.";
     assert_eq!(shown.run.verdict, sentence);
@@ -393,7 +403,7 @@ fn a_run_that_waits_for_its_provider_says_for_how_long() {
         cloud: "global".into(),
         client_id: Uuid::nil(),
     });
-    waiting.provider_wait = Some(wait);
+    waiting.next_attempt = Some(wait);
     let shown = RunDetail::of(&waiting, at(21));
     let sentence = "Waiting because the provider throttles the application \
                     00000000-0000-0000-0000-000000000000: about 1 s.";

@@ -1,12 +1,20 @@
-//! Why a queued run is not claimed yet.
+//! What a queued run waits for: for a worker if it is due, else for its next attempt.
 
 use super::words::span;
-use crate::domain::run_record::ProviderWait;
+use crate::domain::run_record::NextAttempt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Why a queued run is not claimed yet.
+/// The verdict over a queued run, as far as its row and the time of its next attempt say.
+pub(super) fn waiting(next_attempt_at: Option<DateTime<Utc>>) -> String {
+    match next_attempt_at {
+        None => "Waiting for a worker.".to_owned(),
+        Some(at) => format!("Next attempt at {}.", at.format("%Y-%m-%d %H:%M:%S UTC")),
+    }
+}
+
+/// Until when a queued run waits for its next attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[schema(as = Waiting)]
 pub struct WaitingView {
@@ -15,20 +23,26 @@ pub struct WaitingView {
     /// The run's application, where the provider throttles it across its directories.
     pub client_id: Option<String>,
     pub cloud: Option<String>,
+    #[serde(skip)]
+    is_throttled: bool,
 }
 
 impl WaitingView {
-    pub fn of(wait: &ProviderWait) -> Self {
-        let budget = wait.budget.as_ref();
+    pub fn of(next: &NextAttempt) -> Self {
+        let budget = next.budget.as_ref();
         Self {
-            until: wait.until,
+            until: next.at,
             client_id: budget.map(|budget| budget.client_id.to_string()),
             cloud: budget.map(|budget| budget.cloud.clone()),
+            is_throttled: next.is_throttled,
         }
     }
 
     /// Returns it as a sentence.
     pub fn sentence(&self, now: DateTime<Utc>) -> String {
+        if !self.is_throttled {
+            return waiting(Some(self.until));
+        }
         let seconds = (self.until - now).num_seconds().max(1);
         let time = span(seconds * 1_000);
         match &self.client_id {

@@ -80,6 +80,8 @@ pub enum Action {
     /// In the middle of a sweep, or with hints to send, or the answer of the commit was lost.
     ReconcilerCrash,
     HintLost(usize),
+    /// The hint was in the queue of another group of workspaces.
+    HandedOver(usize),
     /// Also a forged one.
     HintDuplicated(usize),
     /// The hint was fetched and then forgotten.

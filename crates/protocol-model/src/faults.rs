@@ -52,7 +52,7 @@ impl Protocol {
                 steps.push(Action::ProducerCrash(r));
             }
             if run.hints > 0 {
-                steps.push(Action::HintLost(r));
+                steps.extend([Action::HintLost(r), Action::HandedOver(r)]);
             }
             steps.push(Action::HintDuplicated(r));
             if run.open.is_some_and(|open| !open.overdue) {

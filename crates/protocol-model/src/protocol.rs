@@ -504,6 +504,10 @@ impl Protocol {
             Action::ProducerCrash(r) => s.runs[r].unsent = false,
             Action::ReconcilerCrash => s.reconciler = Reconciler::Idle,
             Action::HintLost(r) => s.runs[r].hints -= 1,
+            Action::HandedOver(r) => {
+                s.runs[r].hints -= 1;
+                self.store.hand_over(s, r);
+            }
             Action::HintDuplicated(r) => send(s, 1 << r),
             Action::QueueWiped => s.runs.iter_mut().for_each(|run| run.hints = 0),
             Action::QueueAway => s.queue_away = true,

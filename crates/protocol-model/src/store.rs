@@ -16,6 +16,7 @@ pub const TRANSITIONS: &[&str] = &[
     "sweep",
     "release_orphaned",
     "mark_undispatched",
+    "hand_over",
     "heartbeat",
     "retire",
 ];
@@ -298,7 +299,7 @@ impl Store {
         }
     }
 
-    /// DUE.
+    /// DUE, DUE_IN_GROUP.
     fn redeliver(&self, s: &State, reclaimed: u8) -> u8 {
         let mut due = reclaimed;
         let short = s.queue_away || s.depth() < REDELIVER_BELOW;
@@ -352,6 +353,17 @@ impl Store {
                 delivery.delivered = Delivered::Never;
             }
         }
+    }
+
+    /// QUEUED_IN_GROUP, MARK_UNDISPATCHED, FORGET_DELIVERIES, by a worker of another group. One step: a delivery that is
+    /// written after the first of them is not deleted if it waits, or was sent.
+    pub fn hand_over(&self, s: &mut State, r: usize) {
+        if s.runs[r].status != Status::Queued {
+            return;
+        }
+        self.mark_undispatched(s, 1 << r);
+        let delivery = &mut s.runs[r].delivery;
+        *delivery = delivery.filter(|delivery| delivery.waits);
     }
 
     /// HEARTBEAT, confirmed.

@@ -233,10 +233,18 @@ fn without_its_mechanism_a_promise_is_broken() {
 /// A new function of the store that writes needs a transition here.
 #[test]
 fn the_transitions_have_the_names_of_the_stores_functions() {
-    let reads = ["open_attempts", "workers"];
+    let reads = ["open_attempts", "workers", "counts_of_group"];
     // `record` for several runs at once.
     let several = ["record_many"];
-    let ports = ["claims", "sweep", "orphans", "recording", "workers"].map(|port| {
+    let ports = [
+        "claims",
+        "sweep",
+        "orphans",
+        "groups",
+        "recording",
+        "workers",
+    ];
+    let ports = ports.map(|port| {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
         std::fs::read_to_string(format!("{root}/src/ports/{port}.rs")).unwrap()
     });

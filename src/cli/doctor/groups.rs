@@ -80,9 +80,9 @@ mod tests {
 
     fn counts(oldest_queued_seconds: f64) -> RunCounts {
         RunCounts {
-            queued: 2,
+            queued: 3,
             running: 0,
-            not_due: 0,
+            not_due: 1,
             oldest_queued_seconds: Some(oldest_queued_seconds),
         }
     }
@@ -91,12 +91,15 @@ mod tests {
     fn a_group_without_a_worker_is_a_warning() {
         let served = line("eu", &counts(50.4), 1);
         assert_eq!(served.state, State::Ok);
-        assert_eq!(served.found, "eu: 2 queued, 0 running, 1 worker alive");
+        assert_eq!(
+            served.found,
+            "eu: 3 queued (1 not due yet), 0 running, 1 worker alive"
+        );
         let unserved = line("eu", &counts(50.4), 0);
         assert_eq!(unserved.state, State::Warning);
         assert_eq!(
             unserved.found,
-            "eu: 2 queued, 0 running, 0 workers alive; the oldest has been due for 50 s"
+            "eu: 3 queued (1 not due yet), 0 running, 0 workers alive; the oldest has been due for 50 s"
         );
     }
 
@@ -106,7 +109,7 @@ mod tests {
         assert_eq!(slow.state, State::Warning);
         assert_eq!(
             slow.found,
-            "eu: 2 queued, 0 running, 1 worker alive; the oldest has been due for 90 s"
+            "eu: 3 queued (1 not due yet), 0 running, 1 worker alive; the oldest has been due for 90 s"
         );
     }
 

@@ -12,6 +12,7 @@ use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History};
 use crate::ports::overview::{ConnectionFilter, ConnectionSort};
+use crate::ports::runs::RunCounts;
 use crate::ports::store::StoreError;
 use crate::view::connection::Standing;
 use crate::view::overview::{AttentionView, headline};
@@ -89,8 +90,7 @@ struct OverviewPage {
     period: &'static str,
     periods: [(&'static str, &'static str, bool); 3],
     latency: Option<[String; 3]>,
-    queued: u64,
-    running: u64,
+    active: RunCounts,
 }
 
 /// `GET /`
@@ -150,8 +150,7 @@ pub async fn page(
         latency: history
             .latency_ms
             .map(|l| l.map(|ms| span(ms.round() as i64))),
-        queued: active[0],
-        running: active[1],
+        active,
     }))
 }
 
@@ -241,8 +240,8 @@ fn numbers(counts: &ConnectionCounts) -> Vec<Count> {
     .collect()
 }
 
-/// What is to be said of verifyd itself, and how many runs are queued and running.
-async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64; 2]), StoreError> {
+/// What is to be said of verifyd itself, and its runs.
+async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, RunCounts), StoreError> {
     let now = pages.clock.now();
     // A lag would make workers look dead.
     let workers = pages.store.workers().await?;
@@ -282,7 +281,7 @@ async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64;
         remarks.push(Remark {
             bad: false,
             text: format!(
-                "A run has been waiting for {}.",
+                "A run has been waiting for a worker for {}.",
                 span((run.waiting_seconds * 1_000.0) as i64)
             ),
             link: Some((
@@ -293,10 +292,9 @@ async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64;
     }
     // Of everybody: only who reaches everything may see it.
     let active = if visitor.binding == Binding::EVERYTHING {
-        let counts = store.counts().await?;
-        [counts.queued, counts.running]
+        store.counts().await?
     } else {
-        [0, 0]
+        RunCounts::default()
     };
     Ok((remarks, active))
 }

@@ -10,6 +10,7 @@ use crate::domain::access::Scope;
 use crate::domain::{EndpointId, WorkspaceId};
 use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
 use crate::operations::list_workers;
+use crate::ports::runs::RunCounts;
 use crate::ports::workers::alive_in_group;
 use crate::view::words::{counted, span};
 use askama::Template;
@@ -38,8 +39,7 @@ struct WorkersPage {
     alive: usize,
     in_flight: u32,
     concurrency: u32,
-    queued: u64,
-    running: u64,
+    runs: RunCounts,
     versions: usize,
     /// Groups without a worker that is alive.
     unserved: Vec<String>,
@@ -244,8 +244,7 @@ pub async fn page(
         more,
         dead_letters,
         rejected,
-        queued: counts.queued,
-        running: counts.running,
+        runs: counts,
         rows,
     }))
 }

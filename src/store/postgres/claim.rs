@@ -19,7 +19,7 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{context_columns, context_state, is_claimable, is_small};
 use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment, now};
-use crate::store::groups::in_group;
+use crate::store::groups::{Grouped, in_group, of_group};
 use crate::store::repeated_ids::{has_own_id, is_of_type};
 use crate::store::reused_ids::{is_before_start, set_aside};
 use crate::store::shares::{CallKind, Length, Permit, RunCall, limit_statements};
@@ -42,8 +42,10 @@ use uuid::Uuid;
 /// A row of NULL: an attempt was opened, and a trigger of the application has kept the run as it was.
 ///
 /// Runs are found by their ids alone, also in the other statements: see `status`.
+///
+/// `$of`: see `of_group!` (`$11`, `$12`).
 macro_rules! claim {
-    ($($in_group:tt)*) => {
+    ($of:ident) => {
         sql!(
             "WITH wanted AS (
                 SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::float8[])
@@ -52,7 +54,8 @@ macro_rules! claim {
                 SELECT r.id, r.started_at FROM operation_runs r
                 WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!() " = 'queued' AND "
             is_claimable!() " AND " has_own_id!(postgres "r")
-            $($in_group)* " AND (r.tenant_id = ANY($10)) IS NOT TRUE AND ($9 OR " is_small!("r.context")
+            of_group!(postgres $of " AND " in_group!("r.workspace_id", "$11", "$12"))
+            " AND (r.tenant_id = ANY($10)) IS NOT TRUE AND ($9 OR " is_small!("r.context")
             ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
             ), history AS (
                 SELECT l.id, h.*, h.spent >= w.max_attempts OR h.failed >= $6 AS exhausted,
@@ -98,50 +101,50 @@ macro_rules! claim {
     };
 }
 
-const CLAIM: &str = claim!();
+const CLAIM: Grouped<&str> = Grouped {
+    all: claim!(all),
+    in_group: claim!(group),
+};
 
-/// `$11`, `$12`: the group.
-const CLAIM_IN_GROUP: &str = claim!(" AND " in_group!(postgres "r.workspace_id", "$11", "$12"));
-
-/// Of those that were not claimed: the ones that are still queued, and whether they are not due yet.
+/// Of those that were not claimed: the ones that are still queued, and whether they are not due yet. `$of`: see `of_group!`
+/// (`$2`, `$3`).
 macro_rules! still_queued {
-    ($($in_group:tt)*) => {
+    ($of:ident) => {
         sql!(
             "SELECT r.id, EXISTS (SELECT FROM verifyd.run_attempts a WHERE a.run_id = r.id AND NOT a.earlier)
                     AND EXISTS (SELECT FROM verifyd.run_deliveries d
                                 WHERE d.run_id = r.id AND d.not_before > now())
              FROM operation_runs r WHERE r.id = ANY($1) AND " is_of_type!(postgres "r") " AND " status!()
-            " = 'queued' AND " is_claimable!() " AND " has_own_id!(postgres "r") $($in_group)*
+            " = 'queued' AND " is_claimable!() " AND " has_own_id!(postgres "r")
+            of_group!(postgres $of " AND " in_group!("r.workspace_id", "$2", "$3"))
         )
     };
 }
 
-const STILL_QUEUED: &str = still_queued!();
-
-/// `$2`, `$3`: the group.
-const STILL_QUEUED_IN_GROUP: &str =
-    still_queued!(" AND " in_group!(postgres "r.workspace_id", "$2", "$3"));
+const STILL_QUEUED: Grouped<&str> = Grouped {
+    all: still_queued!(all),
+    in_group: still_queued!(group),
+};
 
 /// Whether a batch can read the context of the run, and its tenant.
 const SIZE_AND_TENANT: &str = sql!(
     "SELECT " is_small!("r.context") ", r.tenant_id FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
 );
 
-/// Locks the run, unless another transaction does.
+/// Locks the run, unless another transaction does. `$of`: see `of_group!` (`$2`, `$3`).
 macro_rules! lock_queued {
-    ($($in_group:tt)*) => {
+    ($of:ident) => {
         sql!(
             "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
-            " AND r.status = 'queued'" $($in_group)* " FOR NO KEY UPDATE SKIP LOCKED"
+            " AND r.status = 'queued'" of_group!(postgres $of " AND " in_group!("r.workspace_id", "$2", "$3")) " FOR NO KEY UPDATE SKIP LOCKED"
         )
     };
 }
 
-const LOCK_QUEUED: &str = lock_queued!();
-
-/// `$2`, `$3`: the group.
-const LOCK_QUEUED_IN_GROUP: &str =
-    lock_queued!(" AND " in_group!(postgres "r.workspace_id", "$2", "$3"));
+const LOCK_QUEUED: Grouped<&str> = Grouped {
+    all: lock_queued!(all),
+    in_group: lock_queued!(group),
+};
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
 const SUPERSEDE: &str = "
@@ -242,7 +245,7 @@ impl PostgresStore {
                 limit_statements(&mut self.shared(&mut *tx)).await?;
             }
             let group = self.in_process.group.get();
-            let lock = self.scalar::<i32>(group.map_or(LOCK_QUEUED, |_| LOCK_QUEUED_IN_GROUP));
+            let lock = self.scalar::<i32>(LOCK_QUEUED.of(group));
             let lock = lock.bind(run.0);
             let lock = match group {
                 Some(group) => lock.bind(&group.listed).bind(group.has_listed),
@@ -311,7 +314,7 @@ impl PostgresStore {
             true => Vec::new(),
             false => self.claims.waiting_tenants(CallKind::Claim),
         };
-        let claim = self.sql(group.map_or(CLAIM, |_| CLAIM_IN_GROUP));
+        let claim = self.sql(CLAIM.of(group));
         let claim = claim
             .bind(column(|c| c.run.0))
             .bind(&tokens)
@@ -378,7 +381,7 @@ impl PostgresStore {
             return Ok(HashMap::new());
         }
         let group = self.in_process.group.get();
-        let queued = self.rows(group.map_or(STILL_QUEUED, |_| STILL_QUEUED_IN_GROUP));
+        let queued = self.rows(STILL_QUEUED.of(group));
         let queued = queued.bind(runs);
         let queued = match group {
             Some(group) => queued.bind(&group.listed).bind(group.has_listed),

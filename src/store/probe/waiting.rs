@@ -6,34 +6,28 @@ use crate::ports::probe::RefusedClaim;
 use crate::ports::store_error::StoreError;
 use crate::store::bounds::{is_claimable, time};
 use crate::store::dialect::{before, now, own, postgres_only, run_type};
+use crate::store::due::{due_since, is_due, not_before};
 use crate::store::repeated_ids::has_own_id;
-use crate::store::sql::{both, sql_for};
+use crate::store::sql::both;
 use crate::store::statement::{Sql, earlier};
 use std::time::Duration;
 
-/// Whether the run `r` can be claimed, and waits for no time.
-macro_rules! is_due {
-    ($db:ident) => {
-        sql_for!($db
-            "r.status = 'queued' AND " is_claimable!() " AND NOT EXISTS (
-                SELECT 1 FROM " own!(run_deliveries) " d WHERE d.run_id = r.id AND d.not_before > " now!() ")")
-    };
-}
-
-/// The oldest runs of as many tenants as are tried, of those that were recorded before `$1`, among the oldest that are
-/// queued.
+/// The oldest runs of as many tenants as are tried, of those that have been due since before `$1`, among the oldest that
+/// are queued.
 const WAITING: Sql = both!(
     "SELECT min(r.id), CAST(r.tenant_id AS bigint) FROM (
-        SELECT r.id, r.tenant_id, r.status, r.outcome, r.completed_at, r.created_at FROM operation_runs r
+        SELECT r.id, r.tenant_id, r.outcome, r.completed_at, " time!("r.created_at") " AS recorded_at, "
+    not_before!("r") " AS not_before FROM operation_runs r
         WHERE r.type = " run_type!() " AND r.status = 'queued' ORDER BY r.id LIMIT 10000) r
-     WHERE " is_due!() " AND " time!("r.created_at") " < " before!("$1") "
+     WHERE " is_claimable!() " AND " is_due!("not_before") " AND " due_since!() " < " before!("$1") "
      GROUP BY r.tenant_id ORDER BY 1 LIMIT 3"
 );
 
 /// Locks the run, unless a worker has taken it or is about to. Never waits.
 const LOCK_DUE: Sql = both!(
-    "SELECT r.id FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!() " AND " has_own_id!("r") " AND "
-    is_due!() postgres_only!(" FOR NO KEY UPDATE SKIP LOCKED")
+    "SELECT r.id FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!() " AND r.status = 'queued' AND "
+    is_claimable!() " AND " has_own_id!("r") " AND " is_due!(not_before!("r"))
+    postgres_only!(" FOR NO KEY UPDATE SKIP LOCKED")
 );
 
 /// Claims each of the runs that have waited for so long, and undoes it at once: a worker meets no lock for longer than

@@ -14,7 +14,7 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{context_columns, is_claimable};
 use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment};
-use crate::store::groups::in_group;
+use crate::store::groups::{Grouped, in_group, of_group};
 use crate::store::reused_ids::{is_before_start, set_aside};
 use crate::store::sql::sql;
 use async_trait::async_trait;
@@ -39,9 +39,9 @@ macro_rules! is_due {
 
 /// `$2`: limit of failed completions; `$3`: whether the runs are isolated; `$4`: whether each was prepared
 /// before. If not, it skips runs with an open attempt, and those with attempts of an earlier run, which have
-/// to be ended or set aside first.
+/// to be ended or set aside first. `$of`: see `of_group!` (`$5`, `$6`).
 macro_rules! open_attempts {
-    ($($in_group:tt)*) => {
+    ($of:ident) => {
         sql!(
             "WITH wanted AS MATERIALIZED (
                 SELECT value ->> 0 AS id, value ->> 1 AS token, value ->> 2 AS worker_id,
@@ -58,7 +58,7 @@ macro_rules! open_attempts {
                 FROM wanted w CROSS JOIN operation_runs r ON r.id = w.id
                     LEFT JOIN verifyd_run_attempts a ON a.run_id = w.id
                 WHERE r.type = " run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND "
-            is_due!("$4") $($in_group)* " GROUP BY w.id
+            is_due!("$4") of_group!(sqlite $of " AND " in_group!("r.workspace_id", "$5", "$6")) " GROUP BY w.id
             ), judged AS MATERIALIZED (
                 SELECT *, spent >= max_attempts OR failed >= $2 AS exhausted,
                        spent + 1 >= max_attempts AND lost > 0 AS last_chance FROM history
@@ -72,11 +72,10 @@ macro_rules! open_attempts {
     };
 }
 
-const OPEN_ATTEMPTS: &str = open_attempts!();
-
-/// `$5`, `$6`: the group.
-const OPEN_ATTEMPTS_IN_GROUP: &str =
-    open_attempts!(" AND " in_group!(sqlite "r.workspace_id", "$5", "$6"));
+const OPEN_ATTEMPTS: Grouped<&str> = Grouped {
+    all: open_attempts!(all),
+    in_group: open_attempts!(group),
+};
 
 /// Claims the runs and returns their attempts, the new one included. `$2`: limit of failed completions.
 const TAKE_RUNS: &str = sql!(
@@ -102,21 +101,21 @@ const CONTEXTS: &str = sql!(
     " FROM operation_runs WHERE id IN (SELECT value FROM json_each($1))"
 );
 
-/// Of those that were not claimed: the ones that may yet be.
+/// Of those that were not claimed: the ones that may yet be. `$of`: see `of_group!` (`$3`, `$4`).
 macro_rules! still_queued {
-    ($($in_group:tt)*) => {
+    ($of:ident) => {
         sql!(
             "SELECT r.id FROM json_each($1) w CROSS JOIN operation_runs r ON r.id = w.value WHERE r.type = "
-            run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND " is_due!("$2") $($in_group)*
+            run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND " is_due!("$2")
+            of_group!(sqlite $of " AND " in_group!("r.workspace_id", "$3", "$4"))
         )
     };
 }
 
-const STILL_QUEUED: &str = still_queued!();
-
-/// `$3`, `$4`: the group.
-const STILL_QUEUED_IN_GROUP: &str =
-    still_queued!(" AND " in_group!(sqlite "r.workspace_id", "$3", "$4"));
+const STILL_QUEUED: Grouped<&str> = Grouped {
+    all: still_queued!(all),
+    in_group: still_queued!(group),
+};
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
 const SUPERSEDE: &str = sql!(
@@ -213,7 +212,7 @@ impl SqliteStore {
         });
         // A run that is prepared was found to be of the group before.
         let group = self.in_process.group.get().filter(|_| !prepared);
-        let open = sqlx::query_as(group.map_or(OPEN_ATTEMPTS, |_| OPEN_ATTEMPTS_IN_GROUP));
+        let open = sqlx::query_as(OPEN_ATTEMPTS.of(group));
         let open = open
             .bind(json_list(wanted)?)
             .bind(MAX_FAILED_COMPLETIONS)
@@ -302,7 +301,7 @@ impl SqliteStore {
             return Ok(Vec::new());
         }
         let group = self.in_process.group.get();
-        let queued = sqlx::query_scalar(group.map_or(STILL_QUEUED, |_| STILL_QUEUED_IN_GROUP));
+        let queued = sqlx::query_scalar(STILL_QUEUED.of(group));
         let queued = queued.bind(json_list(runs.iter())?).bind(prepared);
         let queued = match group {
             Some(group) => queued

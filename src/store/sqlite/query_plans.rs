@@ -1,14 +1,15 @@
 //! The indexes that SQLite takes for statements of both databases.
 
 use crate::domain::ConnectionId;
+use crate::domain::access::Binding;
 use crate::ports::acknowledgements::AcknowledgementFilter;
 use crate::store::acknowledgements::FROM_RUNS;
 use crate::store::filters::push_acknowledgement_filter;
-use crate::store::groups::DUE_IN_GROUP;
+use crate::store::groups::DUE_RUNS;
 use crate::store::migrations;
-use crate::store::overview::WAITING;
+use crate::store::overview::longest_due;
 use crate::store::statement::{Sql, Statement};
-use crate::store::sweep::{DUE, WITHOUT_LEASE};
+use crate::store::sweep::WITHOUT_LEASE;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection};
 
 /// How SQLite runs the statement, on empty tables without statistics.
@@ -47,10 +48,10 @@ async fn acknowledgements_of_a_connection_are_found_by_the_index_of_its_runs() {
 async fn runs_that_are_not_completed_are_found_by_their_index() {
     let search = "SEARCH r USING INDEX operation_runs_check_active (status=? AND id>?";
     for (statement, searches) in [
-        (WITHOUT_LEASE, 1),
-        (WAITING, 1),
-        (DUE, 2),
-        (DUE_IN_GROUP, 2),
+        (WITHOUT_LEASE.into(), 1),
+        (longest_due(&Binding::EVERYTHING, 1), 1),
+        (DUE_RUNS.all.into(), 2),
+        (DUE_RUNS.in_group.into(), 2),
     ] {
         let plan = plan_of(statement).await;
         assert_eq!(plan.matches(search).count(), searches, "{plan}");

@@ -211,11 +211,11 @@ impl Stage {
             Some(body) => self.scene.post(&token, path, body).await,
             None => self.scene.get(&token, path).await,
         };
-        match reply.status {
-            200 | 201 => Ok(reply.body),
-            404 => Err(Decision::NotFound),
-            409 | 422 => Err(Decision::Refused(reply.body.to_string())),
-            status => panic!("{path}: {status}: {}", reply.body),
+        match reply.refusal() {
+            (200 | 201, _) => Ok(reply.body),
+            (404, "not-found") => Err(Decision::NotFound),
+            (404, "no-report") | (409 | 422, _) => Err(Decision::Refused(reply.body.to_string())),
+            _ => panic!("{path}: {reply:?}"),
         }
     }
 
@@ -239,7 +239,11 @@ impl Stage {
         match answer.status().as_u16() {
             200 => Ok(String::new()),
             303 => Ok(location(&answer).to_owned()),
-            404 => Err(Decision::NotFound),
+            404 => {
+                let said = answer.text().await.unwrap();
+                assert!(said.contains("There is nothing here"), "{path}: {said}");
+                Err(Decision::NotFound)
+            }
             422 => Err(Decision::Refused(answer.text().await.unwrap())),
             status => panic!("{path}: {status}: {}", answer.text().await.unwrap()),
         }
@@ -381,8 +385,14 @@ impl Stage {
                 // What belongs to a run is within the same reach.
                 let diff = self.api(reach, &format!("{path}/diff"), None).await;
                 let shown = self.api(reach, &path, None).await;
-                let has_report = |run: &Value| run["diff"]["state"] != "no_report";
-                assert_eq!(diff.is_ok(), shown.as_ref().is_ok_and(has_report));
+                match (&diff, &shown) {
+                    (Ok(_), Ok(run)) => assert_ne!(run["diff"]["state"], "no_report"),
+                    (Err(Decision::Refused(why)), Ok(run)) => {
+                        assert!(why.contains("no-report"), "{why}");
+                        assert_eq!(run["diff"]["state"], "no_report");
+                    }
+                    (diff, shown) => assert_eq!(diff, shown),
+                }
                 shown.map(drop)
             }
             Surface::Page => {

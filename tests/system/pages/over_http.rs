@@ -485,13 +485,17 @@ async fn a_run_that_waits_for_a_budget_says_so_everywhere() {
     let page = person.page(&format!("/runs/{run}")).await;
     assert!(page.contains("Waiting because the provider throttles: about "));
     let list = person.page("/runs").await;
-    assert!(list.contains("Waiting for its next attempt."), "{list}");
-    assert!(
-        !person
-            .page("/workers")
-            .await
-            .contains("Throttled applications")
-    );
+    assert!(list.contains("Next attempt at "), "{list}");
+    let workers = person.page("/workers").await;
+    assert!(!workers.contains("Throttled applications"), "{workers}");
+    for page in [person.page("/").await, workers] {
+        for shown in [
+            "<dt>Waiting for a worker</dt><dd>0</dd>",
+            "<dt>Not due yet</dt><dd>1</dd>",
+        ] {
+            assert!(page.contains(shown), "{page}");
+        }
+    }
 
     let row = scene.world.row(connection).await;
     let client = row.client_id.unwrap();

@@ -75,7 +75,7 @@ pub async fn a_released_run_waits_until_not_before(bed: &Bed) {
     let early = bed.store.claim(run, &worker("w2"), &POLICY).await.unwrap();
     assert!(early.claimed().is_none());
     assert_eq!(bed.attempts(run).await.len(), 1);
-    let from = bed.store.claimable_from(run).await.unwrap().unwrap();
+    let from = bed.store.next_attempt_at(run).await.unwrap().unwrap();
     let after = (from - first.claimed_at).num_seconds();
     assert!((3_600..3_900).contains(&after), "{after}");
 
@@ -86,7 +86,7 @@ pub async fn a_released_run_waits_until_not_before(bed: &Bed) {
         3901,
     )
     .await;
-    assert_eq!(bed.store.claimable_from(run).await.unwrap(), None);
+    assert_eq!(bed.store.next_attempt_at(run).await.unwrap(), None);
     let second = bed.claim(run, "w2").await;
     assert_eq!(second.attempt, 2);
     assert_eq!(second.first_claimed_at, first.claimed_at);

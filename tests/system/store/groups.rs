@@ -103,6 +103,19 @@ pub async fn a_hint_of_another_group_is_handed_over(bed: &Bed) {
     assert!(bed.release(&held, AttemptEnd::Throttled, later).await);
     assert_eq!(rest.hand_over(&hinted).await.unwrap(), [run]);
     assert_eq!(sweep(&eu, &SWEEP).await.due, []);
+
+    // It has been due since its wait ended, not since it was recorded, also after the next hint.
+    bed.age_run(run, "created_at", 90_000).await;
+    let row = format!("run_id = {run}");
+    let wait_ended = 3600 + 5000;
+    bed.age(&bed.own("run_deliveries"), "not_before", &row, wait_ended)
+        .await;
+    assert_eq!(sweep(&eu, &SWEEP).await.due, [run]);
+    assert_eq!(rest.hand_over(&hinted).await.unwrap(), [run]);
+    let counts = bed.store.counts_of_group(&members(true)).await.unwrap();
+    let age = counts.oldest_queued_seconds.unwrap();
+    assert!((4999.0..90_000.0).contains(&age), "{age}");
+    assert_eq!(sweep(&eu, &SWEEP).await.due, [run]);
 }
 
 pub async fn waiting_runs_of_other_groups_hold_up_no_sweep(bed: &Bed) {

@@ -13,6 +13,7 @@ use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
 use verifyd::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionState, TrendPoint};
+use verifyd::ports::store::AttemptEnd;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -375,4 +376,32 @@ pub async fn the_longest_waiting_runs_come_first(bed: &Bed) {
     assert_eq!(found[0].workspace_id, Some(WorkspaceId(1)));
     let found = store.longest_waiting(&everything, 2).await.unwrap();
     assert_eq!(found.len(), 2);
+
+    // One that is not due waits for no worker.
+    let released = runs[0];
+    bed.age_run(released, "created_at", 90_000).await;
+    let held = bed.claim(released, "w1").await;
+    let wait = Some(HOUR);
+    assert!(bed.release(&held, AttemptEnd::Throttled, wait).await);
+    let found = store.longest_waiting(&everything, 10).await.unwrap();
+    let ids: Vec<RunId> = found.iter().map(|run| run.operation_run_id).collect();
+    assert_eq!(ids, [runs[1], runs[2]]);
+    let listed = async || store.run_summary(released).await.unwrap().unwrap();
+    assert_eq!(
+        listed().await.next_attempt_at,
+        store.next_attempt_at(released).await.unwrap()
+    );
+    assert!(listed().await.next_attempt_at.is_some());
+
+    // Then it waits from when it is due.
+    let row = format!("run_id = {released}");
+    bed.age(&bed.own("run_deliveries"), "not_before", &row, 3_600 + 100)
+        .await;
+    let found = store.longest_waiting(&everything, 1).await.unwrap();
+    assert_eq!(found[0].operation_run_id, runs[1]);
+    let found = store.longest_waiting(&everything, 10).await.unwrap();
+    assert_eq!(found[1].operation_run_id, released);
+    let waits = found[1].waiting_seconds;
+    assert!((99.0..90_000.0).contains(&waits), "{waits}");
+    assert_eq!(listed().await.next_attempt_at, None);
 }
