@@ -115,6 +115,7 @@ from_row! {
         created_at: Option<Time>,
         started_at: Option<Time>,
         completed_at: Option<Time>,
+        shares_id: bool,
     }
 }
 
@@ -136,6 +137,7 @@ impl TryFrom<RunRow> for OperationRun {
             created_at: row.created_at.and_then(Time::known),
             started_at: row.started_at.and_then(Time::known),
             completed_at: row.completed_at.and_then(Time::known),
+            shares_id: row.shares_id,
         })
     }
 }

@@ -90,6 +90,7 @@ fn run(
         created_at: Some(at(0)),
         started_at: None,
         completed_at: (status == RunStatus::Completed).then(|| at(10)),
+        shares_id: false,
     }
 }
 
@@ -128,6 +129,7 @@ fn summary(run: &OperationRun) -> RunSummary {
         created_at: run.created_at,
         started_at: run.started_at,
         completed_at: run.completed_at,
+        shares_id: run.shares_id,
     }
 }
 
@@ -403,6 +405,23 @@ fn a_run_that_waits_for_its_provider_says_for_how_long() {
         "until": "2026-03-04T05:00:20Z", "client_id": Uuid::nil().to_string(), "cloud": "global",
     });
     assert_eq!(json, wanted);
+}
+
+#[test]
+fn a_run_whose_id_others_have_is_not_waiting() {
+    for status in [RunStatus::Queued, RunStatus::Running] {
+        let mut sharing = run(5, status, None, None);
+        sharing.shares_id = true;
+        let item = RunItem::from(summary(&sharing));
+        assert!(
+            item.shares_id && item.verdict.contains("other runs have its id"),
+            "{}",
+            item.verdict
+        );
+        let shown = RunDetail::of(&record(sharing, vec![]), at(4)).run;
+        assert!(shown.shares_id);
+        assert_eq!(shown.verdict, item.verdict);
+    }
 }
 
 #[test]
