@@ -6,7 +6,7 @@ use crate::domain::access::Binding;
 use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 use crate::domain::budget::BudgetKey;
 use crate::domain::run::OperationRun;
-use crate::domain::run_record::{ProviderWait, RunRecord, SessionRecord};
+use crate::domain::run_record::{RunRecord, RunWait, SessionRecord, WaitCause};
 use crate::domain::{RunId, RunStatus, SessionId};
 use crate::ports::store::{Store, StoreError};
 use serde_json::Value;
@@ -60,27 +60,36 @@ async fn with_what_belongs_to_it(
     let attempts = store.attempts(run.id).await?;
     Ok(RunRecord {
         acknowledgements: store.acknowledgements_of(run.id).await?,
-        provider_wait: provider_wait(store, &run, &attempts).await?,
+        wait: wait(store, &run, &attempts).await?,
         attempts,
         previous,
         run,
     })
 }
 
-async fn provider_wait(
+async fn wait(
     store: &dyn Store,
     run: &OperationRun,
     attempts: &[AttemptRecord],
-) -> Result<Option<ProviderWait>, StoreError> {
-    let last = attempts.last().and_then(|attempt| attempt.end_reason);
-    if run.status != RunStatus::Queued || last != Some(AttemptEnd::Throttled) {
+) -> Result<Option<RunWait>, StoreError> {
+    // The wait of a run that was not claimed yet belongs to an earlier run of its id.
+    let Some(last) = attempts.last().filter(|_| run.status == RunStatus::Queued) else {
         return Ok(None);
-    }
+    };
     let Some(until) = store.claimable_from(run.id).await? else {
         return Ok(None);
     };
-    let budget = budget(store, run).await?;
-    Ok(Some(ProviderWait { until, budget }))
+    let (cause, budget) = match (last.end_reason, &last.result_refusal) {
+        (Some(AttemptEnd::Throttled), _) => (WaitCause::Throttled, budget(store, run).await?),
+        (_, Some(_)) => (WaitCause::Refused, None),
+        _ => (WaitCause::Failed, None),
+    };
+    Ok(Some(RunWait {
+        until,
+        cause,
+        budget,
+        database_refusal: last.result_refusal.clone(),
+    }))
 }
 
 /// Returns the budget of the run's application, where there is one. The run may name the connection of another tenant.

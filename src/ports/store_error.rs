@@ -44,6 +44,8 @@ pub struct Detail {
     /// Whether PostgreSQL says that a constraint of the table that the statement writes refuses the row, and nothing
     /// that a trigger does.
     pub is_of_constraint: bool,
+    /// The constraint, or the function of a trigger, that refused the row, where the database names it.
+    pub rule: Option<String>,
 }
 
 /// What caused an error. The text shows it, too.
@@ -83,6 +85,7 @@ impl Detail {
             text: text.into(),
             code,
             is_of_constraint: false,
+            rule: None,
         }
     }
 
@@ -91,8 +94,7 @@ impl Detail {
         Self {
             step: Some(step.into()),
             text: self.to_string(),
-            code: self.code,
-            is_of_constraint: self.is_of_constraint,
+            ..self
         }
     }
 }
@@ -170,6 +172,22 @@ impl StoreError {
             Self::Corrupt { .. } => "corrupt",
             Self::Schema(_) => "schema",
             Self::Refused(_) => "refused",
+        }
+    }
+
+    /// Returns what the database refuses a call with: its code, and the rule where that has a name. No text of the error: a
+    /// trigger may quote the row.
+    pub fn refusal(&self) -> String {
+        let detail = self.detail();
+        let code = match detail.and_then(|detail| detail.code.as_ref()) {
+            Some(Code::Sqlstate(code)) => format!("SQLSTATE {code}"),
+            Some(Code::Sqlite(code)) => format!("SQLite {code}"),
+            Some(Code::Trigger) => "a trigger or row-level security keeps the row".to_owned(),
+            None => self.class().to_owned(),
+        };
+        match detail.and_then(|detail| detail.rule.as_deref()) {
+            Some(rule) => format!("{code}, {rule}"),
+            None => code,
         }
     }
 
@@ -273,6 +291,20 @@ mod tests {
             assert_eq!(refused.violates_constraint(), is_of_constraint, "{text}");
             assert_eq!(refused.violates_check(), is_check, "{text}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_named_without_the_text_of_the_error() {
+        let refused = |text| StoreError::Refused(Detail::said(text)).refusal();
+        assert_eq!(refused("s3cret (SQLSTATE P0001)"), "SQLSTATE P0001");
+        assert_eq!(refused("s3cret (SQLite 1811)"), "SQLite 1811");
+        assert_eq!(refused("s3cret"), "refused");
+        let by_rule = Detail {
+            rule: Some("constraint small".into()),
+            ..Detail::said("s3cret (SQLSTATE 23514)")
+        };
+        let refused = StoreError::Contended(by_rule.at("a step"));
+        assert_eq!(refused.refusal(), "SQLSTATE 23514, constraint small");
     }
 
     #[test]

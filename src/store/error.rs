@@ -14,6 +14,8 @@ use std::io::ErrorKind;
 const MESSAGE_LENGTH: usize = 1_000;
 /// What begins the error of arguments that the server does not take.
 const WRONG_OPTIONS: &str = "the parameter options holds what the server does not take";
+/// Characters of the name of a rule that are kept, with its schema.
+const NAME_LENGTH: usize = 130;
 /// Characters of an SQLSTATE.
 const SQLSTATE_LENGTH: usize = 5;
 
@@ -149,8 +151,13 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
     if let Some(postgres) = error.try_downcast_ref::<PgDatabaseError>() {
         let ends_session = matches!(postgres.severity(), PgSeverity::Fatal | PgSeverity::Panic);
         let mut error = from_sqlstate(&code, postgres.message(), ends_session);
-        if let StoreError::Refused(why) | StoreError::Schema(why) = &mut error {
-            why.is_of_constraint = is_of_constraint(postgres);
+        match &mut error {
+            StoreError::Refused(why) | StoreError::Schema(why) => {
+                why.is_of_constraint = is_of_constraint(postgres);
+                why.rule = rule(postgres);
+            }
+            StoreError::Unavailable(why) | StoreError::Contended(why) => why.rule = rule(postgres),
+            StoreError::TooManyCalls | StoreError::LockedRun | StoreError::Corrupt { .. } => {}
         }
         error
     } else {
@@ -168,6 +175,22 @@ fn is_of_constraint(error: &PgDatabaseError) -> bool {
     });
     // integrity_constraint_violation
     error.code().starts_with("23") && error.table().is_some() && is_of_statement
+}
+
+/// Returns the rule that refused the row, where PostgreSQL names it. An error of a trigger has the names of the functions
+/// that were executed, the innermost first.
+fn rule(error: &PgDatabaseError) -> Option<String> {
+    if let Some(name) = error.constraint() {
+        return Some(constraint(name));
+    }
+    let mut lines = error.r#where()?.lines();
+    let function = lines.find_map(|line| line.strip_prefix("PL/pgSQL function "))?;
+    let (name, _) = function.split_once('(')?;
+    Some(format!("function {}", clean(name, NAME_LENGTH)))
+}
+
+fn constraint(name: &str) -> String {
+    format!("constraint {}", clean(name, NAME_LENGTH))
 }
 
 /// What PostgreSQL says. A trigger or a pooler may choose it, and logs and terminals show it.
@@ -214,7 +237,10 @@ fn from_sqlstate(code: &str, message: &str, ends_session: bool) -> StoreError {
 /// <https://www.sqlite.org/rescode.html>; the low byte is the primary code.
 fn from_sqlite(code: i32, message: &str) -> StoreError {
     let text = format!("{} (SQLite {code})", clean(message, MESSAGE_LENGTH));
-    let why = Detail::new(text, Some(Code::Sqlite(code)));
+    let mut why = Detail::new(text, Some(Code::Sqlite(code)));
+    why.rule = message
+        .strip_prefix("CHECK constraint failed: ")
+        .map(constraint);
     match code & 0xff {
         // SQLITE_BUSY, SQLITE_LOCKED
         5 | 6 => StoreError::Contended(why),
@@ -265,6 +291,14 @@ mod tests {
             let text = error.to_string();
             assert!(text.chars().count() < 1_100 && !text.contains(char::is_control));
         }
+    }
+
+    #[test]
+    fn a_constraint_of_sqlite_is_named() {
+        let refused = |code, message| from_sqlite(code, message).refusal();
+        let check = refused(275, "CHECK constraint failed: small");
+        assert_eq!(check, "SQLite 275, constraint small");
+        assert_eq!(refused(1811, "not s3cret"), "SQLite 1811");
     }
 
     #[test]

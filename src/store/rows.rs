@@ -153,6 +153,8 @@ from_row! {
         claimed_at: DateTime<Utc>,
         ended_at: Option<DateTime<Utc>>,
         end_reason: Option<String>,
+        result_refusal: Option<String>,
+        requeue_refusal: Option<String>,
     }
 }
 
@@ -167,6 +169,8 @@ impl TryFrom<AttemptRow> for AttemptRecord {
             claimed_at: row.claimed_at,
             ended_at: row.ended_at,
             end_reason: optional_name("run_attempts", "end_reason", key, &row.end_reason)?,
+            result_refusal: row.result_refusal,
+            requeue_refusal: row.requeue_refusal,
         })
     }
 }
