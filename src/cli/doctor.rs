@@ -14,6 +14,7 @@ mod outbound;
 mod partitions;
 mod print;
 mod queue;
+mod refused_runs;
 mod replica;
 mod sessions;
 mod throttling;
@@ -387,6 +388,7 @@ async fn runs(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>) -> 
         groups::check(store, &settings.worker, workers, lines).await;
     }
     invalid_runs::check(store, lines).await;
+    refused_runs::check(store, lines).await;
     workers.unwrap_or_default()
 }
 

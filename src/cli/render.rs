@@ -77,7 +77,7 @@ pub fn timeline(view: &Timeline) -> String {
             "attempt {}{counted} by {}: {}, after {}",
             attempt.attempt,
             clean(&attempt.worker_id),
-            attempt.end,
+            clean(&attempt.end),
             span(attempt.took_ms)
         ));
     }

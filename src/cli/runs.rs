@@ -81,6 +81,7 @@ fn summary(run: &RunItem) -> (String, String) {
             (Some(reason), 0 | 1) => render::clean(reason),
             (Some(reason), n) => format!("{} (+{})", render::clean(reason), n - 1),
         },
+        ReportPresence::Pending if run.shares_id => "other runs have its id".to_owned(),
         ReportPresence::Pending => String::new(),
         ReportPresence::Missing => "no report".to_owned(),
         ReportPresence::OtherVersion => "report of another version".to_owned(),

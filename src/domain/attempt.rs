@@ -39,4 +39,8 @@ pub struct AttemptRecord {
     pub claimed_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
     pub end_reason: Option<AttemptEnd>,
+    /// With what the database refused its result: the code of the error, and the rule where its name is known.
+    pub result_refusal: Option<String>,
+    /// The same, where it refused to queue the run again.
+    pub requeue_refusal: Option<String>,
 }

@@ -495,6 +495,10 @@ reasons! {
         "The workers that tried this run were lost before they could finish it.",
         "All attempts are used up, so the run is not tried again.",
         [("Look at the attempts of the run", Run), ("Check again", Connection)];
+    ResultRefused = "result_refused", Engine, High,
+        "The database refused to store the result of this run.",
+        "All attempts are used up, so the run is not tried again.",
+        [("Look at the attempts of the run, and correct the rule of the database that they name", Run), ("Check again", Connection)];
     DeadlineExceeded = "deadline_exceeded", Engine, Medium,
         "The check did not finish within its time limit.",
         "Nothing can be said of what was not yet checked.",

@@ -45,6 +45,9 @@ pub struct OperationRun {
     pub created_at: Option<DateTime<Utc>>,
     pub started_at: Option<DateTime<Utc>>,
     pub completed_at: Option<DateTime<Utc>>,
+    /// Whether it is not completed, and other runs have its id: nobody can tell them apart, so no worker claims any of them.
+    #[serde(skip)]
+    pub shares_id: bool,
 }
 
 impl OperationRun {
@@ -116,6 +119,8 @@ pub struct RunSummary {
     pub completed_at: Option<DateTime<Utc>>,
     /// Of a queued run that is not due.
     pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Whether it is not completed, and other runs have its id: nobody can tell them apart, so no worker claims any of them.
+    pub shares_id: bool,
 }
 
 /// What is read of a run while its progress is watched.

@@ -3,6 +3,7 @@
 use super::acknowledgement::Acknowledgement;
 use super::attempt::AttemptRecord;
 use super::budget::BudgetKey;
+use super::names::text_enum;
 use super::onboarding::OnboardingSession;
 use super::run::OperationRun;
 use chrono::{DateTime, Utc};
@@ -17,19 +18,33 @@ pub struct RunRecord {
     pub acknowledgements: Vec<Acknowledgement>,
     /// The run of the previous report of the connection. `None` when there is none, or it was deleted.
     pub previous: Option<OperationRun>,
-    /// `None`: it is due, or not queued.
-    pub next_attempt: Option<NextAttempt>,
+    /// `None`: nothing keeps it from being claimed.
+    pub wait: Option<RunWait>,
 }
 
-/// What a queued run waits for that is not due.
+text_enum! {
+    /// How the last attempt of a run ended that waits for the next one.
+    pub enum WaitCause: "cause" {
+        /// The provider throttles.
+        Throttled => "throttled",
+        /// The database refused the result.
+        Refused => "refused",
+        /// It failed in another way, or was lost.
+        Failed => "failed",
+    }
+}
+
+/// Until when, and why, a queued run waits that was claimed before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NextAttempt {
-    /// When it may begin.
-    pub at: DateTime<Utc>,
-    /// Whether the run was released because its provider throttles.
-    pub is_throttled: bool,
-    /// The budget of its application, where that is limited. Its own directory may have been throttled all the same.
+pub struct RunWait {
+    /// When it may be claimed again.
+    pub until: DateTime<Utc>,
+    pub cause: WaitCause,
+    /// The budget of its application, where the provider throttles and that is limited. Its own directory may have been
+    /// throttled all the same.
     pub budget: Option<BudgetKey>,
+    /// With what the database refused the result.
+    pub database_refusal: Option<String>,
 }
 
 /// An onboarding session with the run that it points to.

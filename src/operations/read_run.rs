@@ -6,7 +6,7 @@ use crate::domain::access::Binding;
 use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 use crate::domain::budget::BudgetKey;
 use crate::domain::run::OperationRun;
-use crate::domain::run_record::{NextAttempt, RunRecord, SessionRecord};
+use crate::domain::run_record::{RunRecord, RunWait, SessionRecord, WaitCause};
 use crate::domain::{RunId, RunStatus, SessionId};
 use crate::ports::store::{Store, StoreError};
 use serde_json::Value;
@@ -60,33 +60,35 @@ async fn with_what_belongs_to_it(
     let attempts = store.attempts(run.id).await?;
     Ok(RunRecord {
         acknowledgements: store.acknowledgements_of(run.id).await?,
-        next_attempt: next_attempt(store, &run, &attempts).await?,
+        wait: wait(store, &run, &attempts).await?,
         attempts,
         previous,
         run,
     })
 }
 
-async fn next_attempt(
+async fn wait(
     store: &dyn Store,
     run: &OperationRun,
     attempts: &[AttemptRecord],
-) -> Result<Option<NextAttempt>, StoreError> {
-    if run.status != RunStatus::Queued {
-        return Ok(None);
-    }
-    let Some(at) = store.next_attempt_at(run.id).await? else {
+) -> Result<Option<RunWait>, StoreError> {
+    // The wait of a run that was not claimed yet belongs to an earlier run of its id.
+    let Some(last) = attempts.last().filter(|_| run.status == RunStatus::Queued) else {
         return Ok(None);
     };
-    let last = attempts.last().and_then(|attempt| attempt.end_reason);
-    let is_throttled = last == Some(AttemptEnd::Throttled);
-    Ok(Some(NextAttempt {
-        at,
-        is_throttled,
-        budget: match is_throttled {
-            true => budget(store, run).await?,
-            false => None,
-        },
+    let Some(until) = store.next_attempt_at(run.id).await? else {
+        return Ok(None);
+    };
+    let (cause, budget) = match (last.end_reason, &last.result_refusal) {
+        (Some(AttemptEnd::Throttled), _) => (WaitCause::Throttled, budget(store, run).await?),
+        (_, Some(_)) => (WaitCause::Refused, None),
+        _ => (WaitCause::Failed, None),
+    };
+    Ok(Some(RunWait {
+        until,
+        cause,
+        budget,
+        database_refusal: last.result_refusal.clone(),
     }))
 }
 

@@ -92,8 +92,10 @@ pub struct Claim {
     /// Attempts that count, this one included unless `exhausted`.
     pub counted_attempts: u32,
     /// All counted attempts were spent before this claim. The provider must not be called again: the run is
-    /// completed as `worker_lost`. This attempt does not count.
+    /// completed as `worker_lost`, or as `result_refused`. This attempt does not count.
     pub exhausted: bool,
+    /// With what the database refused the result of a counted attempt, if it did.
+    pub result_refusal: Option<String>,
     /// Completing it failed [`MAX_FAILED_COMPLETIONS`] times, too. The context of the run was not read: the
     /// run is completed from its id alone.
     pub forced_completion: bool,

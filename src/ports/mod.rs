@@ -26,6 +26,7 @@ pub mod probe;
 pub mod provider;
 pub mod queue;
 pub(crate) mod recording;
+pub(crate) mod refusals;
 pub(crate) mod replica;
 pub(crate) mod retention;
 pub(crate) mod runs;

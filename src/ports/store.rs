@@ -30,6 +30,8 @@ use crate::ports::plan::PlanStore;
 use crate::ports::pools::PoolStore;
 use crate::ports::probe::ProbeStore;
 pub use crate::ports::recording::{ForSession, NewRun, Recorded, RecordingStore};
+use crate::ports::refusals::RefusalStore;
+pub use crate::ports::refusals::{RefusedRun, RefusedWrite};
 use crate::ports::replica::ReplicaStore;
 pub use crate::ports::retention::{PrunePolicy, Pruned, RetentionStore};
 pub use crate::ports::runs::{RunCounts, RunFilter, RunStore, SummaryStore};
@@ -71,6 +73,7 @@ store!(
     AuditStore,
     BudgetStore,
     InvalidRunStore,
+    RefusalStore,
     OnboardingStore,
     OverviewStore,
     PartitionStore,

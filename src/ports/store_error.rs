@@ -43,6 +43,8 @@ pub struct Detail {
     pub code: Option<Code>,
     /// `None`: it comes from the server, or the database does not say.
     pub origin: Option<Origin>,
+    /// The constraint, or the function of a trigger, that refused the row, where the database names it.
+    pub rule: Option<String>,
 }
 
 /// What the database says an error comes from.
@@ -91,6 +93,7 @@ impl Detail {
             text: text.into(),
             code,
             origin: None,
+            rule: None,
         }
     }
 
@@ -99,8 +102,7 @@ impl Detail {
         Self {
             step: Some(step.into()),
             text: self.to_string(),
-            code: self.code,
-            origin: self.origin,
+            ..self
         }
     }
 }
@@ -188,6 +190,22 @@ impl StoreError {
             Self::Corrupt { .. } => "corrupt",
             Self::Schema(_) => "schema",
             Self::Refused(_) => "refused",
+        }
+    }
+
+    /// Returns what the database refuses a call with: its code, and the rule where that has a name. No text of the error: a
+    /// trigger may quote the row.
+    pub fn refusal(&self) -> String {
+        let detail = self.detail();
+        let code = match detail.and_then(|detail| detail.code.as_ref()) {
+            Some(Code::Sqlstate(code)) => format!("SQLSTATE {code}"),
+            Some(Code::Sqlite(code)) => format!("SQLite {code}"),
+            Some(Code::Trigger) => "a trigger or row-level security keeps the row".to_owned(),
+            None => self.class().to_owned(),
+        };
+        match detail.and_then(|detail| detail.rule.as_deref()) {
+            Some(rule) => format!("{code}, {rule}"),
+            None => code,
         }
     }
 
@@ -302,6 +320,20 @@ mod tests {
             assert_eq!(refused.is_of_function(), !is_of_constraint, "{text}");
             assert_eq!(refused.violates_check(), is_check, "{text}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_named_without_the_text_of_the_error() {
+        let refused = |text| StoreError::Refused(Detail::said(text)).refusal();
+        assert_eq!(refused("s3cret (SQLSTATE P0001)"), "SQLSTATE P0001");
+        assert_eq!(refused("s3cret (SQLite 1811)"), "SQLite 1811");
+        assert_eq!(refused("s3cret"), "refused");
+        let by_rule = Detail {
+            rule: Some("constraint small".into()),
+            ..Detail::said("s3cret (SQLSTATE 23514)")
+        };
+        let refused = StoreError::Contended(by_rule.at("a step"));
+        assert_eq!(refused.refusal(), "SQLSTATE 23514, constraint small");
     }
 
     #[test]

@@ -14,6 +14,8 @@ use std::io::ErrorKind;
 const MESSAGE_LENGTH: usize = 1_000;
 /// What begins the error of arguments that the server does not take.
 const WRONG_OPTIONS: &str = "the parameter options holds what the server does not take";
+/// Characters of the name of a rule that are kept, with its schema.
+const NAME_LENGTH: usize = 130;
 /// Characters of an SQLSTATE.
 const SQLSTATE_LENGTH: usize = 5;
 
@@ -151,6 +153,7 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
         let mut error = from_sqlstate(&code, postgres.message(), ends_session);
         if let Some(why) = error.detail_mut() {
             why.origin = origin(postgres);
+            why.rule = rule(postgres);
         }
         error
     } else {
@@ -173,6 +176,22 @@ fn origin(error: &PgDatabaseError) -> Option<Origin> {
     }
     // integrity_constraint_violation
     (error.code().starts_with("23") && error.table().is_some()).then_some(Origin::Constraint)
+}
+
+/// Returns the rule that refused the row, where PostgreSQL names it. An error of a trigger has the names of the functions
+/// that were executed, the innermost first.
+fn rule(error: &PgDatabaseError) -> Option<String> {
+    if let Some(name) = error.constraint() {
+        return Some(constraint(name));
+    }
+    let mut lines = error.r#where()?.lines();
+    let function = lines.find_map(|line| line.strip_prefix("PL/pgSQL function "))?;
+    let (name, _) = function.split_once('(')?;
+    Some(format!("function {}", clean(name, NAME_LENGTH)))
+}
+
+fn constraint(name: &str) -> String {
+    format!("constraint {}", clean(name, NAME_LENGTH))
 }
 
 /// What PostgreSQL says. A trigger or a pooler may choose it, and logs and terminals show it.
@@ -222,6 +241,9 @@ fn from_sqlite(code: i32, message: &str) -> StoreError {
     let mut why = Detail::new(text, Some(Code::Sqlite(code)));
     // SQLITE_CONSTRAINT_TRIGGER: RAISE
     why.origin = (code == 1811).then_some(Origin::Function);
+    why.rule = message
+        .strip_prefix("CHECK constraint failed: ")
+        .map(constraint);
     match code & 0xff {
         // SQLITE_BUSY, SQLITE_LOCKED
         5 | 6 => StoreError::Contended(why),
@@ -272,6 +294,14 @@ mod tests {
             let text = error.to_string();
             assert!(text.chars().count() < 1_100 && !text.contains(char::is_control));
         }
+    }
+
+    #[test]
+    fn a_constraint_of_sqlite_is_named() {
+        let refused = |code, message| from_sqlite(code, message).refusal();
+        let check = refused(275, "CHECK constraint failed: small");
+        assert_eq!(check, "SQLite 275, constraint small");
+        assert_eq!(refused(1811, "not s3cret"), "SQLite 1811");
     }
 
     #[test]

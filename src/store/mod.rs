@@ -35,6 +35,7 @@ mod postgres;
 mod probe;
 mod prune;
 mod recording;
+mod refusals;
 mod refused_requeues;
 mod repeated_ids;
 mod reused_ids;

@@ -1,11 +1,12 @@
 //! Runs that the database refuses to queue again: a trigger or a constraint of the application may refuse some
 //! rows of a sweep. These are left out for a while, so that they cost the others nothing.
 
+use super::claims::kept;
 use crate::ports::log_throttle::LogThrottle;
 use crate::ports::store_error::StoreError;
 use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::fmt::Display;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -43,6 +44,8 @@ static LOG: LogThrottle = LogThrottle::new();
 #[derive(Default)]
 pub(super) struct RefusedRequeues {
     runs: Mutex<HashMap<i64, Instant>>,
+    /// Those that are not recorded on their attempts yet, by what refused them.
+    unrecorded: Mutex<BTreeMap<String, Vec<i64>>>,
     /// Whether runs are queued one by one, in all statements until a transaction gets through: one of a batch has ended
     /// it.
     pub one_by_one: AtomicBool,
@@ -50,16 +53,24 @@ pub(super) struct RefusedRequeues {
 
 impl RefusedRequeues {
     /// Records a refused run, and logs the first one of a minute.
-    pub fn note(&self, run: i64, why: impl Display) {
+    pub fn note(&self, run: i64, why: impl Borrow<StoreError>) {
+        let why = why.borrow();
         if self.runs.lock().insert(run, Instant::now()).is_some() {
             return;
         }
+        let mut unrecorded = self.unrecorded.lock();
+        unrecorded.entry(why.refusal()).or_default().push(run);
         match LOG.line() {
             Some(left_out) => {
                 tracing::warn!(run, %why, left_out, "cannot queue the run again; leaving it out for a while");
             }
             None => tracing::debug!(run, %why, "cannot queue the run again"),
         }
+    }
+
+    /// Records a run whose row stays as it is.
+    pub fn note_kept(&self, run: i64) {
+        self.note(run, kept());
     }
 
     /// Forgets at most so many of the runs that were left out for long enough, the longest first: they are tried
@@ -72,6 +83,16 @@ impl RefusedRequeues {
         for (_, run) in waited.into_iter().take(most as usize) {
             runs.remove(&run);
         }
+    }
+
+    /// Returns the runs whose refusals are not recorded yet, by refusal. The caller records them.
+    pub fn take_unrecorded(&self) -> BTreeMap<String, Vec<i64>> {
+        std::mem::take(&mut *self.unrecorded.lock())
+    }
+
+    /// Forgets a run that is not running any more.
+    pub fn remove(&self, run: i64) {
+        self.runs.lock().remove(&run);
     }
 
     /// Returns the runs that are left out.
@@ -182,9 +203,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refused_run_is_tried_again_after_a_minute() {
         let refused = RefusedRequeues::default();
-        refused.note(7, "not today");
+        refused.note(7, StoreError::Refused("not today".into()));
         tokio::time::advance(RETRY_AFTER / 2).await;
-        refused.note(8, "not today");
+        refused.note(8, StoreError::Refused("not today".into()));
         refused.forget(9);
         let mut left_out = refused.left_out();
         left_out.sort_unstable();
@@ -194,7 +215,7 @@ mod tests {
         assert_eq!(refused.left_out(), [8]);
         // However many there are, a sweep tries a few of them.
         tokio::time::advance(RETRY_AFTER).await;
-        refused.note(9, "not today");
+        refused.note(9, StoreError::Refused("not today".into()));
         tokio::time::advance(RETRY_AFTER).await;
         refused.forget(1);
         assert_eq!(refused.left_out(), [9]);

@@ -36,7 +36,20 @@ macro_rules! has_own_id {
     };
 }
 
-/// The same for a role that may read no system column: no `tableoid`.
+/// Whether the run `$r` is not completed, and other runs have its id, so that no worker claims it.
+macro_rules! shares_active_id {
+    ($db:ident $r:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $r,
+            ".status IN ('queued', 'running') THEN NOT (",
+            $crate::store::repeated_ids::has_own_id!($db $r),
+            ") ELSE false END"
+        )
+    };
+}
+
+/// `has_own_id!` for a role that may read no system column: no `tableoid`.
 macro_rules! has_own_id_by_columns {
     (postgres $r:literal) => {
         concat!(
@@ -157,5 +170,5 @@ macro_rules! of_only_run {
 
 pub(super) use {
     has_own_id, has_own_id_by_columns, is_newest_of_id, is_not_repeated, is_of_type, is_only_one,
-    is_partitioned, of_only_run, repeated_active_ids,
+    is_partitioned, of_only_run, repeated_active_ids, shares_active_id,
 };

@@ -81,7 +81,8 @@ macro_rules! is_after_completion {
 /// The attempts of the present run, numbered from 1.
 pub(super) const OWN_ATTEMPTS: Sql = both!(
     "SELECT a.run_id, CAST(row_number() OVER (ORDER BY a.attempt) AS integer) AS attempt,
-            a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
+            a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason,
+            a.result_refusal, a.requeue_refusal
      FROM " own!(run_attempts) " a JOIN operation_runs r ON r.id = a.run_id AND " is_of_type!("r")
     " AND " is_newest_of_id!("r") " WHERE a.run_id = $1 AND NOT a.earlier AND (CASE WHEN r.status = 'completed'
           AND a.ended_at IS NOT NULL THEN " is_before_start!("r") " ELSE " is_earlier!()

@@ -115,6 +115,7 @@ from_row! {
         created_at: Option<Time>,
         started_at: Option<Time>,
         completed_at: Option<Time>,
+        shares_id: bool,
     }
 }
 
@@ -136,6 +137,7 @@ impl TryFrom<RunRow> for OperationRun {
             created_at: row.created_at.and_then(Time::known),
             started_at: row.started_at.and_then(Time::known),
             completed_at: row.completed_at.and_then(Time::known),
+            shares_id: row.shares_id,
         })
     }
 }
@@ -151,6 +153,8 @@ from_row! {
         claimed_at: DateTime<Utc>,
         ended_at: Option<DateTime<Utc>>,
         end_reason: Option<String>,
+        result_refusal: Option<String>,
+        requeue_refusal: Option<String>,
     }
 }
 
@@ -165,6 +169,8 @@ impl TryFrom<AttemptRow> for AttemptRecord {
             claimed_at: row.claimed_at,
             ended_at: row.ended_at,
             end_reason: optional_name("run_attempts", "end_reason", key, &row.end_reason)?,
+            result_refusal: row.result_refusal,
+            requeue_refusal: row.requeue_refusal,
         })
     }
 }

@@ -3,8 +3,10 @@
 use super::bounds::{fits, is_claimable, is_listable, is_shown, member, short, time};
 use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};
 use super::due::{due_since, is_due, next_attempt_at, not_before, seconds_since};
+use super::groups::in_group;
 use super::groups::{Grouped, in_group, of_group};
 use super::repeated_ids::{is_newest_of_id, is_not_repeated, is_of_type};
+use super::repeated_ids::{is_newest_of_id, is_not_repeated, is_of_type, shares_active_id};
 use super::reused_ids::{OWN_ATTEMPTS, is_before_creation, is_of_its_run};
 use super::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 use super::sql::{both, sql_for};
@@ -26,7 +28,8 @@ const RUN: Sql = both!(
     short!("r.outcome") " AS outcome, CASE WHEN " fits!("r.context", "$2")
     " THEN r.context END AS context, CASE WHEN " fits!("r.failure_summary", "262144")
     " THEN r.failure_summary END AS failure_summary, " at!("r.created_at") " AS created_at, "
-    at!("r.started_at") " AS started_at, " at!("r.completed_at") " AS completed_at
+    at!("r.started_at") " AS started_at, " at!("r.completed_at") " AS completed_at, "
+    shares_active_id!("r") " AS shares_id
      FROM operation_runs r WHERE r.id = $1 AND " is_of_type!("r") " AND " is_newest_of_id!("r") " AND " is_shown!()
 );
 

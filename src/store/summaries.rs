@@ -6,7 +6,7 @@ use super::dialect::{at, now, own, run_type};
 use super::due::{next_attempt_at, not_before};
 use super::filters::{push_binding, push_run_filter};
 use super::from_row::from_row;
-use super::repeated_ids::is_newest_of_id;
+use super::repeated_ids::{is_newest_of_id, shares_active_id};
 use super::rows::{self, name, optional_name};
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlStore, fetch_all, fetch_optional};
@@ -28,7 +28,8 @@ use chrono::{DateTime, Utc};
 const SUMMARIES: Sql = Sql {
     postgres: sql_for!(
         postgres "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
-                p.completed_at, " next_attempt_at!("p") " AS next_attempt_at, p.m IS NOT NULL AS listed, p.m[1] AS connection, p.m[2] AS provider,
+                p.completed_at, p.shares_id, " next_attempt_at!("p") " AS next_attempt_at,
+                p.m IS NOT NULL AS listed, p.m[1] AS connection, p.m[2] AS provider,
                 p.m[3] AS module, p.m[4] AS display_name, p.m[5] AS report_type, p.m[6] AS schema_version,
                 p.m[7] AS overall, p.m[8] AS fingerprint, p.m[9] AS failed, p.m[10] AS warned,
                 p.m[11] AS main_reason
@@ -57,7 +58,7 @@ const SUMMARIES: Sql = Sql {
     ),
     sqlite: sql_for!(
         sqlite "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
-                p.completed_at, " next_attempt_at!("p") " AS next_attempt_at, p.listed, " member!("p.context", provider_connection_id)
+                p.completed_at, p.shares_id, " next_attempt_at!("p") " AS next_attempt_at, p.listed, " member!("p.context", provider_connection_id)
         " AS connection, " member!("p.context", provider) " AS provider, "
         member!("p.context", module) " AS module, "
         member!("p.context", target_scope entra_tenant_name)
@@ -102,12 +103,13 @@ const RUNS: Sql = Sql {
     postgres: sql_for!(
         postgres "SELECT r.id, r.workspace_id, r.tenant_id, r.status, r.outcome, r.context, "
         at!("r.created_at") " AS created_at, " at!("r.started_at") " AS started_at, "
-        at!("r.completed_at") " AS completed_at" listed!()
+        at!("r.completed_at") " AS completed_at, " shares_active_id!("r") " AS shares_id" listed!()
     ),
     sqlite: sql_for!(
         sqlite "SELECT id, workspace_id, tenant_id, status, outcome, " is_listed!("context")
         " AS listed, CASE WHEN " is_listed!("context")
-        " THEN context END AS stored, created_at, started_at, completed_at" listed!()
+        " THEN context END AS stored, created_at, started_at, completed_at, "
+        shares_active_id!("r") " AS shares_id" listed!()
     ),
 };
 
@@ -166,6 +168,7 @@ from_row! {
         started_at: Option<Time>,
         completed_at: Option<Time>,
         next_attempt_at: Option<DateTime<Utc>>,
+        shares_id: bool,
         listed: bool,
         connection: Option<Text>,
         provider: Option<Text>,
@@ -228,6 +231,7 @@ impl TryFrom<SummaryRow> for RunSummary {
             started_at: row.started_at.and_then(Time::known),
             completed_at: row.completed_at.and_then(Time::known),
             next_attempt_at: row.next_attempt_at,
+            shares_id: row.shares_id,
         })
     }
 }

@@ -327,7 +327,7 @@ impl<S: SqlStore> SweepStore for S {
                 break swept;
             }
         };
-        refused.measure();
+        super::refusals::publish(self).await;
         swept
     }
 
@@ -528,7 +528,7 @@ async fn requeue(
     let others: Vec<i64> = others.copied().collect();
     if !others.is_empty() {
         for run in STILL_LOST.bind(others).fetch_ids(tx).await? {
-            refused.note(run, "the row stays as it is");
+            refused.note_kept(run);
         }
     }
     Ok(queued)

@@ -118,7 +118,7 @@ const BUILT_IN_ROLE: usize = 39;
 pub(super) const OWN: &[Table] = tables! {
     run_attempts unique(run_id attempt) {
         Id: run_id; Number: attempt; Uuid: token; Text: worker_id; Boolean: counted;
-        Time: claimed_at deadline_at ended_at; Text: end_reason; Boolean: earlier;
+        Time: claimed_at deadline_at ended_at; Text: end_reason result_refusal requeue_refusal; Boolean: earlier;
     }
     workers unique(worker_id) {
         Text: worker_id version; Number: concurrency in_flight; Time: started_at beat_at;

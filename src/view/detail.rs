@@ -4,6 +4,7 @@ use super::diff::DiffView;
 use super::report::RunView;
 use super::timeline::Timeline;
 use super::waiting::WaitingView;
+use crate::domain::run::RunStatus;
 use crate::domain::run_record::RunRecord;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -15,7 +16,7 @@ use utoipa::ToSchema;
 pub struct RunDetail {
     #[serde(flatten)]
     pub run: RunView,
-    /// Until when a queued run waits for its next attempt; null where it is due.
+    /// Until when, and why, a queued run is not claimed that was claimed before; null where nothing keeps it.
     pub waiting: Option<WaitingView>,
     pub timeline: Timeline,
     pub diff: DiffView,
@@ -24,9 +25,20 @@ pub struct RunDetail {
 impl RunDetail {
     pub fn of(record: &RunRecord, now: DateTime<Utc>) -> Self {
         let mut run = RunView::of(&record.run, &record.acknowledgements, now);
-        let waiting = record.next_attempt.as_ref().map(WaitingView::of);
-        if let Some(waiting) = &waiting {
-            run.verdict = waiting.sentence(now);
+        let waiting = record.wait.as_ref().map(WaitingView::of);
+        let last = record.attempts.last();
+        let last = last.filter(|_| record.run.status == RunStatus::Running);
+        let requeue_refusal = last.and_then(|attempt| attempt.requeue_refusal.as_ref());
+        match (&waiting, requeue_refusal) {
+            // What else is known of the id may be another run's.
+            _ if run.shares_id => {}
+            (Some(waiting), _) => run.verdict = waiting.sentence(now),
+            (None, Some(refusal)) => {
+                run.verdict = format!(
+                    "Its attempt has ended, and the database refuses to queue it again ({refusal})."
+                );
+            }
+            (None, None) => {}
         }
         Self {
             run,

@@ -32,6 +32,8 @@ pub struct RunView {
     pub outcome: Option<Outcome>,
     pub recorded_at: Option<DateTime<Utc>>,
     pub completed_at: Option<DateTime<Utc>>,
+    /// Whether it is not completed, and other runs have its id, so that no worker claims it.
+    pub shares_id: bool,
     /// The verdict in one sentence, or two.
     pub verdict: String,
     pub report: ReportState,
@@ -131,6 +133,7 @@ impl RunView {
             outcome: run.outcome,
             recorded_at: run.created_at,
             completed_at: run.completed_at,
+            shares_id: run.shares_id,
             verdict: verdict(run, &report),
             report,
             other_acknowledgements: said,
@@ -303,8 +306,13 @@ impl ReportView {
     }
 }
 
+/// What is said of a run that is not completed, where other runs have its id.
+const SHARES_ID: &str =
+    "Never claimed, because other runs have its id: delete all but one, as `verifyd doctor` says.";
+
 fn verdict(run: &OperationRun, report: &ReportState) -> String {
     match (run.status, report) {
+        _ if run.shares_id => SHARES_ID.to_owned(),
         // `RunDetail` knows when its next attempt may begin.
         (RunStatus::Queued, _) => waiting(None),
         (RunStatus::Running, _) => "Being checked right now.".to_owned(),
@@ -339,6 +347,7 @@ fn verdict(run: &OperationRun, report: &ReportState) -> String {
 /// people have accepted.
 pub(super) fn verdict_in_list(run: &RunSummary) -> String {
     match (run.status, run.report, run.overall) {
+        _ if run.shares_id => SHARES_ID.to_owned(),
         (RunStatus::Queued, ..) => waiting(run.next_attempt_at),
         (RunStatus::Running, ..) => "Being checked right now.".to_owned(),
         (RunStatus::Completed, ReportPresence::Readable, Some(overall)) => {

@@ -23,6 +23,8 @@ pub struct RunItem {
     pub outcome: Option<Outcome>,
     pub recorded_at: Option<DateTime<Utc>>,
     pub completed_at: Option<DateTime<Utc>>,
+    /// Whether it is not completed, and other runs have its id, so that no worker claims it.
+    pub shares_id: bool,
     /// `pending`, `missing`, `other_version`, `unreadable` or `readable`. A list does not validate
     /// reports: the run itself says whether its report is valid.
     #[schema(value_type = String)]
@@ -56,6 +58,7 @@ impl From<RunSummary> for RunItem {
             outcome: run.outcome,
             recorded_at: run.created_at,
             completed_at: run.completed_at,
+            shares_id: run.shares_id,
             report: run.report,
             overall: run.overall,
             fingerprint: run.fingerprint,

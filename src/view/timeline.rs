@@ -38,11 +38,14 @@ pub struct AttemptView {
     pub ended_at: Option<DateTime<Utc>>,
     #[schema(value_type = Option<String>)]
     pub end_reason: Option<AttemptEnd>,
+    /// With what the database refused its result, or to queue the run again: the code of its error, and the rule where its
+    /// name is known.
+    pub database_refusal: Option<String>,
     /// Milliseconds that it took, or has taken so far.
     #[schema(value_type = usize)]
     pub took_ms: i64,
     /// How it ended, in words.
-    pub end: &'static str,
+    pub end: String,
 }
 
 impl Timeline {
@@ -77,19 +80,34 @@ impl AttemptView {
             claimed_at: attempt.claimed_at,
             ended_at: attempt.ended_at,
             end_reason: attempt.end_reason,
+            database_refusal: attempt
+                .result_refusal
+                .as_ref()
+                .or(attempt.requeue_refusal.as_ref())
+                .cloned(),
             took_ms: not_negative(end - attempt.claimed_at),
-            end: match attempt.end_reason {
-                None => "in progress",
-                Some(AttemptEnd::Completed) => "completed the run",
-                Some(AttemptEnd::Throttled) => "released: the provider throttles",
-                Some(AttemptEnd::Shutdown) => "released: the worker was stopped",
-                Some(AttemptEnd::Error) => "released after an error in verifyd",
-                Some(AttemptEnd::WorkerLost) => {
-                    "lost: no heartbeat of the worker, or its deadline passed"
-                }
-                Some(AttemptEnd::Superseded) => "lost: another writer queued the run again",
-            },
+            end: end_words(attempt),
         }
+    }
+}
+
+/// Returns how an attempt ended, and what the database refused.
+fn end_words(attempt: &AttemptRecord) -> String {
+    let end = match attempt.end_reason {
+        None => "in progress",
+        Some(AttemptEnd::Completed) => "completed the run",
+        Some(AttemptEnd::Throttled) => "released: the provider throttles",
+        Some(AttemptEnd::Shutdown) => "released: the worker was stopped",
+        Some(AttemptEnd::Error) => "released after an error in verifyd",
+        Some(AttemptEnd::WorkerLost) => "lost: no heartbeat of the worker, or its deadline passed",
+        Some(AttemptEnd::Superseded) => "lost: another writer queued the run again",
+    };
+    match (&attempt.result_refusal, &attempt.requeue_refusal) {
+        (Some(refusal), _) => format!("the database refused the result ({refusal})"),
+        (None, Some(refusal)) => {
+            format!("{end}; the database refused to queue the run again ({refusal})")
+        }
+        (None, None) => end.to_owned(),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::domain::report::{
     Check, CheckStatus, Identity, NextStep, Overall, ReportDraft, Severity,
 };
 use crate::domain::run::{OperationRun, Outcome, RUN_TYPE, ReportPresence, RunStatus, RunSummary};
-use crate::domain::run_record::{NextAttempt, RunRecord, SessionRecord};
+use crate::domain::run_record::{RunRecord, RunWait, SessionRecord, WaitCause};
 use crate::domain::{AcknowledgementId, Reason, RunId, SessionId, TenantId, TokenId, WorkspaceId};
 use crate::view::acknowledgement::Standing;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -90,6 +90,7 @@ fn run(
         created_at: Some(at(0)),
         started_at: None,
         completed_at: (status == RunStatus::Completed).then(|| at(10)),
+        shares_id: false,
     }
 }
 
@@ -104,7 +105,7 @@ fn record(run: OperationRun, attempts: Vec<AttemptRecord>) -> RunRecord {
         attempts,
         acknowledgements: Vec::new(),
         previous: None,
-        next_attempt: None,
+        wait: None,
     }
 }
 
@@ -129,6 +130,7 @@ fn summary(run: &OperationRun) -> RunSummary {
         started_at: run.started_at,
         completed_at: run.completed_at,
         next_attempt_at: None,
+        shares_id: run.shares_id,
     }
 }
 
@@ -320,6 +322,8 @@ fn attempt(number: i32, from: i64, end: Option<(i64, AttemptEnd)>) -> AttemptRec
         claimed_at: at(from),
         ended_at: end.map(|(to, _)| at(to)),
         end_reason: end.map(|(_, why)| why),
+        result_refusal: None,
+        requeue_refusal: None,
     }
 }
 
@@ -348,7 +352,7 @@ fn the_timeline_of_a_run() {
     let t = RunDetail::of(&running, at(5)).timeline;
     assert_eq!((t.waited_ms, t.worked_ms), (Some(2_000), Some(3_000)));
     assert_eq!(
-        (t.attempts[0].took_ms, t.attempts[0].end),
+        (t.attempts[0].took_ms, t.attempts[0].end.as_str()),
         (3_000, "in progress")
     );
     // A clock ahead of the database's, and a row without times.
@@ -377,10 +381,11 @@ fn a_run_that_is_not_due_waits_for_its_next_attempt() {
     assert_eq!(RunItem::from(listed).verdict, later);
     let mut detailed = record(released, vec![]);
     assert_eq!(RunDetail::of(&detailed, at(4)).run.verdict, due);
-    detailed.next_attempt = Some(NextAttempt {
-        at: at(20),
-        is_throttled: false,
+    detailed.wait = Some(RunWait {
+        until: at(20),
+        cause: WaitCause::Failed,
         budget: None,
+        database_refusal: None,
     });
     assert_eq!(RunDetail::of(&detailed, at(4)).run.verdict, later);
 }
@@ -390,12 +395,13 @@ fn a_run_that_waits_for_its_provider_says_for_how_long() {
     let mut waiting = record(run(5, RunStatus::Queued, None, None), vec![]);
     let plain = RunDetail::of(&waiting, at(4));
     assert_eq!(plain.waiting, None);
-    let mut wait = NextAttempt {
-        at: at(20),
-        is_throttled: true,
+    let mut wait = RunWait {
+        until: at(20),
+        cause: WaitCause::Throttled,
         budget: None,
+        database_refusal: None,
     };
-    waiting.next_attempt = Some(wait.clone());
+    waiting.wait = Some(wait.clone());
     let shown = RunDetail::of(&waiting, at(4));
     let sentence = "Waiting because the provider throttles: about 16 s.";
     assert_eq!(shown.run.verdict, sentence);
@@ -403,16 +409,77 @@ fn a_run_that_waits_for_its_provider_says_for_how_long() {
         cloud: "global".into(),
         client_id: Uuid::nil(),
     });
-    waiting.next_attempt = Some(wait);
+    waiting.wait = Some(wait);
     let shown = RunDetail::of(&waiting, at(21));
     let sentence = "Waiting because the provider throttles the application \
                     00000000-0000-0000-0000-000000000000: about 1 s.";
     assert_eq!(shown.run.verdict, sentence);
     let json = serde_json::to_value(shown.waiting).unwrap();
     let wanted = json!({
-        "until": "2026-03-04T05:00:20Z", "client_id": Uuid::nil().to_string(), "cloud": "global",
+        "until": "2026-03-04T05:00:20Z", "cause": "throttled", "client_id": Uuid::nil().to_string(), "cloud": "global",
+        "database_refusal": null,
     });
     assert_eq!(json, wanted);
+}
+
+#[test]
+fn a_run_whose_id_others_have_is_not_waiting() {
+    for status in [RunStatus::Queued, RunStatus::Running] {
+        let mut sharing = run(5, status, None, None);
+        sharing.shares_id = true;
+        let item = RunItem::from(summary(&sharing));
+        assert!(
+            item.shares_id && item.verdict.contains("other runs have its id"),
+            "{}",
+            item.verdict
+        );
+        let shown = RunDetail::of(&record(sharing, vec![]), at(4)).run;
+        assert!(shown.shares_id);
+        assert_eq!(shown.verdict, item.verdict);
+    }
+}
+
+#[test]
+fn what_the_database_refused_is_said_with_its_class() {
+    const CLASS: &str = "SQLSTATE 23514, constraint small";
+    let refused = |status, end: Option<(i64, AttemptEnd)>| {
+        let attempt = AttemptRecord {
+            result_refusal: Some(CLASS.into()),
+            ..attempt(1, 2, end)
+        };
+        record(run(5, status, None, None), vec![attempt])
+    };
+    let mut waiting = refused(RunStatus::Queued, Some((3, AttemptEnd::Error)));
+    waiting.wait = Some(RunWait {
+        until: at(20),
+        cause: WaitCause::Refused,
+        budget: None,
+        database_refusal: Some(CLASS.into()),
+    });
+    let shown = RunDetail::of(&waiting, at(4));
+    let sentence =
+        format!("Waiting because the database refused the result ({CLASS}): about 16 s.");
+    assert_eq!(shown.run.verdict, sentence);
+    let words = format!("the database refused the result ({CLASS})");
+    let attempt = &shown.timeline.attempts[0];
+    assert_eq!(attempt.end, words);
+    assert_eq!(attempt.database_refusal.as_deref(), Some(CLASS));
+    // The release was refused, too.
+    let lost = refused(RunStatus::Queued, Some((3, AttemptEnd::WorkerLost)));
+    assert_eq!(RunDetail::of(&lost, at(4)).timeline.attempts[0].end, words);
+
+    let mut stuck = refused(RunStatus::Running, Some((3, AttemptEnd::WorkerLost)));
+    stuck.attempts[0].result_refusal = None;
+    stuck.attempts[0].requeue_refusal = Some(CLASS.into());
+    let shown = RunDetail::of(&stuck, at(4));
+    let sentence =
+        format!("Its attempt has ended, and the database refuses to queue it again ({CLASS}).");
+    assert_eq!(shown.run.verdict, sentence);
+    let end = &shown.timeline.attempts[0].end;
+    assert!(
+        end.starts_with("lost: ") && end.ends_with(&format!("queue the run again ({CLASS})")),
+        "{end}"
+    );
 }
 
 #[test]

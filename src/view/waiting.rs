@@ -1,7 +1,7 @@
 //! What a queued run waits for: for a worker if it is due, else for its next attempt.
 
 use super::words::span;
-use crate::domain::run_record::NextAttempt;
+use crate::domain::run_record::{RunWait, WaitCause};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -20,38 +20,44 @@ pub(super) fn waiting(next_attempt_at: Option<DateTime<Utc>>) -> String {
 pub struct WaitingView {
     /// When it may be claimed again.
     pub until: DateTime<Utc>,
+    /// `throttled`: the provider throttles; `refused`: the database refused the result; `failed`: the last attempt failed
+    /// in another way, or was lost.
+    #[schema(value_type = String)]
+    pub cause: WaitCause,
     /// The run's application, where the provider throttles it across its directories.
     pub client_id: Option<String>,
     pub cloud: Option<String>,
-    #[serde(skip)]
-    is_throttled: bool,
+    /// With what the database refused the result: the code of its error, and the rule where its name is known.
+    pub database_refusal: Option<String>,
 }
 
 impl WaitingView {
-    pub fn of(next: &NextAttempt) -> Self {
-        let budget = next.budget.as_ref();
+    pub fn of(wait: &RunWait) -> Self {
+        let budget = wait.budget.as_ref();
         Self {
-            until: next.at,
+            until: wait.until,
+            cause: wait.cause,
             client_id: budget.map(|budget| budget.client_id.to_string()),
             cloud: budget.map(|budget| budget.cloud.clone()),
-            is_throttled: next.is_throttled,
+            database_refusal: wait.database_refusal.clone(),
         }
     }
 
     /// Returns it as a sentence.
     pub fn sentence(&self, now: DateTime<Utc>) -> String {
-        if !self.is_throttled {
-            return waiting(Some(self.until));
-        }
         let seconds = (self.until - now).num_seconds().max(1);
         let time = span(seconds * 1_000);
-        match &self.client_id {
-            Some(id) => {
-                format!(
-                    "Waiting because the provider throttles the application {id}: about {time}."
-                )
+        let why = match (self.cause, &self.client_id) {
+            (WaitCause::Throttled, Some(id)) => {
+                format!("the provider throttles the application {id}")
             }
-            None => format!("Waiting because the provider throttles: about {time}."),
-        }
+            (WaitCause::Throttled, None) => "the provider throttles".to_owned(),
+            (WaitCause::Refused, _) => {
+                let refusal = self.database_refusal.as_deref().unwrap_or_default();
+                format!("the database refused the result ({refusal})")
+            }
+            (WaitCause::Failed, _) => return waiting(Some(self.until)),
+        };
+        format!("Waiting because {why}: about {time}.")
     }
 }

@@ -108,6 +108,8 @@ text_enum! {
         ServicePlan => "service_plan",
         /// How many more permissions are granted, whose names cannot be shown
         Unnamed => "unnamed",
+        /// With what the database refused a result: the code of its error, and the rule where its name is known
+        DatabaseRefusal => "database_refusal",
     }
 }
 

@@ -45,7 +45,7 @@ impl Pipeline {
         let ready = match result {
             PreflightResult::Ready(ready) if !claim.exhausted => ready,
             PreflightResult::Ready(_) => {
-                return Ok(self.end(claim, &subject, RunResult::worker_lost(claim)));
+                return Ok(self.end(claim, &subject, RunResult::exhausted(claim)));
             }
             PreflightResult::Blocked(reason) => {
                 return Ok(self.end(claim, &subject, RunResult::Blocked(reason)));
@@ -121,7 +121,7 @@ impl Pipeline {
     /// Completes a run without a check. That its attempts are spent comes first.
     fn end(&self, claim: &Claim, subject: &RunSubject<'_>, result: RunResult) -> Transition {
         let result = match claim.exhausted {
-            true => RunResult::worker_lost(claim),
+            true => RunResult::exhausted(claim),
             false => result,
         };
         complete(subject.conclude(result, None, self.preflight.now()))
@@ -137,7 +137,7 @@ impl Pipeline {
         metrics::counter!("verifyd_forced_completions_total").increment(1);
         let request = RunRequest::default();
         let subject = self.preflight.unknown(&claim.run, &request);
-        subject.conclude(RunResult::worker_lost(claim), None, self.preflight.now())
+        subject.conclude(RunResult::exhausted(claim), None, self.preflight.now())
     }
 
     /// Returns how long the run waits in the queue before the next attempt; `None` where its total

@@ -173,20 +173,28 @@ impl Pipeline {
                 if !error.is_transient() {
                     self.worker.refusals.completions.failed();
                 }
-                return self.release_refused(attempt).await;
+                return self.release_refused(attempt, &error).await;
             };
             claim.to_mut().context = context;
         }
     }
 
     /// Releases a run that the database does not let this attempt complete.
-    async fn release_refused(&self, attempt: &Attempt<'_>) -> Processed {
+    async fn release_refused(&self, attempt: &Attempt<'_>, why: &StoreError) -> Processed {
         metrics::counter!("verifyd_completions_refused_total").increment(1);
         if attempt.claim.forced_completion {
             log_limited!(
                 error,
                 "the database refuses even the smallest completion of the run; trying again less and less often"
             );
+        }
+        // The release may be refused, too.
+        if let Err(error) = self
+            .store
+            .note_refused_result(&attempt.claim, &why.refusal())
+            .await
+        {
+            log_limited!(warn, %error, "cannot record that the database refuses the result");
         }
         self.release_after_error(attempt).await
     }

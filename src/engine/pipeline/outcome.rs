@@ -32,13 +32,19 @@ pub(super) enum RunResult {
 
 impl RunResult {
     /// Creates the result of a run whose attempts are spent.
-    pub fn worker_lost(claim: &Claim) -> Self {
+    pub fn exhausted(claim: &Claim) -> Self {
+        let mut evidence = vec![Evidence::new(
+            EvidenceKind::Attempts,
+            claim.counted_attempts,
+        )];
+        let refusal = claim.result_refusal.as_ref();
+        evidence.extend(refusal.map(|why| Evidence::new(EvidenceKind::DatabaseRefusal, why)));
         Self::Broken {
-            reason: Reason::WorkerLost,
-            evidence: vec![Evidence::new(
-                EvidenceKind::Attempts,
-                claim.counted_attempts,
-            )],
+            reason: match refusal {
+                Some(_) => Reason::ResultRefused,
+                None => Reason::WorkerLost,
+            },
+            evidence,
         }
     }
 }

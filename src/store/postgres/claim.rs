@@ -66,6 +66,7 @@ macro_rules! claim {
                            count(*) FILTER (WHERE NOT earlier AND counted) AS spent,
                            count(*) FILTER (WHERE NOT earlier AND counted
                                                   AND end_reason = 'worker_lost') AS lost,
+                           max(result_refusal) FILTER (WHERE NOT earlier AND counted) AS result_refusal,
                            count(*) FILTER (WHERE ended_at IS NULL
                                OR NOT earlier AND (end_reason = 'completed' OR " is_before_start!(postgres "l")
             ")) AS other,
@@ -89,13 +90,13 @@ macro_rules! claim {
             FROM opened o JOIN history h ON h.id = o.run_id
             WHERE r.id = o.run_id AND " is_of_type!(postgres "r")
             " RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at,
-                o.attempt, h.own + 1 AS own_attempt, o.claimed_at, h.spent, h.exhausted,
+                o.attempt, h.own + 1 AS own_attempt, o.claimed_at, h.spent, h.exhausted, h.result_refusal,
                 h.failed >= $6 AS forced_completion,
                 coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at, "
             context_state!("NOT $9", "$7")
             " )
             SELECT r.id, r.workspace_id, r.tenant_id, r.created_at, r.attempt, r.own_attempt, r.claimed_at, r.spent,
-                r.exhausted, r.forced_completion, r.first_claimed_at, " context_columns!(postgres)
+                r.exhausted, r.result_refusal, r.forced_completion, r.first_claimed_at, " context_columns!(postgres)
             " FROM opened o LEFT JOIN taken r ON r.id = o.run_id"
         )
     };
@@ -363,6 +364,7 @@ impl PostgresStore {
                 worker: calls[place].worker.clone(),
                 counted_attempts: spent.saturating_add(u32::from(!exhausted)),
                 exhausted,
+                result_refusal: row.try_get("result_refusal")?,
                 forced_completion: row.try_get("forced_completion")?,
                 first_claimed_at: row.try_get("first_claimed_at")?,
                 claimed_at: row.try_get("claimed_at")?,

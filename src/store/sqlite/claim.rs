@@ -89,6 +89,8 @@ const TAKE_RUNS: &str = sql!(
         WHERE a.run_id = operation_runs.id AND NOT a.earlier) AS own_attempt,
        (SELECT count(*) FROM verifyd_run_attempts a
         WHERE a.run_id = operation_runs.id AND a.counted AND NOT a.earlier) AS counted_attempts,
+       (SELECT max(a.result_refusal) FROM verifyd_run_attempts a
+        WHERE a.run_id = operation_runs.id AND a.counted AND NOT a.earlier) AS result_refusal,
        (SELECT count(*) >= $2 FROM verifyd_run_attempts a
         WHERE a.run_id = operation_runs.id AND " is_failed_completion!() ") AS forced_completion,
        (SELECT min(claimed_at) FROM verifyd_run_attempts a
@@ -255,6 +257,7 @@ impl SqliteStore {
                 worker: calls[place].worker.clone(),
                 counted_attempts: count("counted_attempts")?,
                 exhausted: !counted,
+                result_refusal: row.try_get("result_refusal")?,
                 forced_completion: row.try_get("forced_completion")?,
                 first_claimed_at: row.try_get("first_claimed_at")?,
                 claimed_at: *claimed_at,

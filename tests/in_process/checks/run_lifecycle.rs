@@ -3,14 +3,16 @@
 use crate::checks::assert_sound;
 use serde_json::json;
 use std::time::Duration;
-use test_support::world::{World, reasons};
+use test_support::world::{World, check, reasons};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use verifyd::app::Services;
+use verifyd::domain::access::Binding;
 use verifyd::domain::hint::Hint;
 use verifyd::domain::{Outcome, RunStatus, TenantId};
 use verifyd::engine::pipeline::Processed;
 use verifyd::engine::worker::WorkerError;
+use verifyd::operations::read_run;
 use verifyd::ports::store::{AttemptEnd, MAX_FAILED_COMPLETIONS, NewRun};
 use verifyd_simulator::Scenario;
 
@@ -236,6 +238,69 @@ async fn a_refused_completion_drops_no_context_before_the_forced_one() {
         assert_eq!(run.context["producer_context_dropped"], true);
         assert_eq!(run.context.get("note"), None);
         assert_eq!(run.context.get("target_scope").is_some(), keeps_own);
+    }
+}
+
+/// Its release, too, in the second case.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_results_were_refused_ends_with_that_reason() {
+    const REFUSAL: &str = "SQLite 1811";
+    let world = World::new().await;
+    let store = world.services.store.as_ref();
+    let one = |services: &mut Services| services.settings.worker.max_attempts = 1;
+    let worker = world.worker_with(one).await;
+    for (tenant, condition, end) in [
+        (1, "new.status = 'completed'", Some(AttemptEnd::Error)),
+        (2, "old.status = 'running'", None),
+    ] {
+        let connection = world.healthy(tenant).await;
+        let id = world.record(connection, |_| {}).await;
+        refuse(&world, condition).await;
+        let processed = worker.pipeline.process(&Hint::new(id)).await;
+        match end {
+            Some(end) => assert_eq!(processed, Processed::Released(end)),
+            None => assert_eq!(processed, Processed::Deferred),
+        }
+        let attempt = store.attempts(id).await.unwrap().remove(0);
+        assert_eq!(attempt.end_reason, end);
+        assert_eq!(attempt.result_refusal.as_deref(), Some(REFUSAL));
+        if end.is_some() {
+            world
+                .sql(
+                    "UPDATE verifyd_run_deliveries
+                     SET not_before = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+1 hour')
+                     WHERE not_before IS NOT NULL",
+                )
+                .await;
+            let waiting = read_run(store, &Binding::EVERYTHING, id)
+                .await
+                .unwrap()
+                .wait;
+            let waiting = waiting.unwrap();
+            assert_eq!(waiting.cause.as_str(), "refused");
+            assert_eq!(waiting.database_refusal.as_deref(), Some(REFUSAL));
+        }
+
+        world.sql(&format!("DROP TRIGGER \"{condition}\"")).await;
+        if end.is_none() {
+            let open = store.open_attempts(&worker.state.id).await.unwrap();
+            let released = store.release_orphaned(&worker.state.id, &open).await;
+            assert_eq!(released.unwrap(), [id]);
+        }
+        end_pauses(&world).await;
+        assert_eq!(
+            worker.pipeline.process(&Hint::new(id)).await,
+            Processed::Completed(Outcome::Failed)
+        );
+        let run = world.run(id).await;
+        assert_sound(&run, "result_refused");
+        assert_eq!(reasons(&run, &["fail"]), ["result_refused"]);
+        let evidence = check(&run, "engine.completion")["evidence"].clone();
+        let refusal = json!({"kind": "database_refusal", "value": REFUSAL});
+        assert!(
+            evidence.as_array().unwrap().contains(&refusal),
+            "{evidence}"
+        );
     }
 }
 

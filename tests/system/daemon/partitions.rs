@@ -81,6 +81,14 @@ async fn a_worker_goes_on_while_its_table_is_partitioned() {
         "{remedy}"
     );
 
+    let repeated = remedy.split("id = ").nth(1).unwrap();
+    let repeated = repeated.split_whitespace().next().unwrap();
+    let shown = bench.json(&["runs", "show", repeated]);
+    let verdict = shown["view"]["verdict"].as_str().unwrap();
+    assert!(verdict.contains("other runs have its id"), "{verdict}");
+    assert_eq!(shown["view"]["shares_id"], true, "{shown}");
+    assert_eq!(shown["view"]["waiting"], serde_json::Value::Null);
+
     until("runs that share an id are counted", async || {
         daemon.metric("verifyd_invalid_runs").await > 0.0
     })

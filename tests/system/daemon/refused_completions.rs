@@ -1,6 +1,7 @@
 //! A trigger of the application refuses completions.
 
 use crate::daemon::application_trigger::{before_update, raise_by_tenant};
+use serde_json::Value;
 use std::time::Duration;
 use test_support::bench::Bench;
 use test_support::waiting::until;
@@ -72,6 +73,51 @@ async fn refused_completions_keep_no_slot_from_the_others() {
     let counted = daemon.metric("verifyd_completions_refused_total").await;
     assert!(counted >= CODES.len() as f64, "{counted}");
     daemon.ready().await;
+}
+
+/// By a trigger and by a constraint, without what the error says of the row.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_completions_are_named_with_their_rules() {
+    let bench = Bench::new().await;
+    let [_, connections @ ..] = [1, 2, 3].map(|tenant| bench.healthy(tenant));
+    let completed = "new.status = 'completed' AND new.tenant_id = 2";
+    before_update(&bench, completed, "RAISE 'not s3cret'").await;
+    bench
+        .execute(
+            "ALTER TABLE operation_runs ADD CONSTRAINT of_tenant
+                 CHECK (tenant_id <> 3 OR status <> 'completed')",
+        )
+        .await;
+    let _daemon = bench.serve(&[]);
+    let runs = bench.record(&connections, 1).await;
+    let refused = "SELECT count(DISTINCT run_id) FROM verifyd.run_attempts
+        WHERE end_reason = 'error' AND result_refusal IS NOT NULL";
+    bench.until(refused, |n| n == 2).await;
+    let output = bench.run(&["doctor", "--json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let parts = answer["parts"].as_array().unwrap().iter();
+    let parts: Vec<String> = parts
+        .filter(|line| line["part"] == "refused runs")
+        .map(|line| line["found"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(parts.len(), 2, "{answer}");
+    for (run, code, rule) in [
+        (runs[0], "SQLSTATE P0001, function ", "of_application"),
+        (runs[1], "SQLSTATE 23514, constraint ", "of_tenant"),
+    ] {
+        let shown = bench.json(&["runs", "show", &run.to_string()]);
+        let attempt = &shown["view"]["timeline"]["attempts"][0];
+        let refusal = attempt["database_refusal"].as_str().unwrap();
+        assert!(
+            refusal.starts_with(code) && refusal.ends_with(rule),
+            "{refusal}"
+        );
+        let end = attempt["end"].as_str().unwrap();
+        assert_eq!(end, format!("the database refused the result ({refusal})"));
+        assert!(!shown.to_string().contains("s3cret"), "{shown}");
+        let named = format!("{refusal}: {run} of tenant ");
+        assert!(parts.iter().any(|part| part.contains(&named)), "{parts:?}");
+    }
 }
 
 /// The last try of a completion keeps the run locked beyond its deadline. The worker, which lives, releases it: it is not

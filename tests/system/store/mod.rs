@@ -37,6 +37,7 @@ mod poison_runs;
 mod pools;
 mod pruning;
 mod recording;
+mod refusals;
 mod reused_ids;
 mod schema;
 mod sweep;
@@ -157,6 +158,9 @@ runs {
         a_worker_releases_its_orphans,
         only_its_own_orphans_are_released,
         a_context_that_cannot_be_read_does_not_keep_the_run;
+    refusals:
+        a_refused_result_is_known_to_the_last_claim,
+        a_refused_requeue_is_recorded_until_the_run_is_queued;
     recording:
         a_recorded_run_is_queued_and_delivered,
         several_runs_are_recorded_in_their_order_or_none,

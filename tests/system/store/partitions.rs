@@ -11,7 +11,7 @@ use test_support::waiting::until;
 use verifyd::domain::access::Binding;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, RunId, RunStatus};
-use verifyd::ports::store::{AttemptEnd, Claim, Months, NewRun, PrunePolicy};
+use verifyd::ports::store::{AttemptEnd, Claim, Months, NewRun, PrunePolicy, RunFilter};
 
 /// Another application's, with partitions for this month and two before, and one for all other times.
 const BY_MONTH: &str = "
@@ -353,6 +353,7 @@ async fn runs_that_share_an_id_cost_nobody_anything() {
     let shown = [shown, repeated.into_iter().rev().collect()].concat();
     assert_eq!(bed.listed().await, shown);
     assert_eq!(bed.run(done).await.status, RunStatus::Queued);
+    assert_eq!(sharing(&bed).await, repeated);
 
     // Sweeps end the lease that nobody can use any more, and go on.
     bed.store.mark_undispatched(&repeated).await.unwrap();
@@ -404,12 +405,28 @@ async fn runs_that_share_an_id_cost_nobody_anything() {
         bed.exec(remedy.rsplit(": ").next().unwrap()).await;
     }
     assert_eq!(bed.store.invalid_runs(1_000, 1_000).await.unwrap(), []);
+    assert_eq!(sharing(&bed).await, []);
     let swept = bed.sweep().await;
     assert_eq!(swept.reclaimed, [held, running]);
     assert_eq!(swept.due, [waiting, held, running]);
     assert_eq!(bed.run(done).await.status, RunStatus::Completed);
     let pruned = bed.store.prune(&policy, None).await.unwrap();
     assert_eq!(pruned.runs, 1);
+}
+
+/// The runs that are said to share their id, by the list and by each of them.
+async fn sharing(bed: &Bed) -> Vec<RunId> {
+    let filter = RunFilter {
+        limit: 1000,
+        ..RunFilter::default()
+    };
+    let mut sharing = Vec::new();
+    for listed in bed.store.runs(&filter).await.unwrap() {
+        assert_eq!(bed.run(listed.id).await.shares_id, listed.shares_id);
+        sharing.extend(listed.shares_id.then_some(listed.id));
+    }
+    sharing.reverse();
+    sharing
 }
 
 /// Does what is proposed for the id that several runs have. Returns what was said about it.
