@@ -2,6 +2,7 @@
 //! answer is not read.
 
 use super::address::AddressRule;
+use crate::domain::tls_cause::TlsCause;
 use crate::domain::webhook::AttemptResult;
 use crate::notify::settings::WebhookSettings;
 use crate::outbound::failure::FailureKind;
@@ -126,7 +127,8 @@ fn result_of(status: StatusCode) -> AttemptResult {
 fn result_of_failure(kind: FailureKind) -> AttemptResult {
     match kind {
         FailureKind::AddressRefused => AttemptResult::AddressRefused,
-        FailureKind::Tls => AttemptResult::TlsFailed,
+        FailureKind::Tls(TlsCause::Closed) => AttemptResult::Unreachable,
+        FailureKind::Tls(_) => AttemptResult::TlsFailed,
         FailureKind::ConnectTimeout | FailureKind::Timeout => AttemptResult::Timeout,
         FailureKind::Unreachable | FailureKind::Proxy(_) => AttemptResult::Unreachable,
         FailureKind::NotProcessed
