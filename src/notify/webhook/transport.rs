@@ -84,9 +84,12 @@ impl Transport {
             Err(_) => SendResult::without_answer(AttemptResult::Timeout),
             Ok(Err(failure)) => {
                 if let Some(proxy) = &failure.proxy {
-                    tracing::debug!(proxy, cause = %failure.kind, "cannot send a webhook through the proxy");
+                    tracing::debug!(proxy, "cannot send a webhook through the proxy");
                 }
-                SendResult::without_answer(result_of_failure(failure.kind))
+                SendResult {
+                    cause: Some(failure.kind.explained()),
+                    ..SendResult::without_answer(result_of_failure(failure.kind))
+                }
             }
             Ok(Ok(response)) => {
                 let status = response.status();
@@ -96,6 +99,7 @@ impl Transport {
                     .and_then(|value| retry_after(value.to_str().ok()?, clock.now()));
                 SendResult {
                     result: result_of(status),
+                    cause: None,
                     status_code: Some(status.as_u16()),
                     retry_after,
                 }
