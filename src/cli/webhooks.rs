@@ -177,11 +177,12 @@ fn done(args: &EndpointArgs, state: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn said(result: Option<AttemptResult>, http_status: Option<u16>) -> String {
-    match (result, http_status) {
-        (Some(result), Some(status)) => format!("{result} ({status})"),
-        (Some(result), None) => result.to_string(),
-        (None, _) => String::new(),
+fn said(result: Option<AttemptResult>, http_status: Option<u16>, cause: Option<&str>) -> String {
+    match (result, http_status, cause) {
+        (Some(result), Some(status), _) => format!("{result} ({status})"),
+        (Some(result), None, Some(cause)) => format!("{result}: {}", render::clean(cause)),
+        (Some(result), None, None) => result.to_string(),
+        (None, ..) => String::new(),
     }
 }
 
@@ -218,7 +219,11 @@ async fn deliveries(services: &Services, args: &DeliveriesArgs) -> anyhow::Resul
                 None => delivery.state.to_string(),
             },
             delivery.attempts.to_string(),
-            said(delivery.last_result, delivery.last_http_status),
+            said(
+                delivery.last_result,
+                delivery.last_http_status,
+                delivery.last_cause.as_deref(),
+            ),
             output::second(delivery.created_at),
             delivery
                 .next_attempt_at
@@ -245,7 +250,10 @@ async fn attempts(services: &Services, args: &DeliveryArgs) -> anyhow::Result<()
                 .map(|ms| format!("{ms} ms"))
                 .unwrap_or_default(),
             match attempt.result {
-                Some(_) => said(attempt.result, attempt.http_status),
+                Some(_) => {
+                    let cause = attempt.cause.as_deref();
+                    said(attempt.result, attempt.http_status, cause)
+                }
                 None => "under way, or lost with its sender".to_owned(),
             },
         ]);

@@ -35,6 +35,7 @@ pub(crate) mod server_address;
 mod severity;
 pub(crate) mod text_decoding;
 pub(crate) mod time_input;
+pub mod tls_cause;
 pub mod token;
 pub mod trace_parent;
 pub(crate) mod web_address;

@@ -15,13 +15,6 @@ const FOLDERS: &str = "SSL_CERT_DIR";
 /// What mends it.
 pub const REMEDY: &str = "let what is named lead to files of PEM that this user can read";
 
-/// How TLS names the certificate of a server that is an authority's own, as `openssl req -x509` makes it.
-pub const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
-
-/// What mends it: trusting the certificate does not.
-pub const AUTHORITY_AS_SERVER_REMEDY: &str =
-    "give the server a certificate that is no authority's own (basicConstraints CA:FALSE)";
-
 /// The problem of folders in which each file can be read.
 pub const EMPTY: &str = "the folders of the variable SSL_CERT_DIR hold no certificate in PEM";
 

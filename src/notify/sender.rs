@@ -189,11 +189,12 @@ impl Attempts {
         let began = Instant::now();
         let sent = self.channel.send(&delivery).await;
         let outcome = AttemptOutcome {
-            sent,
             duration: began.elapsed(),
-            next: self.next(&delivery, sent),
+            next: self.next(&delivery, &sent),
             circuit: self.settings.circuit(),
+            sent,
         };
+        let sent = &outcome.sent;
         metrics::counter!("verifyd_webhook_attempts_total", "result" => sent.result.as_str())
             .increment(1);
         metrics::histogram!("verifyd_webhook_attempt_duration_seconds")
@@ -208,6 +209,7 @@ impl Attempts {
                 endpoint_disabled = disabled,
                 delivery = delivery.id.0,
                 %result,
+                cause = sent.cause,
                 "webhook delivery given up; {}",
                 how_to_replay(&delivery, disabled)
             );
@@ -218,6 +220,7 @@ impl Attempts {
                 attempt = delivery.attempt,
                 %result,
                 status_code = sent.status_code,
+                cause = sent.cause,
                 "webhook delivery attempted"
             );
         }
@@ -225,7 +228,7 @@ impl Attempts {
     }
 
     /// Returns what becomes of a delivery: exponential backoff with jitter until its attempts are spent.
-    fn next(&self, delivery: &LeasedDelivery, sent: SendResult) -> Next {
+    fn next(&self, delivery: &LeasedDelivery, sent: &SendResult) -> Next {
         match sent.result.verdict() {
             Verdict::Delivered => Next::Delivered,
             Verdict::GiveUp => Next::GiveUp,
@@ -245,7 +248,7 @@ impl Attempts {
         for _ in 0..RECORD_TRIES {
             match self.store.record_attempt(delivery, outcome).await {
                 Ok(recorded) => {
-                    log_circuit(delivery, outcome.sent, recorded.circuit);
+                    log_circuit(delivery, &outcome.sent, recorded.circuit);
                     return;
                 }
                 Err(error) => {
@@ -334,7 +337,7 @@ fn count_given_up(reason: &'static str, deliveries: u64) {
 }
 
 /// Logs the effect of an attempt on the circuit of its endpoint.
-fn log_circuit(delivery: &LeasedDelivery, sent: SendResult, change: CircuitChange) {
+fn log_circuit(delivery: &LeasedDelivery, sent: &SendResult, change: CircuitChange) {
     let endpoint = delivery.endpoint.endpoint_id.0;
     match change {
         CircuitChange::Unchanged => {}
@@ -344,6 +347,7 @@ fn log_circuit(delivery: &LeasedDelivery, sent: SendResult, change: CircuitChang
                 endpoint,
                 result = %sent.result,
                 status_code = sent.status_code,
+                cause = sent.cause,
                 probe_in = ?pause,
                 "circuit of a webhook endpoint opened; its deliveries wait for a probe"
             );

@@ -1,9 +1,10 @@
 //! Limits the bytes that a peer may send before it answers.
 
+use crate::domain::tls_cause::TlsCause;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -20,18 +21,27 @@ const UNBOUNDED: usize = usize::MAX;
 #[error("the peer sends without end and does not answer")]
 pub(super) struct EndlessHead;
 
-/// The bytes that may still arrive on one connection.
+/// The bytes that may still arrive on one connection, and the alert that came in place of the first one.
 #[derive(Clone, Debug)]
-pub(super) struct Allowance(Arc<AtomicUsize>);
+pub(super) struct Allowance(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    bytes: AtomicUsize,
+    refusal: OnceLock<TlsCause>,
+}
 
 impl Allowance {
     pub(super) fn unbounded() -> Self {
-        Self(Arc::new(AtomicUsize::new(UNBOUNDED)))
+        Self(Arc::new(Shared {
+            bytes: AtomicUsize::new(UNBOUNDED),
+            refusal: OnceLock::new(),
+        }))
     }
 
     /// No more than this from now on.
     pub(super) fn set(&self, bytes: usize) {
-        self.0.store(bytes, Ordering::Relaxed);
+        self.0.bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Removes the limit: an answer has begun, and the reader of its body counts the bytes.
@@ -40,14 +50,26 @@ impl Allowance {
     }
 
     pub(super) fn is_used_up(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+        self.0.bytes.load(Ordering::Relaxed) == 0
+    }
+
+    /// Returns why the peer has refused the handshake after it was complete here: with TLS 1.3 it judges the client's
+    /// part, such as a certificate that is missing, later.
+    pub(super) fn refusal(&self) -> Option<TlsCause> {
+        self.0.refusal.get().copied()
+    }
+
+    fn refuse(&self, error: &io::Error) {
+        if let Some(cause @ TlsCause::Refused(_)) = TlsCause::of(error) {
+            let _ = self.0.refusal.set(cause);
+        }
     }
 
     fn take(&self, bytes: usize) {
-        let left = self.0.load(Ordering::Relaxed);
+        let left = self.0.bytes.load(Ordering::Relaxed);
         if left != UNBOUNDED {
             // A `set` in between wins.
-            let _ = self.0.compare_exchange(
+            let _ = self.0.bytes.compare_exchange(
                 left,
                 left.saturating_sub(bytes),
                 Ordering::Relaxed,
@@ -64,6 +86,7 @@ pub(super) struct Bounded<T> {
     inner: T,
     allowance: Allowance,
     in_a_row: usize,
+    has_read: bool,
 }
 
 impl<T> Bounded<T> {
@@ -72,6 +95,7 @@ impl<T> Bounded<T> {
             inner,
             allowance,
             in_a_row: 0,
+            has_read: false,
         }
     }
 }
@@ -97,6 +121,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Bounded<T> {
         }
         let arrived = buf.filled().len() - before;
         self.in_a_row += arrived;
+        self.has_read |= arrived > 0;
+        if let Poll::Ready(Err(error)) = &polled
+            && !self.has_read
+        {
+            self.allowance.refuse(error);
+        }
         self.allowance.take(arrived);
         polled
     }

@@ -5,6 +5,7 @@ use super::failure::{Failure, FailureKind};
 use super::guard::AddressGuard;
 use super::proxy::{Proxies, Proxy, ProxyTrouble};
 use super::{AGENT, ProxiedHosts};
+use crate::domain::tls_cause::TlsCause;
 use bytes::Bytes;
 use http::header::{HOST, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{Method, Request, Uri};
@@ -151,12 +152,12 @@ impl Connector {
     }
 
     async fn secured(&self, stream: Box<dyn Stream>, uri: &Uri) -> Result<Connected, FailureKind> {
-        let name = server_name(uri).ok_or(FailureKind::Tls)?;
+        let name = server_name(uri).ok_or(FailureKind::Tls(TlsCause::WrongName))?;
         let secured = self
             .tls
             .connect(name, stream)
             .await
-            .map_err(|error| FailureKind::of_connecting(&error))?;
+            .map_err(|error| FailureKind::of_handshake(&error))?;
         let is_h2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Connected {
             stream: Box::new(secured),
@@ -178,9 +179,9 @@ impl Connector {
             .map_err(|error| trouble(FailureKind::of_connecting(&error)))?;
         let mut stream: Box<dyn Stream> = Box::new(tcp.into_inner());
         if proxy.is_tls() {
-            let name = server_name(&proxy.uri).ok_or(ProxyTrouble::Tls)?;
+            let name = server_name(&proxy.uri).ok_or(ProxyTrouble::Tls(TlsCause::WrongName))?;
             let secured = self.tls_to_proxy.connect(name, stream).await;
-            let secured = secured.map_err(|error| trouble(FailureKind::of_connecting(&error)))?;
+            let secured = secured.map_err(|error| trouble(FailureKind::of_handshake(&error)))?;
             stream = Box::new(secured);
         }
         let allowance = Allowance::unbounded();
@@ -236,6 +237,9 @@ fn connect_request(proxy: &Proxy, uri: &Uri) -> http::Result<Request<Empty<Bytes
 
 /// Of a CONNECT that got no answer.
 fn unanswered(error: &hyper::Error, allowance: &Allowance) -> ProxyTrouble {
+    if let Some(cause) = allowance.refusal() {
+        return ProxyTrouble::Tls(cause);
+    }
     match FailureKind::of_exchange(error, false) {
         FailureKind::Lost if !allowance.is_used_up() => ProxyTrouble::Closed,
         _ => ProxyTrouble::NotHttp,
@@ -245,7 +249,7 @@ fn unanswered(error: &hyper::Error, allowance: &Allowance) -> ProxyTrouble {
 fn trouble(kind: FailureKind) -> ProxyTrouble {
     match kind {
         FailureKind::ConnectTimeout => ProxyTrouble::Timeout,
-        FailureKind::Tls => ProxyTrouble::Tls,
+        FailureKind::Tls(cause) => ProxyTrouble::Tls(cause),
         _ => ProxyTrouble::Unreachable,
     }
 }

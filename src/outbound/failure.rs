@@ -2,6 +2,7 @@
 
 use super::guard::NoPublicAddress;
 use super::proxy::ProxyTrouble;
+use crate::domain::tls_cause::TlsCause;
 use std::error::Error;
 use std::io;
 
@@ -23,8 +24,8 @@ pub enum FailureKind {
     Unreachable,
     #[error("the connection timed out")]
     ConnectTimeout,
-    #[error("no trusted TLS connection")]
-    Tls,
+    #[error("no trusted TLS connection: {0}")]
+    Tls(TlsCause),
     #[error("{0}")]
     Proxy(ProxyTrouble),
     /// The peer has certainly not begun with the request.
@@ -51,17 +52,40 @@ impl From<FailureKind> for Failure {
 }
 
 impl FailureKind {
-    /// Of a connection that could not be opened, TLS included.
+    /// Of a connection that could not be opened, before TLS.
     pub(super) fn of_connecting(error: &(dyn Error + 'static)) -> Self {
         let any = |is: fn(&(dyn Error + 'static)) -> bool| is(error) || causes(error).any(is);
         if any(|cause| cause.is::<NoPublicAddress>()) {
             Self::AddressRefused
-        } else if any(is_tls) {
-            Self::Tls
         } else if any(is_timeout) {
             Self::ConnectTimeout
         } else {
             Self::Unreachable
+        }
+    }
+
+    /// Of a TLS handshake.
+    pub(super) fn of_handshake(error: &io::Error) -> Self {
+        match TlsCause::of(error) {
+            Some(cause) => Self::Tls(cause),
+            None if is_timeout(error) => Self::ConnectTimeout,
+            None => Self::Tls(TlsCause::Closed),
+        }
+    }
+
+    /// Returns why TLS failed, with the peer or with the proxy, if that is what failed.
+    pub fn tls_cause(self) -> Option<TlsCause> {
+        match self {
+            Self::Tls(cause) | Self::Proxy(ProxyTrouble::Tls(cause)) => Some(cause),
+            _ => None,
+        }
+    }
+
+    /// Returns what failed and, where TLS did, what to do about it.
+    pub fn explained(self) -> String {
+        match self.tls_cause() {
+            Some(cause) => format!("{self}; {}", cause.step()),
+            None => self.to_string(),
         }
     }
 
@@ -96,14 +120,6 @@ fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
     cause
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-}
-
-/// Whether TLS failed: a certificate that is not trusted, or a handshake that broke. An I/O error does not include its
-/// inner error in the chain of causes, so it is unwrapped here.
-fn is_tls(cause: &(dyn Error + 'static)) -> bool {
-    let io = cause.downcast_ref::<io::Error>();
-    let inner = io.and_then(io::Error::get_ref);
-    cause.is::<rustls::Error>() || inner.is_some_and(|inner| is_tls(inner))
 }
 
 /// The causes of an error, outermost first, itself not counted.

@@ -270,7 +270,8 @@ impl Lease {
                     () = connection.ended.cancelled() => sending.now_or_never(),
                 };
                 // It was put into the queue of the connection while that ended.
-                let sent = sent.ok_or(FailureKind::NotProcessed)?;
+                let unsent = || refused(&connection.allowance).unwrap_or(FailureKind::NotProcessed);
+                let sent = sent.ok_or_else(unsent)?;
                 let response = sent.map_err(|error| failed(&error, &connection.allowance))?;
                 connection.allowance.lift();
                 Ok(response.map(|body| AnswerBody::new(body, Held::Own { connection, home })))
@@ -298,8 +299,13 @@ fn failed(error: &TrySendError<Message>, allowance: &Allowance) -> FailureKind {
     // The library does not always keep the cause of a stream's error.
     match allowance.is_used_up() {
         true => FailureKind::EndlessHead,
-        false => FailureKind::of_exchange(error.error(), error.message().is_some()),
+        false => refused(allowance)
+            .unwrap_or_else(|| FailureKind::of_exchange(error.error(), error.message().is_some())),
     }
+}
+
+fn refused(allowance: &Allowance) -> Option<FailureKind> {
+    allowance.refusal().map(FailureKind::Tls)
 }
 
 /// Rewrites a request for HTTP/1: the path, and the host as a header.

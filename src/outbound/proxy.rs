@@ -1,6 +1,7 @@
 //! The outbound proxy: its address, the hosts that are called without it, and its answers.
 
 use super::settings::OutboundSettings;
+use crate::domain::tls_cause::TlsCause;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, Uri};
@@ -145,8 +146,8 @@ pub enum ProxyTrouble {
     Unreachable,
     #[error("the proxy did not answer within the timeout")]
     Timeout,
-    #[error("no trusted TLS connection to the proxy could be made")]
-    Tls,
+    #[error("no trusted TLS connection to the proxy could be made: {0}")]
+    Tls(TlsCause),
     #[error("the proxy asks for a user name and a password (407)")]
     AsksForCredentials,
     #[error("the proxy does not accept the user name and the password (407)")]
@@ -178,7 +179,7 @@ impl ProxyTrouble {
             Self::AsksForCredentials | Self::RefusesCredentials => Some(407),
             Self::RefusesHost => Some(403),
             Self::Status(status) => Some(status),
-            Self::Unreachable | Self::Timeout | Self::Tls | Self::Closed | Self::NotHttp => None,
+            Self::Unreachable | Self::Timeout | Self::Tls(_) | Self::Closed | Self::NotHttp => None,
         }
     }
 }

@@ -63,9 +63,11 @@ impl Next {
 }
 
 /// The result of sending a message once, as its channel reports it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendResult {
     pub result: AttemptResult,
+    /// Why no answer came, for people, and free of secrets.
+    pub cause: Option<String>,
     /// The code that the receiver answered with, of HTTP for a webhook; it is only recorded.
     pub status_code: Option<u16>,
     /// How long the receiver asks to wait before the next attempt.
@@ -77,6 +79,7 @@ impl SendResult {
     pub fn without_answer(result: AttemptResult) -> Self {
         Self {
             result,
+            cause: None,
             status_code: None,
             retry_after: None,
         }
@@ -84,7 +87,7 @@ impl SendResult {
 }
 
 /// An attempt that has ended, with what follows from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptOutcome {
     pub sent: SendResult,
     pub duration: Duration,
@@ -148,6 +151,8 @@ pub struct Delivery {
     /// Result of the last attempt; `None` before the first, and while one is under way.
     pub last_result: Option<AttemptResult>,
     pub last_http_status: Option<u16>,
+    /// Why the last attempt got no answer; `None` also where a version recorded it that did not say why.
+    pub last_cause: Option<String>,
 }
 
 /// One attempt. It has no result while it is under way, or when its sender ended first.
@@ -158,6 +163,8 @@ pub struct DeliveryAttempt {
     pub duration_ms: Option<u32>,
     pub result: Option<AttemptResult>,
     pub http_status: Option<u16>,
+    /// Why no answer came.
+    pub cause: Option<String>,
 }
 
 /// Which deliveries to list. Newest first.

@@ -35,7 +35,7 @@ pub(super) fn postgres() -> Vec<Source> {
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
         15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts",
         18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids",
-        21 "0021_provider_budgets", 24 "0024_refusals"
+        21 "0021_provider_budgets", 23 "0023_attempt_causes", 24 "0024_refusals"
     )
 }
 
@@ -48,7 +48,7 @@ pub(super) fn sqlite() -> Vec<Source> {
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
         15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts",
         18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids",
-        21 "0021_provider_budgets", 24 "0024_refusals"
+        21 "0021_provider_budgets", 23 "0023_attempt_causes", 24 "0024_refusals"
     )
 }
 

@@ -170,7 +170,7 @@ pub(super) const OWN: &[Table] = tables! {
     }
     webhook_attempts unique(delivery_id attempt) {
         Id: delivery_id; Number: attempt; Time: started_at; Number: duration_ms; Text: result;
-        Number: http_status;
+        Number: http_status; Text: cause;
     }
     audit_entries unique(id) {
         Id: id; Time: at; Text: action object; Id: object_id workspace_id tenant_id; Text: surface;

@@ -30,7 +30,7 @@ pub(super) trait LeaseDeliveries {
 }
 
 const END_ATTEMPT: Sql = both!(
-    "UPDATE " own!(webhook_attempts) " SET duration_ms = $3, result = $4, http_status = $5
+    "UPDATE " own!(webhook_attempts) " SET duration_ms = $3, result = $4, http_status = $5, cause = $6
      WHERE delivery_id = $1 AND attempt = $2"
 );
 
@@ -140,7 +140,7 @@ const DELIVERIES: Sql = both!(
     "SELECT d.id, d.endpoint_id, d.message_id, d.operation_run_id, d.state,
             CAST(d.attempts AS bigint) AS attempts, d.created_at, d.ended_at, " each!("greatest", "max")
     "(d.next_attempt_at, coalesce(e.circuit_probe_at, d.next_attempt_at)) AS next_attempt_at,
-            d.give_up_reason, a.result, CAST(a.http_status AS bigint) AS http_status
+            d.give_up_reason, a.result, CAST(a.http_status AS bigint) AS http_status, a.cause
      FROM " own!(webhook_deliveries) " d LEFT JOIN " own!(webhook_attempts) " a
          ON a.delivery_id = d.id AND a.attempt = d.attempts
          LEFT JOIN " own!(webhook_endpoints) " e ON e.id = d.endpoint_id
@@ -151,7 +151,7 @@ const DELIVERIES: Sql = both!(
 const ATTEMPTS: Sql = both!(
     "SELECT delivery_id, CAST(attempt AS bigint) AS attempt, started_at,
             CAST(duration_ms AS bigint) AS duration_ms, result,
-            CAST(http_status AS bigint) AS http_status
+            CAST(http_status AS bigint) AS http_status, cause
      FROM " own!(webhook_attempts) " WHERE delivery_id = $1 ORDER BY attempt"
 );
 
@@ -200,7 +200,8 @@ impl<S: SqlStore + LeaseDeliveries> DeliveryStore for S {
                 .bind(delivery.attempt)
                 .bind(duration)
                 .bind(outcome.sent.result.as_str())
-                .bind(outcome.sent.status_code);
+                .bind(outcome.sent.status_code)
+                .bind(outcome.sent.cause.as_deref());
             attempt.execute(tx).await?;
             let end = END_DELIVERY
                 .bind(delivery.id.0)

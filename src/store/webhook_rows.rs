@@ -167,6 +167,7 @@ from_row! {
         give_up_reason: Option<String>,
         result: Option<String>,
         http_status: Option<i64>,
+        cause: Option<String>,
     }
 }
 
@@ -187,6 +188,7 @@ impl TryFrom<DeliveryRow> for Delivery {
             give_up_reason: optional_name(table, "give_up_reason", id, &row.give_up_reason)?,
             last_result: optional_name(attempts, "result", id, &row.result)?,
             last_http_status: optional_count(attempts, "http_status", id, row.http_status)?,
+            last_cause: row.cause,
         })
     }
 }
@@ -201,6 +203,7 @@ from_row! {
         duration_ms: Option<i64>,
         result: Option<String>,
         http_status: Option<i64>,
+        cause: Option<String>,
     }
 }
 
@@ -215,6 +218,7 @@ impl TryFrom<DeliveryAttemptRow> for DeliveryAttempt {
             duration_ms: optional_count(table, "duration_ms", &key, row.duration_ms)?,
             result: optional_name(table, "result", &key, &row.result)?,
             http_status: optional_count(table, "http_status", &key, row.http_status)?,
+            cause: row.cause,
         })
     }
 }

@@ -3,10 +3,15 @@
 
 use super::library_limit::LibraryLimit;
 use super::log_filter::LogFilter;
+use super::source_path::{ShortPaths, shortened, shortened_backtrace};
 use serde::Deserialize;
 use std::io::IsTerminal;
 use std::sync::Arc;
+use tracing::Subscriber;
+use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Form of the lines.
@@ -62,20 +67,12 @@ pub fn init(settings: &LogSettings) -> Result<Arc<LogFilter>, LogError> {
     let registry = tracing_subscriber::registry()
         .with(layer)
         .with(LibraryLimit::default());
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal);
     let set = if json {
-        registry
-            .with(
-                layer
-                    .json()
-                    .flatten_event(true)
-                    .with_current_span(true)
-                    .with_span_list(false),
-            )
-            .try_init()
+        registry.with(json_lines(std::io::stderr)).try_init()
     } else {
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(terminal);
         registry.with(layer.compact()).try_init()
     };
     set.map_err(|_| LogError::Twice)?;
@@ -83,13 +80,30 @@ pub fn init(settings: &LogSettings) -> Result<Arc<LogFilter>, LogError> {
     Ok(filter)
 }
 
+/// Lines of JSON.
+pub(super) fn json_lines<S, W>(writer: W) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + 'static,
+{
+    tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(false)
+        .json()
+        .flatten_event(true)
+        .with_current_span(true)
+        .with_span_list(false)
+        .map_event_format(ShortPaths)
+}
+
 /// A panic is a line of the log like any other. Its text is left out: it may quote data.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let location = panic.location().map(ToString::to_string);
+        let location = panic.location();
+        let location = location.map(|location| shortened(&location.to_string()));
         let backtrace = std::backtrace::Backtrace::capture();
         let backtrace = (backtrace.status() == std::backtrace::BacktraceStatus::Captured)
-            .then(|| backtrace.to_string());
+            .then(|| shortened_backtrace(&backtrace.to_string()));
         tracing::error!(location, backtrace, "panicked; this is a defect of verifyd");
     }));
 }

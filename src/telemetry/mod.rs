@@ -7,4 +7,5 @@ pub(crate) mod log_filter;
 pub(crate) mod logs;
 pub mod metrics;
 pub mod sampling;
+mod source_path;
 pub mod traces;

@@ -310,7 +310,7 @@ impl HttpClient for Collector {
             log_limited!(
                 warn,
                 proxy = failure.proxy,
-                error = %failure.kind,
+                error = failure.kind.explained(),
                 "cannot reach the collector"
             );
         })?;

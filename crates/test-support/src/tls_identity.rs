@@ -34,7 +34,7 @@ impl Identity {
 }
 
 /// A server's configuration with this certificate.
-pub(crate) fn server(certificate: CertificateDer<'static>, key: &KeyPair) -> ServerConfig {
+pub fn server(certificate: CertificateDer<'static>, key: &KeyPair) -> ServerConfig {
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     ServerConfig::builder_with_provider(provider)

@@ -100,9 +100,7 @@ fn remedy(trouble: ProxyTrouble) -> &'static str {
         ProxyTrouble::Unreachable | ProxyTrouble::Timeout | ProxyTrouble::Closed => {
             "check host and port of outbound.proxy (HTTPS_PROXY), and that this machine may connect to them"
         }
-        ProxyTrouble::Tls => {
-            "let this machine trust the certificate of the proxy, or use http:// for it"
-        }
+        ProxyTrouble::Tls(cause) => cause.step(),
         ProxyTrouble::NotHttp => {
             "check that host and port of outbound.proxy are those of an HTTP proxy"
         }

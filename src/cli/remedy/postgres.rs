@@ -1,5 +1,6 @@
 //! The remedies for errors of PostgreSQL, and of a pooler before it.
 
+use crate::domain::tls_cause::{AUTHORITY_AS_SERVER, TlsCause};
 use crate::files::trusted_authorities;
 use crate::ports::store_error::Sign;
 
@@ -168,8 +169,8 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
     ),
     (("", "UnknownIssuer"), TRUST_AUTHORITY),
     (
-        ("", trusted_authorities::AUTHORITY_AS_SERVER),
-        trusted_authorities::AUTHORITY_AS_SERVER_REMEDY,
+        ("", AUTHORITY_AS_SERVER),
+        TlsCause::AuthorityAsServer.step(),
     ),
     (
         ("", "not valid for name"),

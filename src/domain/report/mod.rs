@@ -64,7 +64,7 @@ text_enum! {
         ExpiresAt => "expires_at",
         /// From when on a certificate or a token is valid, RFC 3339
         ValidFrom => "valid_from",
-        /// Why a stored credential cannot be used: a text of the closed list of causes
+        /// Why a stored credential cannot be used, or a call got no answer: a text of a closed list of causes
         Cause => "cause",
         /// The expected value, where it is no secret (an id, a name from a list)
         Expected => "expected",

@@ -172,7 +172,7 @@ impl Endpoint {
             .client
             .send(request, Resend::NotProcessed, Reuse::Never, &mut resends)
             .await;
-        let sent = sent.map_err(|failure| AskError::Unavailable(failure.to_string()))?;
+        let sent = sent.map_err(|failure| AskError::Unavailable(failure.kind.explained()))?;
         let (head, mut body) = sent.into_parts();
         let mut read = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
         loop {

@@ -2,6 +2,7 @@
 //! answer is not read.
 
 use super::address::AddressRule;
+use crate::domain::tls_cause::TlsCause;
 use crate::domain::webhook::AttemptResult;
 use crate::notify::settings::WebhookSettings;
 use crate::outbound::failure::FailureKind;
@@ -83,9 +84,12 @@ impl Transport {
             Err(_) => SendResult::without_answer(AttemptResult::Timeout),
             Ok(Err(failure)) => {
                 if let Some(proxy) = &failure.proxy {
-                    tracing::debug!(proxy, cause = %failure.kind, "cannot send a webhook through the proxy");
+                    tracing::debug!(proxy, "cannot send a webhook through the proxy");
                 }
-                SendResult::without_answer(result_of_failure(failure.kind))
+                SendResult {
+                    cause: Some(failure.kind.explained()),
+                    ..SendResult::without_answer(result_of_failure(failure.kind))
+                }
             }
             Ok(Ok(response)) => {
                 let status = response.status();
@@ -95,6 +99,7 @@ impl Transport {
                     .and_then(|value| retry_after(value.to_str().ok()?, clock.now()));
                 SendResult {
                     result: result_of(status),
+                    cause: None,
                     status_code: Some(status.as_u16()),
                     retry_after,
                 }
@@ -126,7 +131,8 @@ fn result_of(status: StatusCode) -> AttemptResult {
 fn result_of_failure(kind: FailureKind) -> AttemptResult {
     match kind {
         FailureKind::AddressRefused => AttemptResult::AddressRefused,
-        FailureKind::Tls => AttemptResult::TlsFailed,
+        FailureKind::Tls(TlsCause::Closed) => AttemptResult::Unreachable,
+        FailureKind::Tls(_) => AttemptResult::TlsFailed,
         FailureKind::ConnectTimeout | FailureKind::Timeout => AttemptResult::Timeout,
         FailureKind::Unreachable | FailureKind::Proxy(_) => AttemptResult::Unreachable,
         FailureKind::NotProcessed

@@ -3,6 +3,7 @@
 //! The client's messages contain no password: they name commands, hosts and answers of the server.
 
 use crate::domain::report::redact::clean;
+use crate::domain::tls_cause::AUTHORITY_AS_SERVER;
 use crate::files::trusted_authorities;
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -77,10 +78,7 @@ fn describe_io(error: &RedisError) -> String {
         return text;
     };
     // Its type has no words for it.
-    let raw = format!(
-        "Other(OtherError({}))",
-        trusted_authorities::AUTHORITY_AS_SERVER
-    );
+    let raw = format!("Other(OtherError({AUTHORITY_AS_SERVER}))");
     let words = "it is an authority's own, CaUsedAsEndEntity";
     format!("{cause}: {}", text.replace(&raw, words))
 }

@@ -1,5 +1,6 @@
 //! Finds what mends an error of Redis, for logs and commands.
 
+use crate::domain::tls_cause::{AUTHORITY_AS_SERVER, TlsCause};
 use crate::files::trusted_authorities;
 
 /// Steps by parts of an error's text. The first that fits counts.
@@ -132,10 +133,7 @@ const QUEUE: Remedies = &[
         &["Expired", "expired", "NotValidYet", "not valid yet"],
         "renew the certificate of Redis, or correct this machine's clock",
     ),
-    (
-        &[trusted_authorities::AUTHORITY_AS_SERVER],
-        trusted_authorities::AUTHORITY_AS_SERVER_REMEDY,
-    ),
+    (&[AUTHORITY_AS_SERVER], TlsCause::AuthorityAsServer.step()),
     (
         &["certificate is not accepted"],
         "add the authority that issued the certificate of Redis to those that this machine trusts (SSL_CERT_FILE \

@@ -18,7 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("notify", &["domain", "ports"]),
     ("notify::webhook", &["domain", "ports", "outbound"]),
     ("credentials", &["domain", "ports", "files"]),
-    ("outbound", &["files"]),
+    ("outbound", &["domain", "files"]),
     ("files", &[]),
     ("view", &["domain"]),
 ];

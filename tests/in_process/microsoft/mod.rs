@@ -19,3 +19,4 @@ mod preflight;
 mod proxy;
 mod sign_in;
 mod throttling;
+mod tls_causes;

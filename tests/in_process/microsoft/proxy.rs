@@ -9,6 +9,7 @@ use test_support::connect_proxy::{ConnectProxy, Way};
 use test_support::tls_identity::Identity;
 use verifyd::domain::Reason;
 use verifyd::domain::report::{CheckStatus, EvidenceKind};
+use verifyd::domain::tls_cause::TlsCause;
 use verifyd::outbound::{Outbound, OutboundSettings};
 use verifyd::provider::microsoft::MicrosoftProvider;
 
@@ -87,8 +88,12 @@ async fn a_proxy_over_tls_is_one_too_and_has_to_be_trusted() {
 
     let found = checked(&server, &address, "").await;
     let name = format!("localhost:{}", proxy.port);
-    let cause = "no trusted TLS connection to the proxy could be made";
-    assert_eq!(refusal(&found), (vec![&*name], vec![], vec![cause], vec![]));
+    let cause = TlsCause::UnknownIssuer;
+    let text = format!("no trusted TLS connection to the proxy could be made: {cause}");
+    let expected = (vec![&*name], vec![], vec![&*text], vec![]);
+    assert_eq!(refusal(&found), expected);
+    let step = &found.check(AUTHENTICATION).next_steps[0];
+    assert_eq!(step.label, cause.label());
 }
 
 #[tokio::test]

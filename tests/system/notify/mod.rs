@@ -4,6 +4,7 @@
 mod completion_events;
 pub mod receiver;
 mod wake_up;
+mod webhook_causes;
 mod webhook_circuits;
 mod webhook_endless_answer;
 mod webhook_reused_connection;

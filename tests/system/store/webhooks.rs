@@ -20,6 +20,8 @@ use verifyd::ports::webhook_endpoints::{Endpoint, EndpointError, NewEndpoint, Se
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
+const NO_ROUTE: &str = "no connection";
+
 /// Opens after three failures in a row. No test waits for its pauses: it moves the times.
 pub const CIRCUIT: CircuitPolicy = CircuitPolicy {
     open_after: 3,
@@ -77,6 +79,7 @@ pub fn outcome(result: AttemptResult, next: Next) -> AttemptOutcome {
     AttemptOutcome {
         sent: SendResult {
             result,
+            cause: (result == AttemptResult::Unreachable).then(|| NO_ROUTE.to_owned()),
             status_code: (result == AttemptResult::HttpStatus).then_some(503),
             retry_after: None,
         },
@@ -294,6 +297,7 @@ pub async fn a_message_is_tried_again_given_up_and_replayed(bed: &Bed) {
     let found = bed.store.deliveries(&everything()).await.unwrap();
     assert_eq!(found[0].state, DeliveryState::Failed);
     assert_eq!(found[0].last_result, Some(AttemptResult::Unreachable));
+    assert_eq!(found[0].last_cause.as_deref(), Some(NO_ROUTE));
     assert_eq!(found[0].give_up_reason, Some(GiveUpReason::Attempts));
     assert_eq!((found[0].next_attempt_at, found[0].attempts), (None, 2));
     assert!(found[0].ended_at.is_some());
@@ -318,13 +322,16 @@ pub async fn a_message_is_tried_again_given_up_and_replayed(bed: &Bed) {
     assert_eq!(third.message_id, first.message_id);
     assert!(recorded(bed, &third, AttemptResult::Delivered, Next::Delivered).await);
     let attempts = bed.store.delivery_attempts(first.id).await.unwrap();
-    let results: Vec<_> = attempts.iter().map(|a| (a.result, a.http_status)).collect();
+    let results = attempts
+        .iter()
+        .map(|a| (a.result, a.http_status, a.cause.as_deref()));
+    let results: Vec<_> = results.collect();
     assert_eq!(
         results,
         [
-            (Some(AttemptResult::HttpStatus), Some(503)),
-            (Some(AttemptResult::Unreachable), None),
-            (Some(AttemptResult::Delivered), None),
+            (Some(AttemptResult::HttpStatus), Some(503), None),
+            (Some(AttemptResult::Unreachable), None, Some(NO_ROUTE)),
+            (Some(AttemptResult::Delivered), None, None),
         ]
     );
     assert_eq!(attempts[0].duration_ms, Some(12));

@@ -103,6 +103,10 @@ impl<'a> CheckResults<'a> {
             if let Some(remark) = &fault.remark {
                 check.message = format!("{} {remark}", check.message);
             }
+            if let Some(cause) = fault.tls {
+                let step = links.step(&cause.label(), Link::NationalClouds);
+                check.next_steps.insert(0, step);
+            }
             if let Some(code) = fault.look_up.map(NonZeroU64::get) {
                 let url = links.error_lookup(code);
                 if !check.next_steps.iter().any(|step| step.url == url) {

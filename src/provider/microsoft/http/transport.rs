@@ -4,6 +4,7 @@ use super::intermediary::Author;
 use super::{Answer, Body, Caller, Limits, Login, Payload, Request};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
+use crate::domain::tls_cause::TlsCause;
 use crate::outbound::failure::{Failure, FailureKind};
 use crate::outbound::proxy::ProxyTrouble;
 use crate::outbound::retry_after::retry_after;
@@ -223,7 +224,7 @@ fn failure(failure: &Failure) -> Fault {
     use FailureKind as Kind;
     let again = Retry::Backoff;
     let unreachable = || Fault::new(Reason::ProviderUnreachable);
-    let fault = match failure.kind {
+    let mut fault = match failure.kind {
         Kind::AddressRefused => unreachable(),
         // A firewall that drops packets shows as a timeout while connecting. One more try helps
         // against a lost connection only, so a timeout is not tried again.
@@ -231,7 +232,11 @@ fn failure(failure: &Failure) -> Fault {
         Kind::Unreachable | Kind::NotProcessed | Kind::Lost | Kind::Reset => {
             unreachable().retry(again, None)
         }
-        Kind::Tls => Fault::new(Reason::TlsFailed),
+        Kind::Tls(cause) => match cause {
+            TlsCause::Closed => unreachable().retry(again, None),
+            _ => Fault::new(Reason::TlsFailed),
+        }
+        .with(EvidenceKind::Cause, cause),
         Kind::Timeout => Fault::new(Reason::ProviderTimeout),
         Kind::NotHttp | Kind::EndlessHead => Fault::new(Reason::ResponseInvalid),
         Kind::Proxy(trouble) => {
@@ -239,6 +244,7 @@ fn failure(failure: &Failure) -> Fault {
                 trouble,
                 ProxyTrouble::Unreachable
                     | ProxyTrouble::Closed
+                    | ProxyTrouble::Tls(TlsCause::Closed)
                     | ProxyTrouble::Status(408 | 425 | 429 | 500..=599)
             );
             let retry = if may_pass { again } else { Retry::Never };
@@ -258,5 +264,7 @@ fn failure(failure: &Failure) -> Fault {
                 .with_some(EvidenceKind::HttpStatus, trouble.status())
         }
     };
+    fault.tls = failure.kind.tls_cause();
+    fault.remark = fault.cause().map(|cause| format!("Cause: {cause}.").into());
     fault.with_some(EvidenceKind::Proxy, failure.proxy.as_deref())
 }

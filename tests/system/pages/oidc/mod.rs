@@ -9,8 +9,12 @@ mod userinfo;
 
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
+use verifyd::domain::tls_cause::TlsCause;
 use verifyd::http::api::Switch;
-use verifyd::http::oidc::OidcSettings;
+use verifyd::http::oidc::{OidcSettings, SignIn};
+use verifyd::outbound::Outbound;
+use verifyd::ports::clock::SystemClock;
 
 /// The client's secret, in which characters have to be encoded.
 const SECRET: &str = "s3cr3t: +/%";
@@ -39,4 +43,16 @@ fn secret_file(folder: &tempfile::TempDir) -> PathBuf {
     let file = folder.path().join("client-secret");
     std::fs::write(&file, format!("{SECRET}\n")).unwrap();
     file
+}
+
+#[tokio::test]
+async fn why_tls_fails_is_told_with_what_to_do() {
+    let fake = fake::Fake::start().await;
+    let issuer = fake.issuer().replace("http:", "https:");
+    let settings = settings(&issuer, place::PUBLIC_URL, PathBuf::new());
+    let sign_in = SignIn::new(settings, Outbound::direct().unwrap(), Arc::new(SystemClock));
+    let problem = sign_in.unwrap().examine().await.unwrap_err();
+    let cause = TlsCause::NotTls;
+    let told = format!("no trusted TLS connection: {cause}; {}", cause.step());
+    assert_eq!(problem, format!("127.0.0.1: {told}"));
 }

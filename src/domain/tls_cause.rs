@@ -1,0 +1,260 @@
+//! Why a TLS handshake failed: a closed list, with the same words in reports, deliveries, `doctor` and the log.
+
+use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+/// How TLS names the certificate of a server that is an authority's own, as `openssl req -x509` makes it. Its type is
+/// that of a library that TLS does not expose.
+pub const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
+
+/// A cause. No text quotes anything of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsCause {
+    /// Also of a certificate that is signed by itself.
+    UnknownIssuer,
+    AuthorityAsServer,
+    Expired,
+    NotYetValid,
+    WrongName,
+    Revoked,
+    /// Any other flaw of the certificate.
+    Certificate,
+    ProtocolVersion,
+    /// The peer has ended the handshake with this alert.
+    Refused(AlertDescription),
+    NotTls,
+    /// Without a word of TLS.
+    Closed,
+    /// Anything else.
+    Failed,
+}
+
+impl TlsCause {
+    /// Returns why TLS failed, if one of the causes of this error is TLS's own.
+    pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+        std::iter::successors(Some(error), |&cause| inner(cause))
+            .find_map(|cause| cause.downcast_ref::<rustls::Error>())
+            .map(Self::from)
+    }
+
+    /// Returns what is wrong, and what to do about it.
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::UnknownIssuer => (
+                "the certificate was issued by an authority that is not trusted here, or by itself",
+                "trust the authority if it is a private one (SSL_CERT_FILE), or let the proxy that intercepts TLS pass \
+                 this host",
+            ),
+            Self::AuthorityAsServer => (
+                "the certificate is an authority's own",
+                "give the server a certificate that is no authority's own (basicConstraints CA:FALSE)",
+            ),
+            Self::Expired => (
+                "the certificate has expired",
+                "set the clock of this machine (NTP), or have the certificate renewed",
+            ),
+            Self::NotYetValid => (
+                "the certificate is not valid yet",
+                "set the clock of this machine (NTP), or wait until the certificate is valid",
+            ),
+            Self::WrongName => (
+                "the certificate is not for this host",
+                "correct the host of the address, or the proxy or DNS entry that leads elsewhere",
+            ),
+            Self::Revoked => (
+                "the certificate was revoked",
+                "have the certificate of the server replaced",
+            ),
+            Self::Certificate => (
+                "the certificate cannot be used",
+                "have the certificate replaced, or let the proxy that made it pass this host",
+            ),
+            Self::ProtocolVersion => (
+                "the peer speaks neither TLS 1.2 nor TLS 1.3",
+                "enable TLS 1.2 or 1.3 on the server, or on the proxy that answers for it",
+            ),
+            Self::Refused(_) => (
+                "the peer refused the handshake with the alert",
+                "look at the log of the server or proxy: it may require a client certificate, which verifyd has none of",
+            ),
+            Self::NotTls => (
+                "the peer does not speak TLS on this port",
+                "correct scheme and port of the address, or let the proxy on the way pass TLS",
+            ),
+            Self::Closed => (
+                "the peer closed the connection during the TLS handshake",
+                "let firewalls and proxies on the way pass TLS to this host",
+            ),
+            Self::Failed => (
+                "the TLS handshake failed",
+                "look at the log of the server, and for proxies on the way",
+            ),
+        }
+    }
+
+    /// Returns what to do about it, as words that follow others.
+    pub const fn step(self) -> &'static str {
+        self.words().1
+    }
+
+    /// Returns what to do about it, as the label of a next step.
+    pub fn label(self) -> String {
+        let step = self.step();
+        format!("{}{}", step[..1].to_ascii_uppercase(), &step[1..])
+    }
+}
+
+impl fmt::Display for TlsCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.words().0)?;
+        match self {
+            Self::Refused(alert) => write!(f, " {} ({})", name(*alert), u8::from(*alert)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl From<&rustls::Error> for TlsCause {
+    fn from(error: &rustls::Error) -> Self {
+        use rustls::Error as Tls;
+        match error {
+            Tls::InvalidCertificate(flaw) => Self::from(flaw),
+            Tls::AlertReceived(AlertDescription::ProtocolVersion)
+            | Tls::PeerIncompatible(
+                PeerIncompatible::ServerDoesNotSupportTls12Or13
+                | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+            ) => Self::ProtocolVersion,
+            Tls::AlertReceived(alert) => Self::Refused(*alert),
+            Tls::InvalidMessage(
+                InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+            ) => Self::NotTls,
+            _ => Self::Failed,
+        }
+    }
+}
+
+impl From<&CertificateError> for TlsCause {
+    fn from(flaw: &CertificateError) -> Self {
+        use CertificateError as Flaw;
+        match flaw {
+            Flaw::UnknownIssuer => Self::UnknownIssuer,
+            Flaw::Expired | Flaw::ExpiredContext { .. } => Self::Expired,
+            Flaw::NotValidYet | Flaw::NotValidYetContext { .. } => Self::NotYetValid,
+            Flaw::NotValidForName | Flaw::NotValidForNameContext { .. } => Self::WrongName,
+            Flaw::Revoked => Self::Revoked,
+            Flaw::Other(other) if other.0.to_string() == AUTHORITY_AS_SERVER => {
+                Self::AuthorityAsServer
+            }
+            _ => Self::Certificate,
+        }
+    }
+}
+
+/// The next cause. An I/O error does not include its inner error in the chain of causes.
+fn inner<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match cause
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
+        Some(inner) => Some(inner),
+        None => cause.source(),
+    }
+}
+
+/// The name of an alert as the standards write it: `handshake_failure`.
+fn name(alert: AlertDescription) -> String {
+    let mut name = String::new();
+    let mut was_lower = false;
+    for sign in alert.as_str().unwrap_or("unknown").chars() {
+        if was_lower && sign.is_ascii_uppercase() {
+            name.push('_');
+        }
+        was_lower = sign.is_ascii_lowercase();
+        name.push(sign.to_ascii_lowercase());
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::report::limits;
+
+    fn of(error: rustls::Error) -> TlsCause {
+        // As the connection of a tunnel hands it on.
+        let error = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, error));
+        TlsCause::of(&error).unwrap()
+    }
+
+    #[test]
+    fn what_tls_says_has_its_cause() {
+        use CertificateError as Flaw;
+        for (flaw, cause) in [
+            (Flaw::UnknownIssuer, TlsCause::UnknownIssuer),
+            (Flaw::Expired, TlsCause::Expired),
+            (Flaw::NotValidYet, TlsCause::NotYetValid),
+            (Flaw::NotValidForName, TlsCause::WrongName),
+            (Flaw::Revoked, TlsCause::Revoked),
+            (Flaw::BadSignature, TlsCause::Certificate),
+        ] {
+            assert_eq!(of(rustls::Error::InvalidCertificate(flaw)), cause);
+        }
+        for (error, cause) in [
+            (
+                rustls::Error::AlertReceived(AlertDescription::ProtocolVersion),
+                TlsCause::ProtocolVersion,
+            ),
+            (
+                PeerIncompatible::ServerDoesNotSupportTls12Or13.into(),
+                TlsCause::ProtocolVersion,
+            ),
+            (InvalidMessage::InvalidContentType.into(), TlsCause::NotTls),
+            (rustls::Error::DecryptError, TlsCause::Failed),
+        ] {
+            assert_eq!(of(error), cause);
+        }
+        let lost = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(TlsCause::of(&lost), None);
+    }
+
+    #[test]
+    fn an_alert_is_named_as_the_standards_do() {
+        for (alert, named) in [
+            (AlertDescription::HandshakeFailure, "handshake_failure (40)"),
+            (AlertDescription::UnknownCA, "unknown_ca (48)"),
+            (
+                AlertDescription::CertificateRequired,
+                "certificate_required (116)",
+            ),
+            (AlertDescription::Unknown(200), "unknown (200)"),
+        ] {
+            let cause = of(rustls::Error::AlertReceived(alert)).to_string();
+            assert!(cause.ends_with(&format!("the alert {named}")), "{cause}");
+        }
+    }
+
+    #[test]
+    fn each_step_fits_a_report() {
+        let refused = TlsCause::Refused(AlertDescription::HandshakeFailure);
+        for cause in [
+            TlsCause::UnknownIssuer,
+            TlsCause::AuthorityAsServer,
+            TlsCause::Expired,
+            TlsCause::NotYetValid,
+            TlsCause::WrongName,
+            TlsCause::Revoked,
+            TlsCause::Certificate,
+            TlsCause::ProtocolVersion,
+            refused,
+            TlsCause::NotTls,
+            TlsCause::Closed,
+            TlsCause::Failed,
+        ] {
+            let label = cause.label();
+            assert!(label.chars().count() <= limits::TITLE_CHARS, "{label}");
+            assert!(label.starts_with(|first: char| first.is_ascii_uppercase()));
+        }
+    }
+}
