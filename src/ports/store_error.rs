@@ -12,8 +12,8 @@ pub enum StoreError {
     /// that says to try again.
     #[error("the database is contended: {0}")]
     Contended(Detail),
-    /// The call was not sent, because others that got no answer have all connections for its kind.
-    #[error("the database is contended: too many calls of this kind wait for an answer")]
+    /// The call was not sent: no connection for calls like it got free in time.
+    #[error("the database is contended: no connection for calls like this got free in time")]
     TooManyCalls,
     /// Another transaction locks the run of a claim: perhaps an earlier claim that has got no answer.
     #[error("the database is contended: another transaction locks the run")]

@@ -95,7 +95,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::LabelledCounter, "verifyd_runs_processed_total", "Processed runs"),
     (Kind::Histogram, "verifyd_run_duration_seconds", "Time from claim to completion or release"),
     (Kind::LabelledCounter, "verifyd_claims_refused_total", "Claims that failed while the database answered"),
-    (Kind::Counter, "verifyd_claims_unsent_total", "Claims that were not sent, as others that wait had all connections for claims; their runs are tried again later"),
+    (Kind::Counter, "verifyd_claims_unsent_total", "Claims that were not sent, as no connection for calls like them got free in time; their runs are tried again later"),
     (Kind::Counter, "verifyd_hints_without_claim_total", "Hints for runs that were not queued or not due"),
     (Kind::Counter, "verifyd_hints_handed_over_total", "Hints for runs of another group, left to its workers"),
     (Kind::Counter, "verifyd_runs_reclaimed_total", "Runs reclaimed from lost workers"),
