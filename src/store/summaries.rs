@@ -28,8 +28,8 @@ use chrono::{DateTime, Utc};
 const SUMMARIES: Sql = Sql {
     postgres: sql_for!(
         postgres "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
-                p.completed_at, " next_attempt_at!("p") " AS next_attempt_at, p.m IS NOT NULL AS listed, p.m[1] AS connection, p.m[2] AS provider,
-                p.m[3] AS module, p.m[4] AS display_name, p.m[5] AS report_type, p.m[6] AS schema_version,
+                p.completed_at, " next_attempt_at!("p") " AS next_attempt_at, p.m IS NOT NULL AS listed,
+                p.m[1] AS connection, p.m[2] AS provider, p.m[3] AS module, p.m[4] AS display_name, p.m[5] AS report_type, p.m[6] AS schema_version,
                 p.m[7] AS overall, p.m[8] AS fingerprint, p.m[9] AS failed, p.m[10] AS warned,
                 p.m[11] AS main_reason
          FROM (SELECT p.*, (SELECT ARRAY[" member!("x.context", provider_connection_id) ", "
@@ -57,8 +57,8 @@ const SUMMARIES: Sql = Sql {
     ),
     sqlite: sql_for!(
         sqlite "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
-                p.completed_at, " next_attempt_at!("p") " AS next_attempt_at, p.listed, " member!("p.context", provider_connection_id)
-        " AS connection, " member!("p.context", provider) " AS provider, "
+                p.completed_at, " next_attempt_at!("p") " AS next_attempt_at, p.listed, "
+        member!("p.context", provider_connection_id) " AS connection, " member!("p.context", provider) " AS provider, "
         member!("p.context", module) " AS module, "
         member!("p.context", target_scope entra_tenant_name)
         " AS display_name, json_type(p.context, '$.verification_report') AS report_type, "
