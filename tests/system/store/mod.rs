@@ -181,6 +181,7 @@ runs {
         a_rule_of_one_tenant_is_not_taken_for_one_of_all,
         a_rule_of_the_oldest_tenants_is_not_taken_for_one_of_all,
         refused_claims_of_runs_that_wait_are_found,
+        claims_of_runs_that_were_released_are_tried_once_they_have_waited,
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
     invalid_runs:
         an_invalid_run_that_is_not_completed_is_named_whatever_its_age;
