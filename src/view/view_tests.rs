@@ -410,7 +410,8 @@ fn a_run_that_waits_for_its_provider_says_for_how_long() {
     assert_eq!(shown.run.verdict, sentence);
     let json = serde_json::to_value(shown.waiting).unwrap();
     let wanted = json!({
-        "until": "2026-03-04T05:00:20Z", "client_id": Uuid::nil().to_string(), "cloud": "global",
+        "until": "2026-03-04T05:00:20Z", "throttled": true,
+        "client_id": Uuid::nil().to_string(), "cloud": "global",
     });
     assert_eq!(json, wanted);
 }

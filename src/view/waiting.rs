@@ -20,11 +20,11 @@ pub(super) fn waiting(next_attempt_at: Option<DateTime<Utc>>) -> String {
 pub struct WaitingView {
     /// When it may be claimed again.
     pub until: DateTime<Utc>,
+    /// Whether it waits because the provider throttles.
+    pub throttled: bool,
     /// The run's application, where the provider throttles it across its directories.
     pub client_id: Option<String>,
     pub cloud: Option<String>,
-    #[serde(skip)]
-    is_throttled: bool,
 }
 
 impl WaitingView {
@@ -32,15 +32,15 @@ impl WaitingView {
         let budget = next.budget.as_ref();
         Self {
             until: next.at,
+            throttled: next.is_throttled,
             client_id: budget.map(|budget| budget.client_id.to_string()),
             cloud: budget.map(|budget| budget.cloud.clone()),
-            is_throttled: next.is_throttled,
         }
     }
 
     /// Returns it as a sentence.
     pub fn sentence(&self, now: DateTime<Utc>) -> String {
-        if !self.is_throttled {
+        if !self.throttled {
             return waiting(Some(self.until));
         }
         let seconds = (self.until - now).num_seconds().max(1);
