@@ -328,7 +328,8 @@ others {
         a_trend_bears_what_others_wrote,
         a_trend_follows_ids_of_19_digits,
         history_counts_what_was_completed_lately,
-        the_longest_waiting_runs_come_first;
+        the_longest_waiting_runs_come_first,
+        a_due_run_behind_many_that_wait_is_found;
     acknowledgement_times:
         it_does_not_outlive_its_expiry_or_its_withdrawal,
         a_time_of_any_form_means_the_same_everywhere;
