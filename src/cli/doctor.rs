@@ -479,7 +479,7 @@ async fn activity(
     let slow = "add replicas, or look at the workers' logs";
     lines.push(of_counts("runs", &counts, alive, unserved, slow));
     let is_refused = |line: &Line| line.part == "writing" && line.state == State::Failed;
-    if alive > 0 && counts.due() > 0 && !lines.iter().any(is_refused) {
+    if alive > 0 && counts.queued > 0 && !lines.iter().any(is_refused) {
         let waited = settings.reconciler.interval * WAITED_SWEEPS;
         writing::check_waiting(store, waited, lines).await;
     }

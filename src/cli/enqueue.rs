@@ -49,23 +49,23 @@ pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<Exit
         "{spinner} run {prefix}: {msg} ({elapsed})",
     )?);
     progress.set_prefix(id.to_string());
-    let run = wait_for_run(store, id, Duration::from_secs(seconds), |run| {
+    let waited = wait_for_run(store, id, Duration::from_secs(seconds), |run| {
         progress.set_message(run.status.as_str());
         progress.tick();
     })
     .await;
     progress.finish_and_clear();
-    let run = run?;
+    waited?;
+    let record = read_run(store, &Binding::EVERYTHING, id).await?;
     if args.json.json {
-        let mut row = serde_json::to_value(&run)?;
+        let mut row = serde_json::to_value(&record.run)?;
         row["operation_run_id"] = json!(id);
         output::json(&row)?;
     } else {
-        let record = read_run(store, &Binding::EVERYTHING, id).await?;
         let view = RunDetail::of(&record, services.clock.now());
         output::line(render::run(&view.run).trim_end());
     }
-    Ok(match (run.status, run.outcome) {
+    Ok(match (record.run.status, record.run.outcome) {
         (RunStatus::Completed, Some(Outcome::Succeeded)) => ExitCode::SUCCESS,
         (RunStatus::Completed, Some(Outcome::Blocked)) => ExitCode::from(exit::BLOCKED),
         (RunStatus::Completed, _) => ExitCode::from(exit::FAILED),

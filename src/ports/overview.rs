@@ -141,7 +141,8 @@ pub trait OverviewStore: Send + Sync {
         most: u32,
     ) -> Result<History, StoreError>;
 
-    /// The runs that have waited longest for a worker.
+    /// The runs that have waited longest for a worker. One that was claimed before is found among the 1,000 oldest that are
+    /// queued.
     async fn longest_waiting(
         &self,
         binding: &Binding,

@@ -1,8 +1,8 @@
 //! Since when a queued run is due, and so waits for a worker, or when its next attempt may begin.
 
-/// When the queued run `$r` may, or might, be claimed again: NULL before its first claim, and where it waits for nothing.
-/// Looked up by the id, and only of queued runs that were claimed before: that of any other one belongs to an earlier run of
-/// its id. `$further`: a further condition on it.
+/// When the queued run `$r` may be claimed again, also where that is past: NULL before its first claim, and where it waits
+/// for nothing. Looked up by the id, and only of queued runs that were claimed before: that of any other one belongs to an
+/// earlier run of its id. `$further`: a further condition on it.
 macro_rules! not_before {
     ($db:ident $r:literal $($further:tt)*) => {
         $crate::store::sql::sql_for!(
@@ -31,7 +31,7 @@ macro_rules! due_since {
     ($db:ident) => {
         $crate::store::dialect::each!(
             $db "greatest(recorded_at, not_before)",
-            "max(recorded_at, coalesce(not_before, ''))"
+            "nullif(max(coalesce(recorded_at, ''), coalesce(not_before, '')), '')"
         )
     };
 }

@@ -81,8 +81,8 @@ macro_rules! is_queued_here {
     };
 }
 
-/// Whether the run `w` of a window is due: without a hint, undelivered, or (`$1`) delivered too long ago (`$2`).
-macro_rules! is_due {
+/// Whether the run `w` of a window needs a hint: it has none, or is undelivered, or (`$1`) delivered too long ago (`$2`).
+macro_rules! needs_hint {
     ($db:ident) => {
         sql_for!(
             $db "CASE WHEN (SELECT true FROM " own!(run_deliveries) " d WHERE d.run_id = w.id AND ("
@@ -103,7 +103,7 @@ macro_rules! window {
                 WHERE r.type = " run_type!() " AND " has_active_status!("queued") " AND " $between
             " ORDER BY r.id LIMIT $7), undispatched_" $name
             " AS MATERIALIZED (SELECT w.id FROM " $name " w WHERE " in_group!("w.workspace_id", "$8", "$9") " AND "
-            is_due!() each!("", " ORDER BY w.id") " LIMIT $3)"
+            needs_hint!() each!("", " ORDER BY w.id") " LIMIT $3)"
         )
     };
 }
@@ -202,7 +202,8 @@ impl<S: SqlStore> GroupStore for S {
         let handed_over = transaction(self, async |tx| {
             let handed_over = queued.fetch_ids(tx).await?;
             if !handed_over.is_empty() {
-                // Locks the rows in the order of their ids: see `MARK_DELIVERIES` of the sweep.
+                // A row whose wait is over must be undispatched, or the run gets no hint. The others are locked, too, in the
+                // order of their ids, before some are deleted: see `MARK_DELIVERIES` of the sweep.
                 let mark = MARK_UNDISPATCHED.bind(&handed_over[..]);
                 mark.execute(tx).await?;
                 let forget = FORGET_DELIVERIES.bind(&handed_over[..]);

@@ -33,9 +33,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 
-/// Largest number of active runs that are looked through for those of the connections on a page, and of queued ones for those
-/// that have waited longest.
+/// Largest number of active runs that are looked through for those of the connections on a page.
 const ACTIVE_RUNS: i64 = 10_000;
+
+/// Number of the oldest queued runs among which one that was claimed before is found as the one that has waited longest.
+const OLDEST_QUEUED: i64 = 1_000;
 
 /// Largest number of rows that are read for one run, in a table that may contain other runs.
 const ROWS_PER_RUN: i64 = 20;
@@ -173,27 +175,45 @@ const COMPLETED: Sql = both!(
      FROM operation_runs r WHERE r.status = 'completed' AND r.type = " run_type!()
 );
 
-/// The oldest queued runs, in the order of their index; a run that was recorded first has the smaller id.
-const OLDEST_QUEUED: Sql = both!(
-    "SELECT id, workspace_id, tenant_id, " seconds_since!(due_since!()) " AS waiting_seconds
-     FROM (SELECT r.id, r.workspace_id, r.tenant_id, " time!("r.created_at") " AS recorded_at, "
-    not_before!("r") " AS not_before
-        FROM operation_runs r WHERE " has_active_status!("queued") " AND r.type = " run_type!() " AND "
-    is_claimable!() " AND " is_not_repeated!("r")
+/// Queued runs, with what says since when each is due. A run that was recorded first has the smaller id, so the oldest are
+/// found in the order of their index.
+macro_rules! queued_runs {
+    ($db:ident) => {
+        sql_for!(
+            $db "SELECT r.id, r.workspace_id, r.tenant_id, r.started_at, " time!("r.created_at") " AS recorded_at, "
+            not_before!("r") " AS not_before
+             FROM operation_runs r WHERE " has_active_status!("queued") " AND r.type = " run_type!() " AND "
+            is_claimable!() " AND " is_not_repeated!("r")
+        )
+    };
+}
+
+/// Of the runs that were never claimed, which are always due, the oldest...
+const NEVER_CLAIMED: Sql = both!(
+    "SELECT id, workspace_id, tenant_id, " seconds_since!(due_since!()) " AS waiting_seconds FROM (SELECT * FROM ("
+    queued_runs!() " AND r.started_at IS NULL"
 );
 
-/// Of these the ones that are due. One whose wait has just ended may have a smaller id than one that has waited for longer.
+/// ...and of the oldest queued runs those that were claimed before. One that is recorded after a due run has waited for less
+/// time.
+const CLAIMED_BEFORE: Sql = both!(") never_claimed UNION ALL SELECT * FROM (" queued_runs!());
+
+/// Of both the ones that are due. One whose wait has just ended may have a smaller id than one that has waited for longer.
 const LONGEST_DUE: Sql = both!(
-    ") r WHERE " is_due!("not_before") " ORDER BY waiting_seconds DESC NULLS LAST, id LIMIT "
+    ") oldest WHERE started_at IS NOT NULL) r WHERE " is_due!("not_before")
+    " ORDER BY waiting_seconds DESC NULLS LAST, id LIMIT "
 );
 
 /// The statement that finds the due runs that have waited longest for a worker.
 pub(super) fn longest_due(binding: &Binding, limit: u32) -> Statement {
-    let mut query = Statement::from(OLDEST_QUEUED);
+    let mut query = Statement::from(NEVER_CLAIMED);
+    push_binding(&mut query, "r", binding);
+    query.push_text(" ORDER BY r.id LIMIT ").push_bind(limit);
+    query.push(CLAIMED_BEFORE);
     push_binding(&mut query, "r", binding);
     query
         .push_text(" ORDER BY r.id LIMIT ")
-        .push_bind(ACTIVE_RUNS);
+        .push_bind(OLDEST_QUEUED);
     query.push(LONGEST_DUE).push_bind(limit);
     query
 }

@@ -58,8 +58,8 @@ const SUMMARIES: Sql = Sql {
     ),
     sqlite: sql_for!(
         sqlite "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
-                p.completed_at, p.shares_id, " next_attempt_at!("p") " AS next_attempt_at, p.listed, " member!("p.context", provider_connection_id)
-        " AS connection, " member!("p.context", provider) " AS provider, "
+                p.completed_at, p.shares_id, " next_attempt_at!("p") " AS next_attempt_at, p.listed, "
+        member!("p.context", provider_connection_id) " AS connection, " member!("p.context", provider) " AS provider, "
         member!("p.context", module) " AS module, "
         member!("p.context", target_scope entra_tenant_name)
         " AS display_name, json_type(p.context, '$.verification_report') AS report_type, "

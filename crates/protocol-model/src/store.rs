@@ -355,8 +355,8 @@ impl Store {
         }
     }
 
-    /// QUEUED_IN_GROUP, MARK_UNDISPATCHED, FORGET_DELIVERIES, by a worker of another group. One step: a delivery that is
-    /// written after the first of them is not deleted if it waits, or was sent.
+    /// QUEUED_IN_GROUP, MARK_UNDISPATCHED, FORGET_DELIVERIES, by a worker of another group. One step: what is delivered
+    /// before MARK_UNDISPATCHED is sent once more, and a row that is written after it is not deleted if it waits or was sent.
     pub fn hand_over(&self, s: &mut State, r: usize) {
         if s.runs[r].status != Status::Queued {
             return;

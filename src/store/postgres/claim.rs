@@ -107,8 +107,8 @@ const CLAIM: Grouped<&str> = Grouped {
     in_group: claim!(group),
 };
 
-/// Of those that were not claimed: the ones that are still queued, and whether they are not due yet. `$of`: see `of_group!`
-/// (`$2`, `$3`).
+/// Of those that were not claimed: the ones that are still queued, and whether they are not due yet. `$of`: see
+/// `of_group!` (`$2`, `$3`).
 macro_rules! still_queued {
     ($of:ident) => {
         sql!(
@@ -129,7 +129,8 @@ const STILL_QUEUED: Grouped<&str> = Grouped {
 
 /// Whether a batch can read the context of the run, and its tenant.
 const SIZE_AND_TENANT: &str = sql!(
-    "SELECT " is_small!("r.context") ", r.tenant_id FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
+    "SELECT " is_small!("r.context") ", r.tenant_id FROM operation_runs r
+     WHERE r.id = $1 AND " is_of_type!(postgres "r")
 );
 
 /// Locks the run, unless another transaction does. `$of`: see `of_group!` (`$2`, `$3`).
@@ -137,7 +138,8 @@ macro_rules! lock_queued {
     ($of:ident) => {
         sql!(
             "SELECT 1 FROM operation_runs r WHERE r.id = $1 AND " is_of_type!(postgres "r")
-            " AND r.status = 'queued'" of_group!(postgres $of " AND " in_group!("r.workspace_id", "$2", "$3")) " FOR NO KEY UPDATE SKIP LOCKED"
+            " AND r.status = 'queued'" of_group!(postgres $of " AND " in_group!("r.workspace_id", "$2", "$3"))
+            " FOR NO KEY UPDATE SKIP LOCKED"
         )
     };
 }

@@ -19,7 +19,7 @@ const WAITING: Sql = both!(
         SELECT r.id, r.tenant_id, r.outcome, r.completed_at, " time!("r.created_at") " AS recorded_at, "
     not_before!("r") " AS not_before FROM operation_runs r
         WHERE r.type = " run_type!() " AND r.status = 'queued' ORDER BY r.id LIMIT 10000) r
-     WHERE " is_claimable!() " AND " is_due!("not_before") " AND " due_since!() " < " before!("$1") "
+     WHERE " is_claimable!() " AND " due_since!() " < " before!("$1") "
      GROUP BY r.tenant_id ORDER BY 1 LIMIT 3"
 );
 

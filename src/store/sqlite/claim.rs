@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 /// Whether the deliveries of `r` allow a claim: before its first claim no run waits. `$prepared`: whether
 /// data of an earlier run was set aside before.
-macro_rules! is_due {
+macro_rules! may_be_claimed {
     ($prepared:literal) => {
         $crate::store::sql::sql!(
             "(NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d
@@ -58,7 +58,7 @@ macro_rules! open_attempts {
                 FROM wanted w CROSS JOIN operation_runs r ON r.id = w.id
                     LEFT JOIN verifyd_run_attempts a ON a.run_id = w.id
                 WHERE r.type = " run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND "
-            is_due!("$4") of_group!(sqlite $of " AND " in_group!("r.workspace_id", "$5", "$6")) " GROUP BY w.id
+            may_be_claimed!("$4") of_group!(sqlite $of " AND " in_group!("r.workspace_id", "$5", "$6")) " GROUP BY w.id
             ), judged AS MATERIALIZED (
                 SELECT *, spent >= max_attempts OR failed >= $2 AS exhausted,
                        spent + 1 >= max_attempts AND lost > 0 AS last_chance FROM history
@@ -108,7 +108,7 @@ macro_rules! still_queued {
     ($of:ident) => {
         sql!(
             "SELECT r.id FROM json_each($1) w CROSS JOIN operation_runs r ON r.id = w.value WHERE r.type = "
-            run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND " is_due!("$2")
+            run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND " may_be_claimed!("$2")
             of_group!(sqlite $of " AND " in_group!("r.workspace_id", "$3", "$4"))
         )
     };

@@ -49,7 +49,7 @@ async fn runs_that_are_not_completed_are_found_by_their_index() {
     let search = "SEARCH r USING INDEX operation_runs_check_active (status=? AND id>?";
     for (statement, searches) in [
         (WITHOUT_LEASE.into(), 1),
-        (longest_due(&Binding::EVERYTHING, 1), 1),
+        (longest_due(&Binding::EVERYTHING, 1), 2),
         (DUE_RUNS.all.into(), 2),
         (DUE_RUNS.in_group.into(), 2),
     ] {

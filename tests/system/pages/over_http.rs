@@ -470,17 +470,21 @@ async fn a_run_that_waits_for_a_budget_says_so_everywhere() {
         lease: PATIENCE,
         isolated: false,
     };
-    let claimed = store.claim(run, &WorkerId("w".into()), &policy).await;
-    let claim = claimed.unwrap().claimed().unwrap();
-    let hour = Some(Duration::from_secs(3_600));
-    let released = store.release(&claim, AttemptEnd::Throttled, hour, false);
-    assert!(released.await.unwrap());
+    let release = async |run, end| {
+        let claimed = store.claim(run, &WorkerId("w".into()), &policy).await;
+        let claim = claimed.unwrap().claimed().unwrap();
+        let hour = Some(Duration::from_secs(3_600));
+        let released = store.release(&claim, end, hour, false);
+        assert!(released.await.unwrap());
+    };
+    release(run, AttemptEnd::Throttled).await;
 
     let token = scene.master().await;
     let person = scene.operator().await;
     let path = format!("/v1/runs/{run}");
     let waiting = scene.get(&token, &path).await.body["waiting"].clone();
     assert!(waiting["until"].is_string(), "{waiting}");
+    assert_eq!(waiting["throttled"], true);
     assert_eq!(waiting["client_id"], Value::Null);
     let page = person.page(&format!("/runs/{run}")).await;
     assert!(page.contains("Waiting because the provider throttles: about "));
@@ -527,6 +531,17 @@ async fn a_run_that_waits_for_a_budget_says_so_everywhere() {
     assert!(in_one_line.contains(&words), "{terminal}");
     let workers = person.page("/workers").await;
     assert!(workers.contains("Throttled applications") && workers.contains(&client));
+
+    // After an error it waits, too, and for no provider.
+    let failed = scene.world.record(connection, |_| {}).await;
+    release(failed, AttemptEnd::Error).await;
+    let waiting = scene.get(&token, &format!("/v1/runs/{failed}")).await;
+    let waiting = &waiting.body["waiting"];
+    assert!(waiting["until"].is_string(), "{waiting}");
+    assert_eq!(waiting["throttled"], false);
+    assert_eq!(waiting["client_id"], Value::Null);
+    let page = person.page(&format!("/runs/{failed}")).await;
+    assert!(page.contains("Next attempt at "), "{page}");
 
     // The connection of another tenant says nothing of its application.
     scene

@@ -7,6 +7,7 @@ use std::time::Duration;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{RunId, RunStatus, TenantId};
 use verifyd::ports::probe::Writing;
+use verifyd::ports::store::AttemptEnd;
 
 async fn refused(bed: &Bed, change: &str) -> bool {
     match bed.try_exec(change).await {
@@ -130,20 +131,46 @@ async fn said_under(bed: &Bed, number: usize, change: &str, refuses: bool) -> Op
     tried.err().map(|error| error.to_string())
 }
 
-/// Of each tenant the oldest run is tried, and nothing of that is left.
-pub async fn refused_claims_of_runs_that_wait_are_found(bed: &Bed) {
-    const WAITED: Duration = Duration::from_secs(60);
-    let mut waiting = Vec::new();
-    for tenant in [7, 7, 8] {
+/// For how long the runs have waited that are tried.
+const WAITED: Duration = Duration::from_secs(3_600);
+
+/// Queued runs, two of the tenant 7 and one of the tenant 8, that were recorded long ago.
+async fn long_recorded(bed: &Bed) -> [RunId; 3] {
+    let mut runs = [RunId(0); 3];
+    for (run, tenant) in runs.iter_mut().zip([7, 7, 8]) {
         bed.exec(&format!(
             "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
              VALUES (1, {tenant}, '{RUN_TYPE}', 'queued', '{{}}', '2020-01-01T00:00:00Z')"
         ))
         .await;
-        waiting.push(RunId(
-            bed.number("SELECT max(id) FROM operation_runs").await,
-        ));
+        *run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
     }
+    runs
+}
+
+/// A run waits from when it is due.
+pub async fn claims_of_runs_that_were_released_are_tried_once_they_have_waited(bed: &Bed) {
+    let [ahead, refused, over] = long_recorded(bed).await;
+    for run in [ahead, over] {
+        let held = bed.claim(run, "w1").await;
+        let wait = Some(Duration::from_secs(7_200));
+        assert!(bed.release(&held, AttemptEnd::Throttled, wait).await);
+    }
+    add_rule(bed, 0, "new.status = 'running'", true).await;
+    let (deliveries, row) = (bed.own("run_deliveries"), format!("run_id = {over}"));
+    // Its wait has just ended.
+    bed.age(&deliveries, "not_before", &row, 7_200).await;
+    for tried in [vec![refused], vec![refused, over]] {
+        let found = bed.store.refused_claims(WAITED).await.unwrap();
+        let runs: Vec<RunId> = found.iter().map(|refused| refused.run).collect();
+        assert_eq!(runs, tried);
+        bed.age(&deliveries, "not_before", &row, 3_600).await;
+    }
+}
+
+/// Of each tenant the oldest run is tried, and nothing of that is left.
+pub async fn refused_claims_of_runs_that_wait_are_found(bed: &Bed) {
+    let waiting = long_recorded(bed).await;
     // It has not waited.
     bed.queued_for(9, 1).await;
     assert!(bed.store.refused_claims(WAITED).await.unwrap().is_empty());

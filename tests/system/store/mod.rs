@@ -185,6 +185,7 @@ runs {
         a_rule_of_one_tenant_is_not_taken_for_one_of_all,
         a_rule_of_the_oldest_tenants_is_not_taken_for_one_of_all,
         refused_claims_of_runs_that_wait_are_found,
+        claims_of_runs_that_were_released_are_tried_once_they_have_waited,
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
     invalid_runs:
         an_invalid_run_that_is_not_completed_is_named_whatever_its_age;
@@ -331,7 +332,8 @@ others {
         a_trend_bears_what_others_wrote,
         a_trend_follows_ids_of_19_digits,
         history_counts_what_was_completed_lately,
-        the_longest_waiting_runs_come_first;
+        the_longest_waiting_runs_come_first,
+        a_due_run_behind_many_that_wait_is_found;
     acknowledgement_times:
         it_does_not_outlive_its_expiry_or_its_withdrawal,
         a_time_of_any_form_means_the_same_everywhere;

@@ -404,4 +404,36 @@ pub async fn the_longest_waiting_runs_come_first(bed: &Bed) {
     let waits = found[1].waiting_seconds;
     assert!((99.0..90_000.0).contains(&waits), "{waits}");
     assert_eq!(listed().await.next_attempt_at, None);
+
+    // One that was claimed before may have waited longest, or be the last.
+    bed.age(&bed.own("run_deliveries"), "not_before", &row, 1_000)
+        .await;
+    let held = bed.claim(runs[2], "w1").await;
+    assert!(bed.release(&held, AttemptEnd::Shutdown, None).await);
+    let wanted = [released, runs[1], runs[2]];
+    for limit in [1, 10] {
+        let found = store.longest_waiting(&everything, limit).await.unwrap();
+        let ids: Vec<RunId> = found.iter().map(|run| run.operation_run_id).collect();
+        assert_eq!(ids, wanted[..wanted.len().min(limit as usize)]);
+    }
+}
+
+pub async fn a_due_run_behind_many_that_wait_is_found(bed: &Bed) {
+    bed.exec(&format!(
+        "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, started_at) \
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1100) \
+         SELECT 1, 7, '{RUN_TYPE}', 'queued', '{{}}', '2026-01-02T03:04:05Z' FROM n; \
+         INSERT INTO {} (run_id, not_before) \
+         SELECT id, '2999-01-02T03:04:05.000Z' FROM operation_runs",
+        bed.own("run_deliveries")
+    ))
+    .await;
+    let due = bed.queued().await;
+    let found = bed.store.longest_waiting(&Binding::EVERYTHING, 1).await;
+    let ids: Vec<RunId> = found
+        .unwrap()
+        .iter()
+        .map(|run| run.operation_run_id)
+        .collect();
+    assert_eq!(ids, [due]);
 }

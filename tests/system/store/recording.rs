@@ -224,11 +224,14 @@ pub async fn a_run_waits_from_when_it_is_due(bed: &Bed) {
     let age = counts.oldest_queued_seconds.unwrap();
     assert!((4999.0..90_000.0).contains(&age), "{age}");
 
-    // The sweep that sends its hint does not take that from it.
+    // The sweep that sends its hint does not take that from it, nor does a time of recording that is none.
     assert!(bed.sweep().await.due.contains(&run));
-    let age = bed.store.counts().await.unwrap().oldest_queued_seconds;
-    let age = age.unwrap();
-    assert!((4999.0..90_000.0).contains(&age), "{age}");
+    for change in ["status = 'queued'", "created_at = 'infinity'"] {
+        bed.save(run, change).await;
+        let age = bed.store.counts().await.unwrap().oldest_queued_seconds;
+        let age = age.unwrap();
+        assert!((4999.0..90_000.0).contains(&age), "{change}: {age}");
+    }
 }
 
 pub async fn the_wait_of_an_earlier_run_of_its_id_is_no_wait(bed: &Bed) {
