@@ -5,7 +5,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// The version that this build needs.
-pub(super) const WANTED_VERSION: i64 = 21;
+pub(super) const WANTED_VERSION: i64 = 22;
 
 macro_rules! migrations {
     ($folder:literal: $($version:literal $name:literal),+ $(,)?) => {
@@ -22,6 +22,7 @@ pub(super) const SQLITE_GUARDS: &str = concat!(
     include_str!("../../migrations/sqlite/0015_old_libraries.sql"),
     include_str!("../../migrations/sqlite/0017_unclaimed_contexts.sql"),
     include_str!("../../migrations/sqlite/0020_audit_ids.sql"),
+    include_str!("../../migrations/sqlite/0022_repeated_members.sql"),
 );
 
 pub(super) type Source = (i64, &'static str, &'static str);
@@ -35,7 +36,7 @@ pub(super) fn postgres() -> Vec<Source> {
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
         15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts",
         18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids",
-        21 "0021_provider_budgets"
+        21 "0021_provider_budgets", 22 "0022_repeated_members"
     )
 }
 
@@ -48,7 +49,7 @@ pub(super) fn sqlite() -> Vec<Source> {
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
         15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts",
         18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids",
-        21 "0021_provider_budgets"
+        21 "0021_provider_budgets", 22 "0022_repeated_members"
     )
 }
 

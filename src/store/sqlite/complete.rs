@@ -28,6 +28,9 @@ const END_ATTEMPTS: &str = sql!(
 /// The context of the run that stays: members that verifyd does not write as they are, and a context that is
 /// no object as the member `producer_context`. `-1`: see `NOTHING_KEPT`. Not with `json_patch`, which compares each
 /// member of an object with all that it has written of it.
+///
+/// `json_remove` takes the first of several members away. Where another one is left, the object is written anew without
+/// them, in one pass; numbers of the producer that are no whole numbers then have 15 digits.
 macro_rules! kept {
     () => {
         $crate::store::sql::sql!(
@@ -39,7 +42,12 @@ macro_rules! kept {
                         FROM (SELECT DISTINCT key AS name FROM json_each(context)
                               WHERE key IN ('provider', 'module', 'provider_connection_id', 'target_scope')
                                 AND type <> 'null') m) END
-              WHEN json_type(context) = 'object' THEN json_remove(context, " own_members!(sqlite) ")
+              WHEN json_type(context) = 'object' THEN (
+                  SELECT CASE WHEN json_remove(once.own, " own_members!(sqlite) ") = once.own THEN once.own
+                  ELSE (SELECT json_group_object(key, CASE WHEN type IN ('object', 'array') THEN json(value)
+                                WHEN type IN ('true', 'false') THEN json(type) ELSE value END)
+                        FROM json_each(context) WHERE key NOT IN (" own_members!(postgres) ")) END
+                  FROM (SELECT json_remove(context, " own_members!(sqlite) ") AS own) once)
               WHEN json_type(context) = 'null' THEN '{}'
               ELSE json_object('producer_context', json(context)) END"
         )

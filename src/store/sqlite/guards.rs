@@ -10,7 +10,7 @@ use crate::store::migrations;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
-/// The triggers of migrations 15 and 17. (The rest is in the table's definition, which SQLite cannot alter.)
+/// The triggers of migrations 15, 17 and 22. (The rest is in the table's definition, which SQLite cannot alter.)
 const TRIGGERS: [&str; 7] = [
     "verifyd_guard_completed_run",
     "verifyd_guard_run_identity",

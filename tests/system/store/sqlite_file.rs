@@ -8,9 +8,11 @@ use verifyd::domain::completion::Completion;
 use verifyd::ports::store::StoreError;
 
 /// What the schema may call: all of it is in SQLite 3.37, and STRICT tables are in no older version.
-const FUNCTIONS: [&str; 10] = [
+const FUNCTIONS: [&str; 12] = [
     "cast",
     "coalesce",
+    "count",
+    "json_each",
     "json_extract",
     "json_set",
     "json_type",
@@ -22,8 +24,8 @@ const FUNCTIONS: [&str; 10] = [
 ];
 
 /// Words before a parenthesis that are no calls.
-const KEYWORDS: [&str; 9] = [
-    "and", "check", "default", "exists", "in", "is", "key", "not", "or",
+const KEYWORDS: [&str; 10] = [
+    "and", "check", "default", "exists", "in", "is", "key", "not", "or", "when",
 ];
 
 #[cfg(unix)]
