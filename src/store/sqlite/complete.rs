@@ -43,11 +43,11 @@ macro_rules! kept {
                               WHERE key IN ('provider', 'module', 'provider_connection_id', 'target_scope')
                                 AND type <> 'null') m) END
               WHEN json_type(context) = 'object' THEN (
-                  SELECT CASE WHEN json_remove(once.own, " own_members!(sqlite) ") = once.own THEN once.own
+                  SELECT CASE WHEN json_remove(once.own, " own_members!(paths) ") = once.own THEN once.own
                   ELSE (SELECT json_group_object(key, CASE WHEN type IN ('object', 'array') THEN json(value)
                                 WHEN type IN ('true', 'false') THEN json(type) ELSE value END)
-                        FROM json_each(context) WHERE key NOT IN (" own_members!(postgres) ")) END
-                  FROM (SELECT json_remove(context, " own_members!(sqlite) ") AS own) once)
+                        FROM json_each(context) WHERE key NOT IN (" own_members!(names) ")) END
+                  FROM (SELECT json_remove(context, " own_members!(paths) ") AS own) once)
               WHEN json_type(context) = 'null' THEN '{}'
               ELSE json_object('producer_context', json(context)) END"
         )
