@@ -1,5 +1,5 @@
--- The guard of migration 3 without `jsonb_each` and `jsonb_object_agg`: in PostgreSQL 18 the time of that aggregate grows
--- with the square of the members, and it cannot be cancelled.
+-- The guard of migration 3 without `jsonb_each` and `jsonb_object_agg`: in PostgreSQL 18 the time of that aggregate
+-- grows with the square of the members, and it cannot be cancelled.
 CREATE OR REPLACE FUNCTION verifyd.guard_completed_run() RETURNS trigger LANGUAGE plpgsql AS $guard$
 DECLARE
     wanted jsonb := new.context;

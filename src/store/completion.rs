@@ -39,14 +39,14 @@ const NOTHING_KEPT: i64 = -1;
 /// Of the context stays what verifyd reads of it.
 const OWN_MEMBERS_KEPT: i64 = -2;
 
-/// The members of `context` that only completions write, as a list of names or, for SQLite, of paths. What a producer, or an
+/// The members of `context` that only completions write, as a list of names or, in SQLite, paths. What a producer, or an
 /// earlier completion, has left there does not stay. `producer_context` is the producer's. `producer_context_dropped`
 /// stays: what an earlier completion of the run has dropped is still missing.
 macro_rules! own_members {
-    (names) => {
+    (postgres) => {
         "'verification_report', 'reason_code', 'next_steps'"
     };
-    (paths) => {
+    (sqlite) => {
         "'$.verification_report', '$.reason_code', '$.next_steps'"
     };
 }

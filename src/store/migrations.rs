@@ -17,13 +17,21 @@ macro_rules! migrations {
     };
 }
 
+/// Stands before the guards in a migration that also changes rows.
+const AGAIN: &str = "-- `verifyd migrate --enforce` runs what follows again.";
+
 /// The guards of a SQLite file. They may be applied again.
-pub(super) const SQLITE_GUARDS: &str = concat!(
-    include_str!("../../migrations/sqlite/0015_old_libraries.sql"),
-    include_str!("../../migrations/sqlite/0017_unclaimed_contexts.sql"),
-    include_str!("../../migrations/sqlite/0020_audit_ids.sql"),
-    include_str!("../../migrations/sqlite/0022_repeated_members.sql"),
-);
+pub(super) fn sqlite_guards() -> [&'static str; 4] {
+    let members = include_str!("../../migrations/sqlite/0022_repeated_members.sql");
+    [
+        include_str!("../../migrations/sqlite/0015_old_libraries.sql"),
+        include_str!("../../migrations/sqlite/0017_unclaimed_contexts.sql"),
+        include_str!("../../migrations/sqlite/0020_audit_ids.sql"),
+        members
+            .split_once(AGAIN)
+            .map_or(members, |(_, guards)| guards),
+    ]
+}
 
 pub(super) type Source = (i64, &'static str, &'static str);
 

@@ -96,7 +96,7 @@ const COMPLETE: &str = sql!(
         context = (d.defaults - 'target_scope') || CASE WHEN pg_column_size(r.context) > d.kept
             THEN '{\"producer_context_dropped\": true}'::jsonb || " members_read!()
     " ELSE CASE coalesce(jsonb_typeof(r.context), 'null')
-                WHEN 'object' THEN r.context - ARRAY[" own_members!(names) ",
+                WHEN 'object' THEN r.context - ARRAY[" own_members!(postgres) ",
                         CASE WHEN " is_left_out!("provider") " THEN 'provider' END,
                         CASE WHEN " is_left_out!("module") " THEN 'module' END] ||
                     CASE WHEN jsonb_typeof(r.context -> 'target_scope') = 'object'

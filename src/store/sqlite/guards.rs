@@ -42,9 +42,9 @@ impl GuardStore for SqliteStore {
     async fn enforce(&self) -> Result<Enforced, StoreError> {
         self.transaction(async |tx| {
             let before = find(tx).await?;
-            sqlx::raw_sql(migrations::SQLITE_GUARDS)
-                .execute(&mut *tx)
-                .await?;
+            for guards in migrations::sqlite_guards() {
+                sqlx::raw_sql(guards).execute(&mut *tx).await?;
+            }
             let lost = before.lost.into_iter().map(|guard| guard.name);
             Ok(Enforced {
                 in_place: before.in_place,

@@ -8,7 +8,7 @@ use verifyd::domain::completion::Completion;
 use verifyd::ports::store::StoreError;
 
 /// What the schema may call: all of it is in SQLite 3.37, and STRICT tables are in no older version.
-const FUNCTIONS: [&str; 12] = [
+const FUNCTIONS: [&str; 14] = [
     "cast",
     "coalesce",
     "count",
@@ -19,6 +19,8 @@ const FUNCTIONS: [&str; 12] = [
     "json_valid",
     "length",
     "max",
+    "nullif",
+    "printf",
     "raise",
     "strftime",
 ];
