@@ -17,12 +17,21 @@ macro_rules! migrations {
     };
 }
 
+/// Stands before the guards in a migration that also changes rows.
+const AGAIN: &str = "-- `verifyd migrate --enforce` runs what follows again.";
+
 /// The guards of a SQLite file. They may be applied again.
-pub(super) const SQLITE_GUARDS: &str = concat!(
-    include_str!("../../migrations/sqlite/0015_old_libraries.sql"),
-    include_str!("../../migrations/sqlite/0017_unclaimed_contexts.sql"),
-    include_str!("../../migrations/sqlite/0020_audit_ids.sql"),
-);
+pub(super) fn sqlite_guards() -> [&'static str; 4] {
+    let members = include_str!("../../migrations/sqlite/0022_repeated_members.sql");
+    [
+        include_str!("../../migrations/sqlite/0015_old_libraries.sql"),
+        include_str!("../../migrations/sqlite/0017_unclaimed_contexts.sql"),
+        include_str!("../../migrations/sqlite/0020_audit_ids.sql"),
+        members
+            .split_once(AGAIN)
+            .map_or(members, |(_, guards)| guards),
+    ]
+}
 
 pub(super) type Source = (i64, &'static str, &'static str);
 
@@ -35,7 +44,8 @@ pub(super) fn postgres() -> Vec<Source> {
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
         15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts",
         18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids",
-        21 "0021_provider_budgets", 23 "0023_attempt_causes", 24 "0024_refusals"
+        21 "0021_provider_budgets", 22 "0022_repeated_members", 23 "0023_attempt_causes",
+        24 "0024_refusals"
     )
 }
 
@@ -48,7 +58,8 @@ pub(super) fn sqlite() -> Vec<Source> {
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
         15 "0015_old_libraries", 16 "0016_kept_answers", 17 "0017_unclaimed_contexts",
         18 "0018_sweep_lock", 19 "0019_audit_entries", 20 "0020_audit_ids",
-        21 "0021_provider_budgets", 23 "0023_attempt_causes", 24 "0024_refusals"
+        21 "0021_provider_budgets", 22 "0022_repeated_members", 23 "0023_attempt_causes",
+        24 "0024_refusals"
     )
 }
 

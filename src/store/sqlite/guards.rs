@@ -10,7 +10,7 @@ use crate::store::migrations;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
-/// The triggers of migrations 15 and 17. (The rest is in the table's definition, which SQLite cannot alter.)
+/// The triggers of migrations 15, 17 and 22. (The rest is in the table's definition, which SQLite cannot alter.)
 const TRIGGERS: [&str; 7] = [
     "verifyd_guard_completed_run",
     "verifyd_guard_run_identity",
@@ -42,9 +42,9 @@ impl GuardStore for SqliteStore {
     async fn enforce(&self) -> Result<Enforced, StoreError> {
         self.transaction(async |tx| {
             let before = find(tx).await?;
-            sqlx::raw_sql(migrations::SQLITE_GUARDS)
-                .execute(&mut *tx)
-                .await?;
+            for guards in migrations::sqlite_guards() {
+                sqlx::raw_sql(guards).execute(&mut *tx).await?;
+            }
             let lost = before.lost.into_iter().map(|guard| guard.name);
             Ok(Enforced {
                 in_place: before.in_place,

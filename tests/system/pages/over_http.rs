@@ -484,7 +484,7 @@ async fn a_run_that_waits_for_a_budget_says_so_everywhere() {
     let path = format!("/v1/runs/{run}");
     let waiting = scene.get(&token, &path).await.body["waiting"].clone();
     assert!(waiting["until"].is_string(), "{waiting}");
-    assert_eq!(waiting["throttled"], true);
+    assert_eq!(waiting["cause"], "throttled");
     assert_eq!(waiting["client_id"], Value::Null);
     let page = person.page(&format!("/runs/{run}")).await;
     assert!(page.contains("Waiting because the provider throttles: about "));
@@ -538,7 +538,7 @@ async fn a_run_that_waits_for_a_budget_says_so_everywhere() {
     let waiting = scene.get(&token, &format!("/v1/runs/{failed}")).await;
     let waiting = &waiting.body["waiting"];
     assert!(waiting["until"].is_string(), "{waiting}");
-    assert_eq!(waiting["throttled"], false);
+    assert_eq!(waiting["cause"], "failed");
     assert_eq!(waiting["client_id"], Value::Null);
     let page = person.page(&format!("/runs/{failed}")).await;
     assert!(page.contains("Next attempt at "), "{page}");

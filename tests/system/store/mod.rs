@@ -38,6 +38,7 @@ mod pools;
 mod pruning;
 mod recording;
 mod refusals;
+mod repeated_members;
 mod reused_ids;
 mod schema;
 mod sweep;
@@ -172,6 +173,9 @@ runs {
         the_wait_of_an_earlier_run_of_its_id_is_no_wait,
         workers_beat_and_retire,
         a_status_that_does_not_exist_is_named;
+    repeated_members:
+        of_members_that_a_context_repeats_only_verifyds_stays,
+        a_completed_run_keeps_its_report_beside_repeated_members;
     schema:
         sizes_of_tables_are_known;
     constraints:

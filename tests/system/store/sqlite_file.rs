@@ -8,22 +8,26 @@ use verifyd::domain::completion::Completion;
 use verifyd::ports::store::StoreError;
 
 /// What the schema may call: all of it is in SQLite 3.37, and STRICT tables are in no older version.
-const FUNCTIONS: [&str; 10] = [
+const FUNCTIONS: [&str; 14] = [
     "cast",
     "coalesce",
+    "count",
+    "json_each",
     "json_extract",
     "json_set",
     "json_type",
     "json_valid",
     "length",
     "max",
+    "nullif",
+    "printf",
     "raise",
     "strftime",
 ];
 
 /// Words before a parenthesis that are no calls.
-const KEYWORDS: [&str; 9] = [
-    "and", "check", "default", "exists", "in", "is", "key", "not", "or",
+const KEYWORDS: [&str; 10] = [
+    "and", "check", "default", "exists", "in", "is", "key", "not", "or", "when",
 ];
 
 #[cfg(unix)]
