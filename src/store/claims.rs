@@ -4,7 +4,7 @@ use super::batching::{BatchedCall, Batching, submit};
 use super::dialect::{clock, each, own, postgres_only};
 use super::from_row::from_row;
 use super::repeated_ids::{has_own_id, is_of_type};
-use super::shares::{CallKind, Length, RunCall, limit_statements};
+use super::shares::{CallKind, CallTry, Length, RunCall, limit_statements};
 use super::sql::both;
 use super::sql_store::{SqlConnection, SqlStore, transaction, within};
 use super::starting_point::starting_points;
@@ -98,7 +98,7 @@ where
                 "a run that is released has not been completed".into(),
             ));
         }
-        let release = |length| release_in_transaction(self, claim, end, not_before, length);
+        let release = |sent| release_in_transaction(self, claim, end, not_before, sent);
         match self.release_share() {
             // A worker that stops keeps no connection for anything else.
             Some(share) if !at_stop => {
@@ -112,14 +112,14 @@ where
                     tenant: claim.run.tenant_id,
                     is_large: false,
                 };
-                let released = share.send(call, release).await;
+                let released = share.send(call, |released| *released, release).await;
                 if goes_by_itself {
                     // No completion has got through: in a batch the next one would be refused with others.
                     share.remember(run);
                 }
                 released
             }
-            _ => release(Length::Long).await,
+            _ => release(CallTry::of(Length::Long)).await,
         }
     }
 }
@@ -147,19 +147,23 @@ async fn release_in_transaction(
     claim: &Claim,
     end: AttemptEnd,
     not_before: Option<Duration>,
-    length: Length,
+    sent: CallTry,
 ) -> Result<bool, StoreError> {
     transaction(store, async |tx| {
-        if length == Length::Short {
+        if sent.length == Length::Short {
             limit_statements(tx).await?;
         }
-        release_in(tx, claim, end, not_before).await
+        if !lock_running(tx, claim.run.id).await? {
+            return Ok(false);
+        }
+        sent.record_lock();
+        release_locked(tx, claim, end, not_before).await
     })
     .await
 }
 
-/// Releases a run in this transaction. False: the token is not the current one.
-pub(super) async fn release_in(
+/// Releases a run that this transaction has locked. False: the token is not the current one.
+pub(super) async fn release_locked(
     tx: &mut dyn SqlConnection,
     claim: &Claim,
     end: AttemptEnd,
@@ -172,7 +176,7 @@ pub(super) async fn release_in(
         .bind(claim.token.to_string())
         .bind(end.as_str())
         .bind(end.counts());
-    if !lock_running(tx, run).await? || end_attempt.execute(tx).await? == 0 {
+    if end_attempt.execute(tx).await? == 0 {
         return Ok(false);
     }
     // A trigger of the application may have kept the run as it was.

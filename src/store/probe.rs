@@ -10,7 +10,7 @@ pub(super) use self::waiting::refused_claims;
 use self::read_back::{OF_RESULT, Written, changed_columns};
 use self::written::{completions, facts, inventories};
 use super::bounds::{is_claimable, is_valid_connection};
-use super::claims::{ClaimRequest, release_in};
+use super::claims::{ClaimRequest, lock_running, release_locked};
 use super::completion::{Completed, CompletionRequest, InventoryRow};
 use super::dialect::{each, now, own, postgres_only, run_type};
 use super::inventory::permissions_in;
@@ -333,7 +333,9 @@ async fn release(
 ) -> Result<(), StoreError> {
     TRY.execute(&mut *steps.connection()).await?;
     let end = AttemptEnd::Shutdown;
-    if !release_in(&mut *steps.connection(), claim, end, None).await? {
+    let is_released = lock_running(&mut *steps.connection(), claim.run.id).await?
+        && release_locked(&mut *steps.connection(), claim, end, None).await?;
+    if !is_released {
         return Err(keeper.keeps_row());
     }
     is_as_written(steps, keeper, claim.run.id, &Written::Release).await?;

@@ -8,7 +8,8 @@
 //! cancelled is [long](Length::Long), and these have half of the share. A run that its batch leaves undecided goes by
 //! itself until one of its calls gets through (of completions and releases: a completion), so it makes other runs wait in
 //! one batch only. Rules of an application mostly hold all runs of a tenant: once a call of one has waited, the tenant's
-//! calls of this kind go by themselves and are long, until one of them is quick.
+//! calls of this kind go by themselves and are long, until one of them is quick. Every few seconds one of them is short
+//! all the same: other tenants may have all connections for long calls.
 
 use super::dialect::each;
 use super::sql::both;
@@ -20,9 +21,9 @@ use crate::ports::store_error::StoreError;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 /// Longest time for a statement that may wait for a rule of the application while others wait for its end, in
@@ -39,6 +40,12 @@ const LIMIT_STATEMENTS: Sql = both!(each!(
 /// Time after a run's latest call, which did not get through, or a tenant's, which waited, after which it goes in
 /// batches again.
 const FORGET_AFTER: Duration = Duration::from_secs(10 * 60);
+
+/// Longest time that a call takes which does not wait.
+const QUICK: Duration = Duration::from_millis(SHORT_STATEMENT_MS as u64 / 2);
+
+/// Time after which the next call of a tenant whose calls wait begins as a short one.
+const PROBE_AFTER: Duration = Duration::from_secs(3);
 
 /// Largest number of runs, and of tenants, that a share remembers.
 const MAX_REMEMBERED: usize = 4_096;
@@ -79,6 +86,14 @@ pub(super) struct RunCall {
     pub is_large: bool,
 }
 
+/// One try of a call.
+#[derive(Clone)]
+pub(super) struct CallTry {
+    pub length: Length,
+    /// When it had locked its run.
+    locked: Arc<OnceLock<Instant>>,
+}
+
 /// The connections that calls of one kind may have at the same time.
 pub(super) struct Share {
     /// The permits for each [`Length`].
@@ -88,8 +103,9 @@ pub(super) struct Share {
     /// Whether calls that are not short wait in the order of their arrival, as long as their callers do.
     serves_in_order: bool,
     by_itself: Mutex<HashMap<RunId, ByItself>>,
-    /// The tenants whose calls wait, and since when no more was learnt of them.
-    waiting: Mutex<HashMap<(CallKind, TenantId), Instant>>,
+    waiting: Mutex<HashMap<(CallKind, TenantId), WaitingTenant>>,
+    /// One for the short call of a tenant whose calls wait: many such tenants leave connections to the others.
+    probes: Semaphore,
 }
 
 /// A run whose calls go by themselves.
@@ -100,10 +116,31 @@ struct ByItself {
     is_long: bool,
 }
 
+/// A tenant whose calls wait.
+struct WaitingTenant {
+    /// When the latest call that waited had ended.
+    waited: Instant,
+    /// When the first one had, or the latest one that was short all the same began.
+    probed: Instant,
+}
+
 /// Held until the call has returned its connection.
 #[must_use]
 pub(super) struct Permit {
     _permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl CallTry {
+    pub fn of(length: Length) -> Self {
+        let locked = Arc::default();
+        Self { length, locked }
+    }
+
+    /// Notes that the call has locked its run: no rule of the application had it wait before, and what it waits for now
+    /// is most likely one.
+    pub fn record_lock(&self) {
+        self.locked.get_or_init(Instant::now);
+    }
 }
 
 impl Share {
@@ -117,6 +154,7 @@ impl Share {
             serves_in_order: false,
             by_itself: Mutex::default(),
             waiting: Mutex::default(),
+            probes: Semaphore::new(1),
         }
     }
 
@@ -155,8 +193,13 @@ impl Share {
     }
 
     /// Sends a call of a run by itself. A short try that the server cancels is repeated as a long one: a cancelled
-    /// statement has changed nothing.
-    pub async fn send<T, F>(&self, of: RunCall, call: impl Fn(Length) -> F) -> Result<T, StoreError>
+    /// statement has changed nothing. `has_written`: whether the answer is that of a call that has.
+    pub async fn send<T, F>(
+        &self,
+        of: RunCall,
+        has_written: impl Fn(&T) -> bool,
+        call: impl Fn(CallTry) -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
@@ -167,21 +210,23 @@ impl Share {
         };
         loop {
             let permit = self.permit(length).await?;
+            let mut probe = None;
             // Another call of the tenant may have waited since this one began.
             if length == Length::Short && self.tenant_waits(of.kind, of.tenant) {
-                length = Length::Long;
-                continue;
+                probe = self.probe(of);
+                if probe.is_none() {
+                    length = Length::Long;
+                    continue;
+                }
             }
             if length == Length::Long {
                 // It may have waited for longer than a run is remembered.
                 self.remember(run);
             }
-            let began = Instant::now();
-            let answer = call(length).await;
-            drop(permit);
-            if let Some(has_waited) = has_waited(length, &answer, began.elapsed()) {
-                self.learn(of, has_waited);
-            }
+            let sent = CallTry::of(length);
+            let answer = call(sent.clone()).await;
+            drop((permit, probe));
+            self.learn(of, &sent, answer.as_ref().map(&has_written));
             match answer {
                 Err(error) if length == Length::Short && is_cancelled(&error) => {
                     self.remember_as_long(run);
@@ -242,7 +287,19 @@ impl Share {
         let waiting = self.waiting.lock();
         tenant
             .and_then(|tenant| waiting.get(&(kind, tenant)))
-            .is_some_and(|known| known.elapsed() < FORGET_AFTER)
+            .is_some_and(|known| known.waited.elapsed() < FORGET_AFTER)
+    }
+
+    /// Returns a permit for a short call of this tenant, whose calls wait, if none was sent for a while.
+    fn probe(&self, of: RunCall) -> Option<SemaphorePermit<'_>> {
+        let probe = self.probes.try_acquire().ok()?;
+        let mut waiting = self.waiting.lock();
+        let known = waiting.get_mut(&(of.kind, of.tenant?))?;
+        if known.probed.elapsed() < PROBE_AFTER {
+            return None;
+        }
+        known.probed = Instant::now();
+        Some(probe)
     }
 
     /// Returns the tenants whose calls wait.
@@ -250,22 +307,39 @@ impl Share {
         let waiting = self.waiting.lock();
         let waiting = waiting
             .iter()
-            .filter(|((of, _), known)| *of == kind && known.elapsed() < FORGET_AFTER);
+            .filter(|((of, _), known)| *of == kind && known.waited.elapsed() < FORGET_AFTER);
         waiting.map(|((_, tenant), _)| tenant.0).collect()
     }
 
-    fn learn(&self, of: RunCall, has_waited: bool) {
-        let Some(tenant) = of.tenant else { return };
-        let mut waiting = self.waiting.lock();
-        if !has_waited {
-            waiting.remove(&(of.kind, tenant));
+    /// Learns from a call whether its tenant's calls wait. One that has locked no run, or written nothing, has met no
+    /// rule; a large one takes long by itself.
+    fn learn(&self, of: RunCall, sent: &CallTry, has_written: Result<bool, &StoreError>) {
+        let (Some(tenant), Some(locked)) = (of.tenant, sent.locked.get()) else {
             return;
-        }
-        if waiting.len() >= MAX_REMEMBERED {
-            waiting.retain(|_, known| known.elapsed() < FORGET_AFTER);
-        }
-        if waiting.len() < MAX_REMEMBERED {
-            waiting.insert((of.kind, tenant), Instant::now());
+        };
+        let has_waited = match has_written {
+            _ if sent.length == Length::Large => return,
+            Ok(true) => locked.elapsed() >= QUICK,
+            Err(error) if is_cancelled(error) => true,
+            Ok(false) | Err(_) => return,
+        };
+        let tenant = (of.kind, tenant);
+        let mut waiting = self.waiting.lock();
+        let now = Instant::now();
+        match waiting.get_mut(&tenant) {
+            Some(known) if has_waited => known.waited = now,
+            // It may have locked its run before another one had waited.
+            Some(known) if known.waited <= *locked => drop(waiting.remove(&tenant)),
+            None if has_waited => {
+                if waiting.len() >= MAX_REMEMBERED {
+                    waiting.retain(|_, known| known.waited.elapsed() < FORGET_AFTER);
+                }
+                if waiting.len() < MAX_REMEMBERED {
+                    let (waited, probed) = (now, now);
+                    waiting.insert(tenant, WaitingTenant { waited, probed });
+                }
+            }
+            _ => {}
         }
     }
 
@@ -277,233 +351,10 @@ impl Share {
 }
 
 /// Whether the server has cancelled the statement.
-fn is_cancelled(error: &StoreError) -> bool {
+pub(super) fn is_cancelled(error: &StoreError) -> bool {
     // query_canceled
     matches!(error, StoreError::Contended(_)) && error.sqlstate() == Some("57014")
 }
 
-/// Whether a call has waited. `None`: it tells nothing of its tenant's calls. A large one takes long by itself; a short
-/// one that got through may have begun before another one waited.
-fn has_waited<T>(length: Length, answer: &Result<T, StoreError>, took: Duration) -> Option<bool> {
-    match (length, answer) {
-        (Length::Large, _) | (Length::Short, Ok(_)) => None,
-        (_, Err(error)) => is_cancelled(error).then_some(true),
-        (Length::Long, Ok(_)) => Some(took.as_millis() >= u128::from(SHORT_STATEMENT_MS)),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ports::store_error::{Code, Detail};
-    use futures::poll;
-
-    const TIMEOUT: Duration = Duration::from_secs(5);
-    const RUN: RunId = RunId(7);
-    const TENANT: Option<TenantId> = Some(TenantId(8));
-
-    /// A completion of [`RUN`], which is of no tenant.
-    const CALL: RunCall = RunCall {
-        kind: CallKind::Completion,
-        run: RUN,
-        tenant: None,
-        is_large: false,
-    };
-
-    fn is_refused(permit: Result<Permit, StoreError>) -> bool {
-        matches!(permit, Err(StoreError::TooManyCalls))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_waits_for_a_permit_only_for_a_time() {
-        let share = Share::new(0, TIMEOUT);
-        let first = share.permit(Length::Short).await.unwrap();
-        assert!(is_refused(share.permit(Length::Short).await));
-        drop(first);
-        let _again = share.permit(Length::Large).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_that_are_not_short_are_served_in_order() {
-        for length in [Length::Long, Length::Large] {
-            let share = Share::new(1, TIMEOUT).serving_in_order();
-            let first = share.permit(Length::Long).await.unwrap();
-            let mut second = pin!(share.permit(length));
-            let waiting = tokio::time::timeout(9 * TIMEOUT, second.as_mut()).await;
-            assert!(waiting.is_err(), "it is not refused");
-            let mut third = pin!(share.permit(Length::Long));
-            assert!(poll!(third.as_mut()).is_pending());
-            drop(first);
-            let second = second.await.unwrap();
-            assert!(poll!(third.as_mut()).is_pending());
-            assert!(is_refused(share.permit(Length::Short).await));
-            drop(second);
-            assert!(third.await.is_ok());
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn large_calls_that_wait_for_each_other_take_no_connection() {
-        let share = Share::new(3, TIMEOUT);
-        let _large = share.permit(Length::Large).await.unwrap();
-        let (others, long, small) = tokio::join!(
-            futures::future::join_all((0..9).map(|_| share.permit(Length::Large))),
-            share.permit(Length::Long),
-            share.permit(Length::Short)
-        );
-        assert!(others.into_iter().all(is_refused));
-        assert!(long.is_ok() && small.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn long_calls_leave_connections_to_short_ones() {
-        for (connections, most) in [(2, 1), (3, 2), (5, 3), (8, 4)] {
-            let share = Share::new(connections, TIMEOUT);
-            let long = (0..connections).map(|_| share.permit(Length::Long));
-            let long = futures::future::join_all(long).await;
-            assert_eq!(long.iter().filter(|permit| permit.is_ok()).count(), most);
-            assert!(share.permit(Length::Short).await.is_ok(), "{connections}");
-        }
-    }
-
-    /// The answer of a call that the server cancels unless it is as long as this one, and the lengths of its tries.
-    async fn lengths_of_tries(share: &Share, enough: Length) -> (bool, Vec<Length>) {
-        let lengths = Mutex::new(Vec::new());
-        let call = |length| {
-            lengths.lock().push(length);
-            std::future::ready(match length == enough {
-                true => Ok(()),
-                false => Err(StoreError::Contended(Detail::said("(SQLSTATE 57014)"))),
-            })
-        };
-        let is_answered = share.send(CALL, call).await.is_ok();
-        (is_answered, lengths.into_inner())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_run_goes_by_itself_until_a_call_gets_through() {
-        use Length::{Large, Long, Short};
-        let share = Share::new(3, TIMEOUT);
-        assert!(!share.sends_by_itself(RUN));
-        let tries = lengths_of_tries(&share, Short).await;
-        assert_eq!(tries, (true, vec![Short]));
-        assert!(!share.sends_by_itself(RUN));
-        // None is enough.
-        let tries = lengths_of_tries(&share, Large).await;
-        assert_eq!(tries, (false, vec![Short, Long]));
-        assert!(share.sends_by_itself(RUN));
-        let tries = lengths_of_tries(&share, Long).await;
-        assert_eq!(tries, (true, vec![Long]), "it is long from the beginning");
-        assert!(!share.sends_by_itself(RUN));
-        // Without an answer nothing is known of the run.
-        let unanswered = |_| {
-            let error = StoreError::Unavailable("no answer".into());
-            std::future::ready(Err::<(), _>(error))
-        };
-        assert!(share.send(CALL, unanswered).await.is_err());
-        assert!(!share.sends_by_itself(RUN));
-    }
-
-    /// Or else it would be refused with others in each batch.
-    #[tokio::test(start_paused = true)]
-    async fn a_run_whose_row_a_trigger_keeps_goes_by_itself() {
-        for (code, goes_by_itself) in [(Some(Code::Trigger), true), (None, false)] {
-            let share = Share::new(3, TIMEOUT);
-            let call = |_| {
-                let why = Detail::new("kept", code.clone());
-                std::future::ready(Err::<(), _>(StoreError::Refused(why)))
-            };
-            assert!(share.send(CALL, call).await.is_err());
-            assert_eq!(share.sends_by_itself(RUN), goes_by_itself);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_run_that_waits_for_a_permit_is_not_forgotten() {
-        let share = Share::new(1, TIMEOUT).serving_in_order();
-        share.remember(RUN);
-        share.remember_as_long(RUN);
-        let other = share.permit(Length::Long).await.unwrap();
-        let (tries, ()) = tokio::join!(lengths_of_tries(&share, Length::Large), async {
-            tokio::time::sleep(FORGET_AFTER).await;
-            drop(other);
-        });
-        assert_eq!(tries, (false, vec![Length::Long]));
-        assert!(share.sends_by_itself(RUN));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_run_that_never_gets_through_is_forgotten() {
-        let share = Share::new(3, TIMEOUT);
-        lengths_of_tries(&share, Length::Large).await;
-        tokio::time::advance(FORGET_AFTER).await;
-        assert!(!share.sends_by_itself(RUN));
-    }
-
-    /// The lengths of the tries of a call that the server cancels while it is short, and that takes this time while it is
-    /// not.
-    async fn tries_of(share: &Share, call: RunCall, takes: Duration) -> Vec<Length> {
-        let lengths = Mutex::new(Vec::new());
-        let answer = share.send(call, |length| {
-            lengths.lock().push(length);
-            async move {
-                if length == Length::Short {
-                    tokio::time::sleep(SHORT).await;
-                    return Err(StoreError::Contended(Detail::said("(SQLSTATE 57014)")));
-                }
-                tokio::time::sleep(takes).await;
-                Ok(())
-            }
-        });
-        answer.await.unwrap();
-        lengths.into_inner()
-    }
-
-    const SHORT: Duration = Duration::from_millis(SHORT_STATEMENT_MS as u64);
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_of_a_tenant_are_long_from_the_first_that_waits_to_the_first_that_is_quick() {
-        use Length::{Long, Short};
-        let share = Share::new(3, TIMEOUT);
-        let of_tenant = |run| RunCall {
-            run: RunId(run),
-            tenant: TENANT,
-            ..CALL
-        };
-        let waits = || share.tenant_waits(CallKind::Completion, TENANT);
-        for (run, takes, tries, still_waits) in [
-            (1, 20 * SHORT, vec![Short, Long], true),
-            (2, 20 * SHORT, vec![Long], true),
-            (3, SHORT / 5, vec![Long], false),
-            (4, SHORT / 5, vec![Short, Long], false),
-            (5, SHORT, vec![Short, Long], true),
-        ] {
-            assert_eq!(
-                tries_of(&share, of_tenant(run), takes).await,
-                tries,
-                "{run}"
-            );
-            assert_eq!(waits(), still_waits, "{run}");
-        }
-        // Neither another kind of call nor another tenant.
-        assert!(!share.tenant_waits(CallKind::Release, TENANT));
-        assert!(!share.tenant_waits(CallKind::Completion, None));
-        assert_eq!(share.waiting_tenants(CallKind::Completion), [8]);
-        assert!(share.waiting_tenants(CallKind::Release).is_empty());
-        tokio::time::advance(FORGET_AFTER).await;
-        assert!(!waits() && share.waiting_tenants(CallKind::Completion).is_empty());
-    }
-
-    /// It takes long by itself.
-    #[tokio::test(start_paused = true)]
-    async fn a_large_call_tells_nothing_of_its_tenant() {
-        let share = Share::new(3, TIMEOUT);
-        let call = RunCall {
-            tenant: TENANT,
-            is_large: true,
-            ..CALL
-        };
-        assert_eq!(tries_of(&share, call, 20 * SHORT).await, [Length::Large]);
-        assert!(!share.tenant_waits(CallKind::Completion, TENANT));
-    }
-}
+mod tests;

@@ -2,13 +2,16 @@
 //! call is sent at once, and the more calls arrive at the same time, the less each costs.
 //!
 //! A call that its batch does not decide, and every call of a batch that failed, is answered with `None`: its
-//! caller sends it separately, so that no row makes other calls fail. So is one that goes by itself from the beginning.
+//! caller sends it separately, so that no row makes other calls fail. So is one that goes by itself when the batch is formed.
 //!
 //! A batch that fails never keeps the calls behind it waiting. After an error or a panic the task sends the
 //! next batch at once. While a batch gets no answer, another task takes over the waiting calls. A task that
 //! is cancelled returns the calls to their callers, which send them separately.
+//!
+//! Where rules of the application take some time for each row, a batch may be too large for the limit of a statement.
+//! The largest size is halved after a batch that the server has cancelled, and grows again.
 
-use super::shares::Permit;
+use super::shares::{Permit, is_cancelled};
 use crate::ports::store_error::StoreError;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
@@ -19,9 +22,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 /// Largest number of calls in one batch.
 const MAX_BATCH_SIZE: usize = 128;
+
+/// Time within which a batch ends that may be twice as large, and not reach the limit of its statements: see
+/// `DatabaseSettings::batch_timeout`.
+const QUICK: Duration = Duration::from_millis(250);
 
 /// Time after which another task sends the calls that wait behind a batch: its connection is most likely
 /// lost. A batch waits at most a quarter of a second for a lock.
@@ -102,6 +110,8 @@ struct State<C, A> {
     waiting: VecDeque<Waiting<C, A>>,
     /// Whether a task sends what waits.
     has_task: bool,
+    /// Largest number of calls in the next batch.
+    largest: usize,
 }
 
 /// Where the answers to the calls of a batch go, in their order.
@@ -118,6 +128,7 @@ impl<C, A> Default for Batcher<C, A> {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
                 has_task: false,
+                largest: MAX_BATCH_SIZE,
             }),
             arrived: Notify::new(),
         }
@@ -166,16 +177,36 @@ impl<C, A> Batcher<C, A> {
         state.has_task
     }
 
-    /// Returns the next batch, in the order of arrival, without calls whose callers have gone.
-    fn next(&self, key: impl Fn(&C) -> i64) -> Vec<Waiting<C, A>> {
+    /// Halves the largest batch after one of so many calls that the server has cancelled.
+    fn shrink(&self, calls: usize) {
+        let mut state = self.state.lock();
+        state.largest = state.largest.min(calls.div_ceil(2));
+    }
+
+    /// Lets the next batch be larger after one of so many calls that got through, if it was as large as it might be. Not
+    /// twice as large after one that took long: every second one would be cancelled.
+    fn grow(&self, calls: usize, took: Duration) {
+        let mut state = self.state.lock();
+        if calls == state.largest {
+            let larger = if took < QUICK { 2 * calls } else { calls + 1 };
+            state.largest = larger.min(MAX_BATCH_SIZE);
+        }
+    }
+
+    /// Returns the next batch, in the order of arrival, without calls whose callers have gone, or that go by themselves.
+    fn next(
+        &self,
+        key: impl Fn(&C) -> i64,
+        goes_by_itself: impl Fn(&C) -> bool,
+    ) -> Vec<Waiting<C, A>> {
         let mut state = self.state.lock();
         let mut batch: Vec<Waiting<C, A>> = Vec::new();
         let mut taken = HashSet::new();
         let mut later = VecDeque::new();
-        while batch.len() < MAX_BATCH_SIZE
+        while batch.len() < state.largest
             && let Some(next) = state.waiting.pop_front()
         {
-            if next.answer.is_closed() {
+            if next.answer.is_closed() || goes_by_itself(&next.call) {
                 continue;
             }
             if taken.insert(key(&next.call)) {
@@ -219,9 +250,6 @@ where
     S: Batching,
     C: BatchedCall<S>,
 {
-    if call.goes_by_itself(store) {
-        return None;
-    }
     let batcher = C::batcher(store);
     let (answered, starts) = batcher.add(call);
     if starts {
@@ -279,9 +307,11 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
             }
             metrics::histogram!("verifyd_database_batch_calls", "call" => C::NAME)
                 .record(answers.len() as f64);
+            let began = Instant::now();
             match self.send(connection, calls).await {
                 Ok((found, connection)) => {
                     batches = batches.wrapping_add(1);
+                    self.batcher().grow(answers.len(), began.elapsed());
                     kept = connection
                         .filter(|_| self.store.keeps_connection(batches))
                         .map(|connection| (connection, permit));
@@ -291,7 +321,12 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
                     }
                 }
                 // The callers see it when the answers are dropped.
-                Err(error) => Self::failed(answers.len(), &error),
+                Err(error) => {
+                    if is_cancelled(&error) {
+                        self.batcher().shrink(answers.len());
+                    }
+                    Self::failed(answers.len(), &error);
+                }
             }
         }
     }
@@ -324,7 +359,8 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
     }
 
     fn next(&self) -> (Vec<C>, Answers<C::Answer>) {
-        let batch = self.batcher().next(C::key);
+        let goes_by_itself = |call: &C| call.goes_by_itself(&self.store);
+        let batch = self.batcher().next(C::key, goes_by_itself);
         batch.into_iter().map(|w| (w.call, w.answer)).unzip()
     }
 

@@ -22,7 +22,7 @@ use crate::store::dialect::{a_second_after, moment, now};
 use crate::store::groups::in_group;
 use crate::store::repeated_ids::{has_own_id, is_of_type};
 use crate::store::reused_ids::{is_before_start, set_aside};
-use crate::store::shares::{CallKind, Length, Permit, RunCall, limit_statements};
+use crate::store::shares::{CallKind, CallTry, Length, Permit, RunCall, limit_statements};
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
@@ -197,14 +197,15 @@ impl ClaimByItself for PostgresStore {
             })
             .await?;
         let (is_small, tenant) = found.unzip();
-        let claim = |length| self.claim_in_transaction(call.clone(), length);
+        let claim = |sent| self.claim_in_transaction(call.clone(), sent);
+        let is_claimed = |answer: &ClaimAnswer| matches!(answer, ClaimAnswer::Claimed(_));
         let of = RunCall {
             kind: CallKind::Claim,
             run: call.run,
             tenant: tenant.flatten().map(TenantId),
             is_large: is_small == Some(false),
         };
-        let answer = self.claims.send(of, claim).await?;
+        let answer = self.claims.send(of, is_claimed, claim).await?;
         if matches!(answer, ClaimAnswer::Locked) {
             // A claim of another process may wait in a rule, as would the next batch here.
             self.claims.remember(call.run);
@@ -233,12 +234,12 @@ impl PostgresStore {
     async fn claim_in_transaction(
         &self,
         call: ClaimRequest,
-        length: Length,
+        sent: CallTry,
     ) -> Result<ClaimAnswer, StoreError> {
         let (run, isolated) = (call.run, call.policy.isolated);
         self.transaction_with_end(async |tx| {
             self.limit_lock_waits(tx).await?;
-            if length == Length::Short {
+            if sent.length == Length::Short {
                 limit_statements(&mut self.shared(&mut *tx)).await?;
             }
             let group = self.in_process.group.get();
@@ -255,6 +256,7 @@ impl PostgresStore {
                     _ => ClaimAnswer::NotClaimable,
                 }));
             }
+            sent.record_lock();
             let Some(mut claim) = self.claim_locked(tx, call).await? else {
                 let queued = self.still_queued_runs(tx, vec![run.0]).await?;
                 return Ok(End::Rollback(match queued.get(&run.0) {

@@ -18,7 +18,7 @@ use crate::store::completion::{
 use crate::store::dialect::{a_second_after, each, is_about, moment, now};
 use crate::store::repeated_ids::{has_own_id, is_of_type};
 use crate::store::reused_ids::{is_before_creation, is_of_its_run_and_connection};
-use crate::store::shares::{CallKind, Length, Permit, RunCall, limit_statements};
+use crate::store::shares::{CallKind, CallTry, Length, Permit, RunCall, limit_statements};
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -182,15 +182,16 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
 #[async_trait]
 impl CompleteByItself for PostgresStore {
     async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
-        let complete = |length| self.complete_in_transaction(request, length);
+        let complete = |sent| self.complete_in_transaction(request, sent);
+        let is_completed = |completed: &Completed| completed.contains(request.run);
         let call = RunCall {
             kind: CallKind::Completion,
             run: request.run,
             tenant: request.event.tenant_id,
             is_large: request.is_large,
         };
-        let completed = self.completions.send(call, complete).await?;
-        let is_completed = completed.contains(request.run);
+        let completed = self.completions.send(call, is_completed, complete).await?;
+        let is_completed = is_completed(&completed);
         completed.publish(&self.in_process);
         Ok(is_completed)
     }
@@ -220,16 +221,17 @@ impl PostgresStore {
     async fn complete_in_transaction(
         &self,
         request: &CompletionRequest,
-        length: Length,
+        sent: CallTry,
     ) -> Result<Completed, StoreError> {
         self.transaction(async |tx| {
-            if length == Length::Short {
+            if sent.length == Length::Short {
                 limit_statements(&mut self.shared(&mut *tx)).await?;
             }
             let is_running = lock_running(&mut self.shared(&mut *tx), request.run).await?;
             if !is_running {
                 return Ok(Completed::default());
             }
+            sent.record_lock();
             let completed = self.complete_runs(tx, std::slice::from_ref(request));
             completed.await?.unaltered()
         })

@@ -14,11 +14,11 @@ use verifyd::domain::completion::Completion;
 use verifyd::domain::{ConnectionId, RunId};
 use verifyd::ports::store::{AttemptEnd, Claim, ClaimAnswer, ContextSize, Store};
 
-/// Runs that wait, of the tenant 8, and healthy ones, of the tenant 7.
+/// Runs that wait, of the tenant 8, and healthy ones, of others.
 const WAITING: usize = 12;
 const HEALTHY: usize = 60;
 
-/// Has each of these updates of the tenant 8 wait, for longer than a statement may take.
+/// Has each of these updates of the tenant 8 wait, until the server cancels it or its session ends.
 async fn hold(bed: &Bed, updates: &str) {
     let trigger = "TRIGGER hold BEFORE UPDATE ON operation_runs";
     hold_by(bed, trigger, updates, 3600).await;
@@ -105,9 +105,12 @@ async fn healthy_runs_are_claimed_before_those_whose_claims_wait() {
 async fn healthy_claims_of_one_moment_end_while_the_first_ones_wait() {
     const SLOTS: usize = 64;
     let bed = Bed::postgres().await;
-    let (mut waiting, mut healthy) = (Vec::new(), bed.many_queued(200).await);
+    let (mut waiting, mut healthy) = (Vec::new(), Vec::new());
     for _ in 0..20 {
         waiting.push(bed.queued_for(8, 1).await);
+        for tenant in 11..=20 {
+            healthy.push(bed.queued_for(tenant, 1).await);
+        }
     }
     let rule = "TRIGGER hold BEFORE UPDATE ON operation_runs";
     hold_by(&bed, rule, "new.status = 'running'", 20).await;
@@ -237,7 +240,11 @@ async fn a_run_whose_claim_waited_is_in_no_batch_of_claims() {
 #[tokio::test]
 async fn a_tenant_whose_claim_waited_is_in_no_batch_of_claims() {
     let bed = Bed::postgres().await;
-    let [first, second] = [bed.queued_for(8, 1).await, bed.queued_for(8, 1).await];
+    let [first, second, third] = [
+        bed.queued_for(8, 1).await,
+        bed.queued_for(8, 1).await,
+        bed.queued_for(8, 1).await,
+    ];
     hold(&bed, "new.status = 'running'").await;
     let store = Arc::clone(&bed.store);
     let mut waiting = JoinSet::new();
@@ -246,6 +253,11 @@ async fn a_tenant_whose_claim_waited_is_in_no_batch_of_claims() {
         bed.count(WAITING_LONG).await == 1
     })
     .await;
+    // An answer that comes at once tells nothing where nothing was written.
+    let lock = bed.lock_run(third).await;
+    let answer = bed.store.claim(third, &worker("w1"), &ISOLATED).await;
+    assert!(matches!(answer, Ok(ClaimAnswer::Locked)), "{answer:?}");
+    lock.release().await;
     healthy_runs_are_claimed_beside(&bed, second).await;
     waiting.shutdown().await;
 }

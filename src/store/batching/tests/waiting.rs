@@ -3,15 +3,15 @@
 
 use crate::domain::{RunId, TenantId};
 use crate::ports::store_error::{Detail, StoreError};
-use crate::store::batching::{BatchResult, BatchedCall, Batcher, Batching, submit};
-use crate::store::shares::{CallKind, Length, Permit, RunCall, Share};
+use crate::store::batching::{BatchResult, BatchedCall, Batcher, Batching, MAX_BATCH_SIZE, submit};
+use crate::store::shares::{CallKind, CallTry, Length, Permit, RunCall, Share};
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// Time of a call that nothing has wait, the limits of a statement by itself and in a batch, and how long a trigger has
+/// Time of a call or batch that nothing has wait, the limits of a statement by itself and in a batch, and how long a trigger has
 /// calls wait.
 const QUICK: Duration = Duration::from_millis(5);
 const SHORT: Duration = Duration::from_millis(500);
@@ -24,10 +24,16 @@ const CONNECTIONS: u32 = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     Passes,
-    Waits,
+    /// For this time.
+    Waits(Duration),
     Fails,
     Panics,
 }
+
+const WAITS: Rule = Rule::Waits(TRIGGER);
+
+/// Two such calls get through in one batch, and each does as a short one.
+const IS_SLOW: Rule = Rule::Waits(Duration::from_millis(400));
 
 #[derive(Clone, Copy)]
 struct Call {
@@ -42,10 +48,18 @@ impl Call {
             _ => 8,
         }
     }
+
+    fn takes(self) -> Duration {
+        match self.rule {
+            Rule::Waits(time) => time,
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 struct Scene {
     me: Weak<Self>,
+    kind: CallKind,
     batcher: Batcher<Call, i64>,
     share: Share,
     used: Arc<AtomicU32>,
@@ -104,7 +118,9 @@ impl BatchedCall<Scene> for Call {
     }
 
     fn goes_by_itself(&self, store: &Scene) -> bool {
+        let tenant = Some(TenantId(self.tenant()));
         store.share.sends_by_itself(RunId(self.run))
+            || store.kind == CallKind::Completion && store.share.tenant_waits(store.kind, tenant)
     }
 
     async fn permit(store: &Scene) -> Result<Option<Permit>, StoreError> {
@@ -112,22 +128,24 @@ impl BatchedCall<Scene> for Call {
     }
 
     async fn run(store: &Scene, connection: Used, calls: Vec<Self>) -> BatchResult<Scene, Self> {
-        let skipped = store.share.waiting_tenants(CallKind::Claim);
-        let is_skipped = |call: &Self| skipped.contains(&call.tenant());
-        let meets = |rule| {
-            let mut sent = calls.iter().filter(|call| !is_skipped(call));
-            sent.any(|call| call.rule == rule)
+        let skipped = match store.kind {
+            CallKind::Claim => store.share.waiting_tenants(store.kind),
+            _ => Vec::new(),
         };
+        let is_skipped = |call: &Self| skipped.contains(&call.tenant());
+        let sent = || calls.iter().filter(|call| !is_skipped(call));
+        let meets = |rule| sent().any(|call| call.rule == rule);
         assert!(!meets(Rule::Panics), "a defect");
         if meets(Rule::Fails) {
             return Err(StoreError::Refused("not today".into()));
         }
-        if meets(Rule::Waits) {
+        let takes = sent().map(|call| call.takes()).sum::<Duration>();
+        if takes > BATCH {
             sleep(BATCH).await;
             store.cancelled.fetch_add(1, Ordering::Relaxed);
             return Err(cancelled());
         }
-        sleep(QUICK).await;
+        sleep(QUICK + takes).await;
         let answers = calls.iter().map(|c| (!is_skipped(c)).then_some(c.run));
         Ok((answers.collect(), Some(connection)))
     }
@@ -141,11 +159,16 @@ struct Answered {
 }
 
 impl Scene {
-    fn new() -> Arc<Self> {
+    fn new(kind: CallKind) -> Arc<Self> {
+        let share = Share::new(CONNECTIONS, Duration::from_secs(5));
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
+            kind,
             batcher: Batcher::default(),
-            share: Share::new(CONNECTIONS, Duration::from_secs(5)),
+            share: match kind {
+                CallKind::Completion => share.serving_in_order(),
+                _ => share,
+            },
             used: Arc::default(),
             most_used: AtomicU32::new(0),
             cancelled: AtomicU32::new(0),
@@ -159,19 +182,17 @@ impl Scene {
         Used(Arc::clone(&self.used))
     }
 
-    async fn by_itself(&self, call: Call, length: Length) -> Result<i64, StoreError> {
+    async fn by_itself(&self, call: Call, sent: CallTry) -> Result<i64, StoreError> {
         let _used = self.connection();
-        match (call.rule, length) {
-            (Rule::Passes, _) => sleep(QUICK).await,
-            (Rule::Waits, Length::Short) => {
-                sleep(SHORT).await;
-                return Err(cancelled());
-            }
-            (Rule::Waits, _) => sleep(TRIGGER).await,
-            (Rule::Fails | Rule::Panics, _) => {
-                return Err(StoreError::Refused("not today".into()));
-            }
+        sent.record_lock();
+        if matches!(call.rule, Rule::Fails | Rule::Panics) {
+            return Err(StoreError::Refused("not today".into()));
         }
+        if sent.length == Length::Short && call.takes() > SHORT {
+            sleep(SHORT).await;
+            return Err(cancelled());
+        }
+        sleep(QUICK + call.takes()).await;
         Ok(call.run)
     }
 
@@ -181,13 +202,13 @@ impl Scene {
             Some(answer) => Ok(answer),
             None => {
                 let of = RunCall {
-                    kind: CallKind::Claim,
+                    kind: self.kind,
                     run: RunId(call.run),
                     tenant: Some(TenantId(call.tenant())),
                     is_large: false,
                 };
-                let by_itself = |length| self.by_itself(call, length);
-                self.share.send(of, by_itself).await
+                let by_itself = |sent| self.by_itself(call, sent);
+                self.share.send(of, |_| true, by_itself).await
             }
         };
         Answered {
@@ -235,60 +256,94 @@ fn healthy_within(limit: Duration, answers: &[Answered]) -> usize {
 /// More than one batch, which takes its time, and then tries by themselves, which take theirs.
 const SOON: Duration = Duration::from_secs(3);
 
+const KINDS: [CallKind; 2] = [CallKind::Claim, CallKind::Completion];
+
 #[tokio::test(start_paused = true)]
 async fn healthy_calls_are_answered_soon_whatever_those_of_their_batch_meet() {
-    for (rule, count, healthy, limit) in [
-        (Rule::Waits, 1, 60, SOON),
-        (Rule::Waits, 20, 200, SOON),
-        (Rule::Waits, 100, 100, SOON),
-        (Rule::Waits, 200, 0, SOON),
-        (Rule::Fails, 1, 200, SHORT),
-        (Rule::Fails, 100, 100, SHORT),
-        (Rule::Panics, 1, 200, SHORT),
-        (Rule::Panics, 100, 100, SHORT),
-    ] {
-        let scene = Scene::new();
-        let answers = scene.begin(rule, count, healthy).join_all().await;
-        assert_eq!(healthy_within(limit, &answers), healthy, "{rule:?} {count}");
-        for other in answers.iter().filter(|a| a.rule != Rule::Passes) {
-            match &other.answer {
-                Ok(_) => assert!(other.rule == Rule::Waits && other.after > TRIGGER),
-                Err(StoreError::TooManyCalls) => assert_eq!(other.rule, Rule::Waits),
-                Err(error) => assert_ne!(other.rule, Rule::Waits, "{error}"),
+    for kind in KINDS {
+        for (rule, count, healthy, limit) in [
+            (WAITS, 1, 60, SOON),
+            (WAITS, 20, 200, SOON),
+            (WAITS, 100, 100, SOON),
+            (WAITS, 200, 0, SOON),
+            (WAITS, 40, 600, SOON),
+            (IS_SLOW, 20, 200, SOON),
+            (Rule::Fails, 1, 200, SHORT),
+            (Rule::Fails, 100, 100, SHORT),
+            (Rule::Panics, 1, 200, SHORT),
+            (Rule::Panics, 100, 100, SHORT),
+        ] {
+            let scene = Scene::new(kind);
+            let answers = scene.begin(rule, count, healthy).join_all().await;
+            assert_eq!(healthy_within(limit, &answers), healthy, "{rule:?} {count}");
+            for other in answers.iter().filter(|a| a.rule != Rule::Passes) {
+                match (&other.answer, rule) {
+                    (Ok(_), Rule::Waits(time)) => assert!(other.after > time),
+                    (Err(StoreError::TooManyCalls), Rule::Waits(_)) => {
+                        assert_eq!(kind, CallKind::Claim);
+                    }
+                    (Err(_), Rule::Fails | Rule::Panics) => {}
+                    (answer, rule) => panic!("{rule:?}: {answer:?}"),
+                }
             }
+            // Also those that queued already when it was learnt of their tenant are in no batch.
+            assert!(scene.cancelled.load(Ordering::Relaxed) <= 2);
+            assert!(scene.most_used.load(Ordering::Relaxed) <= CONNECTIONS);
+            assert!(scene.is_idle());
         }
-        assert!(scene.most_used.load(Ordering::Relaxed) <= CONNECTIONS);
-        assert!(scene.is_idle());
     }
 }
 
 /// Also while all connections for calls that wait are taken.
 #[tokio::test(start_paused = true)]
 async fn a_tenant_has_the_calls_of_others_wait_once() {
-    for healthy in [0, 20] {
-        let scene = Scene::new();
-        let mut waiting = scene.begin(Rule::Waits, 20, healthy);
+    for (kind, rule, healthy) in KINDS
+        .into_iter()
+        .flat_map(|kind| [WAITS, IS_SLOW].map(|rule| (kind, rule)))
+        .flat_map(|(kind, rule)| [0, 20].map(|healthy| (kind, rule, healthy)))
+    {
+        let scene = Scene::new(kind);
+        let mut waiting = scene.begin(rule, 20, healthy);
         sleep(SOON).await;
         let cancelled = scene.cancelled.load(Ordering::Relaxed);
-        let mut again = scene.begin(Rule::Waits, 20, 200);
+        let mut again = scene.begin(rule, 20, 200);
         sleep(SHORT).await;
         let mut answers = Vec::new();
         while let Some(answer) = again.try_join_next() {
             answers.push(answer.unwrap());
         }
         assert_eq!(healthy_within(SHORT, &answers), 200);
-        assert_eq!(answers.len(), 200, "a call that waits has an answer");
+        let has_waited = answers.iter().any(|answer| answer.rule == WAITS);
+        assert!(!has_waited, "a call that waits has an answer");
         again.shutdown().await;
         waiting.shutdown().await;
         assert_eq!(scene.cancelled.load(Ordering::Relaxed), cancelled);
     }
 }
 
+/// 128 of them would take longer than a batch may.
+#[tokio::test(start_paused = true)]
+async fn batches_become_so_small_that_a_rule_of_all_rows_lets_them_through() {
+    for kind in KINDS {
+        let scene = Scene::new(kind);
+        let rule = Rule::Waits(Duration::from_millis(10));
+        for _ in 0..2 {
+            let answers = scene.begin(rule, 1_500, 0).join_all().await;
+            assert!(answers.iter().all(|call| call.answer.is_ok()));
+        }
+        assert_eq!(scene.cancelled.load(Ordering::Relaxed), 1);
+        assert!(scene.share.waiting_tenants(kind).is_empty());
+        // They are as large as ever again where nothing takes time.
+        scene.begin(Rule::Passes, 0, 1_000).join_all().await;
+        assert_eq!(scene.batcher.state.lock().largest, MAX_BATCH_SIZE);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn callers_that_go_leave_connections_and_order_behind() {
     for after in [QUICK, BATCH + SHORT / 2, BATCH + SHORT + QUICK, SOON] {
-        let scene = Scene::new();
-        let mut gone = scene.begin(Rule::Waits, 200, 20);
+        let scene = Scene::new(CallKind::Claim);
+        let mut gone = scene.begin(WAITS, 200, 20);
         sleep(after).await;
         gone.shutdown().await;
         // A batch that is under way has a task of its own.

@@ -1,0 +1,286 @@
+//! Tests how long calls may wait, and what they tell of their runs and tenants.
+
+use super::*;
+use crate::ports::store_error::{Code, Detail};
+use futures::poll;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const RUN: RunId = RunId(7);
+const TENANT: Option<TenantId> = Some(TenantId(8));
+
+/// A completion of [`RUN`], which is of no tenant.
+const CALL: RunCall = RunCall {
+    kind: CallKind::Completion,
+    run: RUN,
+    tenant: None,
+    is_large: false,
+};
+
+fn is_refused(permit: Result<Permit, StoreError>) -> bool {
+    matches!(permit, Err(StoreError::TooManyCalls))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_for_a_permit_only_for_a_time() {
+    let share = Share::new(0, TIMEOUT);
+    let first = share.permit(Length::Short).await.unwrap();
+    assert!(is_refused(share.permit(Length::Short).await));
+    drop(first);
+    let _again = share.permit(Length::Large).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_not_short_are_served_in_order() {
+    for length in [Length::Long, Length::Large] {
+        let share = Share::new(1, TIMEOUT).serving_in_order();
+        let first = share.permit(Length::Long).await.unwrap();
+        let mut second = pin!(share.permit(length));
+        let waiting = tokio::time::timeout(9 * TIMEOUT, second.as_mut()).await;
+        assert!(waiting.is_err(), "it is not refused");
+        let mut third = pin!(share.permit(Length::Long));
+        assert!(poll!(third.as_mut()).is_pending());
+        drop(first);
+        let second = second.await.unwrap();
+        assert!(poll!(third.as_mut()).is_pending());
+        assert!(is_refused(share.permit(Length::Short).await));
+        drop(second);
+        assert!(third.await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_calls_that_wait_for_each_other_take_no_connection() {
+    let share = Share::new(3, TIMEOUT);
+    let _large = share.permit(Length::Large).await.unwrap();
+    let (others, long, small) = tokio::join!(
+        futures::future::join_all((0..9).map(|_| share.permit(Length::Large))),
+        share.permit(Length::Long),
+        share.permit(Length::Short)
+    );
+    assert!(others.into_iter().all(is_refused));
+    assert!(long.is_ok() && small.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_calls_leave_connections_to_short_ones() {
+    for (connections, most) in [(2, 1), (3, 2), (5, 3), (8, 4)] {
+        let share = Share::new(connections, TIMEOUT);
+        let long = (0..connections).map(|_| share.permit(Length::Long));
+        let long = futures::future::join_all(long).await;
+        assert_eq!(long.iter().filter(|permit| permit.is_ok()).count(), most);
+        assert!(share.permit(Length::Short).await.is_ok(), "{connections}");
+    }
+}
+
+/// The answer of a call that the server cancels unless it is as long as this one, and the lengths of its tries.
+async fn lengths_of_tries(share: &Share, enough: Length) -> (bool, Vec<Length>) {
+    let lengths = Mutex::new(Vec::new());
+    let call = |sent: CallTry| {
+        lengths.lock().push(sent.length);
+        std::future::ready(match sent.length == enough {
+            true => Ok(()),
+            false => Err(StoreError::Contended(Detail::said("(SQLSTATE 57014)"))),
+        })
+    };
+    let is_answered = share.send(CALL, |()| true, call).await.is_ok();
+    (is_answered, lengths.into_inner())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_goes_by_itself_until_a_call_gets_through() {
+    use Length::{Large, Long, Short};
+    let share = Share::new(3, TIMEOUT);
+    assert!(!share.sends_by_itself(RUN));
+    let tries = lengths_of_tries(&share, Short).await;
+    assert_eq!(tries, (true, vec![Short]));
+    assert!(!share.sends_by_itself(RUN));
+    // None is enough.
+    let tries = lengths_of_tries(&share, Large).await;
+    assert_eq!(tries, (false, vec![Short, Long]));
+    assert!(share.sends_by_itself(RUN));
+    let tries = lengths_of_tries(&share, Long).await;
+    assert_eq!(tries, (true, vec![Long]), "it is long from the beginning");
+    assert!(!share.sends_by_itself(RUN));
+    // Without an answer nothing is known of the run.
+    let unanswered = |_| {
+        let error = StoreError::Unavailable("no answer".into());
+        std::future::ready(Err::<(), _>(error))
+    };
+    assert!(share.send(CALL, |()| true, unanswered).await.is_err());
+    assert!(!share.sends_by_itself(RUN));
+}
+
+/// Or else it would be refused with others in each batch.
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_row_a_trigger_keeps_goes_by_itself() {
+    for (code, goes_by_itself) in [(Some(Code::Trigger), true), (None, false)] {
+        let share = Share::new(3, TIMEOUT);
+        let call = |_| {
+            let why = Detail::new("kept", code.clone());
+            std::future::ready(Err::<(), _>(StoreError::Refused(why)))
+        };
+        assert!(share.send(CALL, |()| true, call).await.is_err());
+        assert_eq!(share.sends_by_itself(RUN), goes_by_itself);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_waits_for_a_permit_is_not_forgotten() {
+    let share = Share::new(1, TIMEOUT).serving_in_order();
+    share.remember(RUN);
+    share.remember_as_long(RUN);
+    let other = share.permit(Length::Long).await.unwrap();
+    let (tries, ()) = tokio::join!(lengths_of_tries(&share, Length::Large), async {
+        tokio::time::sleep(FORGET_AFTER).await;
+        drop(other);
+    });
+    assert_eq!(tries, (false, vec![Length::Long]));
+    assert!(share.sends_by_itself(RUN));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_never_gets_through_is_forgotten() {
+    let share = Share::new(3, TIMEOUT);
+    lengths_of_tries(&share, Length::Large).await;
+    tokio::time::advance(FORGET_AFTER).await;
+    assert!(!share.sends_by_itself(RUN));
+}
+
+const SHORT: Duration = Duration::from_millis(SHORT_STATEMENT_MS as u64);
+
+/// How long a call waits for the lock of its run, how long it takes then, and whether it writes.
+type Meets = (Duration, Duration, bool);
+
+/// It is quick.
+const PASSES: Meets = (Duration::ZERO, Duration::from_millis(100), true);
+/// It is slow, but not too slow for a short try.
+const IS_SLOW: Meets = (Duration::ZERO, QUICK, true);
+const WAITS: Meets = (Duration::ZERO, Duration::from_secs(1), true);
+
+/// A completion of this run and tenant.
+fn of(run: i64, tenant: i64) -> RunCall {
+    RunCall {
+        run: RunId(run),
+        tenant: Some(TenantId(tenant)),
+        ..CALL
+    }
+}
+
+/// The lengths of the tries of a call that the server cancels where it is short and takes too long.
+async fn tries_of(share: &Share, call: RunCall, meets: Meets) -> Vec<Length> {
+    let lengths = Mutex::new(Vec::new());
+    let (lock, takes, writes) = meets;
+    let has_written = |has_written: &bool| *has_written;
+    let answer = share.send(call, has_written, |sent| {
+        lengths.lock().push(sent.length);
+        async move {
+            let limit = match sent.length {
+                Length::Short => SHORT,
+                _ => Duration::MAX,
+            };
+            let call = async {
+                tokio::time::sleep(lock).await;
+                sent.record_lock();
+                tokio::time::sleep(takes).await;
+                writes
+            };
+            let answer = tokio::time::timeout(limit, call).await;
+            answer.map_err(|_| StoreError::Contended(Detail::said("(SQLSTATE 57014)")))
+        }
+    });
+    answer.await.unwrap();
+    lengths.into_inner()
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_a_tenant_are_long_from_the_first_that_waits_to_the_first_that_is_quick() {
+    use Length::{Long, Short};
+    let share = Share::new(3, TIMEOUT);
+    let waits = || share.tenant_waits(CallKind::Completion, TENANT);
+    let (no_time, quick, _) = PASSES;
+    for (run, meets, tries, still_waits) in [
+        (1, WAITS, vec![Short, Long], true),
+        (2, WAITS, vec![Long], true),
+        // It may have found its run locked, or completed.
+        (3, (no_time, quick, false), vec![Long], true),
+        (4, PASSES, vec![Long], false),
+        (5, PASSES, vec![Short], false),
+        // Others have it wait for its lock.
+        (6, (2 * SHORT, quick, true), vec![Short, Long], false),
+        (7, IS_SLOW, vec![Short], true),
+        (8, IS_SLOW, vec![Long], true),
+    ] {
+        assert_eq!(tries_of(&share, of(run, 8), meets).await, tries, "{run}");
+        assert_eq!(waits(), still_waits, "{run}");
+    }
+    // Neither another kind of call nor another tenant.
+    assert!(!share.tenant_waits(CallKind::Release, TENANT));
+    assert!(!share.tenant_waits(CallKind::Completion, None));
+    assert_eq!(share.waiting_tenants(CallKind::Completion), [8]);
+    assert!(share.waiting_tenants(CallKind::Release).is_empty());
+    tokio::time::advance(FORGET_AFTER).await;
+    assert!(!waits() && share.waiting_tenants(CallKind::Completion).is_empty());
+}
+
+/// It may have been as quick as it was before the rule was there.
+#[tokio::test(start_paused = true)]
+async fn a_quick_call_that_began_before_another_one_waited_tells_nothing() {
+    let share = Share::new(3, TIMEOUT);
+    let (waiting, quick) = (tries_of(&share, of(1, 8), WAITS), async {
+        tokio::time::sleep(SHORT - PASSES.1 / 2).await;
+        tries_of(&share, of(2, 8), PASSES).await;
+        assert!(share.tenant_waits(CallKind::Completion, TENANT));
+    });
+    tokio::join!(waiting, quick);
+}
+
+/// One tenant at a time, and also while others have all connections for long calls.
+#[tokio::test(start_paused = true)]
+async fn a_short_try_finds_out_that_a_tenant_waits_no_more() {
+    use Length::{Long, Short};
+    let share = Share::new(3, TIMEOUT);
+    for tenant in [8, 9] {
+        assert_eq!(tries_of(&share, of(tenant, tenant), IS_SLOW).await, [Short]);
+    }
+    tokio::time::advance(PROBE_AFTER).await;
+    let (first, second) = tokio::join!(
+        tries_of(&share, of(8, 8), PASSES),
+        tries_of(&share, of(9, 9), PASSES)
+    );
+    assert_eq!((first, second), (vec![Short], vec![Long]));
+    assert_eq!(tries_of(&share, of(8, 8), IS_SLOW).await, [Short]);
+    let _first = share.permit(Long).await.unwrap();
+    let _second = share.permit(Long).await.unwrap();
+    tokio::time::advance(PROBE_AFTER).await;
+    assert_eq!(tries_of(&share, of(8, 8), PASSES).await, [Short]);
+    assert!(share.waiting_tenants(CallKind::Completion).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_stays_known_where_there_is_no_room_for_another_one() {
+    let share = Share::new(3, TIMEOUT);
+    let cancelled = StoreError::Contended(Detail::said("(SQLSTATE 57014)"));
+    let waits = |tenant| {
+        let sent = CallTry::of(Length::Long);
+        sent.record_lock();
+        share.learn(of(1, tenant), &sent, Err(&cancelled));
+    };
+    (0..MAX_REMEMBERED as i64).for_each(waits);
+    tokio::time::advance(FORGET_AFTER / 2).await;
+    [0, -1].into_iter().for_each(waits);
+    assert!(!share.tenant_waits(CallKind::Completion, Some(TenantId(-1))));
+    tokio::time::advance(FORGET_AFTER / 2).await;
+    assert_eq!(share.waiting_tenants(CallKind::Completion), [0]);
+}
+
+/// It takes long by itself.
+#[tokio::test(start_paused = true)]
+async fn a_large_call_tells_nothing_of_its_tenant() {
+    let share = Share::new(3, TIMEOUT);
+    let call = RunCall {
+        is_large: true,
+        ..of(1, 8)
+    };
+    assert_eq!(tries_of(&share, call, WAITS).await, [Length::Large]);
+    assert!(!share.tenant_waits(CallKind::Completion, TENANT));
+}
