@@ -3,9 +3,7 @@
 use super::bounds::{fits, is_claimable, is_listable, is_shown, member, short, time};
 use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};
 use super::due::{due_since, is_due, next_attempt_at, not_before, seconds_since};
-use super::groups::in_group;
 use super::groups::{Grouped, in_group, of_group};
-use super::repeated_ids::{is_newest_of_id, is_not_repeated, is_of_type};
 use super::repeated_ids::{is_newest_of_id, is_not_repeated, is_of_type, shares_active_id};
 use super::reused_ids::{OWN_ATTEMPTS, is_before_creation, is_of_its_run};
 use super::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
