@@ -1,4 +1,4 @@
-//! The form of a case: one TOML file, no code. `docs/contributing/testing.md` has an example.
+//! The form of a case: one TOML file, no code. `docs/contributing/testing.md` leads to examples.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
