@@ -40,7 +40,6 @@ macro_rules! kept {
                               WHERE key IN ('provider', 'module', 'provider_connection_id', 'target_scope')
                                 AND type <> 'null') m) END
               WHEN json_type(context) = 'object' THEN json_remove(context, " own_members!(sqlite) ")
-              WHEN context IS NULL THEN '{}'
               ELSE json_object('producer_context', json(context)) END"
         )
     };
