@@ -342,7 +342,8 @@ impl PostgresStore {
             ),
         };
         let state = format!(
-            "SELECT q.*, (SELECT CAST(min(id) AS bigint) FROM {table} WHERE id >= q.next) \
+            "SELECT q.*, (SELECT CAST(min(id) AS bigint) FROM {table} \
+                 WHERE id >= q.next AND (id - q.next) % {increment} = 0) \
              FROM ({state}) AS q(next, is_at_end, largest)"
         );
         let (next, is_at_end, largest, taken): (Option<i64>, Option<bool>, i64, Option<i64>) =

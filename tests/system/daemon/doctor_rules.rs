@@ -575,3 +575,30 @@ async fn ids_that_are_not_positive_are_found() {
     }
     assert!(bench.enqueue(connection) > 0);
 }
+
+/// It skips the ids between them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_taken_id_that_is_named_is_one_that_the_sequence_gives() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    bench
+        .execute(
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+                 SELECT 1, 1, 'another', 'queued', '{}', now() FROM generate_series(1, 5);
+             DELETE FROM operation_runs WHERE id = 2;
+             DO $$ BEGIN
+                 EXECUTE format('ALTER SEQUENCE %s INCREMENT BY 2 RESTART WITH 2',
+                     pg_get_serial_sequence('operation_runs', 'id'));
+             END $$",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "writing"));
+    let taken = "the next id of operation_runs is 2, 4 is there already, and others up to 5: ";
+    assert!(found.starts_with(taken), "{found}");
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
+}
