@@ -368,6 +368,9 @@ mod tests {
         };
         let refused = StoreError::Contended(by_rule.at("a step"));
         assert_eq!(refused.refusal(), "SQLSTATE 23514, constraint small");
+    }
+
+    #[test]
     fn what_a_function_of_the_application_says_is_no_sign_of_the_server() {
         let read_only = Detail::said("read-only (SQLSTATE 25006)");
         let of_function = Detail {

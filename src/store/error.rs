@@ -193,6 +193,8 @@ fn rule(error: &PgDatabaseError, origin: Origin) -> Option<String> {
 
 fn constraint(name: &str) -> String {
     format!("constraint {}", clean(name, NAME_LENGTH))
+}
+
 /// Whether the innermost function that a context names is one of the application: in a procedural language, whose name,
 /// such as PL/pgSQL, stays however the server translates the line, and not in verifyd's schema or its own DO.
 fn is_of_application(context: &str) -> bool {
