@@ -2,3 +2,7 @@
 -- to queue its run again. The code of the error and the name of the rule, nothing of a row.
 ALTER TABLE verifyd_run_attempts ADD COLUMN result_refusal TEXT;
 ALTER TABLE verifyd_run_attempts ADD COLUMN requeue_refusal TEXT;
+
+-- What `doctor` reads. Attempts of which nothing was refused are not in it.
+CREATE INDEX verifyd_run_attempts_refused ON verifyd_run_attempts (run_id)
+    WHERE result_refusal IS NOT NULL OR requeue_refusal IS NOT NULL;

@@ -345,7 +345,7 @@ reasons! {
         [("See the service health", ServiceHealth), ("Check again", Run)];
     TlsFailed = "tls_failed", Provider, High,
         "No trusted TLS connection to the provider could be made.",
-        "Certificates, clocks or versions of TLS do not fit; something may be intercepting the traffic.",
+        "Certificates, clocks or versions of TLS are wrong or not accepted; something may be intercepting the traffic.",
         [("Check proxies and the trusted certificates of the worker", NationalClouds)];
     ProxyRefused = "proxy_refused", Provider, High,
         "A proxy or a network's login page answers in the provider's place.",

@@ -18,6 +18,8 @@ pub enum TlsCause {
     Expired,
     NotYetValid,
     WrongName,
+    /// Of the host, before any handshake.
+    InvalidName,
     Revoked,
     /// Any other flaw of the certificate.
     Certificate,
@@ -25,7 +27,7 @@ pub enum TlsCause {
     /// The peer has ended the handshake with this alert.
     Refused(AlertDescription),
     NotTls,
-    /// Without a word of TLS.
+    /// The peer closed the connection without an alert.
     Closed,
     /// Anything else.
     Failed,
@@ -43,9 +45,9 @@ impl TlsCause {
     const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::UnknownIssuer => (
-                "the certificate was issued by an authority that is not trusted here, or by itself",
-                "trust the authority if it is a private one (SSL_CERT_FILE), or let the proxy that intercepts TLS pass \
-                 this host",
+                "the certificate was issued by an authority that the worker does not trust, or by itself",
+                "add the authority to those that verifyd trusts, if it is a private one (SSL_CERT_FILE names a file of \
+                 all of them), or let the proxy that intercepts TLS pass this host",
             ),
             Self::AuthorityAsServer => (
                 "the certificate is an authority's own",
@@ -53,15 +55,19 @@ impl TlsCause {
             ),
             Self::Expired => (
                 "the certificate has expired",
-                "set the clock of this machine (NTP), or have the certificate renewed",
+                "set the clock of the worker (NTP), or have the certificate renewed",
             ),
             Self::NotYetValid => (
                 "the certificate is not valid yet",
-                "set the clock of this machine (NTP), or wait until the certificate is valid",
+                "set the clock of the worker (NTP), or wait until the certificate is valid",
             ),
             Self::WrongName => (
                 "the certificate is not for this host",
                 "correct the host of the address, or the proxy or DNS entry that leads elsewhere",
+            ),
+            Self::InvalidName => (
+                "the host of the address is no name that a certificate can have",
+                "correct the host of the address",
             ),
             Self::Revoked => (
                 "the certificate was revoked",
@@ -98,12 +104,6 @@ impl TlsCause {
     pub const fn step(self) -> &'static str {
         self.words().1
     }
-
-    /// Returns what to do about it, as the label of a next step.
-    pub fn label(self) -> String {
-        let step = self.step();
-        format!("{}{}", step[..1].to_ascii_uppercase(), &step[1..])
-    }
 }
 
 impl fmt::Display for TlsCause {
@@ -139,7 +139,8 @@ impl From<&CertificateError> for TlsCause {
     fn from(flaw: &CertificateError) -> Self {
         use CertificateError as Flaw;
         match flaw {
-            Flaw::UnknownIssuer => Self::UnknownIssuer,
+            // The latter of another authority with the name of a trusted one, such as one that was made again.
+            Flaw::UnknownIssuer | Flaw::BadSignature => Self::UnknownIssuer,
             Flaw::Expired | Flaw::ExpiredContext { .. } => Self::Expired,
             Flaw::NotValidYet | Flaw::NotValidYetContext { .. } => Self::NotYetValid,
             Flaw::NotValidForName | Flaw::NotValidForNameContext { .. } => Self::WrongName,
@@ -165,6 +166,12 @@ fn inner<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
 
 /// The name of an alert as the standards write it: `handshake_failure`.
 fn name(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::UnrecognisedName => return "unrecognized_name".to_owned(),
+        AlertDescription::UnknownPSKIdentity => return "unknown_psk_identity".to_owned(),
+        AlertDescription::EncryptedClientHelloRequired => return "ech_required".to_owned(),
+        _ => {}
+    }
     let mut name = String::new();
     let mut was_lower = false;
     for sign in alert.as_str().unwrap_or("unknown").chars() {
@@ -180,7 +187,6 @@ fn name(alert: AlertDescription) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::report::limits;
 
     fn of(error: rustls::Error) -> TlsCause {
         // As the connection of a tunnel hands it on.
@@ -197,7 +203,8 @@ mod tests {
             (Flaw::NotValidYet, TlsCause::NotYetValid),
             (Flaw::NotValidForName, TlsCause::WrongName),
             (Flaw::Revoked, TlsCause::Revoked),
-            (Flaw::BadSignature, TlsCause::Certificate),
+            (Flaw::BadSignature, TlsCause::UnknownIssuer),
+            (Flaw::BadEncoding, TlsCause::Certificate),
         ] {
             assert_eq!(of(rustls::Error::InvalidCertificate(flaw)), cause);
         }
@@ -228,33 +235,22 @@ mod tests {
                 AlertDescription::CertificateRequired,
                 "certificate_required (116)",
             ),
+            (
+                AlertDescription::UnrecognisedName,
+                "unrecognized_name (112)",
+            ),
+            (
+                AlertDescription::UnknownPSKIdentity,
+                "unknown_psk_identity (115)",
+            ),
+            (
+                AlertDescription::EncryptedClientHelloRequired,
+                "ech_required (121)",
+            ),
             (AlertDescription::Unknown(200), "unknown (200)"),
         ] {
             let cause = of(rustls::Error::AlertReceived(alert)).to_string();
             assert!(cause.ends_with(&format!("the alert {named}")), "{cause}");
-        }
-    }
-
-    #[test]
-    fn each_step_fits_a_report() {
-        let refused = TlsCause::Refused(AlertDescription::HandshakeFailure);
-        for cause in [
-            TlsCause::UnknownIssuer,
-            TlsCause::AuthorityAsServer,
-            TlsCause::Expired,
-            TlsCause::NotYetValid,
-            TlsCause::WrongName,
-            TlsCause::Revoked,
-            TlsCause::Certificate,
-            TlsCause::ProtocolVersion,
-            refused,
-            TlsCause::NotTls,
-            TlsCause::Closed,
-            TlsCause::Failed,
-        ] {
-            let label = cause.label();
-            assert!(label.chars().count() <= limits::TITLE_CHARS, "{label}");
-            assert!(label.starts_with(|first: char| first.is_ascii_uppercase()));
         }
     }
 }

@@ -72,8 +72,10 @@ async fn wait(
     run: &OperationRun,
     attempts: &[AttemptRecord],
 ) -> Result<Option<RunWait>, StoreError> {
-    // The wait of a run that was not claimed yet belongs to an earlier run of its id.
-    let Some(last) = attempts.last().filter(|_| run.status == RunStatus::Queued) else {
+    // The wait of a run that was not claimed yet belongs to an earlier run of its id, and that of one that shares its id
+    // perhaps to another one.
+    let may_wait = run.status == RunStatus::Queued && !run.shares_id;
+    let Some(last) = attempts.last().filter(|_| may_wait) else {
         return Ok(None);
     };
     let Some(until) = store.next_attempt_at(run.id).await? else {

@@ -152,7 +152,7 @@ impl Connector {
     }
 
     async fn secured(&self, stream: Box<dyn Stream>, uri: &Uri) -> Result<Connected, FailureKind> {
-        let name = server_name(uri).ok_or(FailureKind::Tls(TlsCause::WrongName))?;
+        let name = server_name(uri).ok_or(FailureKind::Tls(TlsCause::InvalidName))?;
         let secured = self
             .tls
             .connect(name, stream)
@@ -179,7 +179,7 @@ impl Connector {
             .map_err(|error| trouble(FailureKind::of_connecting(&error)))?;
         let mut stream: Box<dyn Stream> = Box::new(tcp.into_inner());
         if proxy.is_tls() {
-            let name = server_name(&proxy.uri).ok_or(ProxyTrouble::Tls(TlsCause::WrongName))?;
+            let name = server_name(&proxy.uri).ok_or(ProxyTrouble::Tls(TlsCause::InvalidName))?;
             let secured = self.tls_to_proxy.connect(name, stream).await;
             let secured = secured.map_err(|error| trouble(FailureKind::of_handshake(&error)))?;
             stream = Box::new(secured);

@@ -1,8 +1,9 @@
 //! Why an exchange failed. Errors of libraries may quote addresses, so only their kinds are kept.
 
 use super::guard::NoPublicAddress;
-use super::proxy::ProxyTrouble;
+use super::proxy::{ProxyTrouble, tls_step};
 use crate::domain::tls_cause::TlsCause;
+use std::borrow::Cow;
 use std::error::Error;
 use std::io;
 
@@ -73,18 +74,34 @@ impl FailureKind {
         }
     }
 
-    /// Returns why TLS failed, with the peer or with the proxy, if that is what failed.
-    pub fn tls_cause(self) -> Option<TlsCause> {
+    /// Returns why TLS or the proxy failed, if that is what failed.
+    pub fn cause(self) -> Option<String> {
         match self {
-            Self::Tls(cause) | Self::Proxy(ProxyTrouble::Tls(cause)) => Some(cause),
+            Self::Tls(cause) => Some(cause.to_string()),
+            Self::Proxy(trouble) => Some(trouble.to_string()),
             _ => None,
         }
     }
 
+    /// Returns what to do where TLS failed, with the peer or with the proxy, as words that follow others.
+    fn step(self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Tls(cause) => Some(cause.step().into()),
+            Self::Proxy(ProxyTrouble::Tls(cause)) => Some(tls_step(cause)),
+            _ => None,
+        }
+    }
+
+    /// Returns the same as the label of a next step.
+    pub fn label(self) -> Option<String> {
+        let step = self.step()?;
+        Some(format!("{}{}", step[..1].to_ascii_uppercase(), &step[1..]))
+    }
+
     /// Returns what failed and, where TLS did, what to do about it.
     pub fn explained(self) -> String {
-        match self.tls_cause() {
-            Some(cause) => format!("{self}; {}", cause.step()),
+        match self.step() {
+            Some(step) => format!("{self}; {step}"),
             None => self.to_string(),
         }
     }
@@ -127,4 +144,39 @@ pub(super) fn causes<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(error.source(), |cause| (**cause).source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::report::limits;
+    use rustls::AlertDescription;
+
+    #[test]
+    fn each_step_fits_a_report() {
+        for cause in [
+            TlsCause::UnknownIssuer,
+            TlsCause::AuthorityAsServer,
+            TlsCause::Expired,
+            TlsCause::NotYetValid,
+            TlsCause::WrongName,
+            TlsCause::InvalidName,
+            TlsCause::Revoked,
+            TlsCause::Certificate,
+            TlsCause::ProtocolVersion,
+            TlsCause::Refused(AlertDescription::HandshakeFailure),
+            TlsCause::NotTls,
+            TlsCause::Closed,
+            TlsCause::Failed,
+        ] {
+            let of_proxy = FailureKind::Proxy(ProxyTrouble::Tls(cause))
+                .label()
+                .unwrap();
+            assert!(of_proxy.contains("outbound.proxy"), "{of_proxy}");
+            for label in [FailureKind::Tls(cause).label().unwrap(), of_proxy] {
+                assert!(label.chars().count() <= limits::TITLE_CHARS, "{label}");
+                assert!(label.starts_with(|first: char| first.is_ascii_uppercase()));
+            }
+        }
+    }
 }

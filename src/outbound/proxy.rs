@@ -8,6 +8,7 @@ use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
 use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret as _;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -181,6 +182,16 @@ impl ProxyTrouble {
             Self::Status(status) => Some(status),
             Self::Unreachable | Self::Timeout | Self::Tls(_) | Self::Closed | Self::NotHttp => None,
         }
+    }
+}
+
+/// Returns what to do where TLS to the proxy failed, as words that follow others.
+pub fn tls_step(cause: TlsCause) -> Cow<'static, str> {
+    match cause {
+        TlsCause::NotTls | TlsCause::Closed => {
+            "check scheme, host and port of outbound.proxy (HTTPS_PROXY)".into()
+        }
+        _ => format!("for outbound.proxy: {}", cause.step()).into(),
     }
 }
 

@@ -94,7 +94,7 @@ pub struct Claim {
     /// All counted attempts were spent before this claim. The provider must not be called again: the run is
     /// completed as `worker_lost`, or as `result_refused`. This attempt does not count.
     pub exhausted: bool,
-    /// With what the database refused the result of a counted attempt, if it did.
+    /// With what the database refused the result of the last counted attempt, if it did. Read where `exhausted`.
     pub result_refusal: Option<String>,
     /// Completing it failed [`MAX_FAILED_COMPLETIONS`] times, too. The context of the run was not read: the
     /// run is completed from its id alone.

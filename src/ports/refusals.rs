@@ -31,6 +31,6 @@ pub trait RefusalStore: Send + Sync {
     /// application, so that the same rule cannot refuse this.
     async fn note_refused_result(&self, claim: &Claim, refusal: &str) -> Result<(), StoreError>;
 
-    /// Returns the refused runs among the `oldest` of those that are not completed, in the order of their ids.
-    async fn refused_runs(&self, oldest: u32) -> Result<Vec<RefusedRun>, StoreError>;
+    /// Returns the refused runs, in the order of their ids. The `latest` attempts of which something was refused are looked at.
+    async fn refused_runs(&self, latest: u32) -> Result<Vec<RefusedRun>, StoreError>;
 }

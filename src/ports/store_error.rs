@@ -217,6 +217,11 @@ impl StoreError {
         )
     }
 
+    /// Whether the database refuses what was written, by a rule or for good: no lock, timeout or failure of the server.
+    pub fn is_refusal(&self) -> bool {
+        !self.is_transient() || self.origin().is_some()
+    }
+
     /// Whether a CHECK refuses the row, whatever a trigger makes of it.
     pub fn violates_check(&self) -> bool {
         let code = self.detail().and_then(|detail| detail.code.as_ref());
@@ -320,6 +325,16 @@ mod tests {
             assert_eq!(refused.is_of_function(), !is_of_constraint, "{text}");
             assert_eq!(refused.violates_check(), is_check, "{text}");
         }
+    }
+
+    #[test]
+    fn a_lock_is_a_refusal_only_where_a_function_raises_its_code() {
+        let lock = |origin| {
+            let lock = Detail::said("a lock (SQLSTATE 55P03)");
+            StoreError::Contended(Detail { origin, ..lock }).is_refusal()
+        };
+        assert!(!lock(None) && lock(Some(Origin::Function)));
+        assert!(StoreError::Refused("a rule".into()).is_refusal());
     }
 
     #[test]

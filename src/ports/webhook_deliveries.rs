@@ -66,7 +66,7 @@ impl Next {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendResult {
     pub result: AttemptResult,
-    /// Why no answer came, for people, and free of secrets.
+    /// Why no answer came and, where TLS failed, what to do: for people, and free of secrets.
     pub cause: Option<String>,
     /// The code that the receiver answered with, of HTTP for a webhook; it is only recorded.
     pub status_code: Option<u16>,

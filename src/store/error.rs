@@ -153,7 +153,7 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
         let mut error = from_sqlstate(&code, postgres.message(), ends_session);
         if let Some(why) = error.detail_mut() {
             why.origin = origin(postgres);
-            why.rule = rule(postgres);
+            why.rule = why.origin.and_then(|origin| rule(postgres, origin));
         }
         error
     } else {
@@ -178,15 +178,18 @@ fn origin(error: &PgDatabaseError) -> Option<Origin> {
     (error.code().starts_with("23") && error.table().is_some()).then_some(Origin::Constraint)
 }
 
-/// Returns the rule that refused the row, where PostgreSQL names it. An error of a trigger has the names of the functions
-/// that were executed, the innermost first.
-fn rule(error: &PgDatabaseError) -> Option<String> {
-    if let Some(name) = error.constraint() {
-        return Some(constraint(name));
+/// Returns the rule that refused the row, where PostgreSQL names it. An error of a function has the names of those that
+/// were executed, the innermost first, between statements and blocks without a name. It may choose what it calls a
+/// constraint, such as a value of the row.
+fn rule(error: &PgDatabaseError, origin: Origin) -> Option<String> {
+    if origin == Origin::Constraint {
+        return error.constraint().map(constraint);
     }
     let mut lines = error.r#where()?.lines();
-    let function = lines.find_map(|line| line.strip_prefix("PL/pgSQL function "))?;
-    let (name, _) = function.split_once('(')?;
+    let name = lines.find_map(|line| {
+        let function = line.strip_prefix("PL/pgSQL function ")?;
+        Some(function.split_once('(')?.0)
+    })?;
     Some(format!("function {}", clean(name, NAME_LENGTH)))
 }
 
@@ -241,9 +244,9 @@ fn from_sqlite(code: i32, message: &str) -> StoreError {
     let mut why = Detail::new(text, Some(Code::Sqlite(code)));
     // SQLITE_CONSTRAINT_TRIGGER: RAISE
     why.origin = (code == 1811).then_some(Origin::Function);
-    why.rule = message
-        .strip_prefix("CHECK constraint failed: ")
-        .map(constraint);
+    // SQLITE_CONSTRAINT_CHECK: the text is SQLite's own.
+    let check = (code == 275).then(|| message.strip_prefix("CHECK constraint failed: "));
+    why.rule = check.flatten().map(constraint);
     match code & 0xff {
         // SQLITE_BUSY, SQLITE_LOCKED
         5 | 6 => StoreError::Contended(why),
@@ -301,7 +304,8 @@ mod tests {
         let refused = |code, message| from_sqlite(code, message).refusal();
         let check = refused(275, "CHECK constraint failed: small");
         assert_eq!(check, "SQLite 275, constraint small");
-        assert_eq!(refused(1811, "not s3cret"), "SQLite 1811");
+        let raised = refused(1811, "CHECK constraint failed: s3cret");
+        assert_eq!(raised, "SQLite 1811");
     }
 
     #[test]

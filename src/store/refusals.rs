@@ -1,28 +1,33 @@
 //! Records what the database refuses of runs, on their attempts.
 
-use super::dialect::{among, each, own, postgres_only, run_type};
+use super::dialect::{among, before, now, own, postgres_only, run_type};
 use super::refused_requeues::RefusedRequeues;
-use super::sql::both;
+use super::repeated_ids::{is_of_type, of_only_run};
+use super::sql::{both, sql_for};
 use super::sql_store::{SqlStore, execute, fetch_all, read};
-use super::statement::Sql;
+use super::statement::{Sql, earlier};
+use super::sweep::{is_running, lease_is_dead};
 use crate::domain::{RunId, TenantId};
 use crate::ports::claims::Claim;
 use crate::ports::log_throttle::log_limited;
 use crate::ports::refusals::{RefusalStore, RefusedRun, RefusedWrite};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
+use std::time::Duration;
 
 const NOTE_RESULT: Sql = both!(
     "UPDATE " own!(run_attempts) " SET result_refusal = $4
      WHERE run_id = $1 AND attempt = $2 AND CAST(token AS text) = $3"
 );
 
-/// Waits for no transition, whose locks are in another order.
+/// Comes after the sweep, which may have rolled back: not of a run that was queued or claimed again since. `$1`:
+/// `worker_dead_after`. Waits for no transition, whose locks are in another order.
 const NOTE_REQUEUES: Sql = both!(
-    "UPDATE " own!(run_attempts) " SET requeue_refusal = $2 WHERE (run_id, attempt) IN (
-         SELECT a.run_id, a.attempt FROM " own!(run_attempts) " a WHERE a.run_id " among!("$1")
+    "UPDATE " own!(run_attempts) " SET requeue_refusal = $3 WHERE (run_id, attempt) IN (
+         SELECT a.run_id, a.attempt FROM " own!(run_attempts) " a WHERE a.run_id " among!("$2")
     " AND NOT a.earlier AND a.attempt = (
-             SELECT max(l.attempt) FROM " own!(run_attempts) " l WHERE l.run_id = a.run_id)"
+             SELECT max(l.attempt) FROM " own!(run_attempts) " l WHERE l.run_id = a.run_id)
+           AND (a.ended_at IS NOT NULL OR " lease_is_dead!() ") AND " is_running!()
     postgres_only!(" FOR UPDATE SKIP LOCKED") ")"
 );
 
@@ -31,19 +36,22 @@ const STILL_RUNNING: Sql = both!(
     " AND r.status = 'running'"
 );
 
-/// `$1`: how many runs that are not completed are looked at. Refused ones stay, and come to be the oldest. The attempt of
-/// a run is the last that has ended or could not; that a requeue was refused is over once there is a later one.
-const REFUSED: Sql = both!(
-    "SELECT r.id, r.tenant_id, CASE WHEN r.status = 'running' AND NOT EXISTS (
-                SELECT 1 FROM " own!(run_attempts) " n WHERE n.run_id = r.id AND n.attempt > a.attempt)
+/// `$1`: how many attempts of which something was refused are looked at, those with the largest ids of runs. Each run is
+/// looked up, so that no plan reads the history. A refusal counts as long as no later attempt has ended, or had one; that a
+/// requeue was refused is over once there is a later one.
+pub(super) const REFUSED: Sql = both!(
+    "SELECT a.run_id, (SELECT max(r.tenant_id) FROM operation_runs r WHERE r.id = a.run_id AND " is_of_type!("r")
+    "), CASE WHEN " is_running!() " AND a.attempt = (
+                SELECT max(n.attempt) FROM " own!(run_attempts) " n WHERE n.run_id = a.run_id)
             THEN a.requeue_refusal END AS requeue_refusal, a.result_refusal
-     FROM (SELECT q.id, q.tenant_id, q.status, q.started_at FROM operation_runs q WHERE q.type = " run_type!()
-    " AND q.status IN ('queued', 'running') ORDER BY q.id LIMIT " each!("(SELECT $1::bigint)", "$1") ") r
-     JOIN " own!(run_attempts) " a ON a.run_id = r.id AND a.attempt = (
-         SELECT max(l.attempt) FROM " own!(run_attempts) " l WHERE l.run_id = r.id AND NOT l.earlier
+     FROM (SELECT f.* FROM " own!(run_attempts) " f
+           WHERE (f.result_refusal IS NOT NULL OR f.requeue_refusal IS NOT NULL) AND NOT f.earlier
+           ORDER BY f.run_id DESC LIMIT $1) a
+     WHERE " of_only_run!("a.run_id", "r.status IN ('queued', 'running') AND r.started_at IS NOT NULL")
+    " AND a.attempt = (
+         SELECT max(l.attempt) FROM " own!(run_attempts) " l WHERE l.run_id = a.run_id
             AND (l.ended_at IS NOT NULL OR l.result_refusal IS NOT NULL OR l.requeue_refusal IS NOT NULL))
-     WHERE r.started_at IS NOT NULL AND (a.result_refusal IS NOT NULL OR a.requeue_refusal IS NOT NULL)
-     ORDER BY r.id"
+     ORDER BY a.run_id"
 );
 
 #[async_trait]
@@ -57,8 +65,8 @@ impl<S: SqlStore> RefusalStore for S {
         execute(self, note).await.map(|_| ())
     }
 
-    async fn refused_runs(&self, oldest: u32) -> Result<Vec<RefusedRun>, StoreError> {
-        let rows: Vec<RefusedRow> = fetch_all(self, REFUSED.bind(oldest)).await?;
+    async fn refused_runs(&self, latest: u32) -> Result<Vec<RefusedRun>, StoreError> {
+        let rows: Vec<RefusedRow> = fetch_all(self, REFUSED.bind(latest)).await?;
         Ok(rows.into_iter().filter_map(of_row).collect())
     }
 }
@@ -79,18 +87,34 @@ fn of_row((id, tenant, requeue, result): RefusedRow) -> Option<RefusedRun> {
 }
 
 /// Records the requeues that were refused since the last call, and publishes how many runs still are.
-pub(super) async fn publish(store: &impl SqlStore) {
+pub(super) async fn publish(store: &impl SqlStore, dead_after: Duration) {
     let refused = &store.in_process().refused_requeues;
-    if let Err(error) = record(store, refused).await {
-        log_limited!(warn, %error, "cannot record which runs the database refuses to queue again");
+    let recorded = record(store, refused, dead_after).await;
+    let forgotten = forget_others(store, refused).await;
+    if let Err(error) = recorded.and(forgotten) {
+        log_limited!(warn, %error, "cannot record which runs the database refuses to queue again; trying again at the next sweep");
     }
     refused.measure();
 }
 
-async fn record(store: &impl SqlStore, refused: &RefusedRequeues) -> Result<(), StoreError> {
-    for (refusal, runs) in refused.take_unrecorded() {
-        execute(store, NOTE_REQUEUES.bind(runs).bind(refusal)).await?;
+async fn record(
+    store: &impl SqlStore,
+    refused: &RefusedRequeues,
+    dead_after: Duration,
+) -> Result<(), StoreError> {
+    while let Some((refusal, runs)) = refused.take_unrecorded() {
+        let note = NOTE_REQUEUES.bind(earlier(dead_after));
+        let recorded = execute(store, note.bind(&runs[..]).bind(&refusal)).await;
+        if let Err(error) = recorded {
+            refused.put_back(refusal, runs);
+            return Err(error);
+        }
     }
+    Ok(())
+}
+
+/// Forgets refused runs that are not running any more.
+async fn forget_others(store: &impl SqlStore, refused: &RefusedRequeues) -> Result<(), StoreError> {
     let left_out = refused.left_out();
     if left_out.is_empty() {
         return Ok(());

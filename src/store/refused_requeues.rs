@@ -6,7 +6,7 @@ use crate::ports::log_throttle::LogThrottle;
 use crate::ports::store_error::StoreError;
 use parking_lot::Mutex;
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -44,8 +44,8 @@ static LOG: LogThrottle = LogThrottle::new();
 #[derive(Default)]
 pub(super) struct RefusedRequeues {
     runs: Mutex<HashMap<i64, Instant>>,
-    /// Those that are not recorded on their attempts yet, by what refused them.
-    unrecorded: Mutex<BTreeMap<String, Vec<i64>>>,
+    /// Those that a rule refused and that are not recorded on their attempts yet, by what refused them.
+    unrecorded: Mutex<BTreeMap<String, BTreeSet<i64>>>,
     /// Whether runs are queued one by one, in all statements until a transaction gets through: one of a batch has ended
     /// it.
     pub one_by_one: AtomicBool,
@@ -58,8 +58,10 @@ impl RefusedRequeues {
         if self.runs.lock().insert(run, Instant::now()).is_some() {
             return;
         }
-        let mut unrecorded = self.unrecorded.lock();
-        unrecorded.entry(why.refusal()).or_default().push(run);
+        // A lock or a timeout is no rule.
+        if !why.is_transient() {
+            self.put_back(why.refusal(), [run]);
+        }
         match LOG.line() {
             Some(left_out) => {
                 tracing::warn!(run, %why, left_out, "cannot queue the run again; leaving it out for a while");
@@ -85,9 +87,18 @@ impl RefusedRequeues {
         }
     }
 
-    /// Returns the runs whose refusals are not recorded yet, by refusal. The caller records them.
-    pub fn take_unrecorded(&self) -> BTreeMap<String, Vec<i64>> {
-        std::mem::take(&mut *self.unrecorded.lock())
+    /// Returns a refusal that is not recorded yet, and its runs. The caller records it, or puts it back.
+    pub fn take_unrecorded(&self) -> Option<(String, Vec<i64>)> {
+        let (refusal, runs) = self.unrecorded.lock().pop_first()?;
+        Some((refusal, runs.into_iter().collect()))
+    }
+
+    pub fn put_back(&self, refusal: String, runs: impl IntoIterator<Item = i64>) {
+        self.unrecorded
+            .lock()
+            .entry(refusal)
+            .or_default()
+            .extend(runs);
     }
 
     /// Forgets a run that is not running any more.
@@ -219,6 +230,15 @@ mod tests {
         tokio::time::advance(RETRY_AFTER).await;
         refused.forget(1);
         assert_eq!(refused.left_out(), [9]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_a_rule_refuses_is_recorded() {
+        let refused = RefusedRequeues::default();
+        refused.note(7, StoreError::Contended("a lock".into()));
+        refused.note(8, StoreError::Refused("not today".into()));
+        assert_eq!(refused.take_unrecorded(), Some(("refused".into(), vec![8])));
+        assert_eq!(refused.take_unrecorded(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -81,7 +81,7 @@ macro_rules! is_running {
         $crate::store::repeated_ids::of_only_run!($db "a.run_id", "r.status = 'running'")
     };
 }
-pub(super) use is_running;
+pub(super) use {is_running, lease_is_dead};
 
 /// Begins after the runs were locked, so it sees the current attempts. Returns with each run whether the
 /// attempt counts.
@@ -327,7 +327,7 @@ impl<S: SqlStore> SweepStore for S {
                 break swept;
             }
         };
-        super::refusals::publish(self).await;
+        super::refusals::publish(self, policy.worker_dead_after).await;
         swept
     }
 

@@ -64,6 +64,7 @@ impl<S: Subscriber> Layer<S> for LibraryLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::own_process;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
@@ -143,10 +144,6 @@ mod tests {
         assert_eq!(counted(), 1);
     }
 
-    /// Set in the process of its own in which the subscriber is that of the whole process: within the event of another one
-    /// a line gets through there only.
-    const OWN_PROCESS: &str = "VERIFYD_TEST_OWN_PROCESS";
-
     /// Keeps the fields of each line.
     struct Kept(Arc<Mutex<Vec<String>>>);
 
@@ -166,22 +163,15 @@ mod tests {
         }
     }
 
+    /// In a process of its own, in which the subscriber is that of the whole process: within the event of another one a
+    /// line gets through there only.
     #[tokio::test(start_paused = true)]
     async fn the_next_line_has_the_number_of_those_left_out() {
-        if std::env::var_os(OWN_PROCESS).is_none() {
-            let name = concat!(
-                module_path!(),
-                "::the_next_line_has_the_number_of_those_left_out"
-            );
-            let (_, name) = name.split_once("::").unwrap();
-            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-            let again = again.args(["--exact", name]).env(OWN_PROCESS, "yes");
-            let output = again.output().unwrap();
-            let said = String::from_utf8_lossy(&output.stdout);
-            assert!(
-                output.status.success() && said.contains("1 passed"),
-                "{said}"
-            );
+        let name = concat!(
+            module_path!(),
+            "::the_next_line_has_the_number_of_those_left_out"
+        );
+        if own_process::output_of(name).is_some() {
             return;
         }
         let kept = Arc::new(Mutex::new(Vec::new()));

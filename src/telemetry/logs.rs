@@ -107,3 +107,41 @@ fn log_panics() {
         tracing::error!(location, backtrace, "panicked; this is a defect of verifyd");
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::own_process;
+    use bytes::{Buf as _, Bytes};
+
+    /// In a process of its own: the hook is that of the whole process.
+    #[test]
+    fn a_panic_of_a_library_names_its_files_from_their_crates_on() {
+        let name = concat!(
+            module_path!(),
+            "::a_panic_of_a_library_names_its_files_from_their_crates_on"
+        );
+        let Some(output) = own_process::output_of(name) else {
+            let settings = LogSettings {
+                format: LogFormat::Json,
+                filter: "error".to_owned(),
+            };
+            init(&settings).unwrap();
+            let past_the_end = std::panic::catch_unwind(|| Bytes::new().advance(1));
+            assert!(past_the_end.is_err());
+            return;
+        };
+        let log = String::from_utf8(output.stderr).unwrap();
+        let mut lines = log.lines().filter(|line| line.contains("panicked"));
+        let line: serde_json::Value = serde_json::from_str(lines.next().unwrap()).unwrap();
+        let location = line["location"].as_str().unwrap();
+        assert!(location.starts_with("bytes"), "{location}");
+        let backtrace = line["backtrace"].as_str().unwrap();
+        let mut paths = backtrace
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix("at "))
+            .peekable();
+        assert!(paths.peek().is_some(), "{backtrace}");
+        assert!(paths.all(|path| !path.starts_with('/')), "{backtrace}");
+    }
+}

@@ -6,6 +6,8 @@ mod library_limit;
 pub(crate) mod log_filter;
 pub(crate) mod logs;
 pub mod metrics;
+#[cfg(test)]
+mod own_process;
 pub mod sampling;
 mod source_path;
 pub mod traces;

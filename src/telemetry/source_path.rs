@@ -1,5 +1,6 @@
 //! Shortens the paths of source files in log lines: those of libraries are of the machine that built this program.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use tracing::field::{Field, Visit};
@@ -19,14 +20,27 @@ pub(super) fn shortened(path: &str) -> String {
         return path.to_owned();
     }
     let parts: Vec<_> = absolute.iter().collect();
-    // Without such a folder, the file alone.
-    let sources = parts.iter().rposition(|part| *part == "src");
-    let first = sources.map_or(parts.len() - 1, |at| at.saturating_sub(1));
+    let first = match parts.iter().rposition(|part| *part == "src") {
+        // Cargo's folder of the registry, for a crate that has none.
+        Some(at) if is_in_registry(&parts[at + 1..]) => at + 2,
+        Some(at) => at.saturating_sub(1),
+        // Without such a folder, the file alone.
+        None => parts.len() - 1,
+    };
     parts[first..]
         .iter()
         .collect::<PathBuf>()
         .display()
         .to_string()
+}
+
+/// Returns whether the parts after `src` are those of a registry: its name, a crate, and a file of that.
+fn is_in_registry(parts: &[&OsStr]) -> bool {
+    let [registry, _crate, _file, ..] = parts else {
+        return false;
+    };
+    let registry = registry.to_string_lossy();
+    registry.starts_with("index.") || registry.contains("crates.io-")
 }
 
 /// The same for each line of a backtrace that names a file.
@@ -100,6 +114,11 @@ mod tests {
             (
                 &*format!("{REGISTRY}/tokio-1.48.0/src/runtime/task.rs"),
                 "tokio-1.48.0/src/runtime/task.rs",
+            ),
+            (&*format!("{REGISTRY}/fnv-1.0.7/lib.rs"), "fnv-1.0.7/lib.rs"),
+            (
+                &*format!("{REGISTRY}/hashed-1.0.0/src/index.rs"),
+                "hashed-1.0.0/src/index.rs",
             ),
             (
                 "/rustc/59807616e1fa2540724bfbac14d7976d7e4a3860/library/core/src/option.rs",

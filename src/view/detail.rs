@@ -28,14 +28,18 @@ impl RunDetail {
         let waiting = record.wait.as_ref().map(WaitingView::of);
         let last = record.attempts.last();
         let last = last.filter(|_| record.run.status == RunStatus::Running);
-        let requeue_refusal = last.and_then(|attempt| attempt.requeue_refusal.as_ref());
-        match (&waiting, requeue_refusal) {
+        let refused = last.and_then(|last| Some((last.requeue_refusal.as_ref()?, last.ended_at)));
+        match (&waiting, refused) {
             // What else is known of the id may be another run's.
             _ if run.shares_id => {}
             (Some(waiting), _) => run.verdict = waiting.sentence(now),
-            (None, Some(refusal)) => {
+            (None, Some((refusal, ended_at))) => {
+                let ended = match ended_at {
+                    Some(_) => "attempt",
+                    None => "lease",
+                };
                 run.verdict = format!(
-                    "Its attempt has ended, and the database refuses to queue it again ({refusal})."
+                    "Its {ended} has ended, and the database refuses to queue it again ({refusal})."
                 );
             }
             (None, None) => {}

@@ -307,8 +307,7 @@ impl ReportView {
 }
 
 /// What is said of a run that is not completed, where other runs have its id.
-const SHARES_ID: &str =
-    "Never claimed, because other runs have its id: delete all but one, as `verifyd doctor` says.";
+const SHARES_ID: &str = "No worker claims or completes it, because other runs have its id: delete all but one, as `verifyd doctor` says.";
 
 fn verdict(run: &OperationRun, report: &ReportState) -> String {
     match (run.status, report) {

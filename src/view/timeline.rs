@@ -94,6 +94,7 @@ impl AttemptView {
 /// Returns how an attempt ended, and what the database refused.
 fn end_words(attempt: &AttemptRecord) -> String {
     let end = match attempt.end_reason {
+        None if attempt.requeue_refusal.is_some() => "its lease has ended",
         None => "in progress",
         Some(AttemptEnd::Completed) => "completed the run",
         Some(AttemptEnd::Throttled) => "released: the provider throttles",

@@ -480,6 +480,12 @@ fn what_the_database_refused_is_said_with_its_class() {
         end.starts_with("lost: ") && end.ends_with(&format!("queue the run again ({CLASS})")),
         "{end}"
     );
+    // What ended it was rolled back.
+    (stuck.attempts[0].ended_at, stuck.attempts[0].end_reason) = (None, None);
+    let shown = RunDetail::of(&stuck, at(4));
+    assert!(shown.run.verdict.starts_with("Its lease has ended, and"));
+    let end = &shown.timeline.attempts[0].end;
+    assert!(end.starts_with("its lease has ended; the database refused"));
 }
 
 #[test]

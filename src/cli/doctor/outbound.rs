@@ -5,8 +5,9 @@ use crate::config::Settings;
 use crate::files::trusted_authorities;
 use crate::outbound::Outbound;
 use crate::outbound::guard::names_loopback;
-use crate::outbound::proxy::{Proxy, ProxyTrouble};
+use crate::outbound::proxy::{Proxy, ProxyTrouble, tls_step};
 use http::Uri;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 const PART: &str = "outbound";
@@ -86,8 +87,8 @@ fn line(host: &str, proxy: &Proxy, tried: Result<(), ProxyTrouble>) -> Line {
     }
 }
 
-fn remedy(trouble: ProxyTrouble) -> &'static str {
-    match trouble {
+fn remedy(trouble: ProxyTrouble) -> Cow<'static, str> {
+    let remedy = match trouble {
         ProxyTrouble::AsksForCredentials => {
             "put user and password into the address of the proxy (percent-encoded), in outbound.proxy or in \
              the file that VERIFYD__OUTBOUND__PROXY_FILE names"
@@ -100,11 +101,12 @@ fn remedy(trouble: ProxyTrouble) -> &'static str {
         ProxyTrouble::Unreachable | ProxyTrouble::Timeout | ProxyTrouble::Closed => {
             "check host and port of outbound.proxy (HTTPS_PROXY), and that this machine may connect to them"
         }
-        ProxyTrouble::Tls(cause) => cause.step(),
+        ProxyTrouble::Tls(cause) => return tls_step(cause),
         ProxyTrouble::NotHttp => {
             "check that host and port of outbound.proxy are those of an HTTP proxy"
         }
-    }
+    };
+    remedy.into()
 }
 
 fn joined(hosts: &BTreeSet<String>) -> String {
@@ -116,4 +118,22 @@ fn is_loopback(host: &str) -> bool {
     let literal = host.trim_start_matches('[').trim_end_matches(']');
     let is_address = |ip: std::net::IpAddr| ip.is_loopback();
     names_loopback(host) || literal.parse().is_ok_and(is_address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::tls_cause::TlsCause;
+
+    #[test]
+    fn what_is_no_tls_leads_to_the_address_of_the_proxy() {
+        for cause in [TlsCause::NotTls, TlsCause::Closed] {
+            let remedy = remedy(ProxyTrouble::Tls(cause));
+            assert_eq!(
+                remedy,
+                "check scheme, host and port of outbound.proxy (HTTPS_PROXY)"
+            );
+        }
+        assert!(remedy(ProxyTrouble::Tls(TlsCause::Expired)).ends_with(TlsCause::Expired.step()));
+    }
 }

@@ -35,6 +35,9 @@ const MIN_TRIES: u32 = 3;
 const MAX_DOUBLINGS: u32 = 6;
 const MAX_DOUBLINGS_OF_FORCED: u32 = 12;
 
+/// Longest time for recording that a result was refused, which keeps the slot.
+const NOTE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Limits the tries of a completion that the database answers at once with an error which may pass.
 struct TryLimit {
     made: u32,
@@ -189,14 +192,19 @@ impl Pipeline {
             );
         }
         // The release may be refused, too.
-        if let Err(error) = self
-            .store
-            .note_refused_result(&attempt.claim, &why.refusal())
-            .await
-        {
+        let note = self.note_refused(&attempt.claim, why);
+        tokio::join!(note, self.release_after_error(attempt)).1
+    }
+
+    async fn note_refused(&self, claim: &Claim, why: &StoreError) {
+        if !why.is_refusal() {
+            return;
+        }
+        let refusal = why.refusal();
+        let note = self.store.note_refused_result(claim, &refusal);
+        if let Err(error) = with_timeout(NOTE_TIMEOUT, note).await {
             log_limited!(warn, %error, "cannot record that the database refuses the result");
         }
-        self.release_after_error(attempt).await
     }
 
     /// Keeps new facts about the connection. Nothing depends on it: a fact that is lost is found out again.

@@ -3,7 +3,7 @@
 use crate::domain::Reason;
 use crate::domain::link::Link;
 use crate::domain::report::{Evidence, EvidenceKind};
-use crate::domain::tls_cause::TlsCause;
+use crate::outbound::failure::FailureKind;
 use crate::ports::provider::Disposition;
 use serde::Deserialize;
 use std::num::NonZeroU64;
@@ -80,8 +80,8 @@ pub(super) struct Fault {
     pub look_up: Option<NonZeroU64>,
     /// Advice that replaces the reason's.
     pub advice: Option<&'static Advice>,
-    /// Why TLS failed, whose step comes before the reason's.
-    pub tls: Option<TlsCause>,
+    /// How the exchange failed; its step, if it has one, comes before the reason's.
+    pub failure: Option<FailureKind>,
 }
 
 impl Fault {
@@ -98,7 +98,7 @@ impl Fault {
             remark: None,
             look_up: None,
             advice: None,
-            tls: None,
+            failure: None,
         }
     }
 
@@ -137,13 +137,6 @@ impl Fault {
     /// Whether there is evidence of this kind.
     pub fn has(&self, kind: EvidenceKind) -> bool {
         self.evidence.iter().any(|e| e.kind == kind)
-    }
-
-    /// Returns the cause of a call that got no answer.
-    pub fn cause(&self) -> Option<&str> {
-        let mut causes = self.evidence.iter();
-        let cause = causes.find(|evidence| evidence.kind == EvidenceKind::Cause)?;
-        Some(&cause.value)
     }
 
     /// Whether Graph has named this error.

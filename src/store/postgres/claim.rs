@@ -66,7 +66,6 @@ macro_rules! claim {
                            count(*) FILTER (WHERE NOT earlier AND counted) AS spent,
                            count(*) FILTER (WHERE NOT earlier AND counted
                                                   AND end_reason = 'worker_lost') AS lost,
-                           max(result_refusal) FILTER (WHERE NOT earlier AND counted) AS result_refusal,
                            count(*) FILTER (WHERE ended_at IS NULL
                                OR NOT earlier AND (end_reason = 'completed' OR " is_before_start!(postgres "l")
             ")) AS other,
@@ -90,8 +89,11 @@ macro_rules! claim {
             FROM opened o JOIN history h ON h.id = o.run_id
             WHERE r.id = o.run_id AND " is_of_type!(postgres "r")
             " RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at,
-                o.attempt, h.own + 1 AS own_attempt, o.claimed_at, h.spent, h.exhausted, h.result_refusal,
-                h.failed >= $6 AS forced_completion,
+                o.attempt, h.own + 1 AS own_attempt, o.claimed_at, h.spent, h.exhausted,
+                CASE WHEN h.exhausted THEN (
+                    SELECT a.result_refusal FROM verifyd.run_attempts a
+                    WHERE a.run_id = r.id AND NOT a.earlier AND a.counted ORDER BY a.attempt DESC LIMIT 1
+                ) END AS result_refusal, h.failed >= $6 AS forced_completion,
                 coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at, "
             context_state!("NOT $9", "$7")
             " )

@@ -89,8 +89,9 @@ const TAKE_RUNS: &str = sql!(
         WHERE a.run_id = operation_runs.id AND NOT a.earlier) AS own_attempt,
        (SELECT count(*) FROM verifyd_run_attempts a
         WHERE a.run_id = operation_runs.id AND a.counted AND NOT a.earlier) AS counted_attempts,
-       (SELECT max(a.result_refusal) FROM verifyd_run_attempts a
-        WHERE a.run_id = operation_runs.id AND a.counted AND NOT a.earlier) AS result_refusal,
+       (SELECT a.result_refusal FROM verifyd_run_attempts a
+        WHERE a.run_id = operation_runs.id AND a.counted AND NOT a.earlier
+        ORDER BY a.attempt DESC LIMIT 1) AS result_refusal,
        (SELECT count(*) >= $2 FROM verifyd_run_attempts a
         WHERE a.run_id = operation_runs.id AND " is_failed_completion!() ") AS forced_completion,
        (SELECT min(claimed_at) FROM verifyd_run_attempts a

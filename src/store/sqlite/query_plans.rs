@@ -8,6 +8,7 @@ use crate::store::filters::push_acknowledgement_filter;
 use crate::store::groups::DUE_RUNS;
 use crate::store::migrations;
 use crate::store::overview::longest_due;
+use crate::store::refusals::REFUSED;
 use crate::store::statement::{Sql, Statement};
 use crate::store::sweep::WITHOUT_LEASE;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection};
@@ -42,6 +43,13 @@ async fn acknowledgements_of_a_connection_are_found_by_the_index_of_its_runs() {
     let plan = plan_of(page).await;
     let search = "SEARCH r USING INDEX operation_runs_check_by_connection (<expr>=?)";
     assert!(plan.contains(search), "{plan}");
+}
+
+#[tokio::test]
+async fn refused_runs_are_found_by_the_index_of_refused_attempts() {
+    let plan = plan_of(REFUSED).await;
+    let scan = "SCAN f USING INDEX verifyd_run_attempts_refused";
+    assert!(plan.contains(scan) && !plan.contains("SCAN r"), "{plan}");
 }
 
 #[tokio::test]

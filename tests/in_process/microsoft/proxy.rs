@@ -93,7 +93,17 @@ async fn a_proxy_over_tls_is_one_too_and_has_to_be_trusted() {
     let expected = (vec![&*name], vec![], vec![&*text], vec![]);
     assert_eq!(refusal(&found), expected);
     let step = &found.check(AUTHENTICATION).next_steps[0];
-    assert_eq!(step.label, cause.label());
+    assert!(step.label.starts_with("For outbound.proxy: "));
+    assert!(step.label.ends_with(cause.step()), "{}", step.label);
+}
+
+#[tokio::test]
+async fn a_host_that_no_certificate_can_name_is_told_as_one() {
+    let server = Server::behind_proxy(HEALTH, "login-.example.test").await;
+    let proxy = ConnectProxy::start(Way::Open, server.address).await;
+    let found = checked(&server, &format!("http://127.0.0.1:{}", proxy.port), "").await;
+    let (_, _, cause, _) = refusal_for(&found, Reason::TlsFailed);
+    assert_eq!(cause, [TlsCause::InvalidName.to_string()]);
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! TLS that fails: the report says why, and what to do about it.
 
-use crate::microsoft::fixture::{Still, run, settings, target};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use crate::microsoft::fixture::{Found, Still, run, settings, target};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
+};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{AlertDescription, RootCertStore, ServerConfig};
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use verifyd::domain::Reason;
 use verifyd::domain::report::{CheckStatus, EvidenceKind};
 use verifyd::domain::tls_cause::TlsCause;
-use verifyd::outbound::Outbound;
+use verifyd::outbound::{Outbound, OutboundSettings};
 use verifyd::provider::microsoft::MicrosoftProvider;
 
 const AUTHENTICATION: &str = "provider.authentication";
@@ -64,8 +66,9 @@ fn alert(description: AlertDescription) -> Peer {
     Peer::Says(vec![21, 3, 3, 0, 2, 2, description.into()])
 }
 
-fn authority() -> Authority {
+fn authority(name: &str) -> Authority {
     let mut params = CertificateParams::new([NAME.to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
@@ -102,13 +105,26 @@ fn for_known_clients(by: &Authority, protocols: &[&[u8]]) -> Peer {
     Peer::Serves(config)
 }
 
+/// Checks a provider at this address.
+async fn checked(url: &str, outbound: Outbound, trusted: &Authority) -> Found {
+    let outbound = outbound.trusting(roots(trusted)).unwrap();
+    let settings = settings(url, url);
+    let provider = MicrosoftProvider::with_outbound(&settings, Arc::new(Still), &outbound);
+    run(&provider.unwrap(), &target("health_check")).await
+}
+
 #[tokio::test]
 async fn a_report_says_why_tls_failed_and_what_to_do() {
-    let ours = authority();
+    let ours = authority("ours");
     let far = |year| date_time_ymd(year, 1, 1);
     let refused = TlsCause::Refused;
     let cases = [
-        (signed(&authority(), |_| {}), TlsCause::UnknownIssuer),
+        (
+            signed(&authority("theirs"), |_| {}),
+            TlsCause::UnknownIssuer,
+        ),
+        // Made again under the same name.
+        (signed(&authority("ours"), |_| {}), TlsCause::UnknownIssuer),
         (
             Peer::Serves(tls_identity::server(ours.der().clone(), ours.key())),
             TlsCause::AuthorityAsServer,
@@ -156,21 +172,57 @@ async fn a_report_says_why_tls_failed_and_what_to_do() {
     ];
     for (peer, cause) in cases {
         let url = start(peer).await;
-        let outbound = Outbound::direct().unwrap().trusting(roots(&ours)).unwrap();
-        let settings = settings(&url, &url);
-        let provider = MicrosoftProvider::with_outbound(&settings, Arc::new(Still), &outbound);
-        let found = run(&provider.unwrap(), &target("health_check")).await;
-        let reason = match cause {
-            TlsCause::Closed => Reason::ProviderUnreachable,
-            _ => Reason::TlsFailed,
+        let found = checked(&url, Outbound::direct().unwrap(), &ours).await;
+        // What ends without an alert is as any lost connection.
+        let (reason, evidence) = match cause {
+            TlsCause::Closed => (Reason::ProviderUnreachable, vec![]),
+            _ => (Reason::TlsFailed, vec![cause.to_string()]),
         };
         let check = found.check(AUTHENTICATION);
         assert_eq!(check.status, CheckStatus::Fail, "{cause}");
         assert_eq!(check.reason_code, Some(reason), "{cause}");
-        let evidence = found.evidence(AUTHENTICATION, EvidenceKind::Cause);
-        assert_eq!(evidence, [cause.to_string()]);
+        assert_eq!(
+            found.evidence(AUTHENTICATION, EvidenceKind::Cause),
+            evidence
+        );
         let named = format!("Cause: {cause}.");
         assert!(check.message.ends_with(&named), "{}", check.message);
-        assert_eq!(check.next_steps[0].label, cause.label());
+        let step = &check.next_steps[0];
+        assert!(step.label.eq_ignore_ascii_case(cause.step()));
+        assert!(step.url.starts_with("/runs/"), "{}", step.url);
+    }
+}
+
+#[tokio::test]
+async fn a_report_says_why_tls_to_the_proxy_failed() {
+    let ours = authority("ours");
+    let asks = TlsCause::Refused(AlertDescription::CertificateRequired);
+    for (peer, cause, label, attempts) in [
+        (
+            for_known_clients(&ours, &[b"http/1.1"]),
+            asks,
+            &*format!("For outbound.proxy: {}", asks.step()),
+            vec![],
+        ),
+        (
+            Peer::Says(Vec::new()),
+            TlsCause::Closed,
+            "Check scheme, host and port of outbound.proxy (HTTPS_PROXY)",
+            vec!["3"],
+        ),
+    ] {
+        let outbound = Outbound::new(&OutboundSettings {
+            proxy: start(peer).await.into(),
+            no_proxy: String::new(),
+        });
+        let url = "https://login.example.test";
+        let found = checked(url, outbound.unwrap(), &ours).await;
+        let check = found.check(AUTHENTICATION);
+        assert_eq!(check.reason_code, Some(Reason::ProviderUnreachable));
+        let evidence = |kind| found.evidence(AUTHENTICATION, kind);
+        let named = format!("no trusted TLS connection to the proxy could be made: {cause}");
+        assert_eq!(evidence(EvidenceKind::Cause), [named]);
+        assert_eq!(evidence(EvidenceKind::Attempts), attempts);
+        assert_eq!(check.next_steps[0].label, label);
     }
 }

@@ -1,26 +1,52 @@
-//! What the real binary says of a receiver that it cannot reach.
+//! What the real binary says of receivers that it cannot reach.
 
 use crate::notify::webhook_circuits::record;
 use crate::notify::webhooks::{add, bench, deliveries};
 use test_support::hostile_server::tls::{certificate, serve};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
 use verifyd::domain::tls_cause::TlsCause;
+
+/// The address of a receiver that closes each connection during the handshake.
+async fn closing() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+        }
+    });
+    url
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_says_why_tls_failed_and_what_to_do() {
     let (bench, connection, _receiver) = bench().await;
     let (unsigned, key) = certificate(None, "localhost", false);
-    let url = serve(unsigned, &key).0.replace("localhost", "127.0.0.1");
-    let (endpoint, _) = add(&bench, &url, &[]);
+    let unsigned = serve(unsigned, &key).0.replace("localhost", "127.0.0.1");
+    let cases = [
+        (unsigned, "tls_failed", TlsCause::UnknownIssuer),
+        (closing().await, "unreachable", TlsCause::Closed),
+    ]
+    .map(|(url, result, cause)| (add(&bench, &url, &[]).0, result, cause));
     let _worker = bench.serve(&[]);
     record(&bench, connection, 1).await;
-    let failed = "SELECT count(*) FROM verifyd.webhook_attempts WHERE result = 'tls_failed'";
-    bench.until(failed, |attempts| attempts > 0).await;
-    let delivery = deliveries(&bench, endpoint)[0]["id"].to_string();
-    let attempts = bench.json(&["webhooks", "attempts", &delivery]);
-    let cause = TlsCause::UnknownIssuer;
-    let expected = format!("no trusted TLS connection: {cause}; {}", cause.step());
-    assert_eq!(attempts[0]["cause"], expected);
-    let shown = bench.run(&["webhooks", "attempts", &delivery]).stdout;
+    for (endpoint, result, cause) in cases {
+        let failed = format!(
+            "SELECT count(*) FROM verifyd.webhook_attempts a \
+             JOIN verifyd.webhook_deliveries d ON d.id = a.delivery_id \
+             WHERE d.endpoint_id = {endpoint} AND a.result = '{result}'"
+        );
+        bench.until(&failed, |attempts| attempts > 0).await;
+        let delivery = deliveries(&bench, endpoint)[0]["id"].to_string();
+        let attempts = bench.json(&["webhooks", "attempts", &delivery]);
+        let expected = format!("no trusted TLS connection: {cause}; {}", cause.step());
+        assert_eq!(attempts[0]["cause"], expected);
+        let shown = bench.run(&["webhooks", "attempts", &delivery]).stdout;
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(shown.contains(&format!("{result}: no trusted")), "{shown}");
+    }
+    let shown = bench.run(&["webhooks", "deliveries"]).stdout;
     let shown = String::from_utf8(shown).unwrap();
-    assert!(shown.contains("tls_failed: no trusted"), "{shown}");
+    assert!(!shown.contains("no trusted"), "{shown}");
 }

@@ -161,7 +161,10 @@ runs {
         a_context_that_cannot_be_read_does_not_keep_the_run;
     refusals:
         a_refused_result_is_known_to_the_last_claim,
-        a_refused_requeue_is_recorded_until_the_run_is_queued;
+        a_run_that_is_lost_after_a_refused_result_is_lost,
+        a_refused_requeue_is_recorded_until_the_run_is_queued,
+        a_refused_requeue_is_not_recorded_once_the_run_is_queued,
+        what_cannot_be_recorded_of_refused_requeues_is_recorded_later;
     recording:
         a_recorded_run_is_queued_and_delivered,
         several_runs_are_recorded_in_their_order_or_none,

@@ -11,6 +11,7 @@ use test_support::waiting::until;
 use verifyd::domain::access::Binding;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, RunId, RunStatus};
+use verifyd::operations::read_run;
 use verifyd::ports::store::{AttemptEnd, Claim, Months, NewRun, PrunePolicy, RunFilter};
 
 /// Another application's, with partitions for this month and two before, and one for all other times.
@@ -412,6 +413,29 @@ async fn runs_that_share_an_id_cost_nobody_anything() {
     assert_eq!(bed.run(done).await.status, RunStatus::Completed);
     let pruned = bed.store.prune(&policy, None).await.unwrap();
     assert_eq!(pruned.runs, 1);
+}
+
+/// Nobody can tell whose the wait is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_shares_its_id_waits_for_no_time() {
+    let bed = Bed::partitioned().await;
+    let run = bed.queued().await;
+    let held = bed.claim(run, "w1").await;
+    let an_hour = Some(Duration::from_secs(3600));
+    assert!(bed.release(&held, AttemptEnd::Error, an_hour).await);
+    let waits = async || {
+        let record = read_run(bed.store.as_ref(), &Binding::EVERYTHING, run).await;
+        record.unwrap().wait.is_some()
+    };
+    assert!(waits().await);
+    bed.exec(
+        "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context, created_at, started_at)
+         SELECT id, workspace_id, tenant_id, type, status, context, created_at + interval '40 days', started_at
+         FROM operation_runs",
+    )
+    .await;
+    assert_eq!(sharing(&bed).await, [run]);
+    assert!(!waits().await);
 }
 
 /// The runs that are said to share their id, by the list and by each of them.

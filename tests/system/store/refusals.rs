@@ -1,7 +1,8 @@
 //! What the database refuses of runs: results, and to queue them again.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{ISOLATED, POLICY, failed, worker};
+use crate::store::fixtures::{ISOLATED, failed, heartbeat, worker};
+use crate::store::pages_of_a_connection::counted;
 use uuid::Uuid;
 use verifyd::domain::{RunId, TenantId};
 use verifyd::ports::store::{AttemptEnd, Claim, ClaimPolicy, RefusedRun, RefusedWrite};
@@ -19,29 +20,34 @@ async fn refused_runs(bed: &Bed) -> Vec<RefusedRun> {
     bed.store.refused_runs(1_000).await.unwrap()
 }
 
+async fn claimed(bed: &Bed, run: RunId, max_attempts: u32) -> Claim {
+    let policy = ClaimPolicy {
+        max_attempts,
+        ..ISOLATED
+    };
+    let answer = bed.store.claim(run, &worker("w"), &policy).await;
+    answer.unwrap().claimed().unwrap()
+}
+
+async fn note(bed: &Bed, claim: &Claim, refusal: &str) {
+    let noted = bed.store.note_refused_result(claim, refusal).await;
+    noted.unwrap();
+}
+
 pub async fn a_refused_result_is_known_to_the_last_claim(bed: &Bed) {
     const REFUSAL: &str = "SQLSTATE 23514, constraint small";
     let other = bed.queued().await;
     bed.claim(other, "w").await;
     let run = bed.queued_for(8, 1).await;
-    let claim = async |policy: ClaimPolicy| {
-        let policy = ClaimPolicy {
-            max_attempts: 1,
-            ..policy
-        };
-        let answer = bed.store.claim(run, &worker("w"), &policy).await;
-        answer.unwrap().claimed().unwrap()
-    };
-    let held = claim(POLICY).await;
+    let held = claimed(bed, run, 1).await;
     assert_eq!(held.result_refusal, None);
     let forged = Claim {
         token: Uuid::new_v4(),
         ..held.clone()
     };
-    let note = async |claim: &Claim| bed.store.note_refused_result(claim, REFUSAL).await.unwrap();
-    note(&forged).await;
+    note(bed, &forged, REFUSAL).await;
     assert_eq!(bed.attempts(run).await[0].result_refusal, None);
-    note(&held).await;
+    note(bed, &held, REFUSAL).await;
     let noted = bed.attempts(run).await.remove(0);
     assert_eq!(noted.result_refusal.as_deref(), Some(REFUSAL));
     assert_eq!(noted.ended_at, None);
@@ -49,13 +55,33 @@ pub async fn a_refused_result_is_known_to_the_last_claim(bed: &Bed) {
     let named = [refused(run, RefusedWrite::Result, REFUSAL)];
     assert_eq!(refused_runs(bed).await, named);
 
-    let last = claim(ISOLATED).await;
+    let last = claimed(bed, run, 1).await;
     assert!(last.exhausted);
     assert_eq!(last.result_refusal.as_deref(), Some(REFUSAL));
     // Until it has ended, the one before it is the last.
     assert_eq!(refused_runs(bed).await, named);
+    assert!(bed.release(&last, AttemptEnd::Error, None).await);
+    assert_eq!(refused_runs(bed).await, []);
+
+    // The attempt that failed to complete it did not count.
+    let last = claimed(bed, run, 1).await;
+    assert_eq!(last.result_refusal.as_deref(), Some(REFUSAL));
+    note(bed, &last, REFUSAL).await;
+    assert_eq!(refused_runs(bed).await, named);
     assert!(bed.store.complete(&last, &failed()).await.unwrap());
     assert_eq!(refused_runs(bed).await, []);
+}
+
+pub async fn a_run_that_is_lost_after_a_refused_result_is_lost(bed: &Bed) {
+    let run = bed.queued().await;
+    let held = claimed(bed, run, 2).await;
+    note(bed, &held, "SQLSTATE P0001").await;
+    assert!(bed.release(&held, AttemptEnd::Error, None).await);
+    claimed(bed, run, 2).await;
+    assert_eq!(bed.sweep().await.reclaimed, [run]);
+    let last = claimed(bed, run, 2).await;
+    assert!(last.exhausted);
+    assert_eq!(last.result_refusal, None);
 }
 
 const REFUSE: [&str; 2] = [
@@ -65,6 +91,19 @@ const REFUSE: [&str; 2] = [
     "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs WHEN new.status = 'queued' AND new.tenant_id = 8
          BEGIN SELECT RAISE(ABORT, 'not s3cret'); END",
 ];
+
+async fn drop_trigger(bed: &Bed, name: &str, table: &str) {
+    let on = match bed.is_postgres() {
+        true => format!(" ON {table}"),
+        false => String::new(),
+    };
+    bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
+}
+
+/// What was recorded on the last attempt of the run.
+async fn requeue_refusal(bed: &Bed, run: RunId) -> Option<String> {
+    bed.attempts(run).await.pop().unwrap().requeue_refusal
+}
 
 pub async fn a_refused_requeue_is_recorded_until_the_run_is_queued(bed: &Bed) {
     let run = bed.queued_for(8, 1).await;
@@ -85,11 +124,7 @@ pub async fn a_refused_requeue_is_recorded_until_the_run_is_queued(bed: &Bed) {
     let named = [refused(run, RefusedWrite::Requeue, &refusal)];
     assert_eq!(refused_runs(bed).await, named);
 
-    let on = match bed.is_postgres() {
-        true => " ON operation_runs",
-        false => "",
-    };
-    bed.exec(&format!("DROP TRIGGER refuse{on}")).await;
+    drop_trigger(bed, "refuse", "operation_runs").await;
     bed.save(run, "status = 'queued'").await;
     assert_eq!(refused_runs(bed).await, []);
     // The sweep sees that the run is not running, and leaves it out no longer.
@@ -97,4 +132,82 @@ pub async fn a_refused_requeue_is_recorded_until_the_run_is_queued(bed: &Bed) {
     bed.save(run, "status = 'running'").await;
     bed.age_run(run, "started_at", 301).await;
     assert_eq!(bed.sweep().await.reclaimed, [run]);
+}
+
+/// Somebody queued the runs between the refusal and the sweep that records it.
+pub async fn a_refused_requeue_is_not_recorded_once_the_run_is_queued(bed: &Bed) {
+    let (queued, running) = (bed.queued_for(8, 1).await, bed.queued_for(8, 1).await);
+    for run in [queued, running] {
+        bed.claim(run, "w").await;
+    }
+    bed.exec(REFUSE[usize::from(!bed.is_postgres())]).await;
+    let open = bed.store.open_attempts(&worker("w")).await.unwrap();
+    assert_eq!(open.len(), 2);
+    let released = bed.store.release_orphaned(&worker("w"), &open).await;
+    assert_eq!(released.unwrap(), []);
+    drop_trigger(bed, "refuse", "operation_runs").await;
+    for run in [queued, running] {
+        bed.save(run, "status = 'queued'").await;
+    }
+    bed.store.heartbeat(&heartbeat("live")).await.unwrap();
+    bed.claim(running, "live").await;
+    assert_eq!(bed.sweep().await.reclaimed, []);
+    assert_eq!(bed.attempts(running).await.len(), 2);
+    for run in [queued, running] {
+        assert_eq!(requeue_refusal(bed, run).await, None);
+    }
+}
+
+const KEEP_UNRECORDED: [&str; 2] = [
+    "CREATE FUNCTION unrecorded() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''not today''; END';
+     CREATE TRIGGER unrecorded BEFORE UPDATE OF requeue_refusal ON verifyd.run_attempts
+         FOR EACH ROW EXECUTE FUNCTION unrecorded()",
+    "CREATE TRIGGER unrecorded BEFORE UPDATE OF requeue_refusal ON verifyd_run_attempts
+         BEGIN SELECT RAISE(ABORT, 'not today'); END",
+];
+
+/// Meanwhile, what the runs are is looked up all the same.
+pub async fn what_cannot_be_recorded_of_refused_requeues_is_recorded_later(bed: &Bed) {
+    let (refused, freed) = (bed.queued_for(8, 1).await, bed.queued_for(8, 1).await);
+    for run in [refused, freed] {
+        bed.claim(run, "dead").await;
+    }
+    bed.unguard().await;
+    for triggers in [REFUSE, KEEP_UNRECORDED] {
+        bed.exec(triggers[usize::from(!bed.is_postgres())]).await;
+    }
+    assert_eq!(bed.sweep().await.reclaimed, []);
+    bed.save(freed, "tenant_id = 9, status = 'queued'").await;
+    assert_eq!(bed.sweep().await.reclaimed, []);
+    bed.save(freed, "status = 'running'").await;
+    bed.age_run(freed, "started_at", 301).await;
+    assert_eq!(bed.sweep().await.reclaimed, [freed]);
+    assert_eq!(requeue_refusal(bed, refused).await, None);
+    drop_trigger(bed, "unrecorded", &bed.own("run_attempts")).await;
+    bed.sweep().await;
+    assert!(requeue_refusal(bed, refused).await.is_some());
+}
+
+const HISTORY: &str = "
+    INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, outcome, completed_at)
+    SELECT n, 1, 7, 'provider.connection.check', 'completed', 'failed', now() FROM generate_series(1, 20000) n;
+    INSERT INTO verifyd.run_attempts (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at, ended_at,
+        end_reason, result_refusal)
+    SELECT n, 1, gen_random_uuid(), 'w', true, now(), now(), now(), 'error',
+        CASE WHEN n <= 10000 THEN 'SQLSTATE P0001' END FROM generate_series(1, 20000) n;
+    ANALYZE operation_runs; ANALYZE verifyd.run_attempts";
+
+const ROWS_READ: &str = "SELECT sum(seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_tables
+    WHERE relid IN ('operation_runs'::regclass, 'verifyd.run_attempts'::regclass)";
+
+/// 1,000 refused attempts, the last one of each run, and its row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_for_refused_runs_passes_no_history() {
+    let bed = Bed::postgres().await;
+    bed.exec(HISTORY).await;
+    let read = counted(&bed, ROWS_READ, async |store| {
+        assert_eq!(store.refused_runs(1_000).await.unwrap(), []);
+    });
+    let read = read.await;
+    assert!(read <= 5_000, "read {read} rows");
 }

@@ -240,13 +240,11 @@ async fn a_run_whose_claim_waited_is_in_no_batch_of_claims() {
 #[tokio::test]
 async fn a_tenant_whose_claim_waited_is_in_no_batch_of_claims() {
     let bed = Bed::postgres().await;
-    let mut of_tenant = Vec::new();
-    for _ in 0..3 {
-        of_tenant.push(bed.queued_for(8, 1).await);
-    }
-    let [first, second, third] = of_tenant[..] else {
-        unreachable!()
-    };
+    let [first, second, third] = [
+        bed.queued_for(8, 1).await,
+        bed.queued_for(8, 1).await,
+        bed.queued_for(8, 1).await,
+    ];
     hold(&bed, "new.status = 'running'").await;
     let store = Arc::clone(&bed.store);
     let mut waiting = JoinSet::new();

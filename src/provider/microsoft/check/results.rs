@@ -6,6 +6,7 @@ use crate::domain::connection_facts::ConnectionFacts;
 use crate::domain::link::{Link, LinkContext};
 use crate::domain::permission::InventoryRefresh;
 use crate::domain::report::{Check, CheckStatus, Evidence, EvidenceKind, NextStep, Severity};
+use crate::outbound::failure::FailureKind;
 use crate::ports::provider::{CheckSpec, Disposition, Findings, Target};
 use crate::provider::microsoft::fault::{Fault, Later};
 use crate::provider::microsoft::graph::KnownPrincipal;
@@ -103,8 +104,8 @@ impl<'a> CheckResults<'a> {
             if let Some(remark) = &fault.remark {
                 check.message = format!("{} {remark}", check.message);
             }
-            if let Some(cause) = fault.tls {
-                let step = links.step(&cause.label(), Link::NationalClouds);
+            if let Some(label) = fault.failure.and_then(FailureKind::label) {
+                let step = links.step(&label, Link::Run);
                 check.next_steps.insert(0, step);
             }
             if let Some(code) = fault.look_up.map(NonZeroU64::get) {

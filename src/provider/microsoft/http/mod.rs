@@ -367,7 +367,7 @@ fn record(scope: Scope<'_>, host: &str, attempt: u32, took: Duration, fault: Opt
         attempt,
         result,
         status = fault.and_then(|f| f.status),
-        cause = fault.and_then(Fault::cause),
+        cause = fault.and_then(|f| f.failure?.cause()),
         took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         client_request_id = %scope.correlation_id,
         "provider call"

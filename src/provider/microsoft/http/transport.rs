@@ -229,14 +229,13 @@ fn failure(failure: &Failure) -> Fault {
         // A firewall that drops packets shows as a timeout while connecting. One more try helps
         // against a lost connection only, so a timeout is not tried again.
         Kind::ConnectTimeout => unreachable(),
-        Kind::Unreachable | Kind::NotProcessed | Kind::Lost | Kind::Reset => {
-            unreachable().retry(again, None)
-        }
-        Kind::Tls(cause) => match cause {
-            TlsCause::Closed => unreachable().retry(again, None),
-            _ => Fault::new(Reason::TlsFailed),
-        }
-        .with(EvidenceKind::Cause, cause),
+        // Without evidence of the cause: the fingerprint of a report does not change with how a network fails.
+        Kind::Unreachable
+        | Kind::NotProcessed
+        | Kind::Lost
+        | Kind::Reset
+        | Kind::Tls(TlsCause::Closed) => unreachable().retry(again, None),
+        Kind::Tls(cause) => Fault::new(Reason::TlsFailed).with(EvidenceKind::Cause, cause),
         Kind::Timeout => Fault::new(Reason::ProviderTimeout),
         Kind::NotHttp | Kind::EndlessHead => Fault::new(Reason::ResponseInvalid),
         Kind::Proxy(trouble) => {
@@ -264,7 +263,8 @@ fn failure(failure: &Failure) -> Fault {
                 .with_some(EvidenceKind::HttpStatus, trouble.status())
         }
     };
-    fault.tls = failure.kind.tls_cause();
-    fault.remark = fault.cause().map(|cause| format!("Cause: {cause}.").into());
+    fault.failure = Some(failure.kind);
+    let cause = failure.kind.cause();
+    fault.remark = cause.map(|cause| format!("Cause: {cause}.").into());
     fault.with_some(EvidenceKind::Proxy, failure.proxy.as_deref())
 }
