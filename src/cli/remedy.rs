@@ -80,15 +80,8 @@ fn of_missing_table(error: &StoreError) -> Option<&'static str> {
     is_ours.then_some(remedy)
 }
 
-/// Codes with which the server speaks of itself or of the connection, and a function of the application of anything.
-const OF_SERVER: [&str; 5] = ["25006", "28000", "28P01", "3D000", "53300"];
-
 /// Returns the remedy by the database's code, and by words where the code says too little.
 pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
-    let is_of_server = |code| OF_SERVER.contains(&code);
-    if error.is_of_function() && error.sqlstate().is_some_and(is_of_server) {
-        return None;
-    }
     if error.has(("", "was applied by a newer verifyd")) {
         return Some(
             "use that version of verifyd or a newer one, or restore the backup from before the upgrade \

@@ -177,9 +177,14 @@ pub trait ProbeStore: Send + Sync {
     /// serve. No worker sees the runs, and nobody is notified; in PostgreSQL each try uses up ids.
     async fn try_writing(&self) -> Result<Writing, StoreError>;
 
-    /// Claims the oldest runs of a few tenants that have waited for so long, and rolls back. Returns those whose claim is
-    /// refused: a rule of the application may refuse the runs of one tenant, which [`Self::try_writing`] need not find.
-    async fn refused_claims(&self, waited: Duration) -> Result<Vec<RefusedClaim>, StoreError>;
+    /// Claims the oldest runs of a few tenants that have waited for so long, and rolls back. Reports each whose claim a rule
+    /// of the application refuses or holds up, as soon as it is found: such a rule may be of one tenant, and
+    /// [`Self::try_writing`] need not find it. An error is one of the server or of the test.
+    async fn refused_claims(
+        &self,
+        waited: Duration,
+        report: &mut (dyn FnMut(RefusedClaim) + Send),
+    ) -> Result<(), StoreError>;
 
     /// Returns the tables that verifyd inserts into and whose next ids are taken, as after a restore of rows alone, or no
     /// ids that verifyd takes.

@@ -41,7 +41,7 @@ pub struct Detail {
     pub step: Option<String>,
     pub text: String,
     pub code: Option<Code>,
-    /// `None`: it comes from the server, or the database does not say.
+    /// `None`: the database does not say, or names a function of verifyd.
     pub origin: Option<Origin>,
     /// The constraint, or the function of a trigger, that refused the row, where the database names it.
     pub rule: Option<String>,
@@ -52,7 +52,7 @@ pub struct Detail {
 pub enum Origin {
     /// A constraint of the table that the statement writes, and nothing that a trigger does.
     Constraint,
-    /// A function, such as that of a trigger or policy, which may choose text and code.
+    /// A function of the application, such as that of a trigger or policy, which may choose text and code.
     Function,
 }
 
@@ -69,6 +69,12 @@ pub enum Code {
 
 /// An SQLSTATE, and words of the text of an error, where its code says too little; an empty one fits any.
 pub type Sign = (&'static str, &'static str);
+
+/// Codes with which the server speaks of itself or of the connection, and a function of the application of anything.
+const OF_SERVER: [&str; 5] = [READ_ONLY, "28000", "28P01", "3D000", "53300"];
+
+/// read_only_sql_transaction
+const READ_ONLY: &str = "25006";
 
 impl fmt::Display for Detail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -123,9 +129,9 @@ impl StoreError {
         }
     }
 
-    /// Returns the error of opening a connection with these words behind its text.
+    /// Returns the error with these words behind its text, where it has one.
     pub fn with_more(mut self, words: &str) -> Self {
-        if let Self::Unavailable(why) | Self::Refused(why) = &mut self {
+        if let Some(why) = self.detail_mut() {
             why.text += words;
         }
         self
@@ -148,7 +154,7 @@ impl StoreError {
             | Self::Contended(why)
             | Self::Schema(why)
             | Self::Refused(why) => Some(why),
-            Self::TooManyCalls | Self::LockedRun | Self::Corrupt { .. } => None,
+            _ => None,
         }
     }
 
@@ -165,9 +171,10 @@ impl StoreError {
         self.detail()?.step.as_deref()
     }
 
-    /// Whether it has this sign.
+    /// Whether it has this sign. A function of the application gives no sign of the server.
     pub fn has(&self, (sqlstate, words): Sign) -> bool {
         (sqlstate.is_empty() || self.sqlstate() == Some(sqlstate))
+            && !(OF_SERVER.contains(&sqlstate) && self.is_of_function())
             && self.to_string().contains(words)
     }
 
@@ -232,19 +239,31 @@ impl StoreError {
         }
     }
 
-    /// Whether a constraint of the table, not of a domain, refuses the row, whoever writes it. Errors within a trigger, which may test its user, do not
-    /// count, whatever their code; nor do any of SQLite.
+    /// Whether a constraint of the table, not of a domain, refuses the row, whoever writes it. Errors within a trigger,
+    /// which may test its user, do not count, whatever their code; nor do any of SQLite.
     pub fn violates_constraint(&self) -> bool {
         self.origin() == Some(Origin::Constraint)
     }
 
-    /// Whether a function of the application has raised it: then its code says nothing of the server.
+    /// Whether a function of the application has raised it, or kept or filled a row: its code says nothing of the server.
     pub fn is_of_function(&self) -> bool {
         self.origin() == Some(Origin::Function)
     }
 
+    /// Whether the server or the connection to it has failed, and no function of the application has raised the error.
+    pub fn is_of_server(&self) -> bool {
+        matches!(self, Self::Unavailable(_)) && !self.is_of_function()
+    }
+
+    /// The one place that decides whose error it is.
     fn origin(&self) -> Option<Origin> {
-        self.detail()?.origin
+        let detail = self.detail()?;
+        // A step is tried in a transaction that has written or locked a row: a trigger has made it read-only since.
+        let has_become_read_only = detail.step.is_some() && self.sqlstate() == Some(READ_ONLY);
+        match detail.code == Some(Code::Trigger) || has_become_read_only {
+            true => Some(Origin::Function),
+            false => detail.origin,
+        }
     }
 
     /// What the database lacks for verifyd, in words, where a person has to mend it: nothing is wrong with the call.
@@ -349,6 +368,26 @@ mod tests {
         };
         let refused = StoreError::Contended(by_rule.at("a step"));
         assert_eq!(refused.refusal(), "SQLSTATE 23514, constraint small");
+    fn what_a_function_of_the_application_says_is_no_sign_of_the_server() {
+        let read_only = Detail::said("read-only (SQLSTATE 25006)");
+        let of_function = Detail {
+            origin: Some(Origin::Function),
+            ..read_only.clone()
+        };
+        let after_a_write = read_only.clone().at("claiming a run");
+        for (detail, is_of_server) in [
+            (read_only, true),
+            (of_function, false),
+            (after_a_write, false),
+        ] {
+            let error = StoreError::Unavailable(detail);
+            assert_eq!(error.is_of_server(), is_of_server, "{error}");
+            assert_eq!(error.has(("25006", "")), is_of_server, "{error}");
+        }
+        let ended = StoreError::Unavailable(Detail::said("ended (SQLSTATE 57P01)").at("a step"));
+        assert!(ended.is_of_server());
+        let kept = Detail::new("a trigger keeps it", Some(Code::Trigger));
+        assert!(StoreError::Refused(kept).is_of_function());
     }
 
     #[test]

@@ -162,17 +162,15 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
 }
 
 /// Returns whether a constraint of the table that the statement itself writes, or of a partition of it, refused the row,
-/// or a function raised the error. What goes wrong within a function, such as that of a trigger, has a context with lines
-/// about it, which hold the name of its language, such as PL/pgSQL, however the server translates them; without one there
-/// are at most the values that `log_parameter_max_length_on_error` adds.
+/// or a function of the application raised the error. What goes wrong within a function, such as that of a trigger, has a
+/// context with lines about it; without one there are at most the values that `log_parameter_max_length_on_error` adds.
 fn origin(error: &PgDatabaseError) -> Option<Origin> {
     let is_of_statement = error.r#where().is_none_or(|context| {
         let values = context.split_once("$1 = ");
         values.is_some_and(|(before, _)| !before.contains(['\n', '"']))
     });
     if !is_of_statement {
-        let context = error.r#where()?;
-        return context.contains("PL/").then_some(Origin::Function);
+        return is_of_application(error.r#where()?).then_some(Origin::Function);
     }
     // integrity_constraint_violation
     (error.code().starts_with("23") && error.table().is_some()).then_some(Origin::Constraint)
@@ -195,6 +193,12 @@ fn rule(error: &PgDatabaseError, origin: Origin) -> Option<String> {
 
 fn constraint(name: &str) -> String {
     format!("constraint {}", clean(name, NAME_LENGTH))
+/// Whether the innermost function that a context names is one of the application: in a procedural language, whose name,
+/// such as PL/pgSQL, stays however the server translates the line, and not in verifyd's schema or its own DO.
+fn is_of_application(context: &str) -> bool {
+    let mut functions = context.lines().filter(|line| line.contains("PL/"));
+    let is_ours = |line: &str| line.contains("verifyd.") || line.contains("inline_code_block");
+    functions.next().is_some_and(|line| !is_ours(line))
 }
 
 /// What PostgreSQL says. A trigger or a pooler may choose it, and logs and terminals show it.
@@ -272,6 +276,36 @@ mod tests {
             error.contains("no server listens at that socket"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_function_of_the_application_is_told_from_one_of_verifyd() {
+        for (context, is_of_application) in [
+            ("PL/pgSQL function refuse() line 1 at RAISE", true),
+            ("PL/pgSQL-Funktion refuse() Zeile 1 bei RAISE", true),
+            (
+                "SQL statement \"UPDATE verifyd.workers SET beat_at = now()\"\nPL/pgSQL function refuse() line 1",
+                true,
+            ),
+            (
+                "PL/pgSQL function verifyd.guard_completed_run() line 9 at RAISE\nPL/pgSQL function refuse() line 1",
+                false,
+            ),
+            (
+                "PL/pgSQL function inline_code_block line 3 at EXECUTE",
+                false,
+            ),
+            (
+                "while updating tuple (0,1) in relation \"operation_runs\"",
+                false,
+            ),
+        ] {
+            assert_eq!(
+                super::is_of_application(context),
+                is_of_application,
+                "{context}"
+            );
+        }
     }
 
     #[test]

@@ -107,6 +107,10 @@ const TRY: Sql = both!("SAVEPOINT tried");
 
 const UNDO: Sql = both!("ROLLBACK TO SAVEPOINT tried");
 
+/// Limits the claims of runs that wait in this transaction: a trigger may wait for as long as a statement may take.
+const LIMIT_CLAIMS: Sql =
+    both!("SELECT " each!("set_config('statement_timeout', '2s', true)", "1"));
+
 /// Has the INSERTs that follow in this transaction notify nobody.
 const NOTIFY_NOBODY: Sql = both!("SELECT " each!("set_config('verifyd.told', 'on', true)", "1"));
 
@@ -171,8 +175,9 @@ pub(super) trait RunSteps: Send {
         Ok(false)
     }
 
-    /// Returns the names of the application's triggers on what is written to `operation_runs`.
-    async fn triggers(&mut self) -> Result<Vec<String>, StoreError>;
+    /// Returns the names of the application's triggers on `operation_runs`, and whether INSERTs and whether UPDATEs fire
+    /// them.
+    async fn triggers(&mut self) -> Result<Vec<(String, bool, bool)>, StoreError>;
 }
 
 /// Records a check by the first statement, or by the second where the first fills its row. What is refused is undone;

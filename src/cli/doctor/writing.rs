@@ -30,9 +30,9 @@ const REFUSING_INSERT: &str = "let the policy, trigger or constraint that refuse
 const REFUSING_ALL: &str = "let the policy, trigger or constraint that refuses it accept a queued run with workspace_id, \
      tenant_id, type, status, context and created_at; or try again while a run is queued";
 
-/// The remedy where such a rule waits for longer than a statement may take.
-const WAITING_RULE: &str =
-    "let the trigger return at once: it waits, or locks what others have locked";
+/// The remedy where such a rule waits for longer than a statement may take, or says so.
+const WAITING_RULE: &str = "let the trigger return at once: it waits, or locks what others have locked; or let it \
+     accept what verifyd writes";
 
 /// The remedy where nothing says that it is a rule of the application.
 const TRY_AGAIN: &str = "try again; else look for locks and load";
@@ -113,23 +113,25 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) -> Option<bool> {
 
 /// Names runs that wait because their claim is refused. `serve` says so in its log and figures alone.
 pub(super) async fn check_waiting(store: &dyn Store, waited: Duration, lines: &mut Vec<Line>) {
-    match store.refused_claims(waited).await {
-        Ok(refusals) => lines.extend(refusals.iter().map(|refusal| {
-            let RefusedClaim { run, tenant, error } = refusal;
-            let of = tenant.map_or_else(String::new, |tenant| format!(" of tenant {tenant}"));
-            let line = refused(error, REFUSING_RULE);
-            Line {
-                part: "runs",
-                state: State::Warning,
-                found: format!("run {run}{of} waits: {}", line.found),
-                quotes: true,
-                ..line
-            }
-        })),
-        Err(failure) => lines.push(Line {
+    // The lines that are there stay where the time of the part ends.
+    let mut report = |refusal: RefusedClaim| {
+        let RefusedClaim { run, tenant, error } = refusal;
+        let of = tenant.map_or_else(String::new, |tenant| format!(" of tenant {tenant}"));
+        let line = refused(&error, REFUSING_RULE);
+        lines.push(Line {
+            part: "runs",
+            state: State::Warning,
+            found: format!("run {run}{of} waits: {}", line.found),
+            quotes: true,
+            ..line
+        });
+    };
+    let tried = store.refused_claims(waited, &mut report).await;
+    if let Err(failure) = tried {
+        lines.push(Line {
             state: State::Warning,
             ..error("runs", &failure)
-        }),
+        });
     }
 }
 
@@ -253,9 +255,13 @@ fn refused(failure: &StoreError, of_rule: &str) -> Line {
     let line = error(PART, failure);
     let is_contended = matches!(failure, StoreError::Contended(_));
     let is_of_rule = is_refused_by_a_rule(failure);
-    // lock_not_available, query_canceled
-    let waits = matches!(failure.sqlstate(), Some("55P03" | "57014"));
+    let code = failure.sqlstate().unwrap_or_default();
+    // deadlock_detected, lock_not_available, query_canceled
+    let waits = matches!(code, "40P01" | "55P03" | "57014");
+    // insufficient_resources
+    let lacks_resources = code.starts_with("53") && line.remedy.is_some();
     let remedy = match (is_of_rule, is_contended) {
+        _ if lacks_resources => line.remedy,
         (true, true) if waits => Some(WAITING_RULE.to_owned()),
         (true, _) => Some(of_rule.to_owned()),
         (false, true) => Some(TRY_AGAIN.to_owned()),

@@ -98,14 +98,11 @@ const SWEEPING_MS: u32 = 2_000;
 /// may take. That refuses nothing, and `serve` does not wait for it before it starts.
 const LIMIT: &str = "SET LOCAL statement_timeout = 4000; SET LOCAL lock_timeout = 2000";
 
-/// The same for a claim of a run that waits: one of each of a few tenants is tried in the time that `doctor` has.
-const CLAIMING_LIMIT: &str = "SET LOCAL statement_timeout = 2000";
-
-/// Triggers of the application that INSERTs or UPDATEs of runs fire.
+/// Triggers of the application on runs, and whether INSERTs and whether UPDATEs fire them.
 const TRIGGERS: &str = r"
-    SELECT t.tgname::text FROM pg_trigger t
+    SELECT t.tgname::text, t.tgtype & 4 <> 0, t.tgtype & 16 <> 0 FROM pg_trigger t
     WHERE t.tgrelid = to_regclass('operation_runs') AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-      AND t.tgtype & 20 <> 0 AND t.tgname NOT LIKE 'verifyd\_%' ORDER BY 1";
+      AND t.tgname NOT LIKE 'verifyd\_%' ORDER BY 1";
 
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
 const LEAST_IN_POOL: u32 = 2;
@@ -285,8 +282,8 @@ impl RunSteps for Steps<'_> {
         Ok(restricted.fetch_one(&mut *self.tx).await?)
     }
 
-    async fn triggers(&mut self) -> Result<Vec<String>, StoreError> {
-        let triggers = self.store.scalar::<String>(TRIGGERS).persistent(false);
+    async fn triggers(&mut self) -> Result<Vec<(String, bool, bool)>, StoreError> {
+        let triggers = self.store.rows(TRIGGERS).persistent(false);
         Ok(triggers.fetch_all(&mut *self.tx).await?)
     }
 }
@@ -342,7 +339,8 @@ impl PostgresStore {
             ),
         };
         let state = format!(
-            "SELECT q.*, (SELECT CAST(min(id) AS bigint) FROM {table} WHERE id >= q.next) \
+            "SELECT q.*, (SELECT CAST(min(id) AS bigint) FROM {table} \
+                 WHERE id >= q.next AND (id - q.next) % {increment} = 0) \
              FROM ({state}) AS q(next, is_at_end, largest)"
         );
         let (next, is_at_end, largest, taken): (Option<i64>, Option<bool>, i64, Option<i64>) =
@@ -423,19 +421,20 @@ impl ProbeStore for PostgresStore {
         .await
     }
 
-    async fn refused_claims(&self, waited: Duration) -> Result<Vec<RefusedClaim>, StoreError> {
-        let mut found = Vec::new();
+    async fn refused_claims(
+        &self,
+        waited: Duration,
+        report: &mut (dyn FnMut(RefusedClaim) + Send),
+    ) -> Result<(), StoreError> {
+        let mut has_ended = false;
         let tried = self.transaction_with_end(async |tx| {
-            sqlx::raw_sql(CLAIMING_LIMIT).execute(&mut *tx).await?;
+            sqlx::raw_sql(LIMIT).execute(&mut *tx).await?;
             let steps = &mut Steps { store: self, tx };
-            probe::refused_claims(steps, waited, &mut found).await?;
+            has_ended = probe::refused_claims(steps, waited, report).await?;
             Ok(End::Rollback(()))
         });
-        match tried.await {
-            // What ends the transaction may be what was found.
-            Err(error) if found.is_empty() => Err(error),
-            _ => Ok(found),
-        }
+        let tried = tried.await;
+        if has_ended { Ok(()) } else { tried }
     }
 
     async fn unusable_ids(&self) -> Result<Vec<UnusableIds>, StoreError> {

@@ -1,6 +1,6 @@
 //! Tries the claims of runs that wait, though workers work: what refuses them leaves nothing in the database.
 
-use super::{Keeper, RunSteps, TRY_RUN, UNDO_RUN, try_claiming};
+use super::{Keeper, LIMIT_CLAIMS, RunSteps, TRY_RUN, UNDO_RUN, try_claiming};
 use crate::domain::{RunId, TenantId};
 use crate::ports::probe::RefusedClaim;
 use crate::ports::store_error::StoreError;
@@ -31,15 +31,17 @@ const LOCK_DUE: Sql = both!(
 );
 
 /// Claims each of the runs that have waited for so long, and undoes it at once: a worker meets no lock for longer than
-/// one of these claims. Adds what the database answers to those that fail, until nothing more can be tried.
+/// one of these claims. Reports those that a rule refuses, until nothing more can be tried or one has taken too long.
+/// Returns whether the last one has ended the transaction.
 pub(in crate::store) async fn refused_claims(
     steps: &mut dyn RunSteps,
     waited: Duration,
-    found: &mut Vec<RefusedClaim>,
-) -> Result<(), StoreError> {
+    report: &mut (dyn FnMut(RefusedClaim) + Send),
+) -> Result<bool, StoreError> {
     let keeper = Keeper::of(steps).await?;
     let waiting = WAITING.bind(earlier(waited));
     let waiting: Vec<(i64, Option<i64>)> = waiting.fetch_all(&mut *steps.connection()).await?;
+    LIMIT_CLAIMS.execute(&mut *steps.connection()).await?;
     for (run, tenant) in waiting {
         let run = RunId(run);
         TRY_RUN.execute(&mut *steps.connection()).await?;
@@ -47,18 +49,25 @@ pub(in crate::store) async fn refused_claims(
         if due.fetch_ids(&mut *steps.connection()).await?.is_empty() {
             continue;
         }
-        if let Err(error) = try_claiming(steps, &keeper, run).await {
-            if error.is_answer() != Some(true) {
-                return Err(error);
-            }
-            found.push(RefusedClaim {
-                run,
-                tenant: tenant.map(TenantId),
-                error,
-            });
+        let Err(error) = try_claiming(steps, &keeper, run).await else {
+            UNDO_RUN.execute(&mut *steps.connection()).await?;
+            continue;
+        };
+        if error.is_of_server() || error.is_answer().is_none() {
+            return Err(error);
         }
+        // query_canceled
+        let is_late = error.sqlstate() == Some("57014");
+        report(RefusedClaim {
+            run,
+            tenant: tenant.map(TenantId),
+            error,
+        });
         // A trigger may have ended the session, or the transaction.
-        UNDO_RUN.execute(&mut *steps.connection()).await?;
+        let undone = UNDO_RUN.execute(&mut *steps.connection()).await;
+        if undone.is_err() || is_late {
+            return Ok(undone.is_err());
+        }
     }
-    Ok(())
+    Ok(false)
 }

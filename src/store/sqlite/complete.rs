@@ -78,7 +78,6 @@ macro_rules! kept {
                       FROM (SELECT json_remove(once.own, " four_times!(four_times!(own_members!(sqlite)))
             ") AS own) often) END
                   FROM (SELECT json_remove(context, " own_members!(sqlite) ") AS own) once)
-              WHEN context IS NULL THEN '{}'
               ELSE json_object('producer_context', json(context)) END"
         )
     };

@@ -26,9 +26,10 @@ const WRITTEN: &str = sql!(
 /// SQLITE_CONSTRAINT_UNIQUE: the application allows one run of a connection at a time, and one is there.
 const NOT_UNIQUE: &str = "2067";
 
-/// Triggers of the application on runs.
+/// Triggers of the application on runs, and whether INSERTs and whether UPDATEs fire them: by their statements, which may
+/// name the other besides.
 const TRIGGERS: &str = r"
-    SELECT name FROM sqlite_master
+    SELECT name, sql LIKE '%insert%on%operation_runs%', sql LIKE '%update%on%operation_runs%' FROM sqlite_master
     WHERE type = 'trigger' AND lower(tbl_name) = 'operation_runs' AND name NOT LIKE 'verifyd\_%' ESCAPE '\' ORDER BY 1";
 
 const NOW: &str = sql!("SELECT " now!());
@@ -81,8 +82,8 @@ impl RunSteps for Steps<'_> {
         self.store.refresh_inventories(self.tx, &rows, &now).await
     }
 
-    async fn triggers(&mut self) -> Result<Vec<String>, StoreError> {
-        let triggers = sqlx::query_scalar(TRIGGERS);
+    async fn triggers(&mut self) -> Result<Vec<(String, bool, bool)>, StoreError> {
+        let triggers = sqlx::query_as(TRIGGERS);
         Ok(triggers.fetch_all(&mut *self.tx).await?)
     }
 }
@@ -100,18 +101,19 @@ impl ProbeStore for SqliteStore {
         .await
     }
 
-    async fn refused_claims(&self, waited: Duration) -> Result<Vec<RefusedClaim>, StoreError> {
-        let mut found = Vec::new();
+    async fn refused_claims(
+        &self,
+        waited: Duration,
+        report: &mut (dyn FnMut(RefusedClaim) + Send),
+    ) -> Result<(), StoreError> {
+        let mut has_ended = false;
         let tried = self.transaction_with_end(async |tx| {
             let steps = &mut Steps { store: self, tx };
-            probe::refused_claims(steps, waited, &mut found).await?;
+            has_ended = probe::refused_claims(steps, waited, report).await?;
             Ok(End::Rollback(()))
         });
-        match tried.await {
-            // What ends the transaction may be what was found.
-            Err(error) if found.is_empty() => Err(error),
-            _ => Ok(found),
-        }
+        let tried = tried.await;
+        if has_ended { Ok(()) } else { tried }
     }
 
     async fn table_sizes(&self) -> Result<Vec<TableSize>, StoreError> {

@@ -115,7 +115,7 @@ async fn a_rule_of_the_application_that_refuses_runs_is_found() {
              CREATE TRIGGER refused BEFORE INSERT ON operation_runs FOR EACH ROW \
              EXECUTE FUNCTION dropped()",
             drop_trigger,
-            "recording a check: a trigger keeps the row out",
+            "recording a check: a trigger keeps the row out of operation_runs (triggers: refused)",
         ),
         (
             "ALTER TABLE operation_runs ADD CONSTRAINT refused \
@@ -401,121 +401,6 @@ async fn a_sequence_at_its_end_is_found() {
     assert_eq!(examined(&bench), (0, vec![]));
 }
 
-/// The check that is tried is one of another tenant, and nothing is stored of a claim that is refused.
-#[tokio::test(flavor = "multi_thread")]
-async fn runs_of_one_tenant_whose_claims_are_refused_are_named() {
-    let bench = Bench::new().await;
-    bench.healthy(1);
-    let claimed = "new.tenant_id = 2 AND new.status = 'running'";
-    before_update(&bench, claimed, "RAISE 'not today'").await;
-    bench
-        .execute(
-            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
-                 SELECT 1, 2, 'provider.connection.check', 'queued', '{}', now() - interval '20 seconds' \
-                 FROM generate_series(1, 2)",
-        )
-        .await;
-    let oldest = bench.numbers("SELECT min(id) FROM operation_runs").await[0];
-    let waits = |bad: &[(String, String, String)]| -> Vec<(String, String)> {
-        let waiting = bad
-            .iter()
-            .filter(|(_, found, _)| found.contains(" waits: "));
-        waiting
-            .map(|(_, found, remedy)| (found.clone(), remedy.clone()))
-            .collect()
-    };
-    // Without a worker that is the reason.
-    let (code, bad) = examined(&bench);
-    assert_eq!((code, waits(&bad)), (0, vec![]));
-    bench
-        .execute(
-            "INSERT INTO verifyd.workers
-                 (worker_id, version, concurrency, in_flight, started_at, beat_at)
-             VALUES ('beats', '1', 1, 0, now(), now() + interval '1 hour')",
-        )
-        .await;
-    let (code, bad) = examined(&bench);
-    let found = waits(&bad);
-    let [(found, remedy)] = &found[..] else {
-        panic!("{bad:?}")
-    };
-    assert_eq!(code, 0);
-    let said = format!(
-        "run {oldest} of tenant 2 waits: the database refused: claiming a run: not today (SQLSTATE P0001) \
-         (triggers: of_application)"
-    );
-    assert_eq!(*found, said);
-    assert!(remedy.contains("trigger or constraint"), "{remedy}");
-}
-
-/// Codes that a server has for itself, and what ends the session or takes too long.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_trigger_raises_is_not_taken_for_a_fault_of_the_server() {
-    let bench = Bench::new().await;
-    bench.healthy(1);
-    let drop_trigger =
-        "DROP TRIGGER of_application ON operation_runs; DROP FUNCTION of_application";
-    let raise = |code: &str| format!("RAISE 'not today' USING errcode = '{code}'");
-    // Of all runs. Here no error says that it comes from a function.
-    let reads_only = "SET TRANSACTION READ ONLY; RETURN new".to_owned();
-    for (statements, code) in [
-        (reads_only, "25006"),
-        (raise("25006"), "25006"),
-        (raise("08006"), "08006"),
-    ] {
-        before_update(&bench, "true", &statements).await;
-        let (exit, bad) = examined(&bench);
-        let [(part, found, remedy)] = &bad[..] else {
-            panic!("{bad:?}")
-        };
-        // As `serve`, which starts.
-        assert_eq!((exit, part.as_str()), (0, "writing"), "{bad:?}");
-        let said = format!("(SQLSTATE {code}) (triggers: of_application)");
-        assert!(found.ends_with(&said), "{found}");
-        assert!(remedy.contains("trigger or constraint"), "{remedy}");
-        bench.execute(drop_trigger).await;
-    }
-
-    // Of one tenant.
-    bench
-        .execute(
-            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
-                 VALUES (1, 2, 'provider.connection.check', 'queued', '{}', now() - interval '20 seconds'); \
-             INSERT INTO verifyd.workers
-                 (worker_id, version, concurrency, in_flight, started_at, beat_at)
-             VALUES ('beats', '1', 1, 0, now(), now() + interval '1 hour')",
-        )
-        .await;
-    let run = bench.numbers("SELECT id FROM operation_runs").await[0];
-    let ends_session = "PERFORM pg_terminate_backend(pg_backend_pid()); RETURN new";
-    for (statements, code, advice) in [
-        (raise("40P01"), "40P01", "trigger or constraint"),
-        (raise("08006"), "08006", "trigger or constraint"),
-        (raise("25006"), "25006", "trigger or constraint"),
-        (ends_session.to_owned(), "57P01", "trigger or constraint"),
-        (
-            "PERFORM pg_sleep(3600); RETURN new".to_owned(),
-            "57014",
-            "let the trigger return at once",
-        ),
-    ] {
-        before_update(&bench, "new.tenant_id = 2", &statements).await;
-        let (exit, bad) = examined(&bench);
-        let waits = bad.iter().find(|(_, found, _)| found.contains(" waits: "));
-        let (part, found, remedy) = waits.unwrap_or_else(|| panic!("{code}: {bad:?}"));
-        assert_eq!((exit, part.as_str()), (0, "runs"), "{bad:?}");
-        let begins = format!("run {run} of tenant 2 waits: ");
-        let ends = format!("(SQLSTATE {code}) (triggers: of_application)");
-        assert!(
-            found.starts_with(&begins) && found.ends_with(&ends),
-            "{found}"
-        );
-        assert!(found.contains("claiming a run: "), "{found}");
-        assert!(remedy.contains(advice), "{code}: {remedy}");
-        bench.execute(drop_trigger).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn guards_that_are_missing_are_named_with_the_command_that_adds_them() {
     let bench = Bench::new().await;
@@ -574,4 +459,31 @@ async fn ids_that_are_not_positive_are_found() {
         assert_eq!(examined(&bench), (0, vec![]));
     }
     assert!(bench.enqueue(connection) > 0);
+}
+
+/// It skips the ids between them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_taken_id_that_is_named_is_one_that_the_sequence_gives() {
+    let bench = Bench::new().await;
+    bench.healthy(1);
+    bench
+        .execute(
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+                 SELECT 1, 1, 'another', 'queued', '{}', now() FROM generate_series(1, 5);
+             DELETE FROM operation_runs WHERE id = 2;
+             DO $$ BEGIN
+                 EXECUTE format('ALTER SEQUENCE %s INCREMENT BY 2 RESTART WITH 2',
+                     pg_get_serial_sequence('operation_runs', 'id'));
+             END $$",
+        )
+        .await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "writing"));
+    let taken = "the next id of operation_runs is 2, 4 is there already, and others up to 5: ";
+    assert!(found.starts_with(taken), "{found}");
+    bench.execute(statement(remedy)).await;
+    assert_eq!(examined(&bench), (0, vec![]));
 }

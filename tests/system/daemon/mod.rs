@@ -9,6 +9,7 @@ mod doctor_oidc;
 mod doctor_privileges;
 mod doctor_rules;
 mod doctor_sessions;
+mod doctor_waiting;
 mod drain;
 mod fair_queuing;
 mod foreign_locks;

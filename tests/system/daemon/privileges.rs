@@ -116,9 +116,7 @@ async fn a_table_without_all_columns_is_granted_and_migrate_lists_what_is_missin
     for (_, statement) in statements {
         bench.execute(statement).await;
     }
-    let output = bench.run(&["migrate"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!said.contains("the column is missing"), "{said}");
+    bench.success(&["migrate"]);
     bench.grant().await;
 }
 

@@ -144,6 +144,22 @@ pub async fn a_context_that_is_no_object_is_kept_beside_the_report(bed: &Bed) {
         let members = stored.context.as_object().unwrap().len();
         assert_eq!(members, 4, "{odd}");
     }
+    let run = bed.queued().await;
+    let remove = format!("UPDATE operation_runs SET context = NULL WHERE id = {run}");
+    if !bed.is_postgres() {
+        // There the table is always verifyd's own.
+        assert!(bed.try_exec(&remove).await.is_err());
+        return;
+    }
+    bed.exec("ALTER TABLE operation_runs ALTER COLUMN context DROP NOT NULL")
+        .await;
+    bed.exec(&remove).await;
+    let held = bed.claim(run, "w1").await;
+    assert!(held.run.request.problem.is_some());
+    assert!(bed.store.complete(&held, &blocked()).await.unwrap());
+    let stored = bed.run(run).await.context;
+    assert_eq!(stored.get("producer_context"), None);
+    assert_eq!(stored.as_object().unwrap().len(), 3);
 }
 
 pub async fn a_blocked_run_names_reason_and_next_steps(bed: &Bed) {

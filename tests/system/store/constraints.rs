@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{RunId, RunStatus, TenantId};
-use verifyd::ports::probe::Writing;
+use verifyd::ports::probe::{RefusedClaim, Writing};
 use verifyd::ports::store::AttemptEnd;
 
 async fn refused(bed: &Bed, change: &str) -> bool {
@@ -93,29 +93,28 @@ pub async fn other_types_are_free(bed: &Bed) {
     assert!(refused(bed, &turned).await);
 }
 
-/// Adds a trigger of the application that refuses such changes of runs, or keeps the row as it is. Returns the statement
-/// that drops it. Each trigger has its own name, as in `failing_batches`.
-async fn add_rule(bed: &Bed, number: usize, change: &str, refuses: bool) -> String {
+/// What a trigger of the application does with a row: as a statement of PL/pgSQL, and as what RAISE of SQLite takes.
+type Answer = (&'static str, &'static str);
+
+const REFUSES: Answer = ("RAISE EXCEPTION ''not today''", "ABORT, 'not today'");
+const KEEPS: Answer = ("RETURN NULL", "IGNORE");
+
+/// Adds a trigger of the application that answers such changes of runs so. Returns the statement that drops it. Each
+/// trigger has its own name, as in `failing_batches`.
+async fn add_rule(bed: &Bed, number: usize, change: &str, answer: Answer) -> String {
     let name = format!("a_rule_{number}");
+    let (of_postgres, of_sqlite) = answer;
     let (create, on) = if bed.is_postgres() {
-        let answer = match refuses {
-            true => "RAISE EXCEPTION ''not today''",
-            false => "RETURN NULL",
-        };
         let create = format!(
-            "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {answer}; END'; \
+            "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {of_postgres}; END'; \
              CREATE TRIGGER {name} BEFORE UPDATE ON operation_runs FOR EACH ROW WHEN ({change}) \
              EXECUTE FUNCTION {name}()"
         );
         (create, " ON operation_runs")
     } else {
-        let answer = match refuses {
-            true => "ABORT, 'not today'",
-            false => "IGNORE",
-        };
         let create = format!(
             "CREATE TRIGGER {name} BEFORE UPDATE ON operation_runs WHEN {change} \
-             BEGIN SELECT RAISE({answer}); END"
+             BEGIN SELECT RAISE({of_sqlite}); END"
         );
         (create, "")
     };
@@ -124,8 +123,8 @@ async fn add_rule(bed: &Bed, number: usize, change: &str, refuses: bool) -> Stri
 }
 
 /// What the test of writing says under such a rule.
-async fn said_under(bed: &Bed, number: usize, change: &str, refuses: bool) -> Option<String> {
-    let drop_rule = add_rule(bed, number, change, refuses).await;
+async fn said_under(bed: &Bed, number: usize, change: &str, answer: Answer) -> Option<String> {
+    let drop_rule = add_rule(bed, number, change, answer).await;
     let tried = bed.store.try_writing().await;
     bed.exec(&drop_rule).await;
     tried.err().map(|error| error.to_string())
@@ -133,6 +132,13 @@ async fn said_under(bed: &Bed, number: usize, change: &str, refuses: bool) -> Op
 
 /// For how long the runs have waited that are tried.
 const WAITED: Duration = Duration::from_secs(3_600);
+
+async fn refused_claims(bed: &Bed) -> Vec<RefusedClaim> {
+    let mut found = Vec::new();
+    let mut report = |refused| found.push(refused);
+    bed.store.refused_claims(WAITED, &mut report).await.unwrap();
+    found
+}
 
 /// Queued runs, two of the tenant 7 and one of the tenant 8, that were recorded long ago.
 async fn long_recorded(bed: &Bed) -> [RunId; 3] {
@@ -156,12 +162,12 @@ pub async fn claims_of_runs_that_were_released_are_tried_once_they_have_waited(b
         let wait = Some(Duration::from_secs(7_200));
         assert!(bed.release(&held, AttemptEnd::Throttled, wait).await);
     }
-    add_rule(bed, 0, "new.status = 'running'", true).await;
+    add_rule(bed, 0, "new.status = 'running'", REFUSES).await;
     let (deliveries, row) = (bed.own("run_deliveries"), format!("run_id = {over}"));
     // Its wait has just ended.
     bed.age(&deliveries, "not_before", &row, 7_200).await;
     for tried in [vec![refused], vec![refused, over]] {
-        let found = bed.store.refused_claims(WAITED).await.unwrap();
+        let found = refused_claims(bed).await;
         let runs: Vec<RunId> = found.iter().map(|refused| refused.run).collect();
         assert_eq!(runs, tried);
         bed.age(&deliveries, "not_before", &row, 3_600).await;
@@ -173,11 +179,18 @@ pub async fn refused_claims_of_runs_that_wait_are_found(bed: &Bed) {
     let waiting = long_recorded(bed).await;
     // It has not waited.
     bed.queued_for(9, 1).await;
-    assert!(bed.store.refused_claims(WAITED).await.unwrap().is_empty());
+    assert!(refused_claims(bed).await.is_empty());
     let change = "new.status = 'running' AND new.tenant_id <> 8";
-    for (number, refuses, said) in [(0, true, "not today"), (1, false, "keeps the row")] {
-        let drop_rule = add_rule(bed, number, change, refuses).await;
-        let found = bed.store.refused_claims(WAITED).await.unwrap();
+    let mut rules = vec![(REFUSES, "not today"), (KEEPS, "keeps the row")];
+    if !bed.is_postgres() {
+        rules.push((("", "ROLLBACK, 'ended'"), "ended"));
+        // It accepts all, and no claim fires it.
+        bed.exec("CREATE TRIGGER on_insert AFTER INSERT ON operation_runs BEGIN SELECT 1; END")
+            .await;
+    }
+    for (number, (answer, said)) in rules.into_iter().enumerate() {
+        let drop_rule = add_rule(bed, number, change, answer).await;
+        let found = refused_claims(bed).await;
         bed.exec(&drop_rule).await;
         let [refused] = &found[..] else {
             panic!("{found:?}")
@@ -189,6 +202,8 @@ pub async fn refused_claims_of_runs_that_wait_are_found(bed: &Bed) {
         let error = refused.error.to_string();
         assert!(error.contains("claiming a run: "), "{error}");
         assert!(error.contains(said), "{error}");
+        let triggers = format!(" (triggers: a_rule_{number})");
+        assert!(error.ends_with(&triggers), "{error}");
     }
     // What the claim returns does not show it.
     let (create, on) = if bed.is_postgres() {
@@ -203,7 +218,7 @@ pub async fn refused_claims_of_runs_that_wait_are_found(bed: &Bed) {
         (create, "")
     };
     bed.exec(create).await;
-    let found = bed.store.refused_claims(WAITED).await.unwrap();
+    let found = refused_claims(bed).await;
     bed.exec(&format!("DROP TRIGGER puts_back{on}")).await;
     let runs: Vec<RunId> = found.iter().map(|refused| refused.run).collect();
     assert_eq!(runs, [waiting[0], waiting[2]]);
@@ -332,21 +347,21 @@ pub async fn what_a_rule_of_the_application_refuses_is_found_by_trying(bed: &Bed
     let queued = bed.queued().await;
     let tried = bed.store.try_writing().await.unwrap();
     assert!(matches!(tried, Writing::OnlyClaimed), "{tried:?}");
-    let said = said_under(bed, 0, RUNNING, true).await;
+    let said = said_under(bed, 0, RUNNING, REFUSES).await;
     assert!(said.is_some_and(|said| said.contains("claiming a run: not today")));
-    assert_eq!(said_under(bed, 1, COMPLETED, true).await, None);
+    assert_eq!(said_under(bed, 1, COMPLETED, REFUSES).await, None);
     assert_eq!(bed.run(queued).await.status, RunStatus::Queued);
 
     bed.connection(7).await;
     let rules = [
-        (RUNNING, true, "claiming a run: not today"),
-        (RUNNING, false, "claiming a run: a trigger keeps the row"),
-        (QUEUED, true, "releasing a run: not today"),
-        (COMPLETED, true, "completing a run: not today"),
-        (BLOCKED, true, "completing a run: not today"),
+        (RUNNING, REFUSES, "claiming a run: not today"),
+        (RUNNING, KEEPS, "claiming a run: a trigger keeps the row"),
+        (QUEUED, REFUSES, "releasing a run: not today"),
+        (COMPLETED, REFUSES, "completing a run: not today"),
+        (BLOCKED, REFUSES, "completing a run: not today"),
     ];
-    for (number, (change, refuses, step)) in rules.into_iter().enumerate() {
-        let said = said_under(bed, 2 + number, change, refuses).await;
+    for (number, (change, answer, step)) in rules.into_iter().enumerate() {
+        let said = said_under(bed, 2 + number, change, answer).await;
         let said = said.unwrap_or_default();
         assert!(said.contains(step), "{change}: {said}");
     }
@@ -495,9 +510,9 @@ pub async fn a_rule_of_one_tenant_is_not_taken_for_one_of_all(bed: &Bed) {
         bed.connection(tenant).await;
     }
     let refused = "new.status = 'running' AND new.tenant_id = 8";
-    assert_eq!(said_under(bed, 0, refused, true).await, None);
+    assert_eq!(said_under(bed, 0, refused, REFUSES).await, None);
     let refused = "new.status = 'running' AND new.tenant_id IN (7, 8)";
-    let said = said_under(bed, 1, refused, true).await;
+    let said = said_under(bed, 1, refused, REFUSES).await;
     assert!(said.is_some_and(|said| said.contains("claiming a run: not today")));
 }
 
@@ -510,7 +525,7 @@ pub async fn a_rule_of_the_oldest_tenants_is_not_taken_for_one_of_all(bed: &Bed)
     completion.connection = Some(bed.connection(7).await);
     bed.completed(&completion).await;
     let refused = "new.status = 'running' AND new.tenant_id <> 7";
-    assert_eq!(said_under(bed, 0, refused, true).await, None);
+    assert_eq!(said_under(bed, 0, refused, REFUSES).await, None);
 }
 
 /// Of the same connection, while its runs are worked on.
