@@ -58,7 +58,7 @@ pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<Exit
     waited?;
     let record = read_run(store, &Binding::EVERYTHING, id).await?;
     if args.json.json {
-        let mut row = serde_json::to_value(&record.run)?;
+        let mut row = record.run.parsed()?;
         row["operation_run_id"] = json!(id);
         output::json(&row)?;
     } else {

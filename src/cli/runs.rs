@@ -103,7 +103,7 @@ async fn show(services: &Services, args: &RunArgs) -> anyhow::Result<()> {
 
 /// Returns the row of the database, its attempts and acknowledgements, and the view.
 pub fn row(record: &RunRecord, view: &RunDetail) -> anyhow::Result<Value> {
-    let mut row = serde_json::to_value(&record.run)?;
+    let mut row = record.run.parsed()?;
     row["attempts"] = serde_json::to_value(&record.attempts)?;
     row["acknowledgements"] = serde_json::to_value(&record.acknowledgements)?;
     row["view"] = serde_json::to_value(view)?;

@@ -18,6 +18,7 @@ pub mod groups;
 pub mod hint;
 pub(crate) mod host_list;
 mod ids;
+pub mod json;
 pub mod link;
 pub(crate) mod module;
 pub(crate) mod names;

@@ -1,6 +1,7 @@
 //! Operation runs, as rows of `operation_runs`.
 
 use super::ids::{ConnectionId, RunId, TenantId, WorkspaceId};
+use super::json::{self, Json};
 use super::names::text_enum;
 use super::report::Overall;
 pub use super::request::{ContextProblem, RunRequest, TargetScope};
@@ -40,8 +41,8 @@ pub struct OperationRun {
     pub run_type: String,
     pub status: RunStatus,
     pub outcome: Option<Outcome>,
-    pub context: Value,
-    pub failure_summary: Value,
+    pub context: Json,
+    pub failure_summary: Json,
     pub created_at: Option<DateTime<Utc>>,
     pub started_at: Option<DateTime<Utc>>,
     pub completed_at: Option<DateTime<Utc>>,
@@ -53,14 +54,24 @@ pub struct OperationRun {
 impl OperationRun {
     /// Returns the request of the producer, as far as `context` can be understood.
     pub fn request(&self) -> RunRequest {
-        RunRequest::from_context(&self.context)
+        RunRequest::from_json(self.context.text())
     }
 
-    /// The stored verification report, when there is one.
-    pub fn report(&self) -> Option<&Value> {
-        self.context
-            .get("verification_report")
-            .filter(|v| !v.is_null())
+    /// The stored verification report as it is written, when there is one.
+    pub fn report(&self) -> Option<&str> {
+        json::member(self.context.text(), "verification_report")
+    }
+
+    /// The row as JSON, all of it parsed: for a process that reads no other run meanwhile.
+    pub fn parsed(&self) -> serde_json::Result<Value> {
+        let mut row = serde_json::to_value(Self {
+            context: Json::default(),
+            failure_summary: Json::default(),
+            ..self.clone()
+        })?;
+        row["context"] = self.context.value();
+        row["failure_summary"] = self.failure_summary.value();
+        Ok(row)
     }
 }
 

@@ -157,7 +157,7 @@ async fn own_connection(
 
 fn report_of(run: &OperationRun) -> Result<Report, String> {
     let document = run.report().ok_or("there is none")?;
-    schema::parse(document).map_err(|problems| problems.join("; "))
+    schema::read(document).map_err(|problems| problems.join("; "))
 }
 
 /// The name of a person; without one, what verifyd itself knows.

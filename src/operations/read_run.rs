@@ -5,11 +5,11 @@ use super::OperationError;
 use crate::domain::access::Binding;
 use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 use crate::domain::budget::BudgetKey;
+use crate::domain::json;
 use crate::domain::run::OperationRun;
 use crate::domain::run_record::{RunRecord, RunWait, SessionRecord, WaitCause};
 use crate::domain::{RunId, RunStatus, SessionId};
 use crate::ports::store::{Store, StoreError};
-use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -46,8 +46,8 @@ async fn with_what_belongs_to_it(
 ) -> Result<RunRecord, StoreError> {
     let previous = run
         .report()
-        .and_then(|report| report.get("previous_report_id"))
-        .and_then(Value::as_i64);
+        .and_then(|report| json::member(report, "previous_report_id"))
+        .and_then(|id| serde_json::from_str(id).ok());
     let previous = match previous {
         Some(previous) => store.run(RunId(previous)).await?,
         None => None,

@@ -7,9 +7,10 @@ use super::repeated_ids::is_newest_of_id;
 use super::sql::both;
 use super::sql_store::{SqlConnection, SqlStore, execute, fetch_all, read, transaction};
 use super::statement::{Sql, Statement, earlier};
-use super::tolerant_decoding::{self, Time};
+use super::tolerant_decoding::Time;
 use crate::domain::access::Binding;
 use crate::domain::audit::{AuditEntry, Change, Origin};
+use crate::domain::json;
 use crate::domain::{AuditEntryId, ConnectionId, RunId, TenantId, TokenId, WorkspaceId};
 use crate::ports::audit::{AuditFilter, AuditStore};
 use crate::ports::store_error::StoreError;
@@ -215,7 +216,7 @@ from_row! {
 
 impl From<AuditRow> for AuditEntry {
     fn from(row: AuditRow) -> Self {
-        let json = |text: Option<String>| text.map(|text| tolerant_decoding::read(&text));
+        let json = |text: Option<String>| text.map(|text| json::read(&text));
         Self {
             id: AuditEntryId(row.id),
             at: row.at.happened(),

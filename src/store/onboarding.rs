@@ -8,7 +8,8 @@ use super::repeated_ids::is_newest_of_id;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, fetch_optional};
 use super::statement::Sql;
-use super::tolerant_decoding::{self, Text};
+use super::tolerant_decoding::Text;
+use crate::domain::json;
 use crate::domain::onboarding::{OnboardingSession, Pointed, SessionError, moves, point};
 use crate::domain::run::RunRequest;
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
@@ -119,7 +120,7 @@ impl From<SessionRow> for OnboardingSession {
             (None, Some(text)) if serde_json::from_str::<&RawValue>(&text.0).is_err() => {
                 refused("it is not JSON")
             }
-            (None, Some(text)) => (tolerant_decoding::read(&text.0), None),
+            (None, Some(text)) => (json::read(&text.0), None),
         };
         Self {
             id: SessionId(row.id),

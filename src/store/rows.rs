@@ -3,12 +3,13 @@
 //! A row with an invalid value is named by table, column and row.
 
 use super::from_row::from_row;
-use super::tolerant_decoding::{Text, Time, Tolerant};
+use super::tolerant_decoding::{AsWritten, Text, Time, Tolerant};
 use crate::domain::attempt::AttemptRecord;
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, ProviderConnection, StoredCredential,
 };
 use crate::domain::connection_facts::RecordedExpiry;
+use crate::domain::json::Json;
 use crate::domain::link::is_guid;
 use crate::domain::names::UnknownName;
 use crate::domain::overview::LatestReport;
@@ -81,15 +82,6 @@ pub(super) const PAYLOAD_BYTES: i64 = 262_144;
 /// Largest report that is read from a context that is too large as a whole, in bytes.
 pub(super) const REPORT_BYTES: i64 = 1_048_576;
 
-/// A context that was read in parts.
-pub(super) fn context_of(report: Option<Tolerant>, rest: Option<Tolerant>) -> Value {
-    let mut context = rest.map_or(Value::Null, |rest| rest.0);
-    if let (Some(members), Some(report)) = (context.as_object_mut(), report) {
-        members.insert("verification_report".to_owned(), report.0);
-    }
-    context
-}
-
 /// A value that must not be NULL, in a table where another application may allow it.
 pub(super) fn there<T>(
     value: Option<T>,
@@ -110,8 +102,8 @@ from_row! {
         run_type as "type": String,
         status: Text,
         outcome: Option<Text>,
-        context: Option<Tolerant>,
-        failure_summary: Option<Tolerant>,
+        context: Option<AsWritten>,
+        failure_summary: Option<AsWritten>,
         created_at: Option<Time>,
         started_at: Option<Time>,
         completed_at: Option<Time>,
@@ -130,10 +122,10 @@ impl TryFrom<RunRow> for OperationRun {
             run_type: row.run_type,
             status: name("operation_runs", "status", id, &row.status.0)?,
             outcome: optional_name("operation_runs", "outcome", id, &row.outcome)?,
-            context: row.context.map_or(Value::Null, |json| json.0),
+            context: row.context.map(|json| json.0).unwrap_or_default(),
             failure_summary: row
                 .failure_summary
-                .map_or_else(|| Value::Array(vec![]), |json| json.0),
+                .map_or_else(|| Json::of("[]"), |json| json.0),
             created_at: row.created_at.and_then(Time::known),
             started_at: row.started_at.and_then(Time::known),
             completed_at: row.completed_at.and_then(Time::known),

@@ -10,8 +10,9 @@ use super::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlStore, fetch_all, fetch_optional, read};
 use super::statement::Sql;
-use super::tolerant_decoding::Tolerant;
+use super::tolerant_decoding::AsWritten;
 use crate::domain::attempt::AttemptRecord;
+use crate::domain::json::{self, Json};
 use crate::domain::overview::LatestReport;
 use crate::domain::{ConnectionId, OperationRun, RunId};
 use crate::ports::log_throttle::log_limited;
@@ -112,7 +113,7 @@ impl<S: SqlStore> RunStore for S {
         let run = RUN.bind(id.0).bind(self.in_process().context_bytes);
         let found: Option<RunRow> = fetch_optional(self, run).await?;
         match found.map(OperationRun::try_from).transpose()? {
-            Some(run) if run.context.is_null() => read_parts(self, run).await.map(Some),
+            Some(run) if run.context == Json::default() => read_parts(self, run).await.map(Some),
             run => Ok(run),
         }
     }
@@ -153,10 +154,14 @@ async fn read_parts(
         .bind(run.id.0)
         .bind(store.in_process().context_bytes)
         .bind(rows::REPORT_BYTES);
-    match fetch_optional::<(Option<Tolerant>, Option<Tolerant>)>(store, parts).await {
+    match fetch_optional::<(Option<AsWritten>, Option<AsWritten>)>(store, parts).await {
         Ok(parts) => {
             let (report, rest) = parts.unwrap_or_default();
-            run.context = rows::context_of(report, rest);
+            let rest = rest.map(|rest| rest.0).unwrap_or_default();
+            run.context = match report {
+                Some(report) => json::with_member(&rest, "verification_report", &report.0),
+                None => rest,
+            };
         }
         Err(error) if error.is_transient() => return Err(error),
         Err(error) => {

@@ -5,6 +5,7 @@ use super::acknowledgement::AcknowledgementView;
 use super::waiting::waiting;
 use super::words;
 use crate::domain::acknowledgement::{Acknowledgement, may_be_acknowledged};
+use crate::domain::json;
 use crate::domain::overview::NAME_CHARS;
 use crate::domain::reason::Reason;
 use crate::domain::report::{
@@ -13,7 +14,6 @@ use crate::domain::report::{
 use crate::domain::run::{OperationRun, Outcome, ReportPresence, RunStatus, RunSummary};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::Value;
 use std::cmp::Reverse;
 use utoipa::ToSchema;
 
@@ -149,15 +149,17 @@ pub(super) fn read(run: &OperationRun) -> Result<Report, ReportState> {
             _ => ReportState::Pending,
         });
     };
-    if let Some(version) = document.get("schema_version").and_then(Value::as_str)
-        && major_and_minor(version) != major_and_minor(SCHEMA_VERSION)
-        && major_and_minor(version).is_some()
+    let version: Option<String> = json::member(document, "schema_version")
+        .and_then(|version| serde_json::from_str(version).ok());
+    if let Some(version) = version
+        && major_and_minor(&version) != major_and_minor(SCHEMA_VERSION)
+        && major_and_minor(&version).is_some()
     {
         return Err(ReportState::OtherVersion {
-            schema_version: redact::clean(version, 20),
+            schema_version: redact::clean(&version, 20),
         });
     }
-    schema::parse(document).map_err(|problems| ReportState::Unreadable { problems })
+    schema::read(document).map_err(|problems| ReportState::Unreadable { problems })
 }
 
 /// `1.5` of `1.5.0`; None where it is no version.

@@ -11,6 +11,7 @@ use super::{
 use crate::domain::acknowledgement::{Acknowledgement, Actor, Surface};
 use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 use crate::domain::budget::BudgetKey;
+use crate::domain::json::Json;
 use crate::domain::onboarding::OnboardingSession;
 use crate::domain::report::{
     Check, CheckStatus, Identity, NextStep, Overall, ReportDraft, Severity,
@@ -85,8 +86,8 @@ fn run(
         run_type: RUN_TYPE.into(),
         status,
         outcome,
-        context,
-        failure_summary: json!([]),
+        context: Json::of(&context.to_string()),
+        failure_summary: Json::of("[]"),
         created_at: Some(at(0)),
         started_at: None,
         completed_at: (status == RunStatus::Completed).then(|| at(10)),
@@ -509,7 +510,9 @@ fn the_comparison_with_the_previous_report() {
     let mut stranger = before.clone();
     stranger.tenant_id = Some(TenantId(9));
     let mut corrupt = before.clone();
-    corrupt.context["verification_report"]["checks"] = json!(1);
+    let mut context = corrupt.context.value();
+    context["verification_report"]["checks"] = json!(1);
+    corrupt.context = Json::of(&context.to_string());
     let pending = run(5, RunStatus::Queued, None, None);
     for (case, run, previous, state) in [
         ("first", &before, None, DiffState::First),

@@ -165,7 +165,12 @@ impl PrivateRedis {
         let users = format!("{users}user admin on >secret ~* &* +@all\n");
         std::fs::write(&file, users).expect("the folder is ours");
         let mut server = Self::stopped();
-        server.arguments = vec!["--aclfile".to_owned(), file.display().to_string()];
+        server.arguments = ["--aclfile", &file.display().to_string()]
+            .into_iter()
+            // As `docker-compose.yml` has it.
+            .chain(["--client-output-buffer-limit", "pubsub 1mb 1mb 10"])
+            .map(str::to_owned)
+            .collect();
         server.folder = Some(folder);
         server.restart();
         server

@@ -23,6 +23,46 @@ use verifyd_simulator::{
     RunningSimulator, SIMULATED_SECRET, Scenario, Simulator, SimulatorOptions,
 };
 
+/// A run, with all of its JSON parsed.
+#[derive(Clone, Debug)]
+pub struct ParsedRun {
+    pub context: Value,
+    pub failure_summary: Value,
+    row: OperationRun,
+}
+
+impl From<OperationRun> for ParsedRun {
+    fn from(row: OperationRun) -> Self {
+        Self {
+            context: row.context.value(),
+            failure_summary: row.failure_summary.value(),
+            row,
+        }
+    }
+}
+
+impl PartialEq for ParsedRun {
+    fn eq(&self, other: &Self) -> bool {
+        let all = |run: &Self| (run.row.parsed().expect("JSON"), run.shares_id);
+        all(self) == all(other)
+    }
+}
+
+impl std::ops::Deref for ParsedRun {
+    type Target = OperationRun;
+    fn deref(&self) -> &OperationRun {
+        &self.row
+    }
+}
+
+impl ParsedRun {
+    /// The stored verification report, when there is one.
+    pub fn report(&self) -> Option<&Value> {
+        let report = self.context.get("verification_report");
+        report.filter(|report| !report.is_null())
+    }
+}
+
 /// A world that ends with its test.
 pub struct World {
     pub services: Services,
@@ -220,12 +260,12 @@ impl World {
             .unwrap();
     }
 
-    pub async fn run(&self, id: RunId) -> OperationRun {
-        self.services.store.run(id).await.unwrap().unwrap()
+    pub async fn run(&self, id: RunId) -> ParsedRun {
+        self.services.store.run(id).await.unwrap().unwrap().into()
     }
 
     /// Waits until the run is completed; guards against hanging only.
-    pub async fn completed(&self, id: RunId) -> OperationRun {
+    pub async fn completed(&self, id: RunId) -> ParsedRun {
         tokio::time::timeout(Duration::from_secs(180), async {
             loop {
                 let run = self.run(id).await;
@@ -262,7 +302,7 @@ pub fn bound(workspace: i64, tenant: Option<i64>) -> Binding {
 }
 
 /// The reason codes of all checks of these statuses.
-pub fn reasons(run: &OperationRun, statuses: &[&str]) -> Vec<String> {
+pub fn reasons(run: &ParsedRun, statuses: &[&str]) -> Vec<String> {
     run.report()
         .and_then(|r| r["checks"].as_array())
         .map(|checks| {
@@ -276,7 +316,7 @@ pub fn reasons(run: &OperationRun, statuses: &[&str]) -> Vec<String> {
 }
 
 /// One check of the run's report.
-pub fn check(run: &OperationRun, key: &str) -> Value {
+pub fn check(run: &ParsedRun, key: &str) -> Value {
     run.report().unwrap()["checks"]
         .as_array()
         .unwrap()

@@ -1,6 +1,7 @@
 //! Validates a document as verification report v1.5.
 
-use super::{Check, Report, SCHEMA_VERSION};
+use super::{Check, Report, SCHEMA_VERSION, limits};
+use crate::domain::json;
 use aws_lc_rs::digest;
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -31,6 +32,26 @@ static VALIDATOR: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
 pub fn validate(document: &Value) -> Result<(), Vec<String>> {
     parse(document).map(drop)
 }
+
+/// Reads the text of a document that is valid, as [`validate`] has it. Another application may have written it: of those
+/// that are long only one is parsed at a time, and none with more values than a report can have.
+pub fn read(json: &str) -> Result<Report, Vec<String>> {
+    if json::values(json) > MAX_VALUES {
+        return Err(vec![format!("/: more than {MAX_VALUES} values")]);
+    }
+    let _one_at_a_time = (json.len() > json::SMALL).then(|| LONG.lock());
+    parse(&json::read(json))
+}
+
+/// As many values as the limits of a report allow, by members that are written once, and some.
+const MAX_VALUES: usize =
+    limits::CHECKS * (CHECK_MEMBERS + 3 * limits::EVIDENCE_ITEMS + 3 * limits::NEXT_STEPS) + 100;
+
+/// Members of a check, and its brackets.
+const CHECK_MEMBERS: usize = 12;
+
+/// Held while a long document is parsed.
+static LONG: Mutex<()> = Mutex::new(());
 
 /// Reads a document that is valid, as [`validate`] has it.
 pub fn parse(document: &Value) -> Result<Report, Vec<String>> {
@@ -108,6 +129,13 @@ fn schema_allows(document: &Value) -> Result<(), Vec<String>> {
     if VALIDATOR.is_valid(document) {
         return Ok(());
     }
+    // All problems are collected, several of each check.
+    let checks = document.get("checks").and_then(Value::as_array);
+    if checks.is_some_and(|checks| checks.len() > limits::CHECKS) {
+        return Err(vec![
+            "/checks: violates /properties/checks/maxItems".to_owned(),
+        ]);
+    }
     Err(VALIDATOR
         .iter_errors(document)
         .take(MAX_PROBLEMS)
@@ -163,6 +191,7 @@ pub fn fingerprint_matches(document: &Value) -> Result<bool, serde_json::Error> 
 mod tests {
     use super::*;
     use crate::domain::RunId;
+    use serde_json::json;
 
     fn example() -> (Report, String) {
         let schema: Value = serde_json::from_str(SCHEMA).unwrap();
@@ -202,6 +231,35 @@ mod tests {
         other.checks[0].title.push('.');
         let json = serde_json::to_string(&other).unwrap();
         assert_ne!(rest_of(&other, &json), Some(rest));
+    }
+
+    #[test]
+    fn a_report_of_as_many_values_as_are_allowed_is_read_and_none_of_more() {
+        let (report, _) = example();
+        let mut document = serde_json::to_value(&report).unwrap();
+        let check = document["checks"][0].as_object_mut().unwrap();
+        check["evidence"] = vec![json!({"kind": "count", "value": "1"}); 50].into();
+        check["next_steps"] = vec![json!({"url": "/runs", "label": "x"}); 10].into();
+        let check = check.clone();
+        let checks = (0..200).map(|number| {
+            let mut check = check.clone();
+            check["key"] = format!("a.b{number}").into();
+            Value::Object(check)
+        });
+        document["checks"] = checks.collect();
+        let checks = Vec::<Check>::deserialize(&document["checks"]).unwrap();
+        document["summary"] = serde_json::to_value(super::super::summarise(&checks)).unwrap();
+        let text = document.to_string();
+        assert_eq!(read(&text).map(|report| report.checks.len()), Ok(200));
+
+        let small = format!("[{}0]", r#"{"":0},"#.repeat(MAX_VALUES / 2));
+        document["checks"][0]["evidence"] = serde_json::from_str(&small).unwrap();
+        let problems = read(&document.to_string()).unwrap_err();
+        assert_eq!(problems, [format!("/: more than {MAX_VALUES} values")]);
+
+        document["checks"] = vec![json!({}); 201].into();
+        let problems = read(&document.to_string()).unwrap_err();
+        assert_eq!(problems, ["/checks: violates /properties/checks/maxItems"]);
     }
 
     #[test]

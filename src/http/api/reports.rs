@@ -45,7 +45,7 @@ pub async fn read_report(
 ) -> Result<Response, Problem> {
     let run = find_run(caller.reads(&api), &caller.binding(), id).await?;
     readable(&api, &run)?;
-    let text = run.report().map(ToString::to_string).unwrap_or_default();
+    let text = run.report().unwrap_or_default().to_owned();
     let tag = format!("\"{}\"", &sha256_hex(&text)[..32]);
     let known = headers.get_all(header::IF_NONE_MATCH).iter();
     let known = known

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
-use test_support::world::{World, check, reasons};
+use test_support::world::{ParsedRun, World, check, reasons};
 use tokio_util::sync::CancellationToken;
 use verifyd::app::Services;
 use verifyd::domain::connection::ProviderConnection;
@@ -113,7 +113,7 @@ async fn of_acme(world: &World, tenant: i64, module: &str) -> ConnectionId {
 }
 
 /// Runs one check of the module and returns the run.
-async fn run(world: &World, module: &str) -> verifyd::domain::OperationRun {
+async fn run(world: &World, module: &str) -> ParsedRun {
     let worker = world
         .worker_with(|services| {
             with_acme(services);

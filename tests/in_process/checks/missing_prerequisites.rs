@@ -5,18 +5,17 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use test_support::world::operator;
-use test_support::world::{World, check, reasons};
+use test_support::world::{ParsedRun, World, check, reasons};
 use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::hint::Hint;
 use verifyd::domain::reason::{Reason, Stage};
-use verifyd::domain::run::OperationRun;
 use verifyd::domain::{Outcome, RunId, TenantId, WorkspaceId};
 use verifyd::engine::pipeline::Processed;
 use verifyd_simulator::Scenario;
 
 /// A run that preflight must block.
-async fn blocked(world: &World, id: RunId, reason: Reason) -> OperationRun {
+async fn blocked(world: &World, id: RunId, reason: Reason) -> ParsedRun {
     let worker = world.worker().await;
     let processed = worker.pipeline.process(&Hint::new(id)).await;
     let run = world.run(id).await;

@@ -15,13 +15,13 @@ mod tenant_isolation;
 mod unusable_credentials;
 mod worker_failure;
 
+use test_support::world::ParsedRun;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::report::schema;
-use verifyd::domain::run::OperationRun;
 use verifyd::domain::{Outcome, RunStatus};
 
 /// What holds for every completed run.
-fn assert_sound(run: &OperationRun, what: &str) {
+fn assert_sound(run: &ParsedRun, what: &str) {
     assert_eq!(run.status, RunStatus::Completed, "{what}");
     assert!(run.outcome.is_some() && run.completed_at.is_some() && run.started_at.is_some());
     let report = run.report().unwrap_or_else(|| panic!("{what}: no report"));

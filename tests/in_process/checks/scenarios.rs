@@ -4,11 +4,10 @@ use crate::checks::assert_sound;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use test_support::world::{World, impatient, reasons};
+use test_support::world::{ParsedRun, World, impatient, reasons};
 use verifyd::app::Services;
 use verifyd::domain::hint::Hint;
 use verifyd::domain::reason::{Reason, Stage};
-use verifyd::domain::run::OperationRun;
 use verifyd::engine::pipeline::Processed;
 use verifyd::ports::store::AttemptEnd;
 use verifyd_simulator::Scenario;
@@ -91,7 +90,7 @@ fn note(
     problems: &Mutex<Vec<String>>,
     produced: &Mutex<BTreeSet<Reason>>,
     scenario: Scenario,
-    run: &OperationRun,
+    run: &ParsedRun,
     processed: Processed,
 ) {
     let expected = scenario.expectation();

@@ -252,6 +252,12 @@ async fn whatever_is_written_into_the_file_of_the_embedded_database() {
     let mut visitor = Visitor::new(&daemon.listening, &token).await;
     let catalogue = shapes::catalogue(Database::Sqlite);
     file.round(&catalogue, &mut visitor, daemon.pid()).await;
+    let mut small = Vec::new();
+    for (number, mistakes) in shapes::many_small_values(Database::Sqlite).enumerate() {
+        let run = file.write(number, &mistakes).await;
+        small.push(run.expect("the row is taken"));
+    }
+    visitor.read_at_once(&small).await;
     // From here on past the table's own rules.
     file.sql
         .execute("PRAGMA ignore_check_constraints = ON")

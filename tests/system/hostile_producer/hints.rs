@@ -180,7 +180,7 @@ pub async fn hostile(redis: &PrivateRedis, draw: &mut Draw, number: usize, runs:
     redis_server::hint(&url, QUEUE, &copies).await;
 }
 
-/// A payload of 100 MiB, in the list and with all that belongs to it.
+/// A payload of 100 MiB, in the list and with all that belongs to it, and messages as large on the queue's channel.
 pub async fn huge(redis: &PrivateRedis) {
     let url = redis.url_of("verifyd_producer");
     let mut producer = redis_server::connection(&url).await;
@@ -197,6 +197,12 @@ pub async fn huge(redis: &PrivateRedis) {
         .cmd("RPUSH")
         .arg(key("active"))
         .arg("huge")
+        .cmd("PUBLISH")
+        .arg("tasks:verifyd:active:available")
+        .arg(payload.as_slice())
+        .cmd("PUBLISH")
+        .arg("tasks:verifyd:active:available")
+        .arg(&payload[..24 * 1024 * 1024])
         .exec_async(&mut producer)
         .await
         .unwrap();

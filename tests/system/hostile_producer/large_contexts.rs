@@ -2,6 +2,7 @@
 //! like any others.
 
 use crate::hostile_producer::scene::Scene;
+use crate::hostile_producer::shapes::{Database, many_small_values};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use test_support::padding::TEXTS;
@@ -56,5 +57,21 @@ async fn contexts_up_to_the_limit_are_checked_and_shown() {
         let newest = format!("\"/runs/{}\"", runs[runs.len() - 1]);
         assert!(page.contains(&newest), "{newest}: {page}");
     }
+    scene.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_readers_of_many_small_values_take_little_memory() {
+    let mut scene = Scene::beside_another_application().await;
+    let mut runs = Vec::new();
+    for (number, mistakes) in many_small_values(Database::Postgres).enumerate() {
+        let run = scene.hostile(number, &mistakes).await;
+        runs.push(run.expect("the row is taken"));
+    }
+    scene.note_what_is_left_alone().await;
+    scene.round_ends_well().await;
+    scene.visitor.read_at_once(&runs).await;
+    scene.right(1).await;
+    scene.round_ends_well().await;
     scene.ends().await;
 }

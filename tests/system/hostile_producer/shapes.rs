@@ -347,6 +347,26 @@ fn context(members: &BTreeMap<&str, String>, twice: &[(&str, String)]) -> String
     format!("{{{}}}", outer.join(","))
 }
 
+/// Runs whose contexts are of many small values, which take a hundred times the memory of their text when parsed: right
+/// ones, and completed ones with such a report, of as many values as a report may have.
+pub fn many_small_values(database: Database) -> impl Iterator<Item = Vec<Mistake>> {
+    let member = |name, number| {
+        let values = format!("[{}0]", r#"{"": 0}, "#.repeat(number));
+        Mistake::Member(name, Some(values))
+    };
+    let column = |name, value: &str| Mistake::Column(name, value.to_owned());
+    let right = vec![member("extra", 26_000)];
+    let completed = vec![
+        member("verification_report", 19_000),
+        column("status", "'completed'"),
+        column("outcome", "'failed'"),
+        column("started_at", database.now()),
+        column("completed_at", database.now()),
+    ];
+    let right = std::iter::repeat_n(right, 6);
+    right.chain(std::iter::repeat_n(completed, 2))
+}
+
 /// The statement that writes the row and returns its id.
 pub fn insert(row: &Row) -> String {
     let (columns, values): (Vec<_>, Vec<_>) = row.iter().map(|(c, v)| (*c, v.as_str())).unzip();

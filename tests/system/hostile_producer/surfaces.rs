@@ -2,6 +2,7 @@
 
 use crate::api::scene::{operations, with_id};
 use crate::pages::person::Person;
+use futures::future::join_all;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -93,6 +94,31 @@ impl Visitor {
             request = request.json(&body);
         }
         self.ask(&format!("{method} {path}"), request).await
+    }
+
+    /// Has each of these runs read three times by several readers at the same moment, who may be too many.
+    pub async fn read_at_once(&self, runs: &[i64]) {
+        for _ in 0..3 {
+            let paths = runs.iter().flat_map(|run| {
+                [
+                    format!("/v1/runs/{run}"),
+                    format!("/runs/{run}"),
+                    format!("/runs/{run}/run.json"),
+                ]
+            });
+            let answers = join_all(paths.map(|path| async move {
+                let request = self.person.request(Method::GET, &path);
+                let request = request.bearer_auth(&self.token).timeout(PATIENCE);
+                let answer = request.send().await;
+                let answer = answer.unwrap_or_else(|e| panic!("{path}: {e:?}"));
+                let status = answer.status().as_u16();
+                assert!(matches!(status, 200 | 429 | 503), "{path}: {status}");
+                let body = answer.bytes().await;
+                body.unwrap_or_else(|e| panic!("{path}: {e:?}"));
+                status
+            }));
+            assert!(answers.await.contains(&200));
+        }
     }
 
     /// What a page or a route of the API shows.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 pub use test_support::world::bound;
-use test_support::world::operator;
+use test_support::world::{ParsedRun, operator};
 use tokio::sync::Barrier;
 use tracing::subscriber::DefaultGuard;
 use verifyd::domain::completion::{BlockedBy, Completion, FailureEntry};
@@ -20,9 +20,7 @@ use verifyd::domain::permission::{
 };
 use verifyd::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
 use verifyd::domain::run::RUN_TYPE;
-use verifyd::domain::{
-    ConnectionId, OperationRun, Outcome, Reason, RunId, TenantId, WorkerId, WorkspaceId,
-};
+use verifyd::domain::{ConnectionId, Outcome, Reason, RunId, TenantId, WorkerId, WorkspaceId};
 use verifyd::ports::store::{
     AttemptEnd, AttemptRecord, Claim, ClaimAnswer, ClaimPolicy, Heartbeat, NewRun, RunFilter,
     Store, SweepCursor, SweepPolicy, Swept,
@@ -183,8 +181,8 @@ impl Bed {
         swept.expect("nobody else sweeps")
     }
 
-    pub async fn run(&self, run: RunId) -> OperationRun {
-        self.store.run(run).await.unwrap().unwrap()
+    pub async fn run(&self, run: RunId) -> ParsedRun {
+        self.store.run(run).await.unwrap().unwrap().into()
     }
 
     pub async fn attempts(&self, run: RunId) -> Vec<AttemptRecord> {

@@ -3,11 +3,12 @@
 use crate::store::bed::Bed;
 use crate::store::fixtures::{blocked, context, failed, quoted, succeeded};
 use serde_json::{Value, json};
+use test_support::world::ParsedRun;
+use verifyd::domain::TenantId;
 use verifyd::domain::completion::Completion;
-use verifyd::domain::{OperationRun, TenantId};
 
 /// A run that was completed in the regular way.
-async fn completed(bed: &Bed, completion: &Completion) -> OperationRun {
+async fn completed(bed: &Bed, completion: &Completion) -> ParsedRun {
     let run = bed.completed(completion).await;
     bed.run(run).await
 }

@@ -385,7 +385,7 @@ async fn many_numbers_cost_a_few_passes_over_them() {
         let stored = within("the context is read", store.run(run)).await;
         let stored = stored.unwrap().unwrap();
         tried.push((passing, began.elapsed()));
-        assert_eq!(stored.context["provider"], "microsoft");
+        assert_eq!(stored.request().provider.as_deref(), Some("microsoft"));
     }
     let held = bed.claim(run, "w").await;
     assert_eq!(held.run.request.problem, Some(TOO_LARGE));

@@ -151,8 +151,7 @@ pub async fn a_completion_records_a_delivery_for_each_endpoint_that_wants_it(bed
     assert_eq!(said, [true, false, true, false]);
     for delivery in leased(bed).await {
         let event: WebhookEvent = serde_json::from_str(&delivery.payload).unwrap();
-        let run = bed.store.run(event.data.operation_run_id).await.unwrap();
-        let run = run.unwrap();
+        let run = bed.run(event.data.operation_run_id).await;
         assert_eq!(event.data.workspace_id, run.workspace_id);
         assert_eq!(event.data.tenant_id, run.tenant_id);
         assert_eq!(Some(event.data.outcome), run.outcome);

@@ -10,11 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use test_support::hostile_server::{At, Hostile, HostileServer, answer, hostilities};
-use test_support::world::{World, reasons};
+use test_support::world::{ParsedRun, World, reasons};
 use verifyd::config::Settings;
 use verifyd::domain::hint::Hint;
 use verifyd::domain::reason::Reason;
-use verifyd::domain::run::OperationRun;
 use verifyd::domain::{ConnectionId, Outcome};
 use verifyd::engine::pipeline::Processed;
 use verifyd::provider::microsoft::CloudSettings;
@@ -48,7 +47,7 @@ async fn connection(world: &World, number: usize, cloud: &str) -> ConnectionId {
 }
 
 /// Runs one check to its end, by its own attempt: after the run's deadline another may take it.
-pub async fn checked(world: &World, id: ConnectionId, what: &str) -> OperationRun {
+pub async fn checked(world: &World, id: ConnectionId, what: &str) -> ParsedRun {
     let worker = world.worker().await;
     let run = world.record(id, |_| {}).await;
     // Guards against hanging only: on a busy machine the end comes later than the deadline.
@@ -169,7 +168,7 @@ async fn a_name_that_does_not_exist_is_told_as_unreachable() {
 
 /// The whole of it, worker and sweep included: the run is throttled, waits in the database, is
 /// throttled again, and ends when its total deadline leaves no room for another wait.
-async fn storm(headers: &str) -> (OperationRun, usize, World) {
+async fn storm(headers: &str) -> (ParsedRun, usize, World) {
     let answer = answer(
         "429 Too Many Requests",
         headers,
