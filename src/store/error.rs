@@ -196,11 +196,15 @@ fn constraint(name: &str) -> String {
 }
 
 /// Whether the innermost function that a context names is one of the application: in a procedural language, whose name,
-/// such as PL/pgSQL, stays however the server translates the line, and not in verifyd's schema or its own DO.
+/// such as PL/pgSQL, stays however the server translates the line, and not in verifyd's schema. A DO has no name, and may
+/// be of a migration.
 fn is_of_application(context: &str) -> bool {
-    let mut functions = context.lines().filter(|line| line.contains("PL/"));
-    let is_ours = |line: &str| line.contains("verifyd.") || line.contains("inline_code_block");
-    functions.next().is_some_and(|line| !is_ours(line))
+    let mut functions = context
+        .lines()
+        .filter(|line| line.contains("PL/") && !line.contains("inline_code_block"));
+    functions
+        .next()
+        .is_some_and(|line| !line.contains("verifyd."))
 }
 
 /// What PostgreSQL says. A trigger or a pooler may choose it, and logs and terminals show it.
@@ -296,6 +300,10 @@ mod tests {
             (
                 "PL/pgSQL function inline_code_block line 3 at EXECUTE",
                 false,
+            ),
+            (
+                "PL/pgSQL function inline_code_block line 1 at RAISE\nPL/pgSQL function refuse() line 1 at EXECUTE",
+                true,
             ),
             (
                 "while updating tuple (0,1) in relation \"operation_runs\"",
