@@ -5,6 +5,7 @@ mod bench_on_servers_in_use;
 mod debug;
 mod doctor;
 mod doctor_credentials;
+mod doctor_foreign_rules;
 mod doctor_oidc;
 mod doctor_privileges;
 mod doctor_rules;

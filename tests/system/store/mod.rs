@@ -194,6 +194,8 @@ runs {
         refused_claims_of_runs_that_wait_are_found,
         claims_of_runs_that_were_released_are_tried_once_they_have_waited,
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
+    moved_runs:
+        a_trigger_that_moves_a_run_is_found;
     invalid_runs:
         an_invalid_run_that_is_not_completed_is_named_whatever_its_age;
     guards:
