@@ -36,3 +36,4 @@ mod service_manager;
 mod support_bundle;
 mod throttling;
 mod traces;
+mod unowned_runs;
