@@ -30,6 +30,7 @@ mod hostile_rows;
 mod invalid_runs;
 mod inventory;
 mod large_contexts;
+mod moved_runs;
 mod onboarding;
 mod overview;
 mod plan;
