@@ -7,7 +7,7 @@ mod connections;
 mod groups;
 mod host;
 mod http;
-mod invalid_runs;
+pub(super) mod invalid_runs;
 mod modules;
 mod oidc;
 mod outbound;

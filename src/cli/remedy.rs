@@ -80,8 +80,15 @@ fn of_missing_table(error: &StoreError) -> Option<&'static str> {
     is_ours.then_some(remedy)
 }
 
+/// The remedy where a function of the application lacks a right. With it verifyd's role could do what the function does.
+const RIGHTS_OF_FUNCTION: &str = "let the function that a trigger or policy calls have the rights of its owner (ALTER FUNCTION … \
+     SECURITY DEFINER), or drop what calls it: verifyd itself needs no further right";
+
 /// Returns the remedy by the database's code, and by words where the code says too little.
 pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
+    if error.sqlstate() == Some("42501") && error.is_of_function() {
+        return Some(RIGHTS_OF_FUNCTION);
+    }
     if error.has(("", "was applied by a newer verifyd")) {
         return Some(
             "use that version of verifyd or a newer one, or restore the backup from before the upgrade \
@@ -299,6 +306,14 @@ mod tests {
                 "LOGIN of the role",
             ),
             (
+                "role \"root\" does not exist (SQLSTATE 28000)",
+                "create the role",
+            ),
+            (
+                "no pg_hba.conf entry for user \"root\" (SQLSTATE 28000)",
+                "write another one into database.url",
+            ),
+            (
                 "database \"a\" does not exist (SQLSTATE 3D000); database.url leaves the database to the variable PGDATABASE",
                 "create the database",
             ),
@@ -417,6 +432,14 @@ mod tests {
             ..Detail::said("not today (SQLSTATE 25006)")
         };
         assert_eq!(of_store(&StoreError::Unavailable(of_function)), None);
+        let denied = Detail {
+            origin: Some(Origin::Function),
+            ..Detail::said("permission denied for table audit (SQLSTATE 42501)")
+        };
+        let denied = StoreError::Refused(denied);
+        assert_eq!(of_store(&denied), Some(RIGHTS_OF_FUNCTION));
+        let of_rule = Some("The database refuses this to verifyd");
+        assert_eq!(denied.lacks(), of_rule);
         assert!(of_opening(false).contains("pooler"));
         for error in [
             "out of memory (SQLSTATE 53200)",

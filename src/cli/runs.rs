@@ -1,12 +1,14 @@
 //! `verifyd runs`
 
 use super::args::{RunArgs, RunsCommand, RunsListArgs};
+use super::doctor::invalid_runs;
 use super::{output, render};
 use crate::app::Services;
+use crate::domain::RunId;
 use crate::domain::access::Binding;
 use crate::domain::run::ReportPresence;
 use crate::domain::run_record::RunRecord;
-use crate::operations::read_run;
+use crate::operations::{OperationError, read_run};
 use crate::ports::store::RunFilter;
 use crate::view::diff::DiffState;
 use crate::view::{DiffView, RunDetail, RunItem, words};
@@ -90,8 +92,21 @@ fn summary(run: &RunItem) -> (String, String) {
     (overall.unwrap_or_default(), wrong)
 }
 
+/// Reads the run. Of an invalid row, which is shown as none, says what `doctor` does.
+async fn read(services: &Services, id: RunId) -> anyhow::Result<RunRecord> {
+    let store = services.store.as_ref();
+    let missing = match read_run(store, &Binding::EVERYTHING, id).await {
+        Err(missing @ OperationError::NotFound { .. }) => missing,
+        read => return Ok(read?),
+    };
+    Err(match invalid_runs::of(store, id).await {
+        Some(problem) => anyhow::anyhow!("run {id} is invalid: {problem}"),
+        None => missing.into(),
+    })
+}
+
 async fn show(services: &Services, args: &RunArgs) -> anyhow::Result<()> {
-    let record = read_run(services.store.as_ref(), &Binding::EVERYTHING, args.id).await?;
+    let record = read(services, args.id).await?;
     let view = RunDetail::of(&record, services.clock.now());
     if args.json.json {
         return output::json(&row(&record, &view)?);
@@ -111,7 +126,7 @@ pub fn row(record: &RunRecord, view: &RunDetail) -> anyhow::Result<Value> {
 }
 
 async fn compare(services: &Services, args: &RunArgs) -> anyhow::Result<()> {
-    let record = read_run(services.store.as_ref(), &Binding::EVERYTHING, args.id).await?;
+    let record = read(services, args.id).await?;
     let diff = DiffView::of(&record.run, record.previous.as_ref());
     if !matches!(diff.state, DiffState::Compared | DiffState::First) {
         let previous = diff

@@ -324,6 +324,9 @@ fn shared_environment(environment: &BTreeMap<String, String>, layers: &[Layer]) 
 
 fn parse_toml(text: &str, origin: &str, problems: &mut Vec<Problem>) -> Result<Layer, ConfigError> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        if let Some((key, rule)) = key_of(&error) {
+            return wrong_type(&key, rule, "a number that is out of range", origin);
+        }
         // The error's own text quotes the line, which may hold a secret.
         let (line, column) = error.span().map_or((1, 1), |span| place(text, span.start));
         Problem::at(
@@ -337,6 +340,21 @@ fn parse_toml(text: &str, origin: &str, problems: &mut Vec<Problem>) -> Result<L
     let mut layer = Layer::default();
     flatten("", table, origin, &mut layer, problems);
     Ok(layer)
+}
+
+/// The key whose value is read, and not its syntax, fails: that of a number. The error names it without the text alone.
+fn key_of(error: &toml::de::Error) -> Option<(String, Rule)> {
+    let mut error = error.clone();
+    error.set_input(None);
+    let said = error.to_string();
+    let mut key = said.split_once("\nin `")?.1.strip_suffix("`\n")?;
+    loop {
+        match rule(key) {
+            Some(rule) => return Some((key.to_owned(), rule)),
+            // A member of a table in a list.
+            None => key = key.rsplit_once('.')?.0,
+        }
+    }
 }
 
 fn place(text: &str, offset: usize) -> (usize, usize) {

@@ -140,7 +140,7 @@ reasons! {
         "Credentials of one tenant are never used for another.",
         [("Start the check from the tenant that owns the connection", Connections)];
     ConnectionWorkspaceMismatch = "connection_workspace_mismatch", Preflight, Critical,
-        "The provider connection belongs to another workspace than the operation run.",
+        "The operation run does not belong to the workspace of the provider connection.",
         "Credentials of one workspace are never used for another.",
         [("Start the check from the workspace that owns the connection", Connections)];
     ConnectionMalformed = "connection_malformed", Preflight, High,

@@ -2,7 +2,7 @@
 //! of one.
 
 use crate::domain::{RunId, TenantId};
-use crate::ports::store_error::{Detail, StoreError};
+use crate::ports::store_error::{Detail, Sign, StoreError};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -18,6 +18,10 @@ pub(crate) const COMPLETING: &str = "completing a run";
 pub(crate) const WRITING_INVENTORY: &str = "writing the inventory of a tenant (tenant_permissions)";
 pub(crate) const SWEEPING: &str = "sweeping";
 pub(crate) const KEEPING_FACTS: &str = "keeping the facts of a connection";
+
+/// feature_not_supported, of a step with a table whose rules are named: a statement that rules (`CREATE RULE`) rewrite
+/// returns no rows, and has no ON CONFLICT.
+pub(crate) const REWRITTEN: Sign = ("0A000", " (rules: ");
 
 /// What the database accepts of the writes of `serve`.
 #[derive(Debug)]

@@ -70,8 +70,9 @@ pub enum Code {
 /// An SQLSTATE, and words of the text of an error, where its code says too little; an empty one fits any.
 pub type Sign = (&'static str, &'static str);
 
-/// Codes with which the server speaks of itself or of the connection, and a function of the application of anything.
-const OF_SERVER: [&str; 5] = [READ_ONLY, "28000", "28P01", "3D000", "53300"];
+/// Codes with which the server speaks of itself, of the connection or of the role, and a function of the application of
+/// anything.
+const OF_SERVER: [&str; 6] = [READ_ONLY, "28000", "28P01", "3D000", "42501", "53300"];
 
 /// read_only_sql_transaction
 const READ_ONLY: &str = "25006";
@@ -273,9 +274,10 @@ impl StoreError {
             _ if self.is_transient() => None,
             _ if matches!(self, Self::Schema(_)) => Some("The database's schema does not fit"),
             // insufficient_privilege
-            Some(Code::Sqlstate(code)) if code == "42501" => {
-                Some("The database denies verifyd a privilege")
-            }
+            Some(Code::Sqlstate(code)) if code == "42501" => match self.is_of_function() {
+                true => OF_RULE,
+                false => Some("The database denies verifyd a privilege"),
+            },
             // integrity_constraint_violation, raise_exception
             Some(Code::Sqlstate(code)) if code.starts_with("23") || code == "P0001" => OF_RULE,
             // CHECK, NOT NULL, PRIMARY KEY, RAISE, UNIQUE

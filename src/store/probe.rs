@@ -6,10 +6,11 @@ mod read_back;
 mod waiting;
 mod written;
 
+pub(super) use self::keeper::Keeper;
 pub(super) use self::waiting::refused_claims;
 
-use self::keeper::{Keeper, at_step};
-use self::read_back::{OF_RESULT, Written, changed_columns};
+use self::keeper::at_step;
+use self::read_back::{Identity, OF_RESULT, Written, changed_columns, identity};
 use self::written::{completions, facts, inventories};
 use super::bounds::{is_claimable, is_valid_connection};
 use super::claims::{ClaimRequest, lock_running, release_locked};
@@ -178,6 +179,11 @@ pub(super) trait RunSteps: Send {
     /// Returns the names of the application's triggers on `operation_runs`, and whether INSERTs and whether UPDATEs fire
     /// them.
     async fn triggers(&mut self) -> Result<Vec<(String, bool, bool)>, StoreError>;
+
+    /// Returns the rules (`CREATE RULE`) of the application's tables that are written: table and name.
+    async fn rules(&mut self) -> Result<Vec<(String, String)>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Records a check by the first statement, or by the second where the first fills its row. What is refused is undone;
@@ -263,26 +269,33 @@ async fn queued(steps: &mut dyn RunSteps) -> Result<Vec<RunId>, StoreError> {
     Ok(queued.into_iter().map(RunId).collect())
 }
 
-/// Tests what a step has left in the row.
+/// A run that was claimed, and what it was before.
+struct Claimed {
+    claim: Claim,
+    before: Identity,
+}
+
+/// Tests what a step has left in the row. Returns `created_at` where that alone has changed: nobody needs it to go on.
 async fn is_as_written(
     steps: &mut dyn RunSteps,
     keeper: &Keeper,
     run: RunId,
+    before: &Identity,
     written: &Written<'_>,
-) -> Result<(), StoreError> {
-    let changed = changed_columns(&mut *steps.connection(), run, written).await?;
-    match changed.is_empty() {
-        true => Ok(()),
+) -> Result<Vec<&'static str>, StoreError> {
+    let changed = changed_columns(&mut *steps.connection(), run, before, written).await?;
+    match changed.iter().all(|column| *column == "created_at") {
+        true => Ok(changed),
         false => Err(keeper.changes_row(&changed)),
     }
 }
 
-/// Releases the run and undoes it.
+/// Releases the run and undoes it. Returns what [`is_as_written`] does.
 async fn release(
     steps: &mut dyn RunSteps,
     keeper: &Keeper,
-    claim: &Claim,
-) -> Result<(), StoreError> {
+    Claimed { claim, before }: &Claimed,
+) -> Result<Vec<&'static str>, StoreError> {
     TRY.execute(&mut *steps.connection()).await?;
     let end = AttemptEnd::Shutdown;
     let is_released = lock_running(&mut *steps.connection(), claim.run.id).await?
@@ -290,9 +303,9 @@ async fn release(
     if !is_released {
         return Err(keeper.keeps_row());
     }
-    is_as_written(steps, keeper, claim.run.id, &Written::Release).await?;
+    let changed = is_as_written(steps, keeper, claim.run.id, before, &Written::Release).await?;
     UNDO.execute(&mut *steps.connection()).await?;
-    Ok(())
+    Ok(changed)
 }
 
 /// Completes the run and undoes it. It is refused where the completion itself says so, as in `serve`, or where the run
@@ -301,6 +314,7 @@ async fn release(
 async fn complete(
     steps: &mut dyn RunSteps,
     keeper: &Keeper,
+    before: &Identity,
     request: &CompletionRequest,
 ) -> Result<Vec<&'static str>, StoreError> {
     TRY.execute(&mut *steps.connection()).await?;
@@ -309,7 +323,7 @@ async fn complete(
         return Err(keeper.keeps_row());
     }
     let written = Written::Completion(request);
-    let changed = changed_columns(&mut *steps.connection(), request.run, &written).await?;
+    let changed = changed_columns(&mut *steps.connection(), request.run, before, &written).await?;
     let is_lost = changed.iter().any(|column| OF_RESULT.contains(column));
     if completed.is_altered || is_lost {
         return Err(keeper.changes_row(&changed));
@@ -363,15 +377,17 @@ pub(super) async fn try_sweep(connection: &mut dyn SqlConnection) -> Result<(), 
 
 /// Does with a run what `serve` does with it. A trigger or a constraint of the application may refuse each step. Where
 /// it refuses the checks that are recorded, only queued runs of other producers show whether it refuses all runs.
-pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreError> {
-    let keeper = Keeper::of(steps).await?;
+pub(super) async fn try_run(
+    steps: &mut dyn RunSteps,
+    keeper: &Keeper,
+) -> Result<Writing, StoreError> {
     let (mut refusal, mut unrecorded) = (None, None);
     let samples = samples(steps).await?;
     for sample in &samples {
         TRY_RUN.execute(&mut *steps.connection()).await?;
-        match record_and_notify(steps, &keeper, sample.connection).await? {
+        match record_and_notify(steps, keeper, sample.connection).await? {
             (Recorded::Run(run), notifies) => {
-                match try_steps(steps, &keeper, run, Some(*sample)).await {
+                match try_steps(steps, keeper, run, Some(*sample)).await {
                     Ok(changed) => {
                         let changed = (!changed.is_empty()).then(|| keeper.changes(&changed));
                         return Ok(Writing::Accepted { notifies, changed });
@@ -389,19 +405,19 @@ pub(super) async fn try_run(steps: &mut dyn RunSteps) -> Result<Writing, StoreEr
         return Err(refusal);
     }
     if samples.is_empty() {
-        try_run_without_connection(steps, &keeper).await?;
+        try_run_without_connection(steps, keeper).await?;
     }
     let queued = queued(steps).await?;
     match unrecorded {
         None if queued.is_empty() => Ok(Writing::NothingTried),
         None => {
-            try_queued(steps, &keeper, &queued, false, None).await?;
+            try_queued(steps, keeper, &queued, false, None).await?;
             Ok(Writing::OnlyClaimed)
         }
         Some(error) if queued.is_empty() => Ok(Writing::NotTried(error)),
         Some(error) => {
             let checked = samples.first().copied();
-            match try_queued(steps, &keeper, &queued, true, checked).await {
+            match try_queued(steps, keeper, &queued, true, checked).await {
                 Err(refusal) if !is_of_this_transaction(&refusal) => Err(refusal),
                 _ => Ok(Writing::NotRecording(error)),
             }
@@ -477,7 +493,7 @@ fn is_of_this_transaction(refusal: &StoreError) -> bool {
 }
 
 /// Claims, releases and completes the run, and writes what a check of this connection has found. Returns the columns
-/// that are not as the completions wrote them.
+/// that are not as they were written, though the steps are accepted.
 async fn try_steps(
     steps: &mut dyn RunSteps,
     keeper: &Keeper,
@@ -485,12 +501,11 @@ async fn try_steps(
     checked: Option<Checked>,
 ) -> Result<Vec<&'static str>, StoreError> {
     let at = |step: &'static str| move |error| keeper.refused(step, error);
-    let claim = try_claiming(steps, keeper, run).await?;
-    let released = release(steps, keeper, &claim).await;
-    released.map_err(at(RELEASING))?;
-    let mut changed = Vec::new();
-    for request in completions(&claim, checked)? {
-        let completed = complete(steps, keeper, &request).await;
+    let claimed = try_claiming(steps, keeper, run).await?;
+    let released = release(steps, keeper, &claimed).await;
+    let mut changed = released.map_err(at(RELEASING))?;
+    for request in completions(&claimed.claim, checked)? {
+        let completed = complete(steps, keeper, &claimed.before, &request).await;
         for column in completed.map_err(at(COMPLETING))? {
             if !changed.contains(&column) {
                 changed.push(column);
@@ -513,12 +528,14 @@ async fn try_claiming(
     steps: &mut dyn RunSteps,
     keeper: &Keeper,
     run: RunId,
-) -> Result<Claim, StoreError> {
+) -> Result<Claimed, StoreError> {
     let at_claim = |error| keeper.refused(CLAIMING, error);
+    let before = identity(&mut *steps.connection(), run).await;
+    let before = before.map_err(at_claim)?;
     let claimed = steps.claim(claim(run)).await;
     let claimed = claimed.and_then(|claim| claim.ok_or_else(|| keeper.keeps_row()));
     let claim = claimed.map_err(at_claim)?;
-    let as_written = is_as_written(steps, keeper, run, &Written::Claim).await;
+    let as_written = is_as_written(steps, keeper, run, &before, &Written::Claim).await;
     as_written.map_err(at_claim)?;
-    Ok(claim)
+    Ok(Claimed { claim, before })
 }

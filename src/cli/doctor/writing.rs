@@ -4,7 +4,7 @@
 use super::{Line, State, TIMEOUT, bad, error, ok};
 use crate::cli::remedy::{NO_FURTHER_ID, REPEATED_KEY};
 use crate::ports::probe::{
-    CLAIMING, COMPLETING, RECORDING, RELEASING, RefusedClaim, SWEEPING, UnusableIds,
+    CLAIMING, COMPLETING, RECORDING, RELEASING, REWRITTEN, RefusedClaim, SWEEPING, UnusableIds,
     WRITING_INVENTORY, Writing,
 };
 use crate::ports::store::{Store, StoreError};
@@ -33,6 +33,10 @@ const REFUSING_ALL: &str = "let the policy, trigger or constraint that refuses i
 /// The remedy where such a rule waits for longer than a statement may take, or says so.
 const WAITING_RULE: &str = "let the trigger return at once: it waits, or locks what others have locked; or let it \
      accept what verifyd writes";
+
+/// The remedy where rules of PostgreSQL rewrite what is written.
+const REWRITING_RULE: &str = "as the table's owner drop each rule that is named (DROP RULE … ON the table), and have a trigger \
+     do what it is for: PostgreSQL refuses what verifyd writes where rules rewrite it";
 
 /// The remedy where nothing says that it is a rule of the application.
 const TRY_AGAIN: &str = "try again; else look for locks and load";
@@ -260,8 +264,11 @@ fn refused(failure: &StoreError, of_rule: &str) -> Line {
     let waits = matches!(code, "40P01" | "55P03" | "57014");
     // insufficient_resources
     let lacks_resources = code.starts_with("53") && line.remedy.is_some();
+    // insufficient_privilege
+    let lacks_right = code == "42501";
     let remedy = match (is_of_rule, is_contended) {
-        _ if lacks_resources => line.remedy,
+        _ if lacks_resources || lacks_right => line.remedy,
+        _ if failure.has(REWRITTEN) => Some(REWRITING_RULE.to_owned()),
         (true, true) if waits => Some(WAITING_RULE.to_owned()),
         (true, _) => Some(of_rule.to_owned()),
         (false, true) => Some(TRY_AGAIN.to_owned()),

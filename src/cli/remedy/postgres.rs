@@ -194,8 +194,13 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
         "correct user and password of database.url (DATABASE_URL), or database.password_file",
     ),
     (
+        ("28000", "does not exist"),
+        "create the role, or write a user that the server knows into database.url (DATABASE_URL)",
+    ),
+    (
         ("28000", ""),
-        "let the server admit the user of database.url (DATABASE_URL) from here: LOGIN of the role, pg_hba.conf",
+        "let the server admit the user that is named from here (LOGIN of the role, pg_hba.conf), or write another one into \
+         database.url (DATABASE_URL)",
     ),
     (
         ("3D000", ""),

@@ -75,6 +75,32 @@ fn a_group_without_a_usable_queue_is_refused() {
 }
 
 #[test]
+fn a_number_that_no_key_can_hold_is_named_with_its_key() {
+    for number in [
+        "9223372036854775808",
+        "99999999999999999999999999999999999999999",
+    ] {
+        for (text, allowed) in [
+            (
+                format!("[worker]\nconcurrency = {number}"),
+                "worker.concurrency must be a whole number from 1 to 4096, ",
+            ),
+            (
+                format!("worker.groups = [{{ name = \"eu\", workspaces = [1, {number}] }}]"),
+                "worker.groups must be a list of {",
+            ),
+        ] {
+            let error = with_file(&text, &[]).unwrap_err().to_string();
+            assert_holds(&error, allowed);
+            assert!(
+                error.ends_with("found a number that is out of range"),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_sign_in_that_nobody_could_use_is_refused() {
     let issuer = ("VERIFYD__HTTP__OIDC__ISSUER", "https://login.example");
     let error = errors(&[issuer]);

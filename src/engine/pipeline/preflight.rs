@@ -295,12 +295,12 @@ impl Preflight {
         };
         // Nothing of another tenant's connection is reported, not even that it is disabled.
         if run.workspace_id != Some(connection.workspace_id) {
-            let allowed = "a connection of the run's workspace";
-            return Err(at(Unmet::field(
-                Reason::ConnectionWorkspaceMismatch,
-                ID,
-                allowed,
-            )));
+            let (field, allowed) = match run.workspace_id {
+                None => ("workspace_id", "the id of the connection's workspace"),
+                Some(_) => (ID, "a connection of the run's workspace"),
+            };
+            let unmet = Unmet::field(Reason::ConnectionWorkspaceMismatch, field, allowed);
+            return Err(at(unmet));
         }
         if tenant != connection.tenant_id {
             let allowed = "a connection of the run's tenant";

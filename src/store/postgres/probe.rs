@@ -8,14 +8,14 @@ use crate::domain::ConnectionId;
 use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
-    ConnectionLimit, Host, LimitedBy, PasswordRead, Pooling, ProbeStore, RefusedClaim, TableSize,
-    UnusableIds, Writing,
+    CLAIMING, ConnectionLimit, Host, LimitedBy, PasswordRead, Pooling, ProbeStore, RefusedClaim,
+    TableSize, UnusableIds, WRITING_INVENTORY, Writing,
 };
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::claims::ClaimRequest;
 use crate::store::completion::{Completed, CompletionRequest, InventoryRow};
-use crate::store::probe::{self, RunSteps};
+use crate::store::probe::{self, Keeper, RunSteps};
 use crate::store::sql_store::SqlConnection;
 use crate::store::statement::Sql;
 use crate::store::tables::{APPLICATION_TABLES, NUMBERED};
@@ -40,25 +40,52 @@ const WRITTEN: [&str; 3] = [
 ];
 
 /// The other statements that need a right of their own. They change nothing but the first sweep's row, and are refused
-/// as those of `serve` would be.
-const ALLOWED: [&str; 10] = [
-    "INSERT INTO verifyd.run_attempts SELECT * FROM verifyd.run_attempts WHERE false",
-    "UPDATE verifyd.run_attempts SET ended_at = ended_at, end_reason = end_reason WHERE false",
-    "INSERT INTO verifyd.run_deliveries SELECT * FROM verifyd.run_deliveries WHERE false \
-     ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL",
-    "DELETE FROM verifyd.run_deliveries WHERE false",
-    "INSERT INTO verifyd.latest_reports SELECT * FROM verifyd.latest_reports WHERE false \
-     ON CONFLICT (connection_id) DO UPDATE SET fingerprint = excluded.fingerprint",
-    "INSERT INTO verifyd.tenant_inventory SELECT * FROM verifyd.tenant_inventory WHERE false \
-     ON CONFLICT (tenant_id) DO UPDATE SET refreshed_at = excluded.refreshed_at",
-    "UPDATE operation_runs SET status = status, outcome = outcome, context = context, \
-         failure_summary = failure_summary, started_at = started_at, completed_at = completed_at \
-     WHERE false",
-    "INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at) \
-     SELECT tenant_id, permission_key, status, details, last_checked_at FROM tenant_permissions \
-     WHERE false ON CONFLICT (tenant_id, permission_key) DO UPDATE SET status = excluded.status",
-    "SELECT 1 FROM operation_runs WHERE false FOR NO KEY UPDATE",
-    "INSERT INTO verifyd.sweep_lock (id) VALUES (1) ON CONFLICT DO NOTHING",
+/// as those of `serve` would be. Those of the application's tables have the step that they stand for.
+const ALLOWED: [(Option<&str>, &str); 10] = [
+    (
+        None,
+        "INSERT INTO verifyd.run_attempts SELECT * FROM verifyd.run_attempts WHERE false",
+    ),
+    (
+        None,
+        "UPDATE verifyd.run_attempts SET ended_at = ended_at, end_reason = end_reason WHERE false",
+    ),
+    (
+        None,
+        "INSERT INTO verifyd.run_deliveries SELECT * FROM verifyd.run_deliveries WHERE false \
+         ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL",
+    ),
+    (None, "DELETE FROM verifyd.run_deliveries WHERE false"),
+    (
+        None,
+        "INSERT INTO verifyd.latest_reports SELECT * FROM verifyd.latest_reports WHERE false \
+         ON CONFLICT (connection_id) DO UPDATE SET fingerprint = excluded.fingerprint",
+    ),
+    (
+        None,
+        "INSERT INTO verifyd.tenant_inventory SELECT * FROM verifyd.tenant_inventory WHERE false \
+         ON CONFLICT (tenant_id) DO UPDATE SET refreshed_at = excluded.refreshed_at",
+    ),
+    (
+        Some(CLAIMING),
+        "UPDATE operation_runs SET status = status, outcome = outcome, context = context, \
+             failure_summary = failure_summary, started_at = started_at, completed_at = completed_at \
+         WHERE false",
+    ),
+    (
+        Some(WRITING_INVENTORY),
+        "INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at) \
+         SELECT tenant_id, permission_key, status, details, last_checked_at FROM tenant_permissions \
+         WHERE false ON CONFLICT (tenant_id, permission_key) DO UPDATE SET status = excluded.status",
+    ),
+    (
+        Some(CLAIMING),
+        "SELECT 1 FROM operation_runs WHERE false FOR NO KEY UPDATE",
+    ),
+    (
+        None,
+        "INSERT INTO verifyd.sweep_lock (id) VALUES (1) ON CONFLICT DO NOTHING",
+    ),
 ];
 
 /// Sizes with indexes, TOAST and partitions. `$1`: the application's tables.
@@ -103,6 +130,12 @@ const TRIGGERS: &str = r"
     SELECT t.tgname::text, t.tgtype & 4 <> 0, t.tgtype & 16 <> 0 FROM pg_trigger t
     WHERE t.tgrelid = to_regclass('operation_runs') AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
       AND t.tgname NOT LIKE 'verifyd\_%' ORDER BY 1";
+
+/// Rules of the application that rewrite what is written to its tables. Those of a view are how it is written.
+const RULES: &str = "
+    SELECT c.relname::text, quote_ident(w.rulename) FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class
+    WHERE c.oid IN (to_regclass('operation_runs'), to_regclass('tenant_permissions')) AND c.relkind IN ('r', 'p')
+      AND w.ev_type <> '1' AND w.ev_enabled IN ('O', 'A') ORDER BY 1, 2";
 
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
 const LEAST_IN_POOL: u32 = 2;
@@ -286,6 +319,11 @@ impl RunSteps for Steps<'_> {
         let triggers = self.store.rows(TRIGGERS).persistent(false);
         Ok(triggers.fetch_all(&mut *self.tx).await?)
     }
+
+    async fn rules(&mut self) -> Result<Vec<(String, String)>, StoreError> {
+        let rules = self.store.rows(RULES).persistent(false);
+        Ok(rules.fetch_all(&mut *self.tx).await?)
+    }
 }
 
 impl PostgresStore {
@@ -408,14 +446,14 @@ impl ProbeStore for PostgresStore {
                     .execute(&mut *tx)
                     .await?;
             }
-            for statement in ALLOWED {
-                sqlx::query(statement)
-                    .persistent(false)
-                    .execute(&mut *tx)
-                    .await?;
+            let keeper = Keeper::of(&mut Steps { store: self, tx }).await?;
+            for (step, statement) in ALLOWED {
+                let executed = sqlx::query(statement).persistent(false).execute(&mut *tx);
+                let refused = |error: sqlx::Error| keeper.refused_statement(step, error.into());
+                executed.await.map_err(refused)?;
             }
             self.try_sweep(tx).await?;
-            let writing = probe::try_run(&mut Steps { store: self, tx }).await?;
+            let writing = probe::try_run(&mut Steps { store: self, tx }, &keeper).await?;
             Ok(End::Rollback(writing))
         })
         .await

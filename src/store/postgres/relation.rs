@@ -35,7 +35,7 @@ pub(super) const COLUMNS: &str = "
             AND w.typname IN ('int8', 'int4', 'bool', 'text', 'timestamptz', 'jsonb', 'uuid')
             AND (w.oid = b.oid OR 'S' IN (b.typcategory, w.typcategory) OR EXISTS (
                 SELECT FROM pg_cast c WHERE c.castsource = b.oid AND c.casttarget = w.oid))) AS casts,
-        b.typcategory = 'S' AS is_text,
+        b.typcategory = 'S' AS is_text, NOT a.attnotnull AS is_nullable,
         CASE WHEN a.attgenerated = 's' THEN 'stored' WHEN a.attgenerated <> '' THEN 'virtual'
             WHEN a.attidentity = 'a' THEN 'identity' END AS made_by,
         a.attinhcount > 0 AS is_inherited,
@@ -95,6 +95,7 @@ from_row! {
         default: Option<String>,
         casts: Vec<String>,
         is_text: bool,
+        is_nullable: bool,
         made_by: Option<String>,
         is_inherited: bool,
         origin: Option<String>,
@@ -334,6 +335,9 @@ impl Relation {
                 format!("{value}::timestamp AT TIME ZONE 'UTC'")
             }
             // No other type takes an empty text.
+            Family::Json | Family::AnyJson if column.is_text && !column.is_nullable => {
+                format!("coalesce(nullif(btrim({value}), ''), '{{}}')::{wanted}")
+            }
             _ if column.is_text && family != Family::Text => {
                 format!("nullif(btrim({value}), '')::{wanted}")
             }

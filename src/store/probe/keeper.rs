@@ -2,21 +2,26 @@
 
 use super::RunSteps;
 use crate::domain::report::redact::clean;
-use crate::ports::probe::{CLAIMING, COMPLETING, RECORDING, RELEASING};
+use crate::ports::probe::{
+    CLAIMING, COMPLETING, RECORDING, RELEASING, REWRITTEN, WRITING_INVENTORY,
+};
 use crate::ports::store_error::{Code, Detail, StoreError};
 
-/// What may keep or change a row of `operation_runs` without an error.
-pub(super) struct Keeper {
+/// What may keep or change a row of `operation_runs` without an error, or rewrite a statement.
+pub(in crate::store) struct Keeper {
     is_restricted: bool,
     /// With whether INSERTs and whether UPDATEs fire them.
     triggers: Vec<(String, bool, bool)>,
+    /// With their table.
+    rules: Vec<(String, String)>,
 }
 
 impl Keeper {
-    pub(super) async fn of(steps: &mut dyn RunSteps) -> Result<Self, StoreError> {
+    pub(in crate::store) async fn of(steps: &mut dyn RunSteps) -> Result<Self, StoreError> {
         Ok(Self {
             is_restricted: steps.is_restricted().await?,
             triggers: steps.triggers().await?,
+            rules: steps.rules().await?,
         })
     }
 
@@ -44,14 +49,47 @@ impl Keeper {
     }
 
     /// The error of a step that was refused. Where a function of the application has raised it, it names the triggers
-    /// that may have called it.
+    /// that may have called it, and where a rule has rewritten the statement, the rules.
     pub(super) fn refused(&self, step: &'static str, error: StoreError) -> StoreError {
         let error = at_step(step, error);
         let is_of_runs = [RECORDING, CLAIMING, RELEASING, COMPLETING].contains(&step);
-        match is_of_runs && error.is_of_function() {
-            true => error.with_more(&self.triggers(step)),
-            false => error,
+        if !error.is_of_function() {
+            return match error.sqlstate() == Some(REWRITTEN.0) {
+                true => error.with_more(&self.rules(step)),
+                false => error,
+            };
         }
+        if is_of_runs {
+            return error.with_more(&self.triggers(step));
+        }
+        let function = error.detail().and_then(|why| why.rule.as_ref());
+        let function = function.map(|function| format!(" ({function})"));
+        error.with_more(&function.unwrap_or_default())
+    }
+
+    /// The error of a statement that changes no row, and so fires only triggers of statements. What a rule of the application
+    /// refuses is that of the step which it stands for.
+    pub(in crate::store) fn refused_statement(
+        &self,
+        step: Option<&'static str>,
+        error: StoreError,
+    ) -> StoreError {
+        let is_rewritten =
+            |step| error.sqlstate() == Some(REWRITTEN.0) && !self.rules(step).is_empty();
+        match step {
+            Some(step) if error.is_of_function() || is_rewritten(step) => self.refused(step, error),
+            _ => error,
+        }
+    }
+
+    /// Names the rules of the table that the step writes.
+    fn rules(&self, step: &str) -> String {
+        let written = match step {
+            WRITING_INVENTORY => "tenant_permissions",
+            _ => "operation_runs",
+        };
+        let rules = self.rules.iter().filter(|(table, _)| table == written);
+        named(REWRITTEN.1, rules.map(|(_, name)| name))
     }
 
     /// Names the triggers that the step fires.
@@ -63,11 +101,15 @@ impl Keeper {
                 RECORDING => *on_insert,
                 _ => *on_update,
             });
-        let names: Vec<String> = fired.map(|(name, ..)| clean(name, 63)).collect();
-        match names.is_empty() {
-            true => String::new(),
-            false => format!(" (triggers: {})", names.join(", ")),
-        }
+        named(" (triggers: ", fired.map(|(name, ..)| name))
+    }
+}
+
+fn named<'a>(what: &str, names: impl Iterator<Item = &'a String>) -> String {
+    let names: Vec<String> = names.map(|name| clean(name, 63)).collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!("{what}{})", names.join(", ")),
     }
 }
 

@@ -10,8 +10,15 @@ use crate::store::sql_store::SqlConnection;
 use crate::store::statement::Sql;
 use serde_json::Value;
 
-/// The columns without which a run has not ended with its result.
-pub(super) const OF_RESULT: [&str; 3] = ["status", "outcome", "context.verification_report"];
+/// The columns without which a run has not ended with its result, as that of its tenant.
+pub(super) const OF_RESULT: [&str; 6] = [
+    "type",
+    "tenant_id",
+    "workspace_id",
+    "status",
+    "outcome",
+    "context.verification_report",
+];
 
 /// What a step writes into the row of a run.
 pub(super) enum Written<'a> {
@@ -32,6 +39,15 @@ const RESULT: Sql = both!(
      FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!()
 );
 
+/// What no step writes. As texts: see `completion::CompletionRequest`.
+const IDENTITY: Sql = both!(
+    "SELECT CAST(r.tenant_id AS text), CAST(r.workspace_id AS text), CAST(r.created_at AS text)
+     FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!()
+);
+
+/// The values of [`IDENTITY`].
+pub(super) type Identity = (Option<String>, Option<String>, Option<String>);
+
 /// The values of [`STATE`] and [`RESULT`].
 type State = (String, Option<String>, bool, bool);
 type Results = (
@@ -41,10 +57,20 @@ type Results = (
     Option<String>,
 );
 
-/// Returns the columns, and members of `context`, that are not as they were written.
+/// Returns what no step may change of the run.
+pub(super) async fn identity(
+    connection: &mut dyn SqlConnection,
+    run: RunId,
+) -> Result<Identity, StoreError> {
+    let found: Option<Identity> = IDENTITY.bind(run.0).fetch_optional(connection).await?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Returns the columns, and members of `context`, that are not as they were written, or not as they were `before`.
 pub(super) async fn changed_columns(
     connection: &mut dyn SqlConnection,
     run: RunId,
+    before: &Identity,
     written: &Written<'_>,
 ) -> Result<Vec<&'static str>, StoreError> {
     let state = STATE.bind(run.0);
@@ -52,8 +78,14 @@ pub(super) async fn changed_columns(
     let Some((status, outcome, is_started, is_completed)) = state else {
         return Ok(vec!["type"]);
     };
+    let (tenant, workspace, created_at) = identity(&mut *connection, run).await?;
+    let mut as_written = vec![
+        ("tenant_id", tenant == before.0),
+        ("workspace_id", workspace == before.1),
+        ("created_at", created_at == before.2),
+    ];
     let is = |wanted: RunStatus| ("status", status == wanted.as_str());
-    let as_written = match written {
+    as_written.extend(match written {
         Written::Claim => vec![is(RunStatus::Running), ("started_at", is_started)],
         // With either of the others nobody could claim it again.
         Written::Release => vec![
@@ -70,7 +102,7 @@ pub(super) async fn changed_columns(
             as_written.extend(compare_result(connection, run, request).await?);
             as_written
         }
-    };
+    });
     let changed = as_written.into_iter().filter(|(_, is_same)| !is_same);
     Ok(changed.map(|(column, _)| column).collect())
 }

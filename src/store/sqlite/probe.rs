@@ -9,7 +9,7 @@ use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::claims::ClaimRequest;
 use crate::store::completion::{Completed, CompletionRequest, InventoryRow};
-use crate::store::probe::{self, RunSteps};
+use crate::store::probe::{self, Keeper, RunSteps};
 use crate::store::sql::sql;
 use crate::store::sql_store::SqlConnection;
 use crate::store::statement::Sql;
@@ -95,7 +95,9 @@ impl ProbeStore for SqliteStore {
         self.check_writable().await?;
         self.transaction_with_end(async |tx| {
             sqlx::query(WRITTEN).execute(&mut *tx).await?;
-            let writing = probe::try_run(&mut Steps { store: self, tx }).await?;
+            let mut steps = Steps { store: self, tx };
+            let keeper = Keeper::of(&mut steps).await?;
+            let writing = probe::try_run(&mut steps, &keeper).await?;
             Ok(End::Rollback(writing))
         })
         .await

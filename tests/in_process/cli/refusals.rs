@@ -392,6 +392,38 @@ async fn every_credential_that_does_not_open_is_found_by_doctor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_run_is_not_said_to_be_missing() {
+    let desk = Desk::new().await;
+    desk.add(Scenario::Healthy, "--secret-stdin", SIMULATED_SECRET);
+    desk.sql(
+        "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, outcome, context, created_at, completed_at)
+         VALUES (7, 1, 1, 'provider.connection.check', 'completed', 'cancelled', '{}',
+             '2026-01-01T00:00:00.000Z', '2026-01-01T00:00:00.000Z'),
+         (8, 1, 1, 'provider.connection.check', 'running', 'pending', '{}', '2026-01-01T00:00:00.000Z', NULL)",
+    )
+    .await;
+    let doctor = stdout(&desk.ends("doctor", 0));
+    for (run, problem) in [
+        (
+            7,
+            "\"cancelled\" on a completed run, allowed: succeeded, failed, blocked",
+        ),
+        (
+            8,
+            "\"pending\" on a run that is not completed, allowed: null",
+        ),
+    ] {
+        let found = format!("operation_runs.outcome of run {run}: {problem}");
+        assert_holds(&doctor, &found);
+        for command in ["show", "diff"] {
+            let said = stderr(&desk.ends(&format!("runs {command} {run}"), 1));
+            assert_holds(&said, &format!("run {run} is invalid: {found}"));
+        }
+    }
+    assert_holds(&stderr(&desk.ends("runs show 9", 1)), "no such run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_that_open_nothing_are_found_by_doctor() {
     let desk = Desk::new().await;
     let keys = desk.folder.path().join("keys");

@@ -44,6 +44,23 @@ async fn columns_without_room_for_what_is_written_are_widened() {
     assert_eq!(left, []);
 }
 
+/// An empty text, and a default of one, where NULL is not allowed.
+#[tokio::test]
+async fn texts_that_are_empty_become_objects_where_nothing_may_be_null() {
+    let by = RUNS.replace(
+        "context json NOT NULL DEFAULT '{}'",
+        "context text NOT NULL DEFAULT ''",
+    );
+    let bed = replaced(&["operation_runs"], &by).await;
+    let insert = "INSERT INTO operation_runs (workspace_id, tenant_id, type, status) VALUES (1, 7, 'x', 'x')";
+    bed.exec(insert).await;
+    let [_, left] = mended(&bed).await;
+    assert_eq!(left, []);
+    bed.exec(insert).await;
+    let objects = "SELECT count(*) FROM operation_runs WHERE context = '{}'";
+    assert_eq!(bed.number(objects).await, 2);
+}
+
 /// Most values fit, so that `serve` works.
 #[tokio::test]
 async fn columns_without_room_for_the_longest_values_are_warned_of() {

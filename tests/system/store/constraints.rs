@@ -379,12 +379,43 @@ pub async fn what_a_rule_of_the_application_refuses_is_found_by_trying(bed: &Bed
     }
 }
 
+/// What is said where a trigger changes a run, and the completion is accepted all the same.
+pub const ACCEPTED: &str = "accepted";
+
+/// Returns what is said while a trigger of this name makes the change to runs that meet the condition.
+pub async fn said_while_changed(bed: &Bed, name: &str, condition: &str, change: &str) -> String {
+    let (create, on) = if bed.is_postgres() {
+        let change = change.replace('\'', "''");
+        let create = format!(
+            "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN new.{change}; RETURN new; END'; \
+             CREATE TRIGGER {name} BEFORE UPDATE ON operation_runs FOR EACH ROW WHEN ({condition}) \
+             EXECUTE FUNCTION {name}()"
+        );
+        (create, " ON operation_runs")
+    } else {
+        let create = format!(
+            "CREATE TRIGGER {name} AFTER UPDATE ON operation_runs WHEN {condition} \
+             BEGIN UPDATE operation_runs SET {change} WHERE id = new.id; END"
+        );
+        (create, "")
+    };
+    bed.exec(&create).await;
+    let tried = bed.store.try_writing().await;
+    bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
+    match tried {
+        Ok(Writing::Accepted { changed, .. }) => {
+            format!("{ACCEPTED}: {}", changed.unwrap_or_default())
+        }
+        tried => tried.unwrap_err().to_string(),
+    }
+}
+
 /// A trigger that changes a row raises no error. What a real completion accepts is not refused. In SQLite it can only write
 /// the row once more, and guards keep what is completed.
 pub async fn what_a_rule_of_the_application_changes_is_found_by_reading_it_back(bed: &Bed) {
     const COMPLETED: &str = "new.status = 'completed'";
     const RUNNING: &str = "new.status = 'running'";
-    const ACCEPTED: &str = "accepted";
     bed.connection(7).await;
     let of_postgres = [
         (
@@ -425,31 +456,7 @@ pub async fn what_a_rule_of_the_application_changes_is_found_by_reading_it_back(
     };
     for (number, (condition, change, step, column)) in rules.iter().enumerate() {
         let name = format!("changes_{number}");
-        let (create, on) = if bed.is_postgres() {
-            let change = change.replace('\'', "''");
-            let create = format!(
-                "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS \
-                 'BEGIN new.{change}; RETURN new; END'; \
-                 CREATE TRIGGER {name} BEFORE UPDATE ON operation_runs FOR EACH ROW WHEN ({condition}) \
-                 EXECUTE FUNCTION {name}()"
-            );
-            (create, " ON operation_runs")
-        } else {
-            let create = format!(
-                "CREATE TRIGGER {name} AFTER UPDATE ON operation_runs WHEN {condition} \
-                 BEGIN UPDATE operation_runs SET {change} WHERE id = new.id; END"
-            );
-            (create, "")
-        };
-        bed.exec(&create).await;
-        let tried = bed.store.try_writing().await;
-        bed.exec(&format!("DROP TRIGGER {name}{on}")).await;
-        let said = match tried {
-            Ok(Writing::Accepted { changed, .. }) => {
-                format!("{ACCEPTED}: {}", changed.unwrap_or_default())
-            }
-            tried => tried.unwrap_err().to_string(),
-        };
+        let said = said_while_changed(bed, &name, condition, change).await;
         let found = format!(
             "{step}: a trigger changes what is written to operation_runs: {column} (triggers: {name})"
         );

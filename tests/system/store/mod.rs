@@ -30,6 +30,7 @@ mod hostile_rows;
 mod invalid_runs;
 mod inventory;
 mod large_contexts;
+mod moved_runs;
 mod onboarding;
 mod overview;
 mod plan;
@@ -194,6 +195,8 @@ runs {
         refused_claims_of_runs_that_wait_are_found,
         claims_of_runs_that_were_released_are_tried_once_they_have_waited,
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
+    moved_runs:
+        a_trigger_that_moves_a_run_is_found;
     invalid_runs:
         an_invalid_run_that_is_not_completed_is_named_whatever_its_age;
     guards:
