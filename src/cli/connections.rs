@@ -25,6 +25,7 @@ use crate::operations::connections::{self as operations, ConnectionRequest};
 use crate::operations::plan;
 use crate::ports::provider::{Providers, Unmet};
 use crate::ports::store::StoreError;
+use crate::ports::vault::VaultError;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
@@ -487,15 +488,18 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
                     continue;
                 }
             };
-            if !services.vault.needs_rotation(&stored.payload) {
-                current += 1;
-                continue;
+            let opened = services.vault.open(binding, &stored);
+            if !matches!(opened, Err(VaultError::Undecryptable(_))) {
+                if !services.vault.needs_rotation(&stored.payload) {
+                    current += 1;
+                    continue;
+                }
+                if !args.laravel_too && !is_envelope(&stored.payload) {
+                    laravel += 1;
+                    continue;
+                }
             }
-            if !args.laravel_too && !is_envelope(&stored.payload) {
-                laravel += 1;
-                continue;
-            }
-            let Ok(credential) = services.vault.open(binding, &stored) else {
+            let Ok(credential) = opened else {
                 undecryptable.push(id);
                 continue;
             };
@@ -552,21 +556,26 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             render::clean(why)
         ));
     }
-    anyhow::ensure!(
-        undecryptable.is_empty(),
-        "cannot be decrypted with any key here: connections {}",
-        joined(&undecryptable)
-    );
-    anyhow::ensure!(
-        webhooks.undecryptable.is_empty(),
-        "cannot be decrypted with any key here: secrets of webhook endpoints {}",
-        joined(&webhooks.undecryptable)
-    );
-    anyhow::ensure!(
-        unreadable.is_empty(),
-        "left out, as their rows cannot be read: connections {}; correct the rows and repeat the command",
-        joined(unreadable.iter().map(|(id, _)| id))
-    );
+    let mut problems = Vec::new();
+    if !undecryptable.is_empty() {
+        let ids = joined(&undecryptable);
+        problems.push(format!(
+            "cannot be decrypted with any key here: connections {ids}"
+        ));
+    }
+    if !webhooks.undecryptable.is_empty() {
+        let ids = joined(&webhooks.undecryptable);
+        problems.push(format!(
+            "cannot be decrypted with any key here: secrets of webhook endpoints {ids}"
+        ));
+    }
+    if !unreadable.is_empty() {
+        let ids = joined(unreadable.iter().map(|(id, _)| id));
+        problems.push(format!(
+            "left out, as their rows cannot be read: connections {ids}; correct the rows and repeat the command"
+        ));
+    }
+    anyhow::ensure!(problems.is_empty(), problems.join("; "));
     Ok(())
 }
 

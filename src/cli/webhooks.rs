@@ -68,7 +68,11 @@ async fn rotate_secret(services: &Services, args: &RotateSecretArgs) -> anyhow::
     let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
     let (keep, by) = (args.keep_previous, terminal());
     let endpoint = webhooks::rotate_secret(store, vault, args.id, &secret, keep, &by).await?;
-    show_secret(&endpoint, &signature::shown(&secret), args.json.json)
+    show_secret(&endpoint, &signature::shown(&secret), args.json.json)?;
+    if !keep.is_zero() && endpoint.previous_secret_until.is_none() {
+        output::note("The previous secret is not kept: no key here opens it.");
+    }
+    Ok(())
 }
 
 /// Shows the secret. It is not shown again, since it is stored encrypted.
@@ -308,13 +312,15 @@ pub async fn reseal(services: &Services) -> anyhow::Result<Resealed> {
     };
     let mut done = Resealed::default();
     for (binding, old) in services.store.endpoint_secrets().await? {
-        let current = !vault.needs_rotation(&old.current)
-            && !old
-                .previous
-                .as_ref()
-                .is_some_and(|p| vault.needs_rotation(p));
-        if current {
-            done.current += 1;
+        let mut payloads = std::iter::once(&old.current).chain(&old.previous);
+        if payloads
+            .clone()
+            .all(|payload| !vault.needs_rotation(payload))
+        {
+            match payloads.all(|payload| vault.open_webhook_secret(&binding, payload).is_ok()) {
+                true => done.current += 1,
+                false => done.undecryptable.push(binding.endpoint_id),
+            }
             continue;
         }
         let new = again(&binding, &old.current).and_then(|current| {

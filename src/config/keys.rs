@@ -123,6 +123,9 @@ pub(super) fn nearest(key: &str) -> Option<String> {
 
 /// The sentence about a key that does not exist.
 pub(super) fn unknown(key: &str) -> String {
+    if key.is_empty() {
+        return "names no key; docs/reference/configuration.md lists all keys".to_owned();
+    }
     if let Some(now) = former::now(key) {
         return format!("{key} {now}");
     }

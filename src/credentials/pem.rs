@@ -133,10 +133,12 @@ impl Validity {
         let at = |time: ASN1Time| {
             DateTime::from_timestamp(time.timestamp(), 0).ok_or(Cause::CertificateUnreadable)
         };
-        Ok(Self {
-            from: at(certificate.validity().not_before)?,
-            until: at(certificate.validity().not_after)?,
-        })
+        let from = at(certificate.validity().not_before)?;
+        let until = at(certificate.validity().not_after)?;
+        match from <= until {
+            true => Ok(Self { from, until }),
+            false => Err(Cause::CertificateNeverValid.into()),
+        }
     }
 
     /// Orders certificates: the one that is valid now comes last, and of several the one that ends last.
@@ -205,12 +207,13 @@ fn short_blocks(pem: &str) -> Result<Vec<Block<'_>>, VaultError> {
     Ok(blocks(pem)?)
 }
 
-/// Splits a text into its blocks; what surrounds them is left out.
+/// Splits a text into its blocks; what surrounds them is left out. A line may end with CR alone.
 pub(super) fn blocks(pem: &str) -> Result<Vec<Block<'_>>, Flaw> {
     let mut found = Vec::new();
     let mut lines = text_decoding::without_byte_order_mark(pem)
-        .lines()
-        .map(str::trim);
+        .split(['\n', '\r'])
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     while let Some(line) = lines.next() {
         let Some(label) = between(line, "-----BEGIN ") else {
             continue;
@@ -325,8 +328,19 @@ pub(super) mod tests {
             assert!(why.contains(expected), "{expected}: {why}");
         }
         let broken = format!("{key}{}", certificate.replacen("MII", "AII", 1));
-        let why = why(credential_from_pem(&broken, first_day_of(2026)));
-        assert!(why.contains("cannot be parsed"), "{why}");
+        let own = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let reversed = format!(
+            "{}{}",
+            own.serialize_pem(),
+            certificate_of(&own, 2031, 2029)
+        );
+        for (text, expected) in [
+            (broken, "cannot be parsed"),
+            (reversed, "ends before it begins to be valid"),
+        ] {
+            let why = why(credential_from_pem(&text, first_day_of(2026)));
+            assert!(why.contains(expected), "{expected}: {why}");
+        }
     }
 
     #[test]

@@ -101,6 +101,8 @@ causes! {
         "Use a certificate with an RSA key";
     CertificateUnreadable, "the certificate cannot be parsed",
         "Store the certificate again";
+    CertificateNeverValid, "the certificate ends before it begins to be valid",
+        "Use another certificate";
     NotWritable, "it cannot be encrypted",
         "Store the credential again";
 }
@@ -141,7 +143,9 @@ impl Cause {
             | Self::KeyMismatch
             | Self::KeyProtected
             | Self::KeyNotRsa => "credential.private_key",
-            Self::NoCertificate | Self::CertificateUnreadable => "credential.certificate",
+            Self::NoCertificate | Self::CertificateUnreadable | Self::CertificateNeverValid => {
+                "credential.certificate"
+            }
             _ => "provider_credentials.payload",
         }
     }

@@ -18,6 +18,11 @@ pub enum WebAddressError {
     Port,
     #[error("must have a host without two dots in a row or one at its start")]
     EmptyLabel,
+    #[error(
+        "must have a host of at most 253 characters, each part between two dots of at most 63, with no hyphen at its \
+         start or end"
+    )]
+    Label,
     /// It is read as another one.
     #[error("must be written as it is called: {form}", form = FORM)]
     Mended,
@@ -35,6 +40,9 @@ pub fn parse(text: &str) -> Result<Url, WebAddressError> {
     if url.domain().is_some_and(has_empty_label) {
         return Err(WebAddressError::EmptyLabel);
     }
+    if url.domain().is_some_and(has_wrong_label) {
+        return Err(WebAddressError::Label);
+    }
     let is_as_written = is_as_written(&url, text).unwrap_or_default();
     is_as_written.then_some(url).ok_or(WebAddressError::Mended)
 }
@@ -43,6 +51,13 @@ pub fn parse(text: &str) -> Result<Url, WebAddressError> {
 fn has_empty_label(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     name.split('.').any(str::is_empty)
+}
+
+/// Whether DNS resolves no such name, as it or a part of it is too long, or no host may have it: RFC 1123, 2.1.
+fn has_wrong_label(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_wrong = |label: &str| label.len() > 63 || label.starts_with('-') || label.ends_with('-');
+    name.len() > 253 || name.split('.').any(is_wrong)
 }
 
 /// Whether the text is the address that it is read as.
@@ -82,8 +97,19 @@ mod tests {
             "http://otel-collector:4317",
             "http://[::1]:4318/v1",
             "https://a.example./hook",
+            "http://otel_collector-1:4317",
         ] {
             assert!(parse(text).is_ok(), "{text}");
+        }
+        let named = |name: &str| parse(&format!("https://{name}.example/"));
+        let (longest, too_long) = ("x".repeat(63), "x".repeat(64));
+        let longest_name = format!("{longest}.{longest}.{longest}.{}", "x".repeat(53));
+        for name in [&longest, &longest_name] {
+            assert!(named(name).is_ok(), "{name}");
+        }
+        let too_long_name = format!("{longest_name}x");
+        for name in ["-a", "a-", "a.-b", &too_long, &too_long_name] {
+            assert_eq!(named(name), Err(WebAddressError::Label), "{name}");
         }
         for text in [
             "a.example",

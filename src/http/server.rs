@@ -147,13 +147,13 @@ async fn answer(
     let is_health = HEALTH.contains(&request.uri().path());
     let method = request.method().clone();
     let parent = traced_parent(request.headers());
-    let has_host = has_host(request.version(), request.headers());
+    let flaw = flaw_of_head(request.version(), request.headers());
     // hyper removes a Content-Length beside it and reads on: what follows may be another request to a proxy than it is
     // here. RFC 9112, 6.1: such a connection ends.
-    let is_last = !has_host || request.headers().contains_key(header::TRANSFER_ENCODING);
+    let is_last = flaw.is_some() || request.headers().contains_key(header::TRANSFER_ENCODING);
     let answered = async {
-        if !has_host {
-            return without_host(request.uri().path());
+        if let Some(flaw) = flaw {
+            return flaw.refused(request.uri().path());
         }
         if slot.is_reserved() && !is_health {
             return all_in_use(request.uri().path());
@@ -198,13 +198,51 @@ fn has_host(version: Version, headers: &HeaderMap) -> bool {
     }
 }
 
-fn without_host(path: &str) -> Response<Body> {
-    const ALLOWED: &str = "one host, with or without a port";
-    if path.starts_with(super::api::PREFIX) {
-        return super::api::invalid_host(path, ALLOWED);
+/// Whether the body is sent as it is. hyper undoes no other coding: RFC 9112, 7.
+fn has_only_chunks(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (None, _) => true,
+        (Some(_), Some(_)) => false,
     }
-    let text = format!("The header Host is missing, repeated or no host. Allowed: {ALLOWED}.\n");
-    (StatusCode::BAD_REQUEST, text).into_response()
+}
+
+/// A header for which a request is refused before it is routed.
+struct HeadFlaw {
+    header: &'static str,
+    problem: &'static str,
+    allowed: &'static str,
+}
+
+fn flaw_of_head(version: Version, headers: &HeaderMap) -> Option<HeadFlaw> {
+    if !has_host(version, headers) {
+        return Some(HeadFlaw {
+            header: "Host",
+            problem: "is missing, repeated or no host",
+            allowed: "one host, with or without a port",
+        });
+    }
+    (!has_only_chunks(headers)).then_some(HeadFlaw {
+        header: "Transfer-Encoding",
+        problem: "names a coding that is not known",
+        allowed: "chunked",
+    })
+}
+
+impl HeadFlaw {
+    fn refused(&self, path: &str) -> Response<Body> {
+        let Self {
+            header,
+            problem,
+            allowed,
+        } = *self;
+        if path.starts_with(super::api::PREFIX) {
+            return super::api::invalid_header(path, header, problem, allowed);
+        }
+        let text = format!("The header {header} {problem}. Allowed: {allowed}.\n");
+        (StatusCode::BAD_REQUEST, text).into_response()
+    }
 }
 
 /// The span of the client, if it names one in one header.

@@ -8,7 +8,7 @@ use crate::domain::{DeliveryId, EndpointId};
 use crate::ports::store::Store;
 use crate::ports::vault::Vault;
 use crate::ports::webhook_deliveries::{Delivery, DeliveryAttempt, DeliveryFilter, Replay};
-use crate::ports::webhook_endpoints::{AddressPolicy, Endpoint, NewEndpoint};
+use crate::ports::webhook_endpoints::{AddressPolicy, Endpoint, NewEndpoint, SealedSecrets};
 use std::time::Duration;
 
 fn no_such_endpoint(id: EndpointId) -> OperationError {
@@ -38,7 +38,7 @@ pub async fn add_endpoint(
     Ok(store.add_endpoint(&new, &seal, by).await?)
 }
 
-/// Replaces the secret of an endpoint. The previous one signs as well for `keep_previous`.
+/// Replaces the secret of an endpoint. The previous one signs as well for `keep_previous`, if it opens.
 pub async fn rotate_secret(
     store: &dyn Store,
     vault: &dyn Vault,
@@ -47,8 +47,14 @@ pub async fn rotate_secret(
     keep_previous: Duration,
     by: &Origin,
 ) -> Result<Endpoint, OperationError> {
-    let seal = |binding: &WebhookBinding| vault.seal_webhook_secret(binding, secret);
-    let rotated = store.rotate_secret(id, &seal, keep_previous, by).await?;
+    let rotate = |binding: &WebhookBinding, previous: String| {
+        Ok(SealedSecrets {
+            current: vault.seal_webhook_secret(binding, secret)?,
+            previous: Some(previous)
+                .filter(|previous| vault.open_webhook_secret(binding, previous).is_ok()),
+        })
+    };
+    let rotated = store.rotate_secret(id, &rotate, keep_previous, by).await?;
     rotated.ok_or_else(|| no_such_endpoint(id))
 }
 

@@ -69,6 +69,10 @@ pub trait AddressPolicy: Send + Sync {
 /// Seals the secret of an endpoint whose id has just become known.
 pub type SealSecret<'a> = &'a (dyn Fn(&WebhookBinding) -> Result<String, VaultError> + Send + Sync);
 
+/// Seals the next secret of an endpoint. Returns it with the previous one, which is sealed, if that can still be used.
+pub type RotateSecret<'a> =
+    &'a (dyn Fn(&WebhookBinding, String) -> Result<SealedSecrets, VaultError> + Send + Sync);
+
 /// Why an endpoint's secret could not be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
@@ -92,11 +96,12 @@ pub trait EndpointStore: Send + Sync {
     /// Lists the endpoints of one workspace or of all, oldest first.
     async fn endpoints(&self, workspace: Option<WorkspaceId>) -> Result<Vec<Endpoint>, StoreError>;
 
-    /// Replaces the secret; the previous one stays in use for `keep_previous`. `None`: no such endpoint.
+    /// Replaces the secret; a previous one that `rotate` returns stays in use for `keep_previous`. `None`: no such
+    /// endpoint.
     async fn rotate_secret(
         &self,
         id: EndpointId,
-        seal: SealSecret<'_>,
+        rotate: RotateSecret<'_>,
         keep_previous: Duration,
         by: &Origin,
     ) -> Result<Option<Endpoint>, EndpointError>;
@@ -112,10 +117,11 @@ pub trait EndpointStore: Send + Sync {
     /// Removes it with all its deliveries. False: no such endpoint.
     async fn remove_endpoint(&self, id: EndpointId, by: &Origin) -> Result<bool, StoreError>;
 
-    /// Lists every endpoint with its sealed secrets, for a rotation of keys.
+    /// Lists every endpoint with the sealed secrets that it uses, for a rotation of keys and for `doctor`.
     async fn endpoint_secrets(&self) -> Result<Vec<(WebhookBinding, SealedSecrets)>, StoreError>;
 
-    /// Replaces sealed secrets if they still equal `old`. False: another process changed them.
+    /// Replaces the sealed secrets in use if they still equal `old`. False: another process changed them, or the
+    /// previous one is no longer in use.
     async fn reseal_secrets(
         &self,
         id: EndpointId,

@@ -5,7 +5,7 @@ use super::dialect::{after, each, now, own, postgres_only};
 use super::rows;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlStore, execute, fetch_all, transaction, within};
-use super::statement::{Sql, Value};
+use super::statement::{Sql, later};
 use super::webhook_rows::{EndpointRow, SecretsRow};
 use crate::domain::access::Binding;
 use crate::domain::audit::{AuditAction, Change, Origin};
@@ -13,7 +13,7 @@ use crate::domain::webhook::{DisabledReason, WebhookBinding, origin_of};
 use crate::domain::{EndpointId, WorkspaceId};
 use crate::ports::store_error::StoreError;
 use crate::ports::webhook_endpoints::{
-    Endpoint, EndpointError, EndpointStore, NewEndpoint, SealSecret, SealedSecrets,
+    Endpoint, EndpointError, EndpointStore, NewEndpoint, RotateSecret, SealSecret, SealedSecrets,
 };
 use async_trait::async_trait;
 use serde_json::{Value as Json, json};
@@ -50,15 +50,14 @@ const ENDPOINTS: Sql = both!(
 );
 
 const PLACE: Sql = both!(
-    "SELECT workspace_id, url FROM " own!(webhook_endpoints) " WHERE id = $1"
+    "SELECT workspace_id, url, secret FROM " own!(webhook_endpoints) " WHERE id = $1"
     postgres_only!(" FOR NO KEY UPDATE")
 );
 
-/// `$3`: end of the use of the previous secret, relative to now; NULL: not used.
+/// `$3`: the previous secret; NULL: not used. `$4`: end of its use, relative to now.
 const ROTATE: Sql = both!(
-    "UPDATE " own!(webhook_endpoints) " SET secret = $2,
-        previous_secret = CASE WHEN $3 IS NOT NULL THEN secret END,
-        previous_secret_until = CASE WHEN $3 IS NOT NULL THEN " after!("$3")
+    "UPDATE " own!(webhook_endpoints) " SET secret = $2, previous_secret = $3,
+        previous_secret_until = CASE WHEN $3 IS NOT NULL THEN " after!("$4")
     " END WHERE id = $1 RETURNING " endpoint_columns!()
 );
 
@@ -92,14 +91,21 @@ const REMOVE_DELIVERIES: Sql = both!(
 /// Deliveries removed in one transaction.
 const CHUNK: i64 = 1000;
 
+/// The previous secret, until it is over.
+macro_rules! previous_secret {
+    ($db:ident) => {
+        sql_for!($db "CASE WHEN previous_secret_until > " now!() " THEN previous_secret END")
+    };
+}
+
 const SECRETS: Sql = both!(
-    "SELECT id AS endpoint_id, workspace_id, url, secret, previous_secret
+    "SELECT id AS endpoint_id, workspace_id, url, secret, " previous_secret!() " AS previous_secret
      FROM " own!(webhook_endpoints) " ORDER BY id"
 );
 
 const RESEAL: Sql = both!(
     "UPDATE " own!(webhook_endpoints) " SET secret = $4, previous_secret = $5
-     WHERE id = $1 AND secret = $2 AND previous_secret IS NOT DISTINCT FROM $3
+     WHERE id = $1 AND secret = $2 AND " previous_secret!() " IS NOT DISTINCT FROM $3
      RETURNING workspace_id"
 );
 
@@ -160,25 +166,27 @@ impl<S: SqlStore> EndpointStore for S {
     async fn rotate_secret(
         &self,
         id: EndpointId,
-        seal: SealSecret<'_>,
+        rotate: RotateSecret<'_>,
         keep_previous: Duration,
         by: &Origin,
     ) -> Result<Option<Endpoint>, EndpointError> {
         transaction(self, async |tx| {
-            let place: Option<(i64, String)> = PLACE.bind(id.0).fetch_optional(tx).await?;
-            let Some((workspace, url)) = place else {
+            let place: Option<(i64, String, String)> = PLACE.bind(id.0).fetch_optional(tx).await?;
+            let Some((workspace, url, secret)) = place else {
                 return Ok(None);
             };
-            let sealed = seal(&WebhookBinding {
+            let binding = WebhookBinding {
                 workspace_id: WorkspaceId(workspace),
                 endpoint_id: id,
                 url,
-            })?;
-            let keep = Some(keep_previous).filter(|period| !period.is_zero());
-            let rotate = ROTATE.bind(id.0).bind(sealed).bind(Value::Later(keep));
+            };
+            let SealedSecrets { current, previous } = rotate(&binding, secret)?;
+            let previous = previous.filter(|_| !keep_previous.is_zero());
+            let seconds = previous.as_ref().map_or(0, |_| keep_previous.as_secs());
+            let rotate = ROTATE.bind(id.0).bind(current).bind(previous);
+            let rotate = rotate.bind(later(keep_previous));
             let row: EndpointRow = rotate.fetch_one(tx).await?;
             let action = AuditAction::EndpointSecretRotated;
-            let seconds = keep_previous.as_secs();
             let change = change(action, id, WorkspaceId(workspace))
                 .after(json!({ "keep_previous_seconds": seconds }));
             record(tx, &change, by).await?;

@@ -111,7 +111,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, "verifyd_webhook_deliveries_pending", "Pending webhook deliveries"),
     (Kind::Gauge, "verifyd_webhook_deliveries_failed", "Webhook deliveries that were given up and are still stored"),
     (Kind::Gauge, "verifyd_webhook_oldest_pending_seconds", "Age of the oldest pending webhook delivery of an enabled endpoint; 0 when none is pending"),
-    (Kind::Gauge, "verifyd_webhook_circuits_open", "Enabled endpoints with an open circuit"),
+    (Kind::Gauge, "verifyd_webhook_circuits_open", "Enabled endpoints with an open or half-open circuit"),
     (Kind::Counter, "verifyd_webhook_circuits_opened_total", "Circuits of webhook endpoints that opened"),
     (Kind::LabelledCounter, "verifyd_webhook_deliveries_given_up_total", "Webhook deliveries given up"),
     (Kind::Counter, "verifyd_sweep_failures_total", "Sweeps that failed"),

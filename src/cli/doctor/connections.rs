@@ -1,4 +1,5 @@
-//! Finds connections that cannot be used, and credentials that do not open or end runs blocked.
+//! Finds connections that cannot be used, credentials that do not open or end runs blocked, and secrets of webhooks that
+//! do not open.
 
 use super::{LATEST_ROWS, Line, SHOWN, State, TIMEOUT, bad, error};
 use crate::app;
@@ -13,11 +14,13 @@ use crate::domain::connection_facts::RecordedExpiry;
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
 use crate::domain::report::EvidenceKind;
+use crate::domain::webhook::WebhookBinding;
 use crate::domain::{ConnectionId, Reason};
 use crate::ports::overview::ConnectionFilter;
 use crate::ports::provider::{Providers, Unmet};
 use crate::ports::store::{Store, StoreError};
 use crate::ports::vault::{Vault, VaultError};
+use crate::ports::webhook_endpoints::SealedSecrets;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -37,14 +40,22 @@ const CORRECT_EXPIRY: &str = "correct the value, and whoever wrote it";
 /// The member of a Laravel payload that names an application.
 const STORED_CLIENT_ID: &str = "credential.client_id";
 
-/// Connections for which the same holds.
+/// Whose secret something is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Connection,
+    Endpoint,
+}
+
+/// Connections or endpoints for which the same holds.
 struct Affected {
+    owner: Owner,
     /// The first ones.
-    connections: Vec<ConnectionId>,
+    ids: Vec<i64>,
     count: usize,
 }
 
-/// Credentials that do not open, of one key and for one cause.
+/// Credentials or secrets of webhooks that do not open, of one key and for one cause.
 struct Closed {
     key: Option<String>,
     cause: Cause,
@@ -102,13 +113,19 @@ pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>
     // Problems of the keys themselves have a line of their own.
     let vault = app::open_existing_vault(settings).ok();
     let providers = app::providers_offline(settings).unwrap_or_default();
-    let found = match credentials(store, vault.as_deref(), &providers).await {
+    let mut found = match credentials(store, vault.as_deref(), &providers).await {
         Ok(found) => found,
         Err(failure) => {
             lines.push(error("connections", &failure));
             return;
         }
     };
+    if let Some(vault) = &vault {
+        match store.endpoint_secrets().await {
+            Ok(secrets) => found.open_webhook_secrets(vault.as_ref(), &secrets),
+            Err(failure) => lines.push(error("webhooks", &failure)),
+        }
+    }
     lines.extend(found.closed_lines());
     lines.extend(found.refused_lines());
     lines.extend(found.invalid_expiry.iter().map(|affected| {
@@ -181,8 +198,8 @@ async fn credentials(
 impl Credentials {
     fn note_invalid_expiry(&mut self, connection: ConnectionId) {
         match &mut self.invalid_expiry {
-            Some(affected) => affected.add(connection),
-            None => self.invalid_expiry = Some(Affected::of(connection)),
+            Some(affected) => affected.add(connection.0),
+            None => self.invalid_expiry = Some(Affected::of(Owner::Connection, connection.0)),
         }
     }
 
@@ -192,29 +209,65 @@ impl Credentials {
         binding: CredentialBinding,
         stored: &StoredCredential,
     ) -> Option<Credential> {
-        let key = envelope::key_id(&stored.payload).map(str::to_owned);
         let opened = vault.open(binding, stored);
-        let flaw = opened.as_ref().err().and_then(VaultError::flaw);
+        let failure = opened.as_ref().err();
+        self.note(
+            Owner::Connection,
+            binding.connection_id.0,
+            &stored.payload,
+            failure,
+        );
+        opened.ok()
+    }
+
+    /// The previous secret while it is in use, too: until then a receiver may know no other.
+    fn open_webhook_secrets(
+        &mut self,
+        vault: &dyn Vault,
+        secrets: &[(WebhookBinding, SealedSecrets)],
+    ) {
+        for (binding, sealed) in secrets {
+            for payload in std::iter::once(&sealed.current).chain(&sealed.previous) {
+                let failure = vault.open_webhook_secret(binding, payload).err();
+                self.note(
+                    Owner::Endpoint,
+                    binding.endpoint_id.0,
+                    payload,
+                    failure.as_ref(),
+                );
+                if failure.is_some() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Notes with which key a payload was opened, or why it was not.
+    fn note(&mut self, owner: Owner, id: i64, payload: &str, failure: Option<&VaultError>) {
+        let key = envelope::key_id(payload).map(str::to_owned);
+        let flaw = failure.and_then(VaultError::flaw);
         if flaw.is_none_or(|flaw| !flaw.cause.before_decryption()) {
             self.opening.insert(key.clone());
         }
-        let cause = flaw.map(|flaw| flaw.cause);
-        let failure = match opened {
-            Ok(credential) => return Some(credential),
-            Err(failure) => failure,
+        let (Some(failure), Some(flaw)) = (failure, flaw) else {
+            return;
         };
-        let cause = cause?;
+        let cause = flaw.cause;
         let mut same = self.closed.iter_mut();
-        match same.find(|closed| closed.cause == cause && closed.key == key) {
-            Some(closed) => closed.affected.add(binding.connection_id),
+        match same.find(|closed| {
+            closed.cause == cause && closed.key == key && closed.affected.owner == owner
+        }) {
+            Some(closed) => closed.affected.add(id),
             None => self.closed.push(Closed {
+                why: match owner {
+                    Owner::Connection => failure.to_string(),
+                    Owner::Endpoint => format!("a secret cannot be decrypted: {flaw}"),
+                },
                 key,
                 cause,
-                why: failure.to_string(),
-                affected: Affected::of(binding.connection_id),
+                affected: Affected::of(owner, id),
             }),
         }
-        None
     }
 
     /// Does what a run does before it calls the provider. The runs of a connection that is disabled or unusable end
@@ -234,12 +287,12 @@ impl Credentials {
         let field = value_of(&unmet, EvidenceKind::Field).map(str::to_owned);
         let mut same = self.refused.iter_mut();
         match same.find(|refused| refused.reason == unmet.reason && refused.field == field) {
-            Some(refused) => refused.affected.add(connection.id),
+            Some(refused) => refused.affected.add(connection.id.0),
             None => self.refused.push(Refused {
                 reason: unmet.reason,
                 field,
                 why: flaw_words(&unmet),
-                affected: Affected::of(connection.id),
+                affected: Affected::of(Owner::Connection, connection.id.0),
             }),
         }
     }
@@ -276,12 +329,19 @@ impl Credentials {
     }
 
     fn remedy(&self, closed: &Closed) -> String {
-        match (&closed.key, closed.cause) {
-            (Some(key), Cause::NotAuthentic) if !self.opening.contains(&closed.key) => format!(
-                "give the key {key} the value that it had when it sealed the credential, or store the credential \
-                 again"
+        let (sealed, again) = match closed.affected.owner {
+            Owner::Connection => ("credential", "store the credential again"),
+            Owner::Endpoint => ("secret", "run `verifyd webhooks rotate-secret ENDPOINT`"),
+        };
+        match (&closed.key, closed.cause, closed.affected.owner) {
+            (Some(key), Cause::NotAuthentic, _) if !self.opening.contains(&closed.key) => format!(
+                "give the key {key} the value that it had when it sealed the {sealed}, or {again}"
             ),
-            (_, cause) => {
+            (_, Cause::KeyNotConfigured, Owner::Endpoint) => {
+                format!("add that key to credentials.keys, or {again}")
+            }
+            (_, _, Owner::Endpoint) => again.to_owned(),
+            (_, cause, Owner::Connection) => {
                 let (first, rest) = cause.step().split_at(1);
                 format!("{}{rest}", first.to_lowercase())
             }
@@ -307,27 +367,32 @@ fn value_of(unmet: &Unmet, kind: EvidenceKind) -> Option<&str> {
 }
 
 impl Affected {
-    fn of(connection: ConnectionId) -> Self {
+    fn of(owner: Owner, id: i64) -> Self {
         Self {
-            connections: vec![connection],
+            owner,
+            ids: vec![id],
             count: 1,
         }
     }
 
-    fn add(&mut self, connection: ConnectionId) {
+    fn add(&mut self, id: i64) {
         self.count += 1;
-        if self.connections.len() < SHOWN as usize {
-            self.connections.push(connection);
+        if self.ids.len() < SHOWN as usize {
+            self.ids.push(id);
         }
     }
 
     fn words(&self) -> String {
-        let shown: Vec<String> = self.connections.iter().map(ToString::to_string).collect();
+        let shown: Vec<String> = self.ids.iter().map(ToString::to_string).collect();
         let shown = shown.join(", ");
-        match self.count - self.connections.len() {
-            _ if self.count == 1 => format!("connection {shown}"),
-            0 => format!("connections {shown}"),
-            more => format!("connections {shown} and {more} more"),
+        let owner = match self.owner {
+            Owner::Connection => "connection",
+            Owner::Endpoint => "webhook endpoint",
+        };
+        match self.count - self.ids.len() {
+            _ if self.count == 1 => format!("{owner} {shown}"),
+            0 => format!("{owner}s {shown}"),
+            more => format!("{owner}s {shown} and {more} more"),
         }
     }
 }

@@ -27,10 +27,11 @@ pub(super) async fn check(store: &dyn Store) -> Line {
     }
     if counts.open_circuits > 0 {
         let endpoints = counted(counts.open_circuits, "endpoint");
-        found += &format!(", {endpoints} with an open circuit");
+        found += &format!(", {endpoints} with an open or half-open circuit");
     }
     let remedy = if counts.open_circuits > 0 || oldest > PENDING_FOR_LONG {
-        "see `verifyd webhooks list` for the endpoints that fail, and mend their receivers"
+        "see `verifyd webhooks list` for the endpoints that fail, and `verifyd webhooks deliveries --endpoint ENDPOINT` \
+         for why"
     } else if counts.failed > 0 {
         "see `verifyd webhooks deliveries --state failed`, then `verifyd webhooks replay DELIVERY`"
     } else {

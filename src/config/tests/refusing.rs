@@ -25,6 +25,11 @@ fn an_unknown_key_names_its_source_and_the_nearest_known_one() {
     }
     let error = errors(&[("VERIFYD__ZZZZZZ", "5")]);
     assert_holds(&error, "unknown key zzzzzz, and no known one is similar");
+    let error = errors(&[("VERIFYD__", "1")]);
+    assert_holds(
+        &error,
+        "environment variable VERIFYD__: names no key; docs/",
+    );
 
     let text = "redis = 5\n[wroker]\nconcurrency = 5\n[empty]\n[worker]\ncncurrency = 5\n";
     let error = with_file(text, &[]).unwrap_err();

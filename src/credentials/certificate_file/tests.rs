@@ -96,6 +96,7 @@ fn every_form_of_one_file_gives_the_same_pair() {
         ),
         ("byte order mark", format!("\u{feff}{both}").into(), None),
         ("CRLF", both.replace('\n', "\r\n").into(), None),
+        ("CR", both.replace('\n', "\r").into(), None),
         (
             "byte order mark and CRLF",
             format!("\u{feff}{}", both.replace('\n', "\r\n")).into(),

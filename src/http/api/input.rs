@@ -4,6 +4,7 @@
 use super::problem::{FieldError, Kind, Problem};
 use crate::domain::names::UnknownName;
 use crate::domain::report::redact;
+use crate::domain::text_decoding;
 use crate::domain::time_input::{self, Day};
 use crate::domain::{ALLOWED_ID, InvalidId};
 use axum::RequestExt as _;
@@ -291,7 +292,11 @@ impl<T: FromFields, S: Send + Sync> FromRequest<S> for JsonBody<T> {
                     return Err(Problem::new(Kind::MalformedBody, "It is no object."));
                 }
                 Err(error) => {
-                    let detail = format!("Line {}, column {}.", error.line(), error.column());
+                    let decoded = text_decoding::decode(&bytes);
+                    let detail = match decoded.is_ok_and(|text| text.as_bytes() != bytes) {
+                        true => "It must be UTF-8 without a byte order mark.".to_owned(),
+                        false => format!("Line {}, column {}.", error.line(), error.column()),
+                    };
                     return Err(Problem::new(Kind::MalformedBody, detail));
                 }
             }

@@ -242,13 +242,10 @@ pub fn all_in_use(path: &str) -> Response {
     before_routing(path, problem.retry_after(Duration::from_secs(5)))
 }
 
-/// What a request is answered that does not name its host as `allowed` says.
-pub fn invalid_host(path: &str, allowed: &str) -> Response {
-    let problem = "is missing, repeated or no host";
-    before_routing(
-        path,
-        Problem::field(Kind::InvalidHeader, "Host", problem, allowed),
-    )
+/// What a request is answered whose header is not as `allowed` says.
+pub fn invalid_header(path: &str, header: &str, problem: &str, allowed: &str) -> Response {
+    let problem = Problem::field(Kind::InvalidHeader, header, problem, allowed);
+    before_routing(path, problem)
 }
 
 fn before_routing(path: &str, problem: Problem) -> Response {

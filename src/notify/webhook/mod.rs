@@ -50,13 +50,20 @@ impl WebhookChannel {
         }
     }
 
-    /// Opens the current secret, and the previous one while it is in use.
+    /// Opens the current secret, and the previous one while it is in use, if that opens.
     fn secrets(&self, delivery: &LeasedDelivery) -> Result<Vec<Zeroizing<Vec<u8>>>, VaultError> {
-        let sealed = &delivery.secrets;
-        std::iter::once(&sealed.current)
-            .chain(&sealed.previous)
-            .map(|payload| self.vault.open_webhook_secret(&delivery.endpoint, payload))
-            .collect()
+        let open = |payload: &str| self.vault.open_webhook_secret(&delivery.endpoint, payload);
+        let mut secrets = vec![open(&delivery.secrets.current)?];
+        match delivery.secrets.previous.as_deref().map(open) {
+            Some(Ok(previous)) => secrets.push(previous),
+            Some(Err(error)) => tracing::warn!(
+                endpoint = delivery.endpoint.endpoint_id.0,
+                %error,
+                "cannot open the previous secret of a webhook endpoint; only the current one signs"
+            ),
+            None => {}
+        }
+        Ok(secrets)
     }
 }
 

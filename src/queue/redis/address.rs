@@ -134,6 +134,18 @@ pub(super) fn read(text: &str) -> Option<Target> {
     }
 }
 
+/// Host and port of an address, an IPv6 address in brackets as in a URL.
+pub(super) fn place(address: &ConnectionAddr) -> String {
+    match address {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. }
+            if host.contains(':') =>
+        {
+            format!("[{host}]:{port}")
+        }
+        other => other.to_string(),
+    }
+}
+
 /// The parts of `redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/NAME/DATABASE?PARAMETER=VALUE`.
 struct SentinelParts<'a> {
     /// Of the servers: `redis` or `rediss`.
@@ -361,10 +373,10 @@ mod tests {
                         ..
                     }
                 ));
-                sentinel.addr().to_string()
+                place(sentinel.addr())
             })
             .collect();
-        assert_eq!(places, ["h:26379", "::1:7"]);
+        assert_eq!(places, ["h:26379", "[::1]:7"]);
 
         let Some(Target::Sentinels(plain)) = read("redis+sentinel://h/m") else {
             panic!("no Sentinels");

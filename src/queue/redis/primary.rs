@@ -187,7 +187,7 @@ impl Monitored {
 
     /// Asks one Sentinel, and connects to the server that it names: during a failover that is the one that is gone.
     async fn ask(&self, sentinel: &Client) -> Result<Client, String> {
-        let asked = sentinel.get_connection_info().addr();
+        let asked = address::place(sentinel.get_connection_info().addr());
         let failed = |failure: String| format!("Sentinel {asked}: {failure}");
         let connected = self.timeouts.try_to_connect(sentinel).await;
         let mut connection = connected.map_err(failed)?;
@@ -201,11 +201,11 @@ impl Monitored {
         let Some((host, port)) = answer else {
             return Err(failed(format!("it monitors no primary named {name:?}")));
         };
-        let named = format!("{host}:{port}");
+        let named = self.target.primary_at(host, port);
+        let place = address::place(named.addr());
         let unusable =
-            |failure: String| failed(format!("the primary that it names, {named}: {failure}"));
-        let primary = Client::open(self.target.primary_at(host, port))
-            .map_err(|error| unusable(error::describe(&error)))?;
+            |failure: String| failed(format!("the primary that it names, {place}: {failure}"));
+        let primary = Client::open(named).map_err(|error| unusable(error::describe(&error)))?;
         let connected = self.timeouts.try_to_connect(&primary).await;
         connected.map_err(unusable)?;
         Ok(primary)
@@ -213,7 +213,7 @@ impl Monitored {
 
     /// Logs the address of the primary when it is another than before.
     fn report(&self, primary: &Client) {
-        let address = primary.get_connection_info().addr().to_string();
+        let address = address::place(primary.get_connection_info().addr());
         let mut last = self.last.lock();
         if last.as_ref() != Some(&address) {
             tracing::info!(

@@ -109,6 +109,12 @@ async fn a_secret_of_another_application_is_named() {
     let line = format!("connection {id}: runs end blocked, {problem}");
     assert_holds(&checked, &line);
     assert_holds(&checked, "correct client_id of the connection");
+    // Nothing but its key opens it.
+    let told = json(&show("connections rotate-keys --json"));
+    assert_eq!(told["left_to_laravel"], 1);
+    let told = desk.json_of("connections rotate-keys --json", 1);
+    assert_eq!(told["left_to_laravel"], 0);
+    assert_eq!(told["undecryptable"], serde_json::json!([1]));
     // Its runs end blocked before that.
     desk.sql("UPDATE provider_connections SET status = 'disabled'")
         .await;
@@ -163,7 +169,19 @@ async fn keys_are_rotated() {
     let rotate = "connections rotate-keys --json";
     let lost = with(NEW, rotate, "");
     assert_eq!(lost.status.code(), Some(1));
-    assert_holds(&stderr(&lost), "connections 1");
+    assert_holds(&stderr(&lost), "connections 1; ");
+    assert_holds(&stderr(&lost), "secrets of webhook endpoints 1");
+    let checked = with(NEW, "doctor", "");
+    assert_eq!(checked.status.code(), Some(1));
+    let checked = stdout(&checked);
+    assert_holds(
+        &checked,
+        "webhook endpoint 1: a secret cannot be decrypted: the key that",
+    );
+    assert_holds(
+        &checked,
+        "add that key to credentials.keys, or run `verifyd webhooks",
+    );
     let told = stdout(&with(OLD, "connections rotate-keys", ""));
     for what in ["credentials", "secrets of webhooks"] {
         let line = format!("{what}: 0 sealed again, 1 already with the writing key, 0 changed");
@@ -181,6 +199,54 @@ async fn keys_are_rotated() {
     let shown = json(&with(NEW, "connections show 1 --json", ""));
     assert_eq!(shown["credential"]["decryptable"], true);
     assert_eq!(shown["credential"]["needs_rotation"], false);
+}
+
+/// Also what names the writing key, and plain text. A secret that does not open is mended by another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_no_key_opens_is_named() {
+    let desk = Desk::new().await;
+    for name in ["fine", "copied", "plain"] {
+        let named = format!("--secret-stdin --display-name {name}");
+        desk.add(Scenario::Healthy, &named, SIMULATED_SECRET);
+    }
+    for _ in 0..2 {
+        desk.json("webhooks add --workspace 1 --url https://app.example/ --json");
+    }
+    desk.sql(
+        "UPDATE provider_credentials SET payload = (SELECT payload FROM provider_credentials
+             WHERE provider_connection_id = 1) WHERE provider_connection_id = 2;
+         UPDATE provider_credentials SET payload = 'simulated-secret-~1' WHERE provider_connection_id = 3;
+         UPDATE verifyd_webhook_endpoints SET secret = (SELECT secret FROM verifyd_webhook_endpoints
+             WHERE id = 1) WHERE id = 2",
+    )
+    .await;
+    let rotation = desk.ends("connections rotate-keys", 1);
+    let told = stdout(&rotation);
+    for what in ["credentials", "secrets of webhooks"] {
+        assert_holds(&told, &format!("{what}: 0 sealed again, 1 already with"));
+    }
+    assert!(!told.contains("Laravel"), "{told}");
+    assert_holds(
+        &stderr(&rotation),
+        "connections 2, 3; cannot be decrypted with any key here: secrets of webhook endpoints 2",
+    );
+    let told = desk.json_of("connections rotate-keys --json", 1);
+    assert_eq!(told["undecryptable"], serde_json::json!([2, 3]));
+    assert_eq!(told["left_to_laravel"], 0);
+    let of_endpoint = "webhook endpoint 2: a secret cannot be decrypted: it was changed, was sealed for another place";
+    let checked = stdout(&desk.ends("doctor", 0));
+    assert_holds(&checked, of_endpoint);
+    assert_holds(&checked, "run `verifyd webhooks rotate-secret ENDPOINT`");
+    let rotated = stderr(&desk.ends("webhooks rotate-secret 2", 0));
+    assert_holds(
+        &rotated,
+        "The previous secret is not kept: no key here opens it.",
+    );
+    assert!(!rotated.contains("also signs"), "{rotated}");
+    let checked = stdout(&desk.ends("doctor", 0));
+    assert!(!checked.contains("webhook endpoint"), "{checked}");
+    let told = desk.json_of("connections rotate-keys --json", 1);
+    assert_eq!(told["webhooks"]["current"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -146,6 +146,11 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "--url: not a public address (loopback only for hosts in webhooks.loopback_hosts)",
         ),
         (
+            "webhooks add --workspace 1 --url https://-a.example/hook",
+            1,
+            "--url: must have a host of at most 253 characters",
+        ),
+        (
             "webhooks add --workspace 1 --url https://a.example/hook#part",
             1,
             "--url: must not contain a #: what follows it is never sent",

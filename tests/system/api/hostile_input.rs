@@ -300,4 +300,20 @@ async fn a_head_that_a_proxy_may_read_otherwise_ends_its_connection() {
         assert!(answer.contains("connection: close"), "{length}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
     }
+    // A coding that nobody undoes.
+    for codings in [
+        "gzip, chunked",
+        "chunked, chunked",
+        "x\r\nTransfer-Encoding: chunked",
+    ] {
+        for path in ["/v1/runs", "/login"] {
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {codings}\r\n\r\n0\r\n\r\n{next}"
+            );
+            let answer = rest(begun(&scene, &head).await).await;
+            assert!(answer.starts_with("HTTP/1.1 400"), "{codings}: {answer}");
+            assert!(answer.contains("Transfer-Encoding"), "{codings}: {answer}");
+            assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        }
+    }
 }

@@ -133,6 +133,17 @@ async fn bodies_are_read_strictly() {
         assert_eq!(answer.refusal(), (status, problem), "{body}");
         assert!(!answer.body.to_string().contains("feff"));
     }
+    let utf16: String = "{}"
+        .chars()
+        .map(|character| format!("{character}\0"))
+        .collect();
+    for body in ["\u{feff}{}", &utf16] {
+        let answer = send(json_type, body).await;
+        let detail = "It must be UTF-8 without a byte order mark.";
+        assert_eq!(answer.body["detail"], detail, "{body:?}");
+    }
+    let cut_off = send(json_type, "{").await;
+    assert_eq!(cut_off.body["detail"], "Line 1, column 1.");
     let utf16 = send(Some("application/json; charset=\"utf-16\""), "{}").await;
     let detail = "The body must be UTF-8; the charset of its Content-Type is \"utf-16\".";
     assert_eq!(utf16.body["detail"], detail);

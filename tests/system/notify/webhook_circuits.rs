@@ -85,9 +85,12 @@ async fn an_open_circuit_records_without_trying() {
     assert_eq!(line["state"], "warning");
     let found = line["found"].as_str().unwrap();
     assert!(
-        found.contains("11 pending") && found.contains("1 endpoint with an open circuit"),
+        found.contains("11 pending")
+            && found.contains("1 endpoint with an open or half-open circuit"),
         "{found}"
     );
+    let remedy = line["remedy"].as_str().unwrap();
+    assert!(remedy.contains("webhooks deliveries"), "{remedy}");
     // Measured when they are asked for; a slow database may leave them out once.
     let mut measured = (0.0, 0.0);
     for _ in 0..20 {

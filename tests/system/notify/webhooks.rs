@@ -253,6 +253,14 @@ async fn a_receiver_that_never_answers_holds_up_nobody() {
     let (before, after) = (&requests[runs.len() - 1], &requests[runs.len()]);
     assert!(after.is_signed_with(&fresh) && after.is_signed_with(&secret));
     assert!(!before.is_signed_with(&fresh) && before.is_signed_with(&secret));
+    // A previous one that no key opens.
+    bench
+        .execute("UPDATE verifyd.webhook_endpoints SET previous_secret = 'vfd1.lost.x.x'")
+        .await;
+    bench.enqueue(connection);
+    let requests = receiver.wait("other", runs.len() + 2).await;
+    let last = requests.last().unwrap();
+    assert!(last.is_signed_with(&fresh) && !last.is_signed_with(&secret));
 }
 
 #[tokio::test(flavor = "multi_thread")]

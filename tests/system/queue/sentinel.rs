@@ -60,6 +60,9 @@ async fn every_sentinel_that_does_not_help_is_named() {
             ),
         ],
     );
+    let port = nobody.port();
+    let error = ping(&format!("redis+sentinel://[::1]:{port}/m")).await;
+    assert_says(&error, &[&format!("Sentinel [::1]:{port}: ")]);
     // Sentinel knows a primary, and nobody listens at its address.
     let sentinel = PrivateRedis::sentinel("m", nobody.port(), "", &[]);
     let error = ping(&format!("redis+sentinel://127.0.0.1:{}/m", sentinel.port())).await;

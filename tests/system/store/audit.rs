@@ -215,9 +215,21 @@ pub async fn each_change_leaves_one_entry_and_no_secret(bed: &Bed) {
     );
     let (_, after) = before_and_after(&entry);
     assert_eq!(after["origin"], json!("https://receiver.example"));
-    let rotated = store.rotate_secret(endpoint, &place, DAY, operator()).await;
-    assert!(rotated.unwrap().is_some());
-    look.one(AuditAction::EndpointSecretRotated).await;
+    for (is_kept, seconds) in [(false, 0), (true, DAY.as_secs())] {
+        let rotate = |binding: &WebhookBinding, previous: String| {
+            place(binding).map(|current| SealedSecrets {
+                current,
+                previous: Some(previous).filter(|_| is_kept),
+            })
+        };
+        let rotated = store
+            .rotate_secret(endpoint, &rotate, DAY, operator())
+            .await;
+        assert!(rotated.unwrap().is_some());
+        let entry = look.one(AuditAction::EndpointSecretRotated).await;
+        let (_, after) = before_and_after(&entry);
+        assert_eq!(after["keep_previous_seconds"], json!(seconds));
+    }
     for (disabled, action) in [
         (
             Some(DisabledReason::Operator),

@@ -16,7 +16,9 @@ use verifyd::ports::vault::VaultError;
 use verifyd::ports::webhook_deliveries::{
     AttemptOutcome, DeliveryFilter, LeasePolicy, LeasedDelivery, Next, Replay, SendResult,
 };
-use verifyd::ports::webhook_endpoints::{Endpoint, EndpointError, NewEndpoint, SealedSecrets};
+use verifyd::ports::webhook_endpoints::{
+    Endpoint, EndpointError, NewEndpoint, RotateSecret, SealedSecrets,
+};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
@@ -382,7 +384,11 @@ pub async fn a_rotated_secret_leaves_the_one_before_for_a_while(bed: &Bed) {
         url: "https://receiver.example/hook".into(),
     })
     .unwrap();
-    let new = |_: &WebhookBinding| Ok("new".to_owned());
+    let sealed = |current: &str, previous: Option<&str>| SealedSecrets {
+        current: current.to_owned(),
+        previous: previous.map(str::to_owned),
+    };
+    let new = |_: &WebhookBinding, previous: String| Ok(sealed("new", Some(&previous)));
     let rotated = bed
         .store
         .rotate_secret(id, &new, HOUR, operator())
@@ -390,19 +396,13 @@ pub async fn a_rotated_secret_leaves_the_one_before_for_a_while(bed: &Bed) {
         .unwrap();
     assert!(rotated.unwrap().previous_secret_until.is_some());
     completed(bed, succeeded()).await;
-    let both = SealedSecrets {
-        current: "new".into(),
-        previous: Some(old.clone()),
-    };
+    let both = sealed("new", Some(&old));
     assert_eq!(lease_one(bed).await.secrets, both);
     let stored = bed.store.endpoint_secrets().await.unwrap();
     assert_eq!(stored[0].1, both);
 
     // Sealed again by another key, unless somebody rotated meanwhile.
-    let resealed = SealedSecrets {
-        current: "NEW".into(),
-        previous: Some("OLD".into()),
-    };
+    let resealed = sealed("NEW", Some("OLD"));
     let swap = bed.store.reseal_secrets(id, &both, &resealed, operator());
     assert!(swap.await.unwrap());
     let swap = bed.store.reseal_secrets(id, &both, &resealed, operator());
@@ -411,16 +411,25 @@ pub async fn a_rotated_secret_leaves_the_one_before_for_a_while(bed: &Bed) {
     let table = bed.own("webhook_endpoints");
     bed.age(&table, "previous_secret_until", "true", 3601).await;
     completed(bed, succeeded()).await;
-    assert_eq!(lease_one(bed).await.secrets.previous, None);
-    let last = |_: &WebhookBinding| Ok("last".to_owned());
-    let rotated = bed
+    let alone = sealed("NEW", None);
+    assert_eq!(lease_one(bed).await.secrets, alone);
+    assert_eq!(bed.store.endpoint_secrets().await.unwrap()[0].1, alone);
+    let swap = bed
         .store
-        .rotate_secret(id, &last, Duration::ZERO, operator())
-        .await;
-    assert_eq!(rotated.unwrap().unwrap().previous_secret_until, None);
-    completed(bed, succeeded()).await;
-    let now = lease_one(bed).await.secrets;
-    assert_eq!((now.current.as_str(), now.previous), ("last", None));
+        .reseal_secrets(id, &alone, &sealed("again", None), operator());
+    assert!(swap.await.unwrap());
+
+    // One that does not open is not kept, nor one for which no time is given.
+    let last = |_: &WebhookBinding, previous: String| Ok(sealed("last", Some(&previous)));
+    let unkept = |_: &WebhookBinding, _: String| Ok(sealed("next", None));
+    let rotations: [(RotateSecret<'_>, Duration, &str); 2] =
+        [(&last, Duration::ZERO, "last"), (&unkept, HOUR, "next")];
+    for (rotate, keep, current) in rotations {
+        let rotated = bed.store.rotate_secret(id, rotate, keep, operator()).await;
+        assert_eq!(rotated.unwrap().unwrap().previous_secret_until, None);
+        completed(bed, succeeded()).await;
+        assert_eq!(lease_one(bed).await.secrets, sealed(current, None));
+    }
     let nobody = bed
         .store
         .rotate_secret(EndpointId(999), &new, HOUR, operator())
@@ -443,6 +452,7 @@ pub async fn a_secret_that_cannot_be_sealed_adds_no_endpoint(bed: &Bed) {
     ));
     assert_eq!(bed.store.endpoints(None).await.unwrap(), []);
     let id = endpoint(bed, 1, false).await.id;
+    let refuse = |_: &WebhookBinding, _: String| Err(VaultError::NoKey);
     let refused = bed.store.rotate_secret(id, &refuse, HOUR, operator()).await;
     assert!(refused.is_err());
     completed(bed, succeeded()).await;
