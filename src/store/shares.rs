@@ -8,8 +8,7 @@
 //! cancelled is [long](Length::Long), and these have half of the share. A run that its batch leaves undecided goes by
 //! itself until one of its calls gets through (of completions and releases: a completion), so it makes other runs wait in
 //! one batch only. Rules of an application mostly hold all runs of a tenant: once a call of one has waited, the tenant's
-//! calls of this kind go by themselves and are long, until one of them is quick. Every few seconds one of them is short
-//! all the same: other tenants may have all connections for long calls.
+//! calls of this kind go by themselves, with short tries one after the other, until one of them is quick.
 
 use super::dialect::each;
 use super::sql::both;
@@ -43,9 +42,6 @@ const FORGET_AFTER: Duration = Duration::from_secs(10 * 60);
 
 /// Longest time that a call takes which does not wait.
 const QUICK: Duration = Duration::from_millis(SHORT_STATEMENT_MS as u64 / 2);
-
-/// Time after which the next call of a tenant whose calls wait begins as a short one.
-const PROBE_AFTER: Duration = Duration::from_secs(3);
 
 /// Largest number of runs, and of tenants, that a share remembers.
 const MAX_REMEMBERED: usize = 4_096;
@@ -104,8 +100,8 @@ pub(super) struct Share {
     serves_in_order: bool,
     by_itself: Mutex<HashMap<RunId, ByItself>>,
     waiting: Mutex<HashMap<(CallKind, TenantId), WaitingTenant>>,
-    /// One for the short call of a tenant whose calls wait: many such tenants leave connections to the others.
-    probes: Semaphore,
+    /// Half of the connections, for short calls of tenants whose calls wait: they leave connections to the others.
+    short_of_waiting: Semaphore,
 }
 
 /// A run whose calls go by themselves.
@@ -120,8 +116,13 @@ struct ByItself {
 struct WaitingTenant {
     /// When the latest call that waited had ended.
     waited: Instant,
-    /// When the first one had, or the latest one that was short all the same began.
-    probed: Instant,
+    /// One for the tenant's short calls, which so go one after the other.
+    turn: Arc<Semaphore>,
+}
+
+/// Held until the short call of a tenant whose calls wait has ended.
+struct Turn<'a> {
+    _permits: (OwnedSemaphorePermit, SemaphorePermit<'a>),
 }
 
 /// Held until the call has returned its connection.
@@ -154,7 +155,7 @@ impl Share {
             serves_in_order: false,
             by_itself: Mutex::default(),
             waiting: Mutex::default(),
-            probes: Semaphore::new(1),
+            short_of_waiting: Semaphore::new((connections as usize / 2).max(1)),
         }
     }
 
@@ -209,15 +210,14 @@ impl Share {
             false => self.remember(run),
         };
         loop {
+            let turn = match length {
+                Length::Short => self.turn(of).await?,
+                Length::Long | Length::Large => None,
+            };
             let permit = self.permit(length).await?;
-            let mut probe = None;
             // Another call of the tenant may have waited since this one began.
-            if length == Length::Short && self.tenant_waits(of.kind, of.tenant) {
-                probe = self.probe(of);
-                if probe.is_none() {
-                    length = Length::Long;
-                    continue;
-                }
+            if length == Length::Short && turn.is_none() && self.tenant_waits(of.kind, of.tenant) {
+                continue;
             }
             if length == Length::Long {
                 // It may have waited for longer than a run is remembered.
@@ -225,7 +225,7 @@ impl Share {
             }
             let sent = CallTry::of(length);
             let answer = call(sent.clone()).await;
-            drop((permit, probe));
+            drop((permit, turn));
             self.learn(of, &sent, answer.as_ref().map(&has_written));
             match answer {
                 Err(error) if length == Length::Short && is_cancelled(&error) => {
@@ -284,22 +284,39 @@ impl Share {
 
     /// Returns whether a call of this tenant waited, and none was quick since.
     pub fn tenant_waits(&self, kind: CallKind, tenant: Option<TenantId>) -> bool {
-        let waiting = self.waiting.lock();
-        tenant
-            .and_then(|tenant| waiting.get(&(kind, tenant)))
-            .is_some_and(|known| known.waited.elapsed() < FORGET_AFTER)
+        self.turn_of_waiting(kind, tenant).is_some()
     }
 
-    /// Returns a permit for a short call of this tenant, whose calls wait, if none was sent for a while.
-    fn probe(&self, of: RunCall) -> Option<SemaphorePermit<'_>> {
-        let probe = self.probes.try_acquire().ok()?;
-        let mut waiting = self.waiting.lock();
-        let known = waiting.get_mut(&(of.kind, of.tenant?))?;
-        if known.probed.elapsed() < PROBE_AFTER {
-            return None;
+    /// Returns what the short calls of this tenant take in turn, if its calls wait.
+    fn turn_of_waiting(&self, kind: CallKind, tenant: Option<TenantId>) -> Option<Arc<Semaphore>> {
+        let waiting = self.waiting.lock();
+        let known = waiting.get(&(kind, tenant?))?;
+        (known.waited.elapsed() < FORGET_AFTER).then(|| Arc::clone(&known.turn))
+    }
+
+    /// Waits until it is the turn of a short call whose tenant's calls wait. None: they do not, or no more.
+    async fn turn(&self, of: RunCall) -> Result<Option<Turn<'_>>, StoreError> {
+        let Some(turn) = self.turn_of_waiting(of.kind, of.tenant) else {
+            return Ok(None);
+        };
+        let turn = async {
+            let of_tenant = turn.acquire_owned().await?;
+            if !self.tenant_waits(of.kind, of.tenant) {
+                return Ok(None);
+            }
+            let of_all = self.short_of_waiting.acquire().await?;
+            Ok::<_, AcquireError>(Some(Turn {
+                _permits: (of_tenant, of_all),
+            }))
+        };
+        let turn = match self.serves_in_order {
+            true => Ok(turn.await),
+            false => tokio::time::timeout(self.timeout, turn).await,
+        };
+        match turn {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(StoreError::TooManyCalls),
         }
-        known.probed = Instant::now();
-        Some(probe)
     }
 
     /// Returns the tenants whose calls wait.
@@ -317,10 +334,11 @@ impl Share {
         let (Some(tenant), Some(locked)) = (of.tenant, sent.locked.get()) else {
             return;
         };
+        let is_slow = locked.elapsed() >= QUICK;
         let has_waited = match has_written {
             _ if sent.length == Length::Large => return,
-            Ok(true) => locked.elapsed() >= QUICK,
-            Err(error) if is_cancelled(error) => true,
+            Ok(true) => is_slow,
+            Err(error) if is_slow && is_cancelled(error) => true,
             Ok(false) | Err(_) => return,
         };
         let tenant = (of.kind, tenant);
@@ -335,8 +353,8 @@ impl Share {
                     waiting.retain(|_, known| known.waited.elapsed() < FORGET_AFTER);
                 }
                 if waiting.len() < MAX_REMEMBERED {
-                    let (waited, probed) = (now, now);
-                    waiting.insert(tenant, WaitingTenant { waited, probed });
+                    let (waited, turn) = (now, Arc::new(Semaphore::new(1)));
+                    waiting.insert(tenant, WaitingTenant { waited, turn });
                 }
             }
             _ => {}

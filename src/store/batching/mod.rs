@@ -170,6 +170,12 @@ impl<C, A> Batcher<C, A> {
         std::mem::take(&mut state.waiting)
     }
 
+    /// Has all that wait sent separately. Returns how many there are.
+    fn give_back(&self) -> usize {
+        let waiting = std::mem::take(&mut self.state.lock().waiting);
+        waiting.len()
+    }
+
     /// Whether anything waits for a task. If not, there is none any more.
     fn hand_over(&self) -> bool {
         let mut state = self.state.lock();
@@ -177,17 +183,20 @@ impl<C, A> Batcher<C, A> {
         state.has_task
     }
 
-    /// Halves the largest batch after one of so many calls that the server has cancelled.
+    /// Halves the largest batch after one of so many calls that the server has cancelled. One of a single call says
+    /// nothing of the size.
     fn shrink(&self, calls: usize) {
         let mut state = self.state.lock();
-        state.largest = state.largest.min(calls.div_ceil(2));
+        if calls > 1 {
+            state.largest = state.largest.min(calls.div_ceil(2));
+        }
     }
 
     /// Lets the next batch be larger after one of so many calls that got through, if it was as large as it might be. Not
-    /// twice as large after one that took long: every second one would be cancelled.
+    /// where the larger one would be likely to be cancelled.
     fn grow(&self, calls: usize, took: Duration) {
         let mut state = self.state.lock();
-        if calls == state.largest {
+        if calls == state.largest && took < 2 * QUICK {
             let larger = if took < QUICK { 2 * calls } else { calls + 1 };
             state.largest = larger.min(MAX_BATCH_SIZE);
         }
@@ -294,9 +303,9 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
                 Ok(acquired) => acquired,
                 Err(error) => {
                     // There was no connection: each finds out for itself.
-                    let (_, answers) = self.next();
-                    if !answers.is_empty() {
-                        Self::failed(answers.len(), &error);
+                    let calls = self.batcher().give_back();
+                    if calls > 0 {
+                        Self::failed(calls, &error);
                     }
                     continue;
                 }

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::ports::store_error::{Code, Detail};
+use futures::FutureExt as _;
+use futures::future::join_all;
 use futures::poll;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,7 +55,7 @@ async fn large_calls_that_wait_for_each_other_take_no_connection() {
     let share = Share::new(3, TIMEOUT);
     let _large = share.permit(Length::Large).await.unwrap();
     let (others, long, small) = tokio::join!(
-        futures::future::join_all((0..9).map(|_| share.permit(Length::Large))),
+        join_all((0..9).map(|_| share.permit(Length::Large))),
         share.permit(Length::Long),
         share.permit(Length::Short)
     );
@@ -66,7 +68,7 @@ async fn long_calls_leave_connections_to_short_ones() {
     for (connections, most) in [(2, 1), (3, 2), (5, 3), (8, 4)] {
         let share = Share::new(connections, TIMEOUT);
         let long = (0..connections).map(|_| share.permit(Length::Long));
-        let long = futures::future::join_all(long).await;
+        let long = join_all(long).await;
         assert_eq!(long.iter().filter(|permit| permit.is_ok()).count(), most);
         assert!(share.permit(Length::Short).await.is_ok(), "{connections}");
     }
@@ -193,22 +195,21 @@ async fn tries_of(share: &Share, call: RunCall, meets: Meets) -> Vec<Length> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_of_a_tenant_are_long_from_the_first_that_waits_to_the_first_that_is_quick() {
+async fn a_tenant_waits_from_its_first_call_that_does_to_the_first_that_is_quick() {
     use Length::{Long, Short};
     let share = Share::new(3, TIMEOUT);
     let waits = || share.tenant_waits(CallKind::Completion, TENANT);
     let (no_time, quick, _) = PASSES;
     for (run, meets, tries, still_waits) in [
         (1, WAITS, vec![Short, Long], true),
-        (2, WAITS, vec![Long], true),
         // It may have found its run locked, or completed.
-        (3, (no_time, quick, false), vec![Long], true),
-        (4, PASSES, vec![Long], false),
+        (3, (no_time, quick, false), vec![Short], true),
+        (4, PASSES, vec![Short], false),
         (5, PASSES, vec![Short], false),
         // Others have it wait for its lock.
         (6, (2 * SHORT, quick, true), vec![Short, Long], false),
         (7, IS_SLOW, vec![Short], true),
-        (8, IS_SLOW, vec![Long], true),
+        (8, IS_SLOW, vec![Short], true),
     ] {
         assert_eq!(tries_of(&share, of(run, 8), meets).await, tries, "{run}");
         assert_eq!(waits(), still_waits, "{run}");
@@ -234,26 +235,59 @@ async fn a_quick_call_that_began_before_another_one_waited_tells_nothing() {
     tokio::join!(waiting, quick);
 }
 
-/// One tenant at a time, and also while others have all connections for long calls.
+/// Also while others have all connections for long calls.
 #[tokio::test(start_paused = true)]
-async fn a_short_try_finds_out_that_a_tenant_waits_no_more() {
-    use Length::{Long, Short};
-    let share = Share::new(3, TIMEOUT);
+async fn short_calls_of_a_tenant_that_waits_go_one_after_the_other() {
+    let share = Share::new(4, TIMEOUT);
     for tenant in [8, 9] {
-        assert_eq!(tries_of(&share, of(tenant, tenant), IS_SLOW).await, [Short]);
+        let tries = tries_of(&share, of(tenant, tenant), IS_SLOW).await;
+        assert_eq!(tries, [Length::Short]);
     }
-    tokio::time::advance(PROBE_AFTER).await;
-    let (first, second) = tokio::join!(
-        tries_of(&share, of(8, 8), PASSES),
-        tries_of(&share, of(9, 9), PASSES)
+    let _first = share.permit(Length::Long).await.unwrap();
+    let began = Instant::now();
+    let (waiting, quick) = (
+        join_all((10..14).map(|run| tries_of(&share, of(run, 8), IS_SLOW))),
+        // Only the first one is in turn: nothing holds the tenant any more.
+        join_all((20..60).map(|run| {
+            let call = tries_of(&share, of(run, 9), PASSES);
+            call.map(|_| began.elapsed())
+        })),
     );
-    assert_eq!((first, second), (vec![Short], vec![Long]));
-    assert_eq!(tries_of(&share, of(8, 8), IS_SLOW).await, [Short]);
-    let _first = share.permit(Long).await.unwrap();
-    let _second = share.permit(Long).await.unwrap();
-    tokio::time::advance(PROBE_AFTER).await;
-    assert_eq!(tries_of(&share, of(8, 8), PASSES).await, [Short]);
-    assert!(share.waiting_tenants(CallKind::Completion).is_empty());
+    let (waiting, quick) = tokio::join!(async { (waiting.await, began.elapsed()) }, quick);
+    assert_eq!(waiting, (vec![vec![Length::Short]; 4], 4 * IS_SLOW.1));
+    let last = quick.into_iter().max().unwrap();
+    assert!(last < TIMEOUT, "{last:?}");
+    assert_eq!(share.waiting_tenants(CallKind::Completion), [8]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_tenants_that_wait_leave_connections_to_others() {
+    let share = Share::new(4, TIMEOUT);
+    for tenant in 11..15 {
+        tries_of(&share, of(tenant, tenant), IS_SLOW).await;
+    }
+    let mut waiting = pin!(join_all((11..15).map(|tenant| tries_of(
+        &share,
+        of(tenant, tenant),
+        WAITS
+    ))));
+    assert!(poll!(waiting.as_mut()).is_pending());
+    let began = Instant::now();
+    assert_eq!(tries_of(&share, of(20, 20), PASSES).await, [Length::Short]);
+    assert_eq!(began.elapsed(), PASSES.1);
+}
+
+/// A trigger may have raised its code.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_cancelled_at_once_has_not_waited() {
+    let share = Share::new(3, TIMEOUT);
+    let cancelled = |sent: CallTry| {
+        sent.record_lock();
+        let error = StoreError::Contended(Detail::said("(SQLSTATE 57014)"));
+        std::future::ready(Err::<(), _>(error))
+    };
+    assert!(share.send(of(1, 8), |()| true, cancelled).await.is_err());
+    assert!(!share.tenant_waits(CallKind::Completion, TENANT));
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,7 +296,7 @@ async fn a_tenant_stays_known_where_there_is_no_room_for_another_one() {
     let cancelled = StoreError::Contended(Detail::said("(SQLSTATE 57014)"));
     let waits = |tenant| {
         let sent = CallTry::of(Length::Long);
-        sent.record_lock();
+        sent.locked.set(Instant::now() - QUICK).unwrap();
         share.learn(of(1, tenant), &sent, Err(&cancelled));
     };
     (0..MAX_REMEMBERED as i64).for_each(waits);
