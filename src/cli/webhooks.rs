@@ -303,7 +303,8 @@ pub struct Resealed {
     pub undecryptable: Vec<EndpointId>,
 }
 
-/// Seals again what another key than the writing one sealed.
+/// Seals again what another key than the writing one sealed. A previous secret that does not open signs nothing and is
+/// dropped.
 pub async fn reseal(services: &Services) -> anyhow::Result<Resealed> {
     let vault = &services.vault;
     let again = |binding: &WebhookBinding, payload: &str| -> Result<String, VaultError> {
@@ -313,25 +314,19 @@ pub async fn reseal(services: &Services) -> anyhow::Result<Resealed> {
     let mut done = Resealed::default();
     for (binding, old) in services.store.endpoint_secrets().await? {
         let mut payloads = std::iter::once(&old.current).chain(&old.previous);
-        if payloads
-            .clone()
-            .all(|payload| !vault.needs_rotation(payload))
-        {
-            match payloads.all(|payload| vault.open_webhook_secret(&binding, payload).is_ok()) {
+        if payloads.all(|payload| !vault.needs_rotation(payload)) {
+            match vault.open_webhook_secret(&binding, &old.current).is_ok() {
                 true => done.current += 1,
                 false => done.undecryptable.push(binding.endpoint_id),
             }
             continue;
         }
-        let new = again(&binding, &old.current).and_then(|current| {
-            Ok(SealedSecrets {
-                current,
-                previous: old
-                    .previous
-                    .as_deref()
-                    .map(|previous| again(&binding, previous))
-                    .transpose()?,
-            })
+        let new = again(&binding, &old.current).map(|current| SealedSecrets {
+            current,
+            previous: old
+                .previous
+                .as_deref()
+                .and_then(|previous| again(&binding, previous).ok()),
         });
         match new {
             Ok(new) => {

@@ -225,7 +225,7 @@ fn flaw_of_head(version: Version, headers: &HeaderMap) -> Option<HeadFlaw> {
     }
     (!has_only_chunks(headers)).then_some(HeadFlaw {
         header: "Transfer-Encoding",
-        problem: "names a coding that is not known",
+        problem: "is repeated or names another coding",
         allowed: "chunked",
     })
 }

@@ -120,8 +120,8 @@ pub trait EndpointStore: Send + Sync {
     /// Lists every endpoint with the sealed secrets that it uses, for a rotation of keys and for `doctor`.
     async fn endpoint_secrets(&self) -> Result<Vec<(WebhookBinding, SealedSecrets)>, StoreError>;
 
-    /// Replaces the sealed secrets in use if they still equal `old`. False: another process changed them, or the
-    /// previous one is no longer in use.
+    /// Replaces the sealed secrets in use if they still equal `old`, except for a previous one that is over by now.
+    /// False: another process changed them.
     async fn reseal_secrets(
         &self,
         id: EndpointId,

@@ -103,9 +103,12 @@ const SECRETS: Sql = both!(
      FROM " own!(webhook_endpoints) " ORDER BY id"
 );
 
+/// A previous secret may end between reading and writing.
 const RESEAL: Sql = both!(
-    "UPDATE " own!(webhook_endpoints) " SET secret = $4, previous_secret = $5
-     WHERE id = $1 AND secret = $2 AND " previous_secret!() " IS NOT DISTINCT FROM $3
+    "UPDATE " own!(webhook_endpoints) " SET secret = $4, previous_secret = $5,
+        previous_secret_until = CASE WHEN $5 IS NOT NULL THEN previous_secret_until END
+     WHERE id = $1 AND secret = $2
+         AND (" previous_secret!() " IS NOT DISTINCT FROM $3 OR previous_secret_until <= " now!() ")
      RETURNING workspace_id"
 );
 

@@ -85,6 +85,8 @@ struct Credentials {
     invalid_expiry: Option<Affected>,
     /// Keys that have decrypted one, by the ids in envelopes; `None` stands for Laravel's.
     opening: BTreeSet<Option<String>>,
+    /// Whether one of them has decrypted a credential.
+    opens_credential: bool,
     /// How many were tested.
     tested: u32,
     /// Whether there was no time or room for all.
@@ -220,25 +222,20 @@ impl Credentials {
         opened.ok()
     }
 
-    /// The previous secret while it is in use, too: until then a receiver may know no other.
+    /// Without the current secret nothing is sent; a previous one that does not open is left out.
     fn open_webhook_secrets(
         &mut self,
         vault: &dyn Vault,
         secrets: &[(WebhookBinding, SealedSecrets)],
     ) {
         for (binding, sealed) in secrets {
-            for payload in std::iter::once(&sealed.current).chain(&sealed.previous) {
-                let failure = vault.open_webhook_secret(binding, payload).err();
-                self.note(
-                    Owner::Endpoint,
-                    binding.endpoint_id.0,
-                    payload,
-                    failure.as_ref(),
-                );
-                if failure.is_some() {
-                    break;
-                }
-            }
+            let opened = vault.open_webhook_secret(binding, &sealed.current);
+            self.note(
+                Owner::Endpoint,
+                binding.endpoint_id.0,
+                &sealed.current,
+                opened.as_ref().err(),
+            );
         }
     }
 
@@ -248,6 +245,7 @@ impl Credentials {
         let flaw = failure.and_then(VaultError::flaw);
         if flaw.is_none_or(|flaw| !flaw.cause.before_decryption()) {
             self.opening.insert(key.clone());
+            self.opens_credential |= owner == Owner::Connection;
         }
         let (Some(failure), Some(flaw)) = (failure, flaw) else {
             return;
@@ -312,10 +310,13 @@ impl Credentials {
     }
 
     /// Returns a line for each of the first keys and causes, and one for the others. `serve` cannot work where a key is
-    /// missing and none opens anything.
+    /// missing and none opens a credential.
     fn closed_lines(&self) -> Vec<Line> {
-        let is_of_keys = self.closed.iter().any(|closed| closed.cause.is_of_keys());
-        let state = if is_of_keys && self.opening.is_empty() {
+        let is_of_keys = self
+            .closed
+            .iter()
+            .any(|closed| closed.affected.owner == Owner::Connection && closed.cause.is_of_keys());
+        let state = if is_of_keys && !self.opens_credential {
             State::Failed
         } else {
             State::Warning

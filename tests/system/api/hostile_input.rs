@@ -313,6 +313,8 @@ async fn a_head_that_a_proxy_may_read_otherwise_ends_its_connection() {
             let answer = rest(begun(&scene, &head).await).await;
             assert!(answer.starts_with("HTTP/1.1 400"), "{codings}: {answer}");
             assert!(answer.contains("Transfer-Encoding"), "{codings}: {answer}");
+            let problem = "is repeated or names another coding";
+            assert!(answer.contains(problem), "{codings}: {answer}");
             assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
         }
     }

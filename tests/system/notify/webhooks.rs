@@ -257,10 +257,12 @@ async fn a_receiver_that_never_answers_holds_up_nobody() {
     bench
         .execute("UPDATE verifyd.webhook_endpoints SET previous_secret = 'vfd1.lost.x.x'")
         .await;
-    bench.enqueue(connection);
+    let run = bench.enqueue(connection);
     let requests = receiver.wait("other", runs.len() + 2).await;
-    let last = requests.last().unwrap();
-    assert!(last.is_signed_with(&fresh) && !last.is_signed_with(&secret));
+    let mut requests = requests.iter();
+    let of_run = requests.find(|request| request.event().data.operation_run_id.0 == run);
+    let of_run = of_run.unwrap();
+    assert!(of_run.is_signed_with(&fresh) && !of_run.is_signed_with(&secret));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -414,6 +414,12 @@ pub async fn a_rotated_secret_leaves_the_one_before_for_a_while(bed: &Bed) {
     let alone = sealed("NEW", None);
     assert_eq!(lease_one(bed).await.secrets, alone);
     assert_eq!(bed.store.endpoint_secrets().await.unwrap()[0].1, alone);
+    // The previous one was read before it was over.
+    let swap = bed
+        .store
+        .reseal_secrets(id, &resealed, &resealed, operator());
+    assert!(swap.await.unwrap());
+    assert_eq!(bed.store.endpoint_secrets().await.unwrap()[0].1, alone);
     let again = sealed("again", None);
     let swap = bed.store.reseal_secrets(id, &alone, &again, operator());
     assert!(swap.await.unwrap());
