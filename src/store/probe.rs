@@ -180,8 +180,9 @@ pub(super) trait RunSteps: Send {
     /// them.
     async fn triggers(&mut self) -> Result<Vec<(String, bool, bool)>, StoreError>;
 
-    /// Returns the rules (`CREATE RULE`) of the application's tables that are written: table and name.
-    async fn rules(&mut self) -> Result<Vec<(String, String)>, StoreError> {
+    /// Returns the rules (`CREATE RULE`) of the application's tables that are written: table, name, and whether they are of
+    /// INSERTs, not of UPDATEs.
+    async fn rules(&mut self) -> Result<Vec<(String, String, bool)>, StoreError> {
         Ok(Vec::new())
     }
 }
