@@ -313,6 +313,10 @@ mod tests {
                 "LOGIN of the role",
             ),
             (
+                "role \"root\" does not exist (SQLSTATE 28000); database.url leaves the user to the variable PGUSER",
+                "create the role",
+            ),
+            (
                 "role \"root\" does not exist (SQLSTATE 28000)",
                 "create the role",
             ),
