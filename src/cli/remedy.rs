@@ -82,12 +82,19 @@ fn of_missing_table(error: &StoreError) -> Option<&'static str> {
 
 /// The remedy where a function of the application lacks a right. With it verifyd's role could do what the function does.
 const RIGHTS_OF_FUNCTION: &str = "let the function that a trigger or policy calls have the rights of its owner (ALTER FUNCTION … \
-     SECURITY DEFINER), or drop what calls it: verifyd itself needs no further right";
+     SECURITY DEFINER SET search_path = …), or drop what calls it: verifyd itself needs no further right";
 
 /// Returns the remedy by the database's code, and by words where the code says too little.
 pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
     if error.sqlstate() == Some("42501") && error.is_of_function() {
-        return Some(RIGHTS_OF_FUNCTION);
+        let said = error.to_string();
+        // Others are raised by the function itself.
+        let lacks_right = [
+            "permission denied for",
+            "violates row-level security policy",
+        ];
+        let lacks_right = lacks_right.iter().any(|words| said.contains(words));
+        return lacks_right.then_some(RIGHTS_OF_FUNCTION);
     }
     if error.has(("", "was applied by a newer verifyd")) {
         return Some(
@@ -306,6 +313,10 @@ mod tests {
                 "LOGIN of the role",
             ),
             (
+                "role \"root\" does not exist (SQLSTATE 28000); database.url leaves the user to the variable PGUSER",
+                "create the role",
+            ),
+            (
                 "role \"root\" does not exist (SQLSTATE 28000)",
                 "create the role",
             ),
@@ -438,6 +449,11 @@ mod tests {
         };
         let denied = StoreError::Refused(denied);
         assert_eq!(of_store(&denied), Some(RIGHTS_OF_FUNCTION));
+        let raised = Detail {
+            origin: Some(Origin::Function),
+            ..Detail::said("not today (SQLSTATE 42501)")
+        };
+        assert_eq!(of_store(&StoreError::Refused(raised)), None);
         let of_rule = Some("The database refuses this to verifyd");
         assert_eq!(denied.lacks(), of_rule);
         assert!(of_opening(false).contains("pooler"));

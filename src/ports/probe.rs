@@ -19,8 +19,8 @@ pub(crate) const WRITING_INVENTORY: &str = "writing the inventory of a tenant (t
 pub(crate) const SWEEPING: &str = "sweeping";
 pub(crate) const KEEPING_FACTS: &str = "keeping the facts of a connection";
 
-/// feature_not_supported, of a step with a table whose rules are named: a statement that rules (`CREATE RULE`) rewrite
-/// returns no rows, and has no ON CONFLICT.
+/// feature_not_supported, of a step with a table whose rules (`CREATE RULE`) are named: a rule is refused where the
+/// statement writes within WITH or has ON CONFLICT, or RETURNING where the rule replaces it.
 pub(crate) const REWRITTEN: Sign = ("0A000", " (rules: ");
 
 /// What the database accepts of the writes of `serve`.

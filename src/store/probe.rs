@@ -180,8 +180,9 @@ pub(super) trait RunSteps: Send {
     /// them.
     async fn triggers(&mut self) -> Result<Vec<(String, bool, bool)>, StoreError>;
 
-    /// Returns the rules (`CREATE RULE`) of the application's tables that are written: table and name.
-    async fn rules(&mut self) -> Result<Vec<(String, String)>, StoreError> {
+    /// Returns the rules (`CREATE RULE`) of the application's tables that are written: table, name, and whether they are of
+    /// INSERTs, not of UPDATEs.
+    async fn rules(&mut self) -> Result<Vec<(String, String, bool)>, StoreError> {
         Ok(Vec::new())
     }
 }
@@ -269,7 +270,7 @@ async fn queued(steps: &mut dyn RunSteps) -> Result<Vec<RunId>, StoreError> {
     Ok(queued.into_iter().map(RunId).collect())
 }
 
-/// A run that was claimed, and what it was before.
+/// A run that was claimed, and what no later step may change of it.
 struct Claimed {
     claim: Claim,
     before: Identity,
@@ -537,5 +538,8 @@ async fn try_claiming(
     let claim = claimed.map_err(at_claim)?;
     let as_written = is_as_written(steps, keeper, run, &before, &Written::Claim).await;
     as_written.map_err(at_claim)?;
+    let claimed = identity(&mut *steps.connection(), run).await;
+    let (tenant, workspace, _) = claimed.map_err(at_claim)?;
+    let before = (tenant, workspace, before.2);
     Ok(Claimed { claim, before })
 }

@@ -264,8 +264,8 @@ fn refused(failure: &StoreError, of_rule: &str) -> Line {
     let waits = matches!(code, "40P01" | "55P03" | "57014");
     // insufficient_resources
     let lacks_resources = code.starts_with("53") && line.remedy.is_some();
-    // insufficient_privilege
-    let lacks_right = code == "42501";
+    // insufficient_privilege, unless a function of the application raises it by itself
+    let lacks_right = code == "42501" && line.remedy.is_some();
     let remedy = match (is_of_rule, is_contended) {
         _ if lacks_resources || lacks_right => line.remedy,
         _ if failure.has(REWRITTEN) => Some(REWRITING_RULE.to_owned()),

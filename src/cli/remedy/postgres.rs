@@ -157,7 +157,8 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
     ),
     (
         ("", "to the variable PGUSER"),
-        "correct what is named, or let the server admit the user from here: LOGIN of the role, pg_hba.conf",
+        "correct what is named, or create the role, or let the server admit the user from here: LOGIN of the role, \
+         pg_hba.conf",
     ),
     (
         ("", "the variable PG"),

@@ -131,11 +131,13 @@ const TRIGGERS: &str = r"
     WHERE t.tgrelid = to_regclass('operation_runs') AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
       AND t.tgname NOT LIKE 'verifyd\_%' ORDER BY 1";
 
-/// Rules of the application that rewrite what is written to its tables. Those of a view are how it is written.
+/// Rules of the application that rewrite INSERTs (ev_type 3) and UPDATEs (2) of its tables, and whether it is the former.
+/// Those of a view are how it is written.
 const RULES: &str = "
-    SELECT c.relname::text, quote_ident(w.rulename) FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class
+    SELECT c.relname::text, quote_ident(w.rulename), w.ev_type = '3'
+    FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class
     WHERE c.oid IN (to_regclass('operation_runs'), to_regclass('tenant_permissions')) AND c.relkind IN ('r', 'p')
-      AND w.ev_type <> '1' AND w.ev_enabled IN ('O', 'A') ORDER BY 1, 2";
+      AND w.ev_type IN ('2', '3') AND w.ev_enabled IN ('O', 'A') ORDER BY 1, 2";
 
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
 const LEAST_IN_POOL: u32 = 2;
@@ -320,7 +322,7 @@ impl RunSteps for Steps<'_> {
         Ok(triggers.fetch_all(&mut *self.tx).await?)
     }
 
-    async fn rules(&mut self) -> Result<Vec<(String, String)>, StoreError> {
+    async fn rules(&mut self) -> Result<Vec<(String, String, bool)>, StoreError> {
         let rules = self.store.rows(RULES).persistent(false);
         Ok(rules.fetch_all(&mut *self.tx).await?)
     }

@@ -336,7 +336,11 @@ impl Relation {
             }
             // No other type takes an empty text.
             Family::Json | Family::AnyJson if column.is_text && !column.is_nullable => {
-                format!("coalesce(nullif(btrim({value}), ''), '{{}}')::{wanted}")
+                let empty = match of.as_str() {
+                    "failure_summary" => "[]",
+                    _ => "{}",
+                };
+                format!("coalesce(nullif(btrim({value}), ''), '{empty}')::{wanted}")
             }
             _ if column.is_text && family != Family::Text => {
                 format!("nullif(btrim({value}), '')::{wanted}")

@@ -12,8 +12,8 @@ pub(in crate::store) struct Keeper {
     is_restricted: bool,
     /// With whether INSERTs and whether UPDATEs fire them.
     triggers: Vec<(String, bool, bool)>,
-    /// With their table.
-    rules: Vec<(String, String)>,
+    /// Table, name, and whether of INSERTs, not of UPDATEs.
+    rules: Vec<(String, String, bool)>,
 }
 
 impl Keeper {
@@ -82,14 +82,17 @@ impl Keeper {
         }
     }
 
-    /// Names the rules of the table that the step writes.
+    /// Names the rules of what the step writes. An INSERT with ON CONFLICT is refused for both kinds.
     fn rules(&self, step: &str) -> String {
-        let written = match step {
-            WRITING_INVENTORY => "tenant_permissions",
-            _ => "operation_runs",
-        };
-        let rules = self.rules.iter().filter(|(table, _)| table == written);
-        named(REWRITTEN.1, rules.map(|(_, name)| name))
+        let rules = self
+            .rules
+            .iter()
+            .filter(|(table, _, on_insert)| match step {
+                WRITING_INVENTORY => table == "tenant_permissions",
+                RECORDING => table == "operation_runs" && *on_insert,
+                _ => table == "operation_runs" && !on_insert,
+            });
+        named(REWRITTEN.1, rules.map(|(_, name, _)| name))
     }
 
     /// Names the triggers that the step fires.
@@ -132,4 +135,32 @@ pub(super) fn at_step(step: &str, error: StoreError) -> StoreError {
         *why = why.clone().at(step);
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_names_the_rules_of_its_own_statement() {
+        let rule = |table: &str, name: &str, on_insert| (table.into(), name.into(), on_insert);
+        let keeper = Keeper {
+            is_restricted: false,
+            triggers: Vec::new(),
+            rules: vec![
+                rule("operation_runs", "a", true),
+                rule("operation_runs", "b", false),
+                rule("tenant_permissions", "c", true),
+                rule("tenant_permissions", "d", false),
+            ],
+        };
+        for (step, named) in [
+            (RECORDING, " (rules: a)"),
+            (CLAIMING, " (rules: b)"),
+            (COMPLETING, " (rules: b)"),
+            (WRITING_INVENTORY, " (rules: c, d)"),
+        ] {
+            assert_eq!(keeper.rules(step), named);
+        }
+    }
 }

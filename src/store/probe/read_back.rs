@@ -11,8 +11,7 @@ use crate::store::statement::Sql;
 use serde_json::Value;
 
 /// The columns without which a run has not ended with its result, as that of its tenant.
-pub(super) const OF_RESULT: [&str; 6] = [
-    "type",
+pub(super) const OF_RESULT: [&str; 5] = [
     "tenant_id",
     "workspace_id",
     "status",
@@ -79,9 +78,14 @@ pub(super) async fn changed_columns(
         return Ok(vec!["type"]);
     };
     let (tenant, workspace, created_at) = identity(&mut *connection, run).await?;
+    // A trigger may fill what the producer has left empty.
+    let is_filled = |before: &Option<String>| matches!(written, Written::Claim) && before.is_none();
     let mut as_written = vec![
-        ("tenant_id", tenant == before.0),
-        ("workspace_id", workspace == before.1),
+        ("tenant_id", tenant == before.0 || is_filled(&before.0)),
+        (
+            "workspace_id",
+            workspace == before.1 || is_filled(&before.1),
+        ),
         ("created_at", created_at == before.2),
     ];
     let is = |wanted: RunStatus| ("status", status == wanted.as_str());

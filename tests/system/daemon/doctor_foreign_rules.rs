@@ -22,20 +22,43 @@ async fn a_right_that_a_trigger_lacks_is_not_asked_for_verifyd() {
     let said =
         "permission denied for table log_of_runs (SQLSTATE 42501) (triggers: of_application)";
     assert!(found.ends_with(said), "{found}");
-    assert!(remedy.contains("SECURITY DEFINER"), "{remedy}");
+    assert!(
+        remedy.contains("SECURITY DEFINER SET search_path"),
+        "{remedy}"
+    );
     assert!(!remedy.contains("grant"), "{remedy}");
     bench
         .execute("ALTER FUNCTION of_application SECURITY DEFINER")
         .await;
     assert_eq!(examined(&bench), (0, vec![]));
+    bench.execute("DROP FUNCTION of_application CASCADE").await;
+    // No right is missing.
+    before_update(&bench, "true", "RAISE 'not today' USING errcode = '42501'").await;
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (1, "writing"), "{bad:?}");
+    let said = "not today (SQLSTATE 42501) (triggers: of_application)";
+    assert!(found.ends_with(said), "{found}");
+    assert!(
+        remedy.contains("constraint that refuses it accept"),
+        "{remedy}"
+    );
 }
 
-/// No rule can be made to accept it.
+/// PostgreSQL refuses a rule where the statement writes within WITH or has ON CONFLICT, or RETURNING where the rule
+/// replaces it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_that_rewrites_what_is_written_is_named() {
     let bench = Bench::new().await;
     bench.healthy(1);
     bench.execute("CREATE TABLE log_of_runs (run bigint)").await;
+    // Of what verifyd does not do.
+    for table in ["operation_runs", "tenant_permissions"] {
+        let keep = format!("CREATE RULE is_kept AS ON DELETE TO {table} DO INSTEAD NOTHING");
+        bench.execute(&keep).await;
+    }
     for (table, rule, code, step) in [
         (
             "operation_runs",

@@ -49,7 +49,7 @@ async fn columns_without_room_for_what_is_written_are_widened() {
 async fn texts_that_are_empty_become_objects_where_nothing_may_be_null() {
     let by = RUNS.replace(
         "context json NOT NULL DEFAULT '{}'",
-        "context text NOT NULL DEFAULT ''",
+        "context text NOT NULL DEFAULT '', failure_summary text NOT NULL DEFAULT ''",
     );
     let bed = replaced(&["operation_runs"], &by).await;
     let insert = "INSERT INTO operation_runs (workspace_id, tenant_id, type, status) VALUES (1, 7, 'x', 'x')";
@@ -57,7 +57,8 @@ async fn texts_that_are_empty_become_objects_where_nothing_may_be_null() {
     let [_, left] = mended(&bed).await;
     assert_eq!(left, []);
     bed.exec(insert).await;
-    let objects = "SELECT count(*) FROM operation_runs WHERE context = '{}'";
+    let objects =
+        "SELECT count(*) FROM operation_runs WHERE context = '{}' AND failure_summary = '[]'";
     assert_eq!(bed.number(objects).await, 2);
 }
 

@@ -196,7 +196,9 @@ runs {
         claims_of_runs_that_were_released_are_tried_once_they_have_waited,
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
     moved_runs:
-        a_trigger_that_moves_a_run_is_found;
+        a_trigger_that_moves_a_run_is_found,
+        a_trigger_that_fills_the_tenant_of_a_run_is_accepted,
+        a_trigger_that_deletes_what_is_completed_is_warned_of;
     invalid_runs:
         an_invalid_run_that_is_not_completed_is_named_whatever_its_age;
     guards:
