@@ -77,7 +77,7 @@ async fn refused_completions_keep_no_slot_from_the_others() {
 }
 
 /// By a trigger and by a constraint, without what the error says of the row. The innermost function is named, not a block
-/// without a name in it, nor what it calls a constraint.
+/// without a name in it, nor what it calls a constraint, nor a line of a statement.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_completions_are_named_with_their_rules() {
     let bench = Bench::new().await;
@@ -86,7 +86,8 @@ async fn refused_completions_are_named_with_their_rules() {
     bench
         .execute(
             "CREATE FUNCTION inner_rule() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN
-                 EXECUTE 'DO $do$ BEGIN RAISE ''not s3cret'' USING CONSTRAINT = ''s3cret''; END $do$'; END $f$",
+                 EXECUTE E'DO $do$ BEGIN RAISE ''not s3cret'' USING CONSTRAINT = ''s3cret''; END $do$
+                     /*\\nPL/pgSQL function s3cret() line 1 */'; END $f$",
         )
         .await;
     before_update(&bench, completed, "PERFORM inner_rule()").await;
