@@ -118,13 +118,15 @@ pub trait ClaimStore: Send + Sync {
         policy: &ClaimPolicy,
     ) -> Result<ClaimAnswer, StoreError>;
 
-    /// `running` → `queued`, due again after `not_before` (from now). `at_stop`: the process ends, and keeps no
+    /// `running` → `queued`, due again after `not_before` (from now). `refusal`: with what
+    /// ([`StoreError::refusal`]) the database refused the result. `at_stop`: the process ends, and keeps no
     /// connection for other calls. False: the token is not the current one; nothing was written.
     async fn release(
         &self,
         claim: &Claim,
         end: AttemptEnd,
         not_before: Option<Duration>,
+        refusal: Option<&str>,
         at_stop: bool,
     ) -> Result<bool, StoreError>;
 }

@@ -27,8 +27,8 @@ pub struct RefusedRun {
 /// Records and finds refusals.
 #[async_trait]
 pub trait RefusalStore: Send + Sync {
-    /// Records with what ([`StoreError::refusal`]) the database refused the result of this attempt. Writes nothing of the
-    /// application, so that the same rule cannot refuse this.
+    /// Records with what ([`StoreError::refusal`]) the database refused the result of this attempt, where its
+    /// release failed, too. Writes nothing of the application, so that the same rule cannot refuse this.
     async fn note_refused_result(&self, claim: &Claim, refusal: &str) -> Result<(), StoreError>;
 
     /// Returns the refused runs, in the order of their ids. The `latest` attempts of which something was refused are looked at.

@@ -43,7 +43,7 @@ const LOCK_RUNNING: Sql = both!(
 
 const END_ATTEMPT: Sql = both!(
     "UPDATE " own!(run_attempts) " SET ended_at = " clock!() ", end_reason = $4,
-        counted = counted AND $5
+        counted = counted AND $5, result_refusal = coalesce($6, result_refusal)
      WHERE run_id = $1 AND attempt = $2 AND CAST(token AS text) = $3 AND ended_at IS NULL"
 );
 
@@ -91,6 +91,7 @@ where
         claim: &Claim,
         end: AttemptEnd,
         not_before: Option<Duration>,
+        refusal: Option<&str>,
         at_stop: bool,
     ) -> Result<bool, StoreError> {
         if end == AttemptEnd::Completed {
@@ -98,7 +99,7 @@ where
                 "a run that is released has not been completed".into(),
             ));
         }
-        let release = |sent| release_in_transaction(self, claim, end, not_before, sent);
+        let release = |sent| release_in_transaction(self, claim, end, not_before, refusal, sent);
         match self.release_share() {
             // A worker that stops keeps no connection for anything else.
             Some(share) if !at_stop => {
@@ -147,6 +148,7 @@ async fn release_in_transaction(
     claim: &Claim,
     end: AttemptEnd,
     not_before: Option<Duration>,
+    refusal: Option<&str>,
     sent: CallTry,
 ) -> Result<bool, StoreError> {
     transaction(store, async |tx| {
@@ -157,7 +159,7 @@ async fn release_in_transaction(
             return Ok(false);
         }
         sent.record_lock();
-        release_locked(tx, claim, end, not_before).await
+        release_locked(tx, claim, end, not_before, refusal).await
     })
     .await
 }
@@ -168,6 +170,7 @@ pub(super) async fn release_locked(
     claim: &Claim,
     end: AttemptEnd,
     not_before: Option<Duration>,
+    refusal: Option<&str>,
 ) -> Result<bool, StoreError> {
     let run = claim.run.id;
     let end_attempt = END_ATTEMPT
@@ -175,7 +178,8 @@ pub(super) async fn release_locked(
         .bind(claim.attempt)
         .bind(claim.token.to_string())
         .bind(end.as_str())
-        .bind(end.counts());
+        .bind(end.counts())
+        .bind(refusal);
     if end_attempt.execute(tx).await? == 0 {
         return Ok(false);
     }

@@ -183,12 +183,25 @@ fn rule(error: &PgDatabaseError, origin: Origin) -> Option<String> {
     if origin == Origin::Constraint {
         return error.constraint().map(constraint);
     }
-    let mut lines = error.r#where()?.lines();
+    let mut lines = outside_statements(error.r#where()?);
     let name = lines.find_map(|line| {
         let function = line.strip_prefix("PL/pgSQL function ")?;
         Some(function.split_once('(')?.0)
     })?;
     Some(format!("function {}", clean(name, NAME_LENGTH)))
+}
+
+/// Returns the lines of a context without those of the statements that it quotes: a value of a row may form these.
+fn outside_statements(context: &str) -> impl Iterator<Item = &str> {
+    let mut is_within = false;
+    context.lines().filter(move |line| {
+        let quoted = match is_within {
+            true => Some(*line),
+            false => line.strip_prefix("SQL statement \""),
+        };
+        is_within = quoted.is_some_and(|text| !text.ends_with('"'));
+        quoted.is_none()
+    })
 }
 
 fn constraint(name: &str) -> String {
@@ -199,8 +212,7 @@ fn constraint(name: &str) -> String {
 /// such as PL/pgSQL, stays however the server translates the line, and not in verifyd's schema. A DO has no name, and may
 /// be of a migration.
 fn is_of_application(context: &str) -> bool {
-    let mut functions = context
-        .lines()
+    let mut functions = outside_statements(context)
         .filter(|line| line.contains("PL/") && !line.contains("inline_code_block"));
     functions
         .next()
@@ -303,6 +315,14 @@ mod tests {
             ),
             (
                 "PL/pgSQL function inline_code_block line 1 at RAISE\nPL/pgSQL function refuse() line 1 at EXECUTE",
+                true,
+            ),
+            (
+                "SQL statement \"SELECT '\nPL/pgSQL function refuse() line 1'\"\nPL/pgSQL function verifyd.guard() line 3",
+                false,
+            ),
+            (
+                "SQL statement \"\n-- PL/pgSQL function verifyd.guard()\nSELECT 1/0\"\nPL/pgSQL function refuse() line 1",
                 true,
             ),
             (

@@ -300,7 +300,7 @@ async fn release(
     TRY.execute(&mut *steps.connection()).await?;
     let end = AttemptEnd::Shutdown;
     let is_released = lock_running(&mut *steps.connection(), claim.run.id).await?
-        && release_locked(&mut *steps.connection(), claim, end, None).await?;
+        && release_locked(&mut *steps.connection(), claim, end, None, None).await?;
     if !is_released {
         return Err(keeper.keeps_row());
     }

@@ -191,17 +191,18 @@ impl Pipeline {
                 "the database refuses even the smallest completion of the run; trying again less and less often"
             );
         }
+        let refusal = why.is_refusal().then(|| why.refusal());
+        let refusal = refusal.as_deref();
+        let released = self.release_after_error(attempt, refusal).await;
         // The release may be refused, too.
-        let note = self.note_refused(&attempt.claim, why);
-        tokio::join!(note, self.release_after_error(attempt)).1
+        if let (Processed::Deferred, Some(refusal)) = (&released, refusal) {
+            self.note_refused(&attempt.claim, refusal).await;
+        }
+        released
     }
 
-    async fn note_refused(&self, claim: &Claim, why: &StoreError) {
-        if !why.is_refusal() {
-            return;
-        }
-        let refusal = why.refusal();
-        let note = self.store.note_refused_result(claim, &refusal);
+    async fn note_refused(&self, claim: &Claim, refusal: &str) {
+        let note = self.store.note_refused_result(claim, refusal);
         if let Err(error) = with_timeout(NOTE_TIMEOUT, note).await {
             log_limited!(warn, %error, "cannot record that the database refuses the result");
         }
@@ -223,22 +224,27 @@ impl Pipeline {
         attempt: &Attempt<'_>,
         retries: Retries,
     ) -> Processed {
-        let release = || self.release(attempt, AttemptEnd::Shutdown, None);
+        let release = || self.release(attempt, AttemptEnd::Shutdown, None, None);
         until_released(retries, release).await
     }
 
     /// Releases a run at the deadline of its completion. What keeps the one from being written, such as the last try in
     /// the database, may keep the other waiting.
     async fn release_unwritten(&self, attempt: &Attempt<'_>) -> Processed {
-        let release = || self.release_after_error(attempt);
+        let release = || self.release_after_error(attempt, None);
         until_released(Retries::until(attempt.ends), release).await
     }
 
     /// Releases a run whose attempt failed because of an error, with a longer delay each time.
-    pub(super) async fn release_after_error(&self, attempt: &Attempt<'_>) -> Processed {
+    pub(super) async fn release_after_error(
+        &self,
+        attempt: &Attempt<'_>,
+        refusal: Option<&str>,
+    ) -> Processed {
         let claim = &attempt.claim;
         let pause = pause_after_error(claim.own_attempt, claim.forced_completion);
-        self.release(attempt, AttemptEnd::Error, Some(pause)).await
+        self.release(attempt, AttemptEnd::Error, Some(pause), refusal)
+            .await
     }
 
     /// Releases a run; due again after `not_before`. Waits for a connection until the attempt ends. A process that ends
@@ -248,6 +254,7 @@ impl Pipeline {
         attempt: &Attempt<'_>,
         end: AttemptEnd,
         not_before: Option<Duration>,
+        refusal: Option<&str>,
     ) -> Processed {
         attempt.in_flight.enter(Phase::Completion);
         let _phase = TraceSpan::phase("release");
@@ -256,7 +263,8 @@ impl Pipeline {
         let mut retries = Retries::until(attempt.ends);
         let claim: &Claim = &attempt.claim;
         let released = until_sent(&mut retries, || {
-            self.store.release(claim, end, not_before, at_stop())
+            self.store
+                .release(claim, end, not_before, refusal, at_stop())
         });
         match released.await {
             Ok(true) => {

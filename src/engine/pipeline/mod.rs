@@ -182,7 +182,8 @@ impl Pipeline {
                 Processed::Discarded
             }
             () = self.worker.release_now.cancelled() => {
-                self.release(attempt, AttemptEnd::Shutdown, None).await
+                self.release(attempt, AttemptEnd::Shutdown, None, None)
+                    .await
             }
             // Whatever hangs: from here on the run is lost, and anyone may queue it again.
             () = tokio::time::sleep_until(attempt.ends) => {
@@ -200,7 +201,7 @@ impl Pipeline {
                     return self.complete(attempt, &completion).await;
                 }
                 Ok(Transition::Release(end, not_before)) => {
-                    return self.release(attempt, end, not_before).await;
+                    return self.release(attempt, end, not_before, None).await;
                 }
                 Err(error) => error,
             };
@@ -216,7 +217,7 @@ impl Pipeline {
             if schema == Some(SchemaState::Unfit) {
                 return self.release_uncounted(attempt, retries).await;
             }
-            return self.release_after_error(attempt).await;
+            return self.release_after_error(attempt, None).await;
         }
     }
 

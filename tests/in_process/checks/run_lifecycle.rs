@@ -87,7 +87,7 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
             .unwrap();
         assert!(
             store
-                .release(&claim, AttemptEnd::Error, None, false)
+                .release(&claim, AttemptEnd::Error, None, None, false)
                 .await
                 .unwrap()
         );

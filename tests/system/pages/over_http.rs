@@ -474,7 +474,7 @@ async fn a_run_that_waits_for_a_budget_says_so_everywhere() {
         let claimed = store.claim(run, &WorkerId("w".into()), &policy).await;
         let claim = claimed.unwrap().claimed().unwrap();
         let hour = Some(Duration::from_secs(3_600));
-        let released = store.release(&claim, end, hour, false);
+        let released = store.release(&claim, end, hour, None, false);
         assert!(released.await.unwrap());
     };
     release(run, AttemptEnd::Throttled).await;

@@ -179,7 +179,7 @@ pub async fn a_release_cannot_end_as_completed(bed: &Bed) {
     let held = bed.claim(run, "w1").await;
     let refused = bed
         .store
-        .release(&held, AttemptEnd::Completed, None, false)
+        .release(&held, AttemptEnd::Completed, None, None, false)
         .await;
     assert!(matches!(refused, Err(StoreError::Refused(_))));
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());

@@ -244,7 +244,7 @@ pub async fn two_holders_race_to_complete_and_one_wins(bed: &Bed) {
                 match n {
                     0 => store.complete(&held, &succeeded()).await.unwrap(),
                     1 => store
-                        .release(&held, AttemptEnd::Shutdown, None, true)
+                        .release(&held, AttemptEnd::Shutdown, None, None, true)
                         .await
                         .unwrap(),
                     2 => store.complete(&held, &failed()).await.unwrap(),

@@ -132,7 +132,10 @@ impl Bed {
 
     /// Whether this claim was still the one that counts.
     pub async fn release(&self, held: &Claim, end: AttemptEnd, wait: Option<Duration>) -> bool {
-        self.store.release(held, end, wait, false).await.unwrap()
+        self.store
+            .release(held, end, wait, None, false)
+            .await
+            .unwrap()
     }
 
     /// Claims a run and completes it.

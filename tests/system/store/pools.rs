@@ -193,7 +193,7 @@ async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
                 // Also of a run that the schema keeps from being completed.
                 _ => {
                     store
-                        .release(&claim, AttemptEnd::Shutdown, None, false)
+                        .release(&claim, AttemptEnd::Shutdown, None, None, false)
                         .await
                 }
             }
@@ -214,7 +214,7 @@ async fn completions_and_releases_that_wait_leave_connections_to_other_calls() {
     let (store, claim) = (Arc::clone(&bed.store), claims.remove(0));
     calls.spawn(async move {
         store
-            .release(&claim, AttemptEnd::Shutdown, None, true)
+            .release(&claim, AttemptEnd::Shutdown, None, None, true)
             .await
     });
     until("a release at the stop has a connection", async || {

@@ -75,8 +75,13 @@ pub async fn a_refused_result_is_known_to_the_last_claim(bed: &Bed) {
 pub async fn a_run_that_is_lost_after_a_refused_result_is_lost(bed: &Bed) {
     let run = bed.queued().await;
     let held = claimed(bed, run, 2).await;
-    note(bed, &held, "SQLSTATE P0001").await;
-    assert!(bed.release(&held, AttemptEnd::Error, None).await);
+    let refusal = Some("SQLSTATE P0001");
+    let release = bed
+        .store
+        .release(&held, AttemptEnd::Error, None, refusal, false);
+    assert!(release.await.unwrap());
+    let released = bed.attempts(run).await.remove(0);
+    assert_eq!(released.result_refusal.as_deref(), refusal);
     claimed(bed, run, 2).await;
     assert_eq!(bed.sweep().await.reclaimed, [run]);
     let last = claimed(bed, run, 2).await;

@@ -87,7 +87,7 @@ async fn the_guarded_release_refuses_in_the_same_interleaving() {
     let (store, stale) = (bed.store.clone(), old.clone());
     let release = async move {
         store
-            .release(&stale, AttemptEnd::Throttled, None, false)
+            .release(&stale, AttemptEnd::Throttled, None, None, false)
             .await
     };
     let released = during_a_takeover(&bed, &old, release).await;

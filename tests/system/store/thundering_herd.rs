@@ -51,7 +51,7 @@ async fn work(store: Arc<dyn Store>, name: String, runs: Vec<RunId>, completed: 
             let thrown = dice.throw();
             if thrown.is_multiple_of(3) {
                 store
-                    .release(&claim, AttemptEnd::Shutdown, None, true)
+                    .release(&claim, AttemptEnd::Shutdown, None, None, true)
                     .await
                     .unwrap();
                 continue;

@@ -166,7 +166,11 @@ async fn healthy_runs_are_completed_and_released_before_those_that_wait() {
                 calls.push(async move {
                     match is_completed {
                         true => store.complete(&claim, &of_one_connection()).await,
-                        false => store.release(&claim, AttemptEnd::Error, None, false).await,
+                        false => {
+                            store
+                                .release(&claim, AttemptEnd::Error, None, None, false)
+                                .await
+                        }
                     }
                 });
             }
@@ -384,7 +388,9 @@ async fn a_release_does_not_wait_behind_completions_that_wait() {
     until_it_waits_long().await;
     until("it is released", async || {
         // A short try may take too long on a busy machine.
-        let release = bed.store.release(&claim, AttemptEnd::Error, None, false);
+        let release = bed
+            .store
+            .release(&claim, AttemptEnd::Error, None, None, false);
         let released = timeout(Duration::from_secs(5), release).await;
         released.is_ok_and(|answer| answer.is_ok())
     })
