@@ -39,7 +39,9 @@ pub fn read(json: &str) -> Result<Report, Vec<String>> {
     if json::values(json) > MAX_VALUES {
         return Err(vec![format!("/: more than {MAX_VALUES} values")]);
     }
-    parse(&json::read(json), json.len() > json::SMALL)
+    let document =
+        serde_json::from_str(json).map_err(|_| vec!["/: not JSON that can be read".to_owned()])?;
+    parse(&document, json.len() > json::SMALL)
 }
 
 /// As many values as the limits of a report allow, by members that are written once, and some.
@@ -252,6 +254,21 @@ mod tests {
         document["checks"][0]["evidence"] = serde_json::from_str(&small).unwrap();
         let problems = read(&document.to_string()).unwrap_err();
         assert_eq!(problems, [format!("/: more than {MAX_VALUES} values")]);
+    }
+
+    #[test]
+    fn a_report_with_a_member_that_cannot_be_read_is_none() {
+        let (mut report, _) = example();
+        report.previous_report_id = None;
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(read(&json), Ok(report));
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        for member in ["1e400", &deep] {
+            let written = format!(r#""previous_report_id":{member}"#);
+            let other = json.replace(r#""previous_report_id":null"#, &written);
+            let problems = read(&other).unwrap_err();
+            assert_eq!(problems, ["/: not JSON that can be read"]);
+        }
     }
 
     #[test]
