@@ -21,7 +21,7 @@ async fn show(services: &Services, args: &OnboardingArgs) -> anyhow::Result<()> 
     let record = read_session(store, &Binding::EVERYTHING, args.id).await?;
     let view = OnboardingView::of(&record, services.clock.now());
     if args.json.json {
-        let mut row = serde_json::to_value(&record.session)?;
+        let mut row = record.session.parsed()?;
         row["verification_operation_run_id"] = serde_json::to_value(view.operation_run_id)?;
         row["provider_connection_id"] = serde_json::to_value(view.provider_connection_id)?;
         row["run"] = match (&record.run, &view.run) {

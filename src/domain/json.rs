@@ -3,10 +3,12 @@
 //! Parsed, JSON of many small values takes a hundred times the memory of its text. What is read for people is therefore
 //! kept as text, and only what they are shown is parsed.
 
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Longest text, in bytes, that is parsed whole at any time.
 pub const SMALL: usize = 32 * 1024;
@@ -55,9 +57,33 @@ impl Serialize for Json {
 
 /// Returns a member of an object as it is written, unless that is `null`. Of several of that name the last one counts.
 pub fn member<'a>(json: &'a str, name: &str) -> Option<&'a str> {
-    let mut members: BTreeMap<String, &'a RawValue> = serde_json::from_str(json).ok()?;
-    let member = members.remove(name)?.get();
+    let mut json = serde_json::Deserializer::from_str(json);
+    let member = json.deserialize_map(Named(name)).ok()??.get();
+    json.end().ok()?;
     (member != "null").then_some(member)
+}
+
+/// Looks for the last member of this name, and keeps no other one.
+struct Named<'n>(&'n str);
+
+impl<'de> Visitor<'de> for Named<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut member = None;
+        while let Some(name) = map.next_key::<String>()? {
+            if name == self.0 {
+                member = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(member)
+    }
 }
 
 /// Returns an object with this member in place of any of that name. What is no object stays as it is.
@@ -152,6 +178,15 @@ mod tests {
         assert_eq!(member(object.text(), "d"), Some("2"));
         for none in ["b", "c"] {
             assert_eq!(member(object.text(), none), None, "{none}");
+        }
+        for none in [
+            r#"[{"a": 1}]"#,
+            r#"{"a": 1} x"#,
+            r#"{"a": 1, "b"}"#,
+            "1",
+            "",
+        ] {
+            assert_eq!(member(none, "a"), None, "{none}");
         }
         let with = with_member(&object, "c", &Json::of("[1.00]"));
         assert_eq!(member(with.text(), "c"), Some("[1.00]"));

@@ -4,6 +4,7 @@
 //! byte.
 
 use super::ids::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
+use super::json::{self, Json};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ pub struct OnboardingSession {
     /// `None` while the tenant is unknown.
     pub tenant_id: Option<TenantId>,
     /// `null` where it cannot be read.
-    pub state: Value,
+    pub state: Json,
     /// Why `state` cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -44,14 +45,24 @@ pub enum SessionError {
 }
 
 impl OnboardingSession {
+    /// The row as JSON, all of it parsed: for a process that reads no other one meanwhile.
+    pub fn parsed(&self) -> serde_json::Result<Value> {
+        let mut row = serde_json::to_value(Self {
+            state: Json::default(),
+            ..self.clone()
+        })?;
+        row["state"] = self.state.value();
+        Ok(row)
+    }
+
     /// Returns the run that the session points to.
     pub fn run(&self) -> Option<RunId> {
-        integer(self.state.get(RUN_MEMBER)).map(RunId)
+        integer(&self.state, RUN_MEMBER).map(RunId)
     }
 
     /// Returns the connection of the session.
     pub fn connection(&self) -> Option<ConnectionId> {
-        integer(self.state.get(CONNECTION_MEMBER)).map(ConnectionId)
+        integer(&self.state, CONNECTION_MEMBER).map(ConnectionId)
     }
 
     /// Returns whether a run of this workspace and tenant may belong to the session. A session without a
@@ -90,11 +101,12 @@ pub fn moves(
     }
 }
 
-fn integer(value: Option<&Value>) -> Option<i64> {
-    let value = value?;
-    value
-        .as_i64()
-        .or_else(|| value.as_str().and_then(|text| text.parse().ok()))
+fn integer(state: &Json, name: &str) -> Option<i64> {
+    let member = json::member(state.text(), name)?;
+    serde_json::from_str(member).ok().or_else(|| {
+        let text: String = serde_json::from_str(member).ok()?;
+        text.parse().ok()
+    })
 }
 
 /// Sets both members in the text of `state` and keeps everything else as it is written. A state that is no
@@ -256,7 +268,9 @@ mod tests {
             workspace_id,
             tenant_id,
             problem: None,
-            state: json!({"verification_operation_run_id": "7", "provider_connection_id": 2.5}),
+            state: Json::of(
+                r#"{"verification_operation_run_id": "7", "provider_connection_id": 2.5}"#,
+            ),
         };
         let (w1, w2) = (Some(WorkspaceId(1)), Some(WorkspaceId(2)));
         let (t1, t2) = (Some(TenantId(1)), Some(TenantId(2)));
@@ -268,5 +282,20 @@ mod tests {
         assert!(!session(None, None).admits(None, t1));
         assert_eq!(session(w1, t1).run(), Some(RunId(7)));
         assert_eq!(session(w1, t1).connection(), None);
+    }
+
+    #[test]
+    fn a_long_state_is_printed_as_a_short_one_is() {
+        for length in [1, json::SMALL] {
+            let text = format!(r#"{{"a": "{}", "b": [1e400]}}"#, "x".repeat(length));
+            let session = OnboardingSession {
+                id: SessionId(1),
+                workspace_id: None,
+                tenant_id: None,
+                problem: None,
+                state: Json::of(&text),
+            };
+            assert_eq!(session.parsed().unwrap()["state"]["b"], json!(["1e400"]));
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, fetch_optional};
 use super::statement::Sql;
 use super::tolerant_decoding::Text;
-use crate::domain::json;
+use crate::domain::json::Json;
 use crate::domain::onboarding::{OnboardingSession, Pointed, SessionError, moves, point};
 use crate::domain::run::RunRequest;
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
@@ -17,7 +17,6 @@ use crate::ports::onboarding::OnboardingStore;
 use crate::ports::recording::{ForSession, NewRun};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Why the state is not loaded: `large`, `deep` or NULL. In steps that each make the next one cheap (see `bounds`).
@@ -112,15 +111,15 @@ from_row! {
 
 impl From<SessionRow> for OnboardingSession {
     fn from(row: SessionRow) -> Self {
-        let refused = |problem: &str| (Value::Null, Some(problem.to_owned()));
+        let refused = |problem: &str| (Json::default(), Some(problem.to_owned()));
         let (state, problem) = match (row.excess.as_deref(), row.state) {
             (Some("deep"), _) => refused("it is nested too deep, allowed: 1,000 levels"),
             (Some(_), _) => refused("it is too large, allowed: at most 1048576 bytes"),
-            (None, None) => (Value::Null, None),
+            (None, None) => (Json::default(), None),
             (None, Some(text)) if serde_json::from_str::<&RawValue>(&text.0).is_err() => {
                 refused("it is not JSON")
             }
-            (None, Some(text)) => (json::read(&text.0), None),
+            (None, Some(text)) => (Json::of(&text.0), None),
         };
         Self {
             id: SessionId(row.id),

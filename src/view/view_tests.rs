@@ -537,7 +537,7 @@ fn an_onboarding_session() {
         id: SessionId(8),
         workspace_id: Some(WorkspaceId(1)),
         tenant_id: None,
-        state,
+        state: Json::of(&state.to_string()),
         problem: None,
     };
     let none = SessionRecord {

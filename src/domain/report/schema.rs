@@ -30,17 +30,18 @@ static VALIDATOR: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
 /// Validates against the schema and the rules that a schema cannot express: unique keys, consistent counts,
 /// the right verdict and a time in UTC. The problems name paths and rules, never values.
 pub fn validate(document: &Value) -> Result<(), Vec<String>> {
-    parse(document).map(drop)
+    parse(document, false).map(drop)
 }
 
-/// Reads the text of a document that is valid, as [`validate`] has it. Another application may have written it: of those
-/// that are long only one is parsed at a time, and none with more values than a report can have.
+/// Reads the text of a document that is valid, as [`validate`] has it. Another application may have written it: none
+/// with more values than a report can have is parsed, and of a long one only the first problem is named.
 pub fn read(json: &str) -> Result<Report, Vec<String>> {
     if json::values(json) > MAX_VALUES {
         return Err(vec![format!("/: more than {MAX_VALUES} values")]);
     }
-    let _one_at_a_time = (json.len() > json::SMALL).then(|| LONG.lock());
-    parse(&json::read(json))
+    let document =
+        serde_json::from_str(json).map_err(|_| vec!["/: not JSON that can be read".to_owned()])?;
+    parse(&document, json.len() > json::SMALL)
 }
 
 /// As many values as the limits of a report allow, by members that are written once, and some.
@@ -50,12 +51,9 @@ const MAX_VALUES: usize =
 /// Members of a check, and its brackets.
 const CHECK_MEMBERS: usize = 12;
 
-/// Held while a long document is parsed.
-static LONG: Mutex<()> = Mutex::new(());
-
-/// Reads a document that is valid, as [`validate`] has it.
-pub fn parse(document: &Value) -> Result<Report, Vec<String>> {
-    schema_allows(document)?;
+/// Reads a document that is valid, as [`validate`] has it. Of a long one only the first problem is named.
+fn parse(document: &Value, is_long: bool) -> Result<Report, Vec<String>> {
+    schema_allows(document, is_long)?;
     let report = Report::deserialize(document)
         .map_err(|e| vec![format!("/: not a report of this version: {e}")])?;
     adds_up(&report)?;
@@ -73,7 +71,7 @@ pub(super) fn validate_built(report: &Report, json: &str) -> Result<(), Vec<Stri
         return Ok(());
     }
     let document = serde_json::from_str(json).map_err(|e| vec![format!("/: not JSON: {e}")])?;
-    schema_allows(&document)?;
+    schema_allows(&document, false)?;
     if let Some(rest) = rest {
         let mut allowed = ALLOWED.lock();
         if allowed.len() >= MAX_ALLOWED {
@@ -124,32 +122,32 @@ fn is_utc_in_milliseconds(time: &str) -> bool {
         && chrono::DateTime::parse_from_rfc3339(time).is_ok()
 }
 
-fn schema_allows(document: &Value) -> Result<(), Vec<String>> {
+fn schema_allows(document: &Value, is_long: bool) -> Result<(), Vec<String>> {
     // Finding all problems takes several times as long as finding that there is none.
     if VALIDATOR.is_valid(document) {
         return Ok(());
     }
-    // All problems are collected, several of each check.
-    let checks = document.get("checks").and_then(Value::as_array);
-    if checks.is_some_and(|checks| checks.len() > limits::CHECKS) {
-        return Err(vec![
-            "/checks: violates /properties/checks/maxItems".to_owned(),
-        ]);
+    // The iterator collects all of them, several of each value, before it yields one.
+    if is_long {
+        let first = VALIDATOR.validate(document);
+        return first.map_err(|problem| vec![named(&problem)]);
     }
-    Err(VALIDATOR
-        .iter_errors(document)
+    let all = VALIDATOR.iter_errors(document);
+    Err(all
         .take(MAX_PROBLEMS)
-        .map(|e| {
-            let at = e.instance_path().to_string();
-            let at = if at.is_empty() { "/" } else { &at };
-            match e.kind() {
-                jsonschema::error::ValidationErrorKind::Required { property } => {
-                    format!("{at}: lacks {property}")
-                }
-                _ => format!("{at}: violates {}", e.schema_path()),
-            }
-        })
+        .map(|problem| named(&problem))
         .collect())
+}
+
+fn named(problem: &jsonschema::ValidationError<'_>) -> String {
+    let at = problem.instance_path().to_string();
+    let at = if at.is_empty() { "/" } else { &at };
+    match problem.kind() {
+        jsonschema::error::ValidationErrorKind::Required { property } => {
+            format!("{at}: lacks {property}")
+        }
+        _ => format!("{at}: violates {}", problem.schema_path()),
+    }
 }
 
 /// Checks the rules that a schema cannot express.
@@ -256,10 +254,36 @@ mod tests {
         document["checks"][0]["evidence"] = serde_json::from_str(&small).unwrap();
         let problems = read(&document.to_string()).unwrap_err();
         assert_eq!(problems, [format!("/: more than {MAX_VALUES} values")]);
+    }
 
-        document["checks"] = vec![json!({}); 201].into();
-        let problems = read(&document.to_string()).unwrap_err();
-        assert_eq!(problems, ["/checks: violates /properties/checks/maxItems"]);
+    #[test]
+    fn a_report_with_a_member_that_cannot_be_read_is_none() {
+        let (mut report, _) = example();
+        report.previous_report_id = None;
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(read(&json), Ok(report));
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        for member in ["1e400", &deep] {
+            let written = format!(r#""previous_report_id":{member}"#);
+            let other = json.replace(r#""previous_report_id":null"#, &written);
+            let problems = read(&other).unwrap_err();
+            assert_eq!(problems, ["/: not JSON that can be read"]);
+        }
+    }
+
+    #[test]
+    fn of_a_long_document_only_the_first_problem_is_named() {
+        let (report, _) = example();
+        for (items, is_only) in [(2, false), (18_000, true)] {
+            let mut document = serde_json::to_value(&report).unwrap();
+            document["checks"][0]["evidence"] = vec![json!({"": 0}); items].into();
+            let problems = read(&document.to_string()).unwrap_err();
+            assert!(
+                problems[0].starts_with("/checks/0/evidence"),
+                "{problems:?}"
+            );
+            assert_eq!(problems.len() == 1, is_only, "{problems:?}");
+        }
     }
 
     #[test]

@@ -205,7 +205,7 @@ async fn onboarding(scene: &Scene) {
     assert_eq!(shown.body["run"]["outcome"], "succeeded");
     let store = &scene.world.services.store;
     let kept = store.onboarding_session(SessionId(session)).await.unwrap();
-    assert_eq!(kept.unwrap().state["step"], 3);
+    assert_eq!(kept.unwrap().state.value()["step"], 3);
     // One of another tenant is none of this connection's.
     let other = scene.healthy(8).await;
     let refused = scene.start(token, other, body).await;

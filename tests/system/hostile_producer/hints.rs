@@ -10,6 +10,9 @@ use test_support::waiting::until;
 /// A payload larger than any worker may take up.
 const HUGE: usize = 100 * 1024 * 1024;
 
+/// The channel of new hints.
+const AVAILABLE: &str = "tasks:verifyd:active:available";
+
 /// Copies of one hint.
 const COPIES: usize = 2_000;
 
@@ -170,7 +173,7 @@ pub async fn hostile(redis: &PrivateRedis, draw: &mut Draw, number: usize, runs:
         .arg(key("signal"))
         .arg("x".repeat(100_000));
     pipe.cmd("HSET").arg(key("meta")).arg("a").arg("b");
-    for channel in ["tasks:verifyd:active:available", "verifyd:completed"] {
+    for channel in [AVAILABLE, "verifyd:completed"] {
         for message in ["", "no such task", "{\"operation_run_id\":", "\u{0}"] {
             pipe.cmd("PUBLISH").arg(channel).arg(message);
         }
@@ -180,11 +183,21 @@ pub async fn hostile(redis: &PrivateRedis, draw: &mut Draw, number: usize, runs:
     redis_server::hint(&url, QUEUE, &copies).await;
 }
 
-/// A payload of 100 MiB, in the list and with all that belongs to it, and messages as large on the queue's channel.
+/// A message on the queue's channel that the server's default lets a worker hold, and then a payload of 100 MiB, in the
+/// list and with all that belongs to it, and as a message. Each ends the worker's subscription.
 pub async fn huge(redis: &PrivateRedis) {
     let url = redis.url_of("verifyd_producer");
     let mut producer = redis_server::connection(&url).await;
     let payload = vec![b'1'; HUGE];
+    let before = the_subscriber(redis, None).await;
+    let message = &payload[..24 * 1024 * 1024];
+    redis::cmd("PUBLISH")
+        .arg(AVAILABLE)
+        .arg(message)
+        .exec_async(&mut producer)
+        .await
+        .unwrap();
+    the_subscriber(redis, Some(&before)).await;
     let meta = key("meta:huge");
     redis::pipe()
         .cmd("HSET")
@@ -198,14 +211,32 @@ pub async fn huge(redis: &PrivateRedis) {
         .arg(key("active"))
         .arg("huge")
         .cmd("PUBLISH")
-        .arg("tasks:verifyd:active:available")
+        .arg(AVAILABLE)
         .arg(payload.as_slice())
-        .cmd("PUBLISH")
-        .arg("tasks:verifyd:active:available")
-        .arg(&payload[..24 * 1024 * 1024])
         .exec_async(&mut producer)
         .await
         .unwrap();
+}
+
+/// Waits until one connection, another one than before, listens for hints. Returns its id.
+async fn the_subscriber(redis: &PrivateRedis, before: Option<&str>) -> String {
+    let mut admin = admin(redis).await;
+    let mut id = String::new();
+    until("a worker listens over another connection", async || {
+        let ((_, subscribers), clients): ((String, u64), String) = redis::pipe()
+            .cmd("PUBSUB")
+            .arg(&["NUMSUB", AVAILABLE])
+            .cmd("CLIENT")
+            .arg(&["LIST", "TYPE", "pubsub"])
+            .query_async(&mut admin)
+            .await
+            .unwrap();
+        let mut ids = clients.lines().filter_map(|line| line.split(' ').next());
+        id = ids.next().unwrap_or_default().to_owned();
+        subscribers == 1 && ids.next().is_none() && before != Some(id.as_str())
+    })
+    .await;
+    id
 }
 
 /// Waits until the queue is empty and what is left of it is small.

@@ -76,7 +76,7 @@ pub async fn recording_points_the_session_to_the_run(bed: &Bed) {
     let found = found.unwrap().unwrap();
     assert_eq!(found.workspace_id, Some(WorkspaceId(1)));
     assert_eq!(found.tenant_id, Some(TenantId(7)));
-    assert_eq!(found.state["step"], json!(3));
+    assert_eq!(found.state.value()["step"], json!(3));
     assert_eq!(
         bed.store.onboarding_session(SessionId(9)).await.unwrap(),
         None
@@ -223,7 +223,7 @@ pub async fn fifty_starts_for_one_session_end_at_the_newest_run(bed: &Bed) {
         (Some(newest), request.provider_connection_id)
     );
     let found = bed.store.onboarding_session(SESSION).await;
-    assert_eq!(found.unwrap().unwrap().state["a"], json!({"b": 1}));
+    assert_eq!(found.unwrap().unwrap().state.value()["a"], json!({"b": 1}));
 }
 
 /// Another application's table may keep its JSON as text.
@@ -268,7 +268,7 @@ pub async fn a_state_that_cannot_be_read_is_named(bed: &Bed) {
         found.unwrap().unwrap()
     };
     let large = found(40).await;
-    assert_eq!(large.state, Value::Null);
+    assert_eq!(large.state.value(), Value::Null);
     let problem = large.problem.unwrap();
     assert!(problem.contains("at most 1048576 bytes"), "{problem}");
     if bed.is_postgres() {
