@@ -103,7 +103,7 @@ async fn a_claim_that_waits_is_not_repeated_in_its_slot() {
     let bench = Bench::new().await;
     let [_, slow] = [1, 2].map(|tenant| bench.healthy(tenant));
     count_claims(&bench, "PERFORM pg_sleep(3600); RETURN new").await;
-    let _daemon = bench.serve(&[
+    let daemon = bench.serve(&[
         ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "60s"),
         ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "6s"),
         ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
@@ -117,7 +117,9 @@ async fn a_claim_that_waits_is_not_repeated_in_its_slot() {
     .await;
     // In a batch, then by itself: a short try, and one for as long as a statement may take.
     let tries = bench.numbers(REFUSALS).await[0];
-    assert!(tries <= 3, "{tries}");
+    // The sweep may send one beside that of the notification.
+    let hints = daemon.metric("verifyd_hints_sent_total").await;
+    assert!(tries as f64 <= 3.0 * hints, "{tries} for {hints} hints");
 }
 
 /// Connections for claims are taken by those that wait.
