@@ -73,7 +73,7 @@ pub(super) struct Fault {
     /// Status of the answer, when there was one.
     pub status: Option<u16>,
     /// Set when the wait is too long for this attempt.
-    pub later: Option<Later>,
+    pub later: Option<Box<Later>>,
     /// One sentence that adds to the reason.
     pub remark: Option<Box<str>>,
     /// An AADSTS code that is not known here, for people to look up.

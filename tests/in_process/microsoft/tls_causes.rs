@@ -24,7 +24,7 @@ type Authority = CertifiedIssuer<'static, KeyPair>;
 
 /// What a client meets.
 enum Peer {
-    Serves(ServerConfig),
+    Serves(Arc<ServerConfig>),
     /// These bytes, once the client has said something; then nothing any more.
     Says(Vec<u8>),
 }
@@ -45,12 +45,14 @@ async fn start(peer: Peer) -> String {
 async fn meet(peer: &Peer, mut stream: TcpStream) -> Option<()> {
     match peer {
         Peer::Serves(config) => {
-            let acceptor = TlsAcceptor::from(Arc::new(config.clone()));
+            let acceptor = TlsAcceptor::from(Arc::clone(config));
             let accepted = acceptor.accept(stream).into_fallible().await;
             stream = accepted.err()?.1;
         }
         Peer::Says(bytes) => {
-            stream.read(&mut [0; 4096]).await.ok()?;
+            if stream.read(&mut [0; 4096]).await.ok()? == 0 {
+                return None;
+            }
             stream.write_all(bytes).await.ok()?;
             if bytes.is_empty() {
                 return None;
@@ -85,7 +87,10 @@ fn signed(by: &Authority, change: impl FnOnce(&mut CertificateParams)) -> Peer {
     change(&mut params);
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, by).unwrap();
-    Peer::Serves(tls_identity::server(certificate.der().clone(), &key))
+    Peer::Serves(Arc::new(tls_identity::server(
+        certificate.der().clone(),
+        &key,
+    )))
 }
 
 /// Serves clients that have a certificate of this authority.
@@ -100,9 +105,9 @@ fn for_known_clients(by: &Authority, protocols: &[&[u8]]) -> Peer {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_client_cert_verifier(verifier.build().unwrap())
-        .with_cert_resolver(anybody.cert_resolver);
+        .with_cert_resolver(Arc::clone(&anybody.cert_resolver));
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-    Peer::Serves(config)
+    Peer::Serves(Arc::new(config))
 }
 
 /// Checks a provider at this address.
@@ -126,7 +131,10 @@ async fn a_report_says_why_tls_failed_and_what_to_do() {
         // Made again under the same name.
         (signed(&authority("ours"), |_| {}), TlsCause::UnknownIssuer),
         (
-            Peer::Serves(tls_identity::server(ours.der().clone(), ours.key())),
+            Peer::Serves(Arc::new(tls_identity::server(
+                ours.der().clone(),
+                ours.key(),
+            ))),
             TlsCause::AuthorityAsServer,
         ),
         (

@@ -88,7 +88,7 @@ impl<'a> CheckResults<'a> {
     pub fn fail(&mut self, key: &str, fault: &Fault) {
         self.healthy = false;
         self.settled |= !fault.is_transient();
-        self.later = self.later.max(fault.later);
+        self.later = self.later.max(fault.later.as_deref().copied());
         self.set(key, |spec, links| {
             let evidence = fault.evidence.clone();
             let mut check = match fault.advice {

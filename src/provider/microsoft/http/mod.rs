@@ -245,13 +245,13 @@ impl Caller {
             return Some(wait);
         }
         if is_too_long || fault.reason == Reason::Throttled {
-            fault.later = Some(Later {
+            fault.later = Some(Box::new(Later {
                 wait: wait.max(self.defer_after),
                 cause: match is_too_long || (asked.is_some() && !fits) {
                     true => LaterCause::Asked,
                     false => LaterCause::Refused,
                 },
-            });
+            }));
         }
         None
     }

@@ -184,7 +184,7 @@ impl LimitedRequests {
             metrics::counter!("verifyd_provider_budget_timeouts_total").increment(1);
             let mut fault = Fault::new(Reason::Throttled);
             fault.remark = Some(REMARK.into());
-            fault.later = Some(limiter.later(self));
+            fault.later = Some(Box::new(limiter.later(self)));
             return Err(fault);
         }
         self.begin();
