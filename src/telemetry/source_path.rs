@@ -106,7 +106,7 @@ mod tests {
     use tracing_log::log;
     use tracing_subscriber::layer::SubscriberExt as _;
 
-    const REGISTRY: &str = "/root/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f";
+    const REGISTRY: &str = "/home/builder/.cargo/registry/src/index.crates.io-0123456789abcdef";
 
     #[test]
     fn a_path_begins_with_its_crate() {
@@ -125,7 +125,7 @@ mod tests {
                 "core/src/option.rs",
             ),
             (
-                "/home/kim/target/release/build/verifyd-1/out/made.rs",
+                "/home/builder/target/release/build/verifyd-1/out/made.rs",
                 "made.rs",
             ),
             ("src/cli/serve.rs", "src/cli/serve.rs"),
