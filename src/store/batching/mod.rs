@@ -9,7 +9,7 @@
 //! is cancelled returns the calls to their callers, which send them separately.
 //!
 //! Where rules of the application take some time for each row, a batch may be too large for the limit of a statement.
-//! The largest size is halved after a batch that the server has cancelled, and grows again.
+//! The largest size is halved after a batch that the server has cancelled, and doubled after a quick one.
 
 use super::shares::{Permit, is_cancelled};
 use crate::ports::store_error::StoreError;
@@ -192,13 +192,11 @@ impl<C, A> Batcher<C, A> {
         }
     }
 
-    /// Lets the next batch be larger after one of so many calls that got through, if it was as large as it might be. Not
-    /// where the larger one would be likely to be cancelled.
+    /// Doubles the largest batch after a quick one of so many calls that got through, if it was as large as it might be.
     fn grow(&self, calls: usize, took: Duration) {
         let mut state = self.state.lock();
-        if calls == state.largest && took < 2 * QUICK {
-            let larger = if took < QUICK { 2 * calls } else { calls + 1 };
-            state.largest = larger.min(MAX_BATCH_SIZE);
+        if calls == state.largest && took < QUICK {
+            state.largest = (2 * calls).min(MAX_BATCH_SIZE);
         }
     }
 

@@ -3,7 +3,7 @@
 mod waiting;
 
 use super::*;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 
 /// Doubles numbers. Zero is left undecided, a negative one spoils its batch, and [`ALONE`] goes by itself.
@@ -15,6 +15,8 @@ struct Doubling {
     keeps: bool,
     /// How often a connection was acquired.
     acquired: AtomicUsize,
+    /// Whether the next connection is refused.
+    refuses: AtomicBool,
     batches: Mutex<Vec<Vec<i64>>>,
     /// Lets go of a batch that hangs.
     hanging: Notify,
@@ -44,6 +46,9 @@ impl Batching for Doubling {
 
     async fn acquire(&self) -> Result<(), StoreError> {
         self.acquired.fetch_add(1, Ordering::Relaxed);
+        if self.refuses.swap(false, Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("no connection".into()));
+        }
         self.permits.acquire().await.unwrap().forget();
         Ok(())
     }
@@ -95,6 +100,7 @@ fn doubling_that(keeps: bool) -> Arc<Doubling> {
         permits: Semaphore::new(0),
         keeps,
         acquired: AtomicUsize::new(0),
+        refuses: AtomicBool::new(false),
         batches: Mutex::default(),
         hanging: Notify::new(),
     })
@@ -149,6 +155,18 @@ async fn a_call_that_goes_by_itself_is_in_no_batch() {
     let store = doubling();
     assert_eq!(ask(&store, &[1, ALONE, 2]).await, [Some(2), None, Some(4)]);
     assert_eq!(*store.batches.lock(), [vec![1, 2]]);
+}
+
+/// Or else one batch after the other waits for one.
+#[tokio::test]
+async fn all_calls_are_given_back_where_there_is_no_connection() {
+    let store = doubling();
+    store.refuses.store(true, Ordering::Relaxed);
+    let numbers: Vec<i64> = (1..=300).collect();
+    let answers = ask(&store, &numbers).await;
+    assert!(answers.iter().all(Option::is_none));
+    assert_eq!(store.acquired.load(Ordering::Relaxed), 1);
+    assert_eq!(ask(&store, &[7]).await, [Some(14)]);
 }
 
 #[tokio::test]

@@ -339,6 +339,17 @@ async fn batches_become_so_small_that_a_rule_of_all_rows_lets_them_through() {
     }
 }
 
+/// Others pass in a batch of any size.
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_one_call_that_waits_makes_no_other_smaller() {
+    let scene = Scene::new(CallKind::Claim);
+    let mut waiting = scene.begin(WAITS, 1, 0);
+    sleep(BATCH + QUICK).await;
+    assert_eq!(scene.cancelled.load(Ordering::Relaxed), 1);
+    assert_eq!(scene.batcher.state.lock().largest, MAX_BATCH_SIZE);
+    waiting.shutdown().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn callers_that_go_leave_connections_and_order_behind() {
     for after in [QUICK, BATCH + SHORT / 2, BATCH + SHORT + QUICK, SOON] {
