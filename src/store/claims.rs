@@ -4,7 +4,7 @@ use super::batching::{BatchedCall, Batching, submit};
 use super::dialect::{clock, each, own, postgres_only};
 use super::from_row::from_row;
 use super::repeated_ids::{has_own_id, is_of_type};
-use super::shares::{CallKind, CallTry, Length, RunCall, limit_statements};
+use super::shares::{CallKind, CallTry, Length, RunCall};
 use super::sql::both;
 use super::sql_store::{SqlConnection, SqlStore, transaction, within};
 use super::starting_point::starting_points;
@@ -116,7 +116,7 @@ where
                 let released = share.send(call, |released| *released, release).await;
                 if goes_by_itself {
                     // No completion has got through: in a batch the next one would be refused with others.
-                    share.remember(run);
+                    share.remember(run, Length::Short);
                 }
                 released
             }
@@ -152,9 +152,7 @@ async fn release_in_transaction(
     sent: CallTry,
 ) -> Result<bool, StoreError> {
     transaction(store, async |tx| {
-        if sent.length == Length::Short {
-            limit_statements(tx).await?;
-        }
+        sent.limit_statements(tx).await?;
         if !lock_running(tx, claim.run.id).await? {
             return Ok(false);
         }

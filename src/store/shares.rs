@@ -7,8 +7,9 @@
 //! Within a share, calls that wait leave connections to the others. Only a call whose short try the server has
 //! cancelled is [long](Length::Long), and these have half of the share. A run that its batch leaves undecided goes by
 //! itself until one of its calls gets through (of completions and releases: a completion), so it makes other runs wait in
-//! one batch only. Rules of an application mostly hold all runs of a tenant: once a call of one has waited, the tenant's
-//! calls of this kind go by themselves, with short tries one after the other, until one of them is quick.
+//! one batch only. Rules of an application mostly hold all runs of a tenant: once the server has cancelled a call of one,
+//! the tenant's calls of this kind go by themselves, with short tries one after the other, until one gets through. The
+//! server measures that: a client's time grows with its distance.
 
 use super::dialect::each;
 use super::sql::both;
@@ -25,9 +26,9 @@ use std::time::Duration;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-/// Longest time for a statement that may wait for a rule of the application while others wait for its end, in
-/// milliseconds.
-const SHORT_STATEMENT_MS: u32 = 500;
+/// Longest time for a statement of a short try, in milliseconds. Claims wait as long for a lock, which begins later: the
+/// server cancels the statement first, whatever a rule waits for.
+const SHORT_STATEMENT_MS: u32 = 250;
 
 /// `$1`: milliseconds.
 const LIMIT_STATEMENTS: Sql = both!(each!(
@@ -40,15 +41,15 @@ const LIMIT_STATEMENTS: Sql = both!(each!(
 /// batches again.
 const FORGET_AFTER: Duration = Duration::from_secs(10 * 60);
 
-/// Longest time that a call takes which does not wait.
-const QUICK: Duration = Duration::from_millis(SHORT_STATEMENT_MS as u64 / 2);
-
 /// Largest number of runs, and of tenants, that a share remembers.
 const MAX_REMEMBERED: usize = 4_096;
 
-/// Limits the statements of this transaction to half a second. SQLite has no such limit.
-pub(super) async fn limit_statements(tx: &mut dyn SqlConnection) -> Result<(), StoreError> {
-    let limit = LIMIT_STATEMENTS.bind(i64::from(SHORT_STATEMENT_MS));
+/// Limits the statements of this transaction to so many milliseconds. SQLite has no such limit.
+pub(super) async fn limit_statements(
+    tx: &mut dyn SqlConnection,
+    milliseconds: u32,
+) -> Result<(), StoreError> {
+    let limit = LIMIT_STATEMENTS.bind(i64::from(milliseconds));
     limit.execute(tx).await?;
     Ok(())
 }
@@ -56,7 +57,7 @@ pub(super) async fn limit_statements(tx: &mut dyn SqlConnection) -> Result<(), S
 /// How long a call may wait. A call takes a permit for its length and for each one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
-    /// A batch, or a call by itself with [limited statements](limit_statements).
+    /// A batch, or a call by itself with [limited statements](CallTry::limit_statements).
     Short,
     /// For a statement's longest time.
     Long,
@@ -94,19 +95,19 @@ pub(super) struct CallTry {
 pub(super) struct Share {
     /// The permits for each [`Length`].
     limits: [Arc<Semaphore>; 3],
-    /// How long a call waits for its permits.
+    /// How long a call waits for its turn and its permits, in all.
     timeout: Duration,
-    /// Whether calls that are not short wait in the order of their arrival, as long as their callers do.
+    /// Whether calls that are not short, or in turn, wait in the order of their arrival, as long as their callers do.
     serves_in_order: bool,
     by_itself: Mutex<HashMap<RunId, ByItself>>,
     waiting: Mutex<HashMap<(CallKind, TenantId), WaitingTenant>>,
-    /// Half of the connections, for short calls of tenants whose calls wait: they leave connections to the others.
+    /// Half of the connections that long calls leave, for short calls of tenants whose calls wait.
     short_of_waiting: Semaphore,
 }
 
 /// A run whose calls go by themselves.
 struct ByItself {
-    /// When the latest call began, or got its permit.
+    /// When the latest call got its permit.
     tried: Instant,
     /// Whether its short try was cancelled.
     is_long: bool,
@@ -137,6 +138,14 @@ impl CallTry {
         Self { length, locked }
     }
 
+    /// Limits the statements of the call's transaction, if it is a short one.
+    pub async fn limit_statements(&self, tx: &mut dyn SqlConnection) -> Result<(), StoreError> {
+        match self.length {
+            Length::Short => limit_statements(tx, SHORT_STATEMENT_MS).await,
+            Length::Long | Length::Large => Ok(()),
+        }
+    }
+
     /// Notes that the call has locked its run: no rule of the application had it wait before, and what it waits for now
     /// is most likely one.
     pub fn record_lock(&self) {
@@ -145,22 +154,24 @@ impl CallTry {
 }
 
 impl Share {
-    /// A share of so many connections, but of one at least, half of them (rounded up) for long calls.
+    /// A share of so many connections, but of one at least. Half of them are for long calls, half of the others for short
+    /// ones of tenants whose calls wait; of three or more, one at least is left to healthy calls.
     pub fn new(connections: u32, timeout: Duration) -> Self {
-        let connections = connections.max(1);
-        let limits = [connections, connections.div_ceil(2), 1];
+        let connections = connections.max(1) as usize;
+        let long = (connections / 2).max(1);
+        let short_of_waiting = ((connections - long) / 2).max(1);
         Self {
-            limits: limits.map(|most| Arc::new(Semaphore::new(most as usize))),
+            limits: [connections, long, 1].map(|most| Arc::new(Semaphore::new(most))),
             timeout,
             serves_in_order: false,
             by_itself: Mutex::default(),
             waiting: Mutex::default(),
-            short_of_waiting: Semaphore::new((connections as usize / 2).max(1)),
+            short_of_waiting: Semaphore::new(short_of_waiting),
         }
     }
 
-    /// The same, where long and large calls are served in the order of their arrival, without a timeout. Calls that come
-    /// again would be served in any order, some of many too late, and none behind others that go on waiting.
+    /// The same, where calls in turn, long and large ones are served in the order of their arrival, without a timeout. Calls
+    /// that come again would be served in any order, some of many too late, and none behind others that go on waiting.
     pub fn serving_in_order(self) -> Self {
         Self {
             serves_in_order: true,
@@ -168,29 +179,51 @@ impl Share {
         }
     }
 
-    /// Waits until a call may have a connection. The scarcest permit comes first, so that calls which wait for it take no
-    /// connection from the others.
+    /// Waits until a call may have a connection.
     pub async fn permit(&self, length: Length) -> Result<Permit, StoreError> {
-        let acquired = async {
+        let deadline = Instant::now() + self.timeout;
+        self.permit_until(deadline, length, false).await
+    }
+
+    /// The same, until then. The scarcest permit comes first, so that calls which wait for it take no connection from the
+    /// others.
+    async fn permit_until(
+        &self,
+        deadline: Instant,
+        length: Length,
+        has_turn: bool,
+    ) -> Result<Permit, StoreError> {
+        let permits = async {
             let mut permits = Vec::new();
             for limit in self.limits[..=length as usize].iter().rev() {
                 permits.push(Arc::clone(limit).acquire_owned().await?);
             }
-            Ok::<_, AcquireError>(Permit { _permits: permits })
+            Ok(Permit { _permits: permits })
         };
+        let is_served = has_turn || length != Length::Short;
+        self.wait_until(deadline, is_served, permits).await
+    }
+
+    /// Waits until the deadline, or for what is served in order as long as the caller does.
+    async fn wait_until<T>(
+        &self,
+        deadline: Instant,
+        is_served: bool,
+        acquired: impl Future<Output = Result<T, AcquireError>>,
+    ) -> Result<T, StoreError> {
         let mut acquired = pin!(acquired);
-        let permit = match tokio::time::timeout(self.timeout, acquired.as_mut()).await {
-            Ok(permit) => permit,
-            Err(_) if self.serves_in_order && length != Length::Short => {
+        let acquired = match tokio::time::timeout_at(deadline, acquired.as_mut()).await {
+            Ok(acquired) => acquired,
+            Err(_) if self.serves_in_order && is_served => {
                 log_limited!(
                     warn,
-                    "calls that take long have all connections for such calls; waiting for one"
+                    "calls that take long have the turn or the connections of another one, which waits"
                 );
                 acquired.await
             }
             Err(_) => return Err(StoreError::TooManyCalls),
         };
-        permit.map_err(|_| StoreError::TooManyCalls)
+        acquired.map_err(|_| StoreError::TooManyCalls)
     }
 
     /// Sends a call of a run by itself. A short try that the server cancels is repeated as a long one: a cancelled
@@ -207,30 +240,36 @@ impl Share {
         let run = of.run;
         let mut length = match of.is_large {
             true => Length::Large,
-            false => self.remember(run),
+            false => self.length_of(run),
         };
+        let mut deadline = Instant::now() + self.timeout;
         loop {
             let turn = match length {
-                Length::Short => self.turn(of).await?,
+                Length::Short => self.turn(of, deadline).await?,
                 Length::Long | Length::Large => None,
             };
-            let permit = self.permit(length).await?;
+            let permit = self.permit_until(deadline, length, turn.is_some());
+            let permit = permit.await?;
             // Another call of the tenant may have waited since this one began.
             if length == Length::Short && turn.is_none() && self.tenant_waits(of.kind, of.tenant) {
                 continue;
             }
-            if length == Length::Long {
-                // It may have waited for longer than a run is remembered.
-                self.remember(run);
+            // Not before: it may not have been sent, or have waited for longer than a run is remembered.
+            if length != Length::Large {
+                self.remember(run, length);
             }
+            let began = Instant::now();
             let sent = CallTry::of(length);
             let answer = call(sent.clone()).await;
-            drop((permit, turn));
+            // Before another call has the connection.
             self.learn(of, &sent, answer.as_ref().map(&has_written));
+            drop((permit, turn));
             match answer {
                 Err(error) if length == Length::Short && is_cancelled(&error) => {
-                    self.remember_as_long(run);
+                    self.remember(run, Length::Long);
                     length = Length::Long;
+                    // The try was no wait.
+                    deadline += began.elapsed();
                 }
                 Err(error) => {
                     // What got no answer may not have reached the server: nothing is known of the run.
@@ -254,25 +293,25 @@ impl Share {
             .is_some_and(|known| known.tried.elapsed() < FORGET_AFTER)
     }
 
-    /// Has calls of this run go by themselves, if there is room. Returns how long the next one may wait.
-    pub fn remember(&self, run: RunId) -> Length {
+    /// Returns how long the next call of this run may wait.
+    fn length_of(&self, run: RunId) -> Length {
+        match self.by_itself.lock().get(&run) {
+            Some(known) if known.is_long => Length::Long,
+            _ => Length::Short,
+        }
+    }
+
+    /// Has calls of this run go by themselves, if there is room, the next one of this length.
+    pub fn remember(&self, run: RunId, length: Length) {
         let mut runs = self.by_itself.lock();
-        let tried = Instant::now();
-        if let Some(known) = runs.get_mut(&run) {
-            known.tried = tried;
-            return match known.is_long {
-                true => Length::Long,
-                false => Length::Short,
-            };
-        }
-        if runs.len() >= MAX_REMEMBERED {
+        if runs.len() >= MAX_REMEMBERED && !runs.contains_key(&run) {
             runs.retain(|_, known| known.tried.elapsed() < FORGET_AFTER);
+            if runs.len() >= MAX_REMEMBERED {
+                return;
+            }
         }
-        if runs.len() < MAX_REMEMBERED {
-            let is_long = false;
-            runs.insert(run, ByItself { tried, is_long });
-        }
-        Length::Short
+        let (tried, is_long) = (Instant::now(), length == Length::Long);
+        runs.insert(run, ByItself { tried, is_long });
     }
 
     /// Has the next call of this run begin as a short one: it is of another kind than the one that waited.
@@ -282,7 +321,7 @@ impl Share {
         }
     }
 
-    /// Returns whether a call of this tenant waited, and none was quick since.
+    /// Returns whether a call of this tenant waited, and none got through since.
     pub fn tenant_waits(&self, kind: CallKind, tenant: Option<TenantId>) -> bool {
         self.turn_of_waiting(kind, tenant).is_some()
     }
@@ -295,28 +334,21 @@ impl Share {
     }
 
     /// Waits until it is the turn of a short call whose tenant's calls wait. None: they do not, or no more.
-    async fn turn(&self, of: RunCall) -> Result<Option<Turn<'_>>, StoreError> {
-        let Some(turn) = self.turn_of_waiting(of.kind, of.tenant) else {
-            return Ok(None);
-        };
+    async fn turn(&self, of: RunCall, deadline: Instant) -> Result<Option<Turn<'_>>, StoreError> {
         let turn = async {
-            let of_tenant = turn.acquire_owned().await?;
-            if !self.tenant_waits(of.kind, of.tenant) {
-                return Ok(None);
+            while let Some(line) = self.turn_of_waiting(of.kind, of.tenant) {
+                let of_tenant = Arc::clone(&line).acquire_owned().await?;
+                // Meanwhile they may wait no more, or again: then in another line.
+                let now = self.turn_of_waiting(of.kind, of.tenant);
+                if now.is_some_and(|now| Arc::ptr_eq(&now, &line)) {
+                    let of_all = self.short_of_waiting.acquire().await?;
+                    let permits = (of_tenant, of_all);
+                    return Ok(Some(Turn { _permits: permits }));
+                }
             }
-            let of_all = self.short_of_waiting.acquire().await?;
-            Ok::<_, AcquireError>(Some(Turn {
-                _permits: (of_tenant, of_all),
-            }))
+            Ok(None)
         };
-        let turn = match self.serves_in_order {
-            true => Ok(turn.await),
-            false => tokio::time::timeout(self.timeout, turn).await,
-        };
-        match turn {
-            Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) | Err(_) => Err(StoreError::TooManyCalls),
-        }
+        self.wait_until(deadline, true, turn).await
     }
 
     /// Returns the tenants whose calls wait.
@@ -329,17 +361,15 @@ impl Share {
     }
 
     /// Learns from a call whether its tenant's calls wait. One that has locked no run, or written nothing, has met no
-    /// rule; a large one takes long by itself.
+    /// rule; a large one takes long by itself; a long one may have waited.
     fn learn(&self, of: RunCall, sent: &CallTry, has_written: Result<bool, &StoreError>) {
         let (Some(tenant), Some(locked)) = (of.tenant, sent.locked.get()) else {
             return;
         };
-        let is_slow = locked.elapsed() >= QUICK;
-        let has_waited = match has_written {
-            _ if sent.length == Length::Large => return,
-            Ok(true) => is_slow,
-            Err(error) if is_slow && is_cancelled(error) => true,
-            Ok(false) | Err(_) => return,
+        let has_waited = match (sent.length, has_written) {
+            (Length::Short | Length::Long, Err(error)) if is_cancelled(error) => true,
+            (Length::Short, Ok(true)) => false,
+            _ => return,
         };
         let tenant = (of.kind, tenant);
         let mut waiting = self.waiting.lock();
@@ -358,12 +388,6 @@ impl Share {
                 }
             }
             _ => {}
-        }
-    }
-
-    fn remember_as_long(&self, run: RunId) {
-        if let Some(known) = self.by_itself.lock().get_mut(&run) {
-            known.is_long = true;
         }
     }
 }

@@ -144,6 +144,9 @@ const RESTORE_TIMEOUTS: Sql = both!(each!(
     "SELECT $1, $2"
 ));
 
+/// Longest time for a statement that queues runs again, in milliseconds: a rule of the application may have it wait.
+const REQUEUE_STATEMENT_MS: u32 = 500;
+
 /// A rule of the application may wait for a lock.
 const LIMIT_LOCK_WAITS: Sql = Sql {
     postgres: LOCK_TIMEOUT,
@@ -506,7 +509,7 @@ async fn requeue(
     let (lock, statement): (String, String) = CURRENT_TIMEOUTS.fetch_one(tx).await?;
     LIMIT_LOCK_WAITS.execute(tx).await?;
     // Or for anything else, and meanwhile neither this sweep nor another one delivers anything.
-    limit_statements(tx).await?;
+    limit_statements(tx, REQUEUE_STATEMENT_MS).await?;
     let batch = match spent.is_one_by_one || refused.one_by_one.load(Ordering::Relaxed) {
         true => None,
         false => match try_requeue(tx, &runs).await {

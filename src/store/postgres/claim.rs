@@ -22,7 +22,7 @@ use crate::store::dialect::{a_second_after, moment, now};
 use crate::store::groups::{Grouped, in_group, of_group};
 use crate::store::repeated_ids::{has_own_id, is_of_type};
 use crate::store::reused_ids::{is_before_start, set_aside};
-use crate::store::shares::{CallKind, CallTry, Length, Permit, RunCall, limit_statements};
+use crate::store::shares::{CallKind, CallTry, Length, Permit, RunCall};
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
@@ -216,7 +216,7 @@ impl ClaimByItself for PostgresStore {
         let answer = self.claims.send(of, is_claimed, claim).await?;
         if matches!(answer, ClaimAnswer::Locked) {
             // A claim of another process may wait in a rule, as would the next batch here.
-            self.claims.remember(call.run);
+            self.claims.remember(call.run, Length::Short);
         }
         Ok(answer)
     }
@@ -247,9 +247,7 @@ impl PostgresStore {
         let (run, isolated) = (call.run, call.policy.isolated);
         self.transaction_with_end(async |tx| {
             self.limit_lock_waits(tx).await?;
-            if sent.length == Length::Short {
-                limit_statements(&mut self.shared(&mut *tx)).await?;
-            }
+            sent.limit_statements(&mut self.shared(&mut *tx)).await?;
             let group = self.in_process.group.get();
             let lock = self.scalar::<i32>(LOCK_QUEUED.of(group));
             let lock = lock.bind(run.0);

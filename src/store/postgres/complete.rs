@@ -18,7 +18,7 @@ use crate::store::completion::{
 use crate::store::dialect::{a_second_after, each, is_about, moment, now};
 use crate::store::repeated_ids::{has_own_id, is_of_type};
 use crate::store::reused_ids::{is_before_creation, is_of_its_run_and_connection};
-use crate::store::shares::{CallKind, CallTry, Length, Permit, RunCall, limit_statements};
+use crate::store::shares::{CallKind, CallTry, Length, Permit, RunCall};
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -224,9 +224,7 @@ impl PostgresStore {
         sent: CallTry,
     ) -> Result<Completed, StoreError> {
         self.transaction(async |tx| {
-            if sent.length == Length::Short {
-                limit_statements(&mut self.shared(&mut *tx)).await?;
-            }
+            sent.limit_statements(&mut self.shared(&mut *tx)).await?;
             let is_running = lock_running(&mut self.shared(&mut *tx), request.run).await?;
             if !is_running {
                 return Ok(Completed::default());

@@ -5,6 +5,7 @@ use crate::ports::store_error::{Code, Detail};
 use futures::FutureExt as _;
 use futures::future::join_all;
 use futures::poll;
+use tokio::time::sleep;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const RUN: RunId = RunId(7);
@@ -17,6 +18,10 @@ const CALL: RunCall = RunCall {
     tenant: None,
     is_large: false,
 };
+
+fn cancelled() -> StoreError {
+    StoreError::Contended(Detail::said("(SQLSTATE 57014)"))
+}
 
 fn is_refused(permit: Result<Permit, StoreError>) -> bool {
     matches!(permit, Err(StoreError::TooManyCalls))
@@ -65,7 +70,7 @@ async fn large_calls_that_wait_for_each_other_take_no_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn long_calls_leave_connections_to_short_ones() {
-    for (connections, most) in [(2, 1), (3, 2), (5, 3), (8, 4)] {
+    for (connections, most) in [(2, 1), (3, 1), (5, 2), (8, 4)] {
         let share = Share::new(connections, TIMEOUT);
         let long = (0..connections).map(|_| share.permit(Length::Long));
         let long = join_all(long).await;
@@ -81,7 +86,7 @@ async fn lengths_of_tries(share: &Share, enough: Length) -> (bool, Vec<Length>) 
         lengths.lock().push(sent.length);
         std::future::ready(match sent.length == enough {
             true => Ok(()),
-            false => Err(StoreError::Contended(Detail::said("(SQLSTATE 57014)"))),
+            false => Err(cancelled()),
         })
     };
     let is_answered = share.send(CALL, |()| true, call).await.is_ok();
@@ -129,15 +134,31 @@ async fn a_run_whose_row_a_trigger_keeps_goes_by_itself() {
 #[tokio::test(start_paused = true)]
 async fn a_run_that_waits_for_a_permit_is_not_forgotten() {
     let share = Share::new(1, TIMEOUT).serving_in_order();
-    share.remember(RUN);
-    share.remember_as_long(RUN);
+    share.remember(RUN, Length::Long);
     let other = share.permit(Length::Long).await.unwrap();
     let (tries, ()) = tokio::join!(lengths_of_tries(&share, Length::Large), async {
-        tokio::time::sleep(FORGET_AFTER).await;
+        sleep(FORGET_AFTER).await;
         drop(other);
     });
     assert_eq!(tries, (false, vec![Length::Long]));
     assert!(share.sends_by_itself(RUN));
+}
+
+/// Or else runs that wait for their turn take the room of those that the server has cancelled.
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_call_is_not_sent_is_not_remembered() {
+    use Length::{Long, Short};
+    let share = Share::new(1, TIMEOUT);
+    let other = share.permit(Short).await.unwrap();
+    assert_eq!(lengths_of_tries(&share, Short).await, (false, vec![]));
+    assert!(!share.sends_by_itself(RUN));
+    drop(other);
+    // Its short try is cancelled, and its long one is not sent.
+    let share = Share::new(3, TIMEOUT);
+    let other = share.permit(Long).await.unwrap();
+    assert_eq!(lengths_of_tries(&share, Long).await, (false, vec![Short]));
+    drop(other);
+    assert_eq!(lengths_of_tries(&share, Long).await, (true, vec![Long]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,14 +171,38 @@ async fn a_run_that_never_gets_through_is_forgotten() {
 
 const SHORT: Duration = Duration::from_millis(SHORT_STATEMENT_MS as u64);
 
-/// How long a call waits for the lock of its run, how long it takes then, and whether it writes.
-type Meets = (Duration, Duration, bool);
+/// What a call meets.
+#[derive(Clone, Copy)]
+struct Meets {
+    /// How long it waits for the lock of its run.
+    lock: Duration,
+    /// How long a rule has it wait then.
+    rule: Duration,
+    /// How long its statements travel.
+    distance: Duration,
+    /// Whether it writes.
+    writes: bool,
+}
 
-/// It is quick.
-const PASSES: Meets = (Duration::ZERO, Duration::from_millis(100), true);
-/// It is slow, but not too slow for a short try.
-const IS_SLOW: Meets = (Duration::ZERO, QUICK, true);
-const WAITS: Meets = (Duration::ZERO, Duration::from_secs(1), true);
+const PASSES: Meets = Meets {
+    lock: Duration::ZERO,
+    rule: Duration::from_millis(100),
+    distance: Duration::ZERO,
+    writes: true,
+};
+const IS_FAR: Meets = Meets {
+    distance: Duration::from_secs(1),
+    ..PASSES
+};
+const WAITS: Meets = Meets {
+    rule: Duration::from_secs(1),
+    ..PASSES
+};
+/// It may have found its run locked, or completed.
+const TELLS_NOTHING: Meets = Meets {
+    writes: false,
+    ..PASSES
+};
 
 /// A completion of this run and tenant.
 fn of(run: i64, tenant: i64) -> RunCall {
@@ -171,7 +216,6 @@ fn of(run: i64, tenant: i64) -> RunCall {
 /// The lengths of the tries of a call that the server cancels where it is short and takes too long.
 async fn tries_of(share: &Share, call: RunCall, meets: Meets) -> Vec<Length> {
     let lengths = Mutex::new(Vec::new());
-    let (lock, takes, writes) = meets;
     let has_written = |has_written: &bool| *has_written;
     let answer = share.send(call, has_written, |sent| {
         lengths.lock().push(sent.length);
@@ -181,35 +225,48 @@ async fn tries_of(share: &Share, call: RunCall, meets: Meets) -> Vec<Length> {
                 _ => Duration::MAX,
             };
             let call = async {
-                tokio::time::sleep(lock).await;
+                sleep(meets.lock).await;
                 sent.record_lock();
-                tokio::time::sleep(takes).await;
-                writes
+                sleep(meets.rule).await;
+                meets.writes
             };
             let answer = tokio::time::timeout(limit, call).await;
-            answer.map_err(|_| StoreError::Contended(Detail::said("(SQLSTATE 57014)")))
+            sleep(meets.distance).await;
+            answer.map_err(|_| cancelled())
         }
     });
     answer.await.unwrap();
     lengths.into_inner()
 }
 
+/// Has a short call of this tenant end, which had locked its run.
+fn end(share: &Share, tenant: i64, has_written: Result<bool, &StoreError>) {
+    let sent = CallTry::of(Length::Short);
+    sent.record_lock();
+    share.learn(of(1, tenant), &sent, has_written);
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_tenant_waits_from_its_first_call_that_does_to_the_first_that_is_quick() {
+async fn a_tenant_waits_from_its_first_call_that_does_to_the_first_that_gets_through() {
     use Length::{Long, Short};
     let share = Share::new(3, TIMEOUT);
     let waits = || share.tenant_waits(CallKind::Completion, TENANT);
-    let (no_time, quick, _) = PASSES;
+    let is_locked = Meets {
+        lock: 2 * SHORT,
+        ..PASSES
+    };
     for (run, meets, tries, still_waits) in [
         (1, WAITS, vec![Short, Long], true),
-        // It may have found its run locked, or completed.
-        (3, (no_time, quick, false), vec![Short], true),
+        (2, TELLS_NOTHING, vec![Short], true),
+        (3, PASSES, vec![Short], false),
         (4, PASSES, vec![Short], false),
-        (5, PASSES, vec![Short], false),
         // Others have it wait for its lock.
-        (6, (2 * SHORT, quick, true), vec![Short, Long], false),
-        (7, IS_SLOW, vec![Short], true),
-        (8, IS_SLOW, vec![Short], true),
+        (5, is_locked, vec![Short, Long], false),
+        // No statement of it takes long.
+        (6, IS_FAR, vec![Short], false),
+        (7, WAITS, vec![Short, Long], true),
+        (8, IS_FAR, vec![Short], false),
+        (9, WAITS, vec![Short, Long], true),
     ] {
         assert_eq!(tries_of(&share, of(run, 8), meets).await, tries, "{run}");
         assert_eq!(waits(), still_waits, "{run}");
@@ -228,27 +285,39 @@ async fn a_tenant_waits_from_its_first_call_that_does_to_the_first_that_is_quick
 async fn a_quick_call_that_began_before_another_one_waited_tells_nothing() {
     let share = Share::new(3, TIMEOUT);
     let (waiting, quick) = (tries_of(&share, of(1, 8), WAITS), async {
-        tokio::time::sleep(SHORT - PASSES.1 / 2).await;
+        sleep(SHORT - PASSES.rule / 2).await;
         tries_of(&share, of(2, 8), PASSES).await;
         assert!(share.tenant_waits(CallKind::Completion, TENANT));
     });
     tokio::join!(waiting, quick);
 }
 
+/// Or else a call that gets the connection at once knows nothing of it.
+#[tokio::test(start_paused = true)]
+async fn a_call_is_learnt_from_before_its_connection_is_free() {
+    let share = Share::new(3, TIMEOUT);
+    let free = || share.limits[0].available_permits();
+    let has_written = |_: &()| {
+        assert_eq!(free(), 2);
+        true
+    };
+    let call = |_| std::future::ready(Ok(()));
+    share.send(of(1, 8), has_written, call).await.unwrap();
+    assert_eq!(free(), 3);
+}
+
 /// Also while others have all connections for long calls.
 #[tokio::test(start_paused = true)]
 async fn short_calls_of_a_tenant_that_waits_go_one_after_the_other() {
     let share = Share::new(4, TIMEOUT);
-    for tenant in [8, 9] {
-        let tries = tries_of(&share, of(tenant, tenant), IS_SLOW).await;
-        assert_eq!(tries, [Length::Short]);
-    }
+    end(&share, 8, Err(&cancelled()));
+    end(&share, 9, Err(&cancelled()));
     let _first = share.permit(Length::Long).await.unwrap();
     let _second = share.permit(Length::Long).await.unwrap();
     let began = Instant::now();
-    let waiting = join_all((10..14).map(|run| tries_of(&share, of(run, 8), IS_SLOW)));
+    let waiting = join_all((10..14).map(|run| tries_of(&share, of(run, 8), TELLS_NOTHING)));
     assert_eq!(waiting.await, vec![vec![Length::Short]; 4]);
-    assert_eq!(began.elapsed(), 4 * IS_SLOW.1);
+    assert_eq!(began.elapsed(), 4 * TELLS_NOTHING.rule);
     // Only the first one is in turn: nothing holds the tenant any more.
     let began = Instant::now();
     let quick = join_all((20..60).map(|run| {
@@ -257,49 +326,117 @@ async fn short_calls_of_a_tenant_that_waits_go_one_after_the_other() {
     }));
     let quick = quick.await;
     let last = quick.into_iter().max().unwrap();
-    assert!(last < TIMEOUT, "{last:?}");
+    assert!(last < TIMEOUT / 2, "{last:?}");
     assert_eq!(share.waiting_tenants(CallKind::Completion), [8]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_tenants_that_wait_leave_connections_to_others() {
-    let share = Share::new(4, TIMEOUT);
-    for tenant in 11..15 {
-        tries_of(&share, of(tenant, tenant), IS_SLOW).await;
-    }
-    let mut waiting = pin!(join_all((11..15).map(|tenant| tries_of(
-        &share,
-        of(tenant, tenant),
-        WAITS
-    ))));
-    assert!(poll!(waiting.as_mut()).is_pending());
-    let began = Instant::now();
-    assert_eq!(tries_of(&share, of(20, 20), PASSES).await, [Length::Short]);
-    assert_eq!(began.elapsed(), PASSES.1);
+async fn short_calls_of_a_tenant_that_waits_again_are_in_one_line() {
+    let share = Share::new(8, TIMEOUT);
+    let turn = |run| share.turn(of(run, 8), Instant::now() + TIMEOUT);
+    end(&share, 8, Err(&cancelled()));
+    let first = turn(1).await.unwrap();
+    let mut second = pin!(turn(2));
+    assert!(poll!(second.as_mut()).is_pending());
+    end(&share, 8, Ok(true));
+    end(&share, 8, Err(&cancelled()));
+    let third = turn(3).await.unwrap();
+    assert!(first.is_some() && third.is_some());
+    drop(first);
+    assert!(poll!(second.as_mut()).is_pending());
+    drop(third);
+    assert!(second.await.unwrap().is_some());
 }
 
-/// A trigger may have raised its code.
+/// For its turn, and for the only connection.
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_cancelled_at_once_has_not_waited() {
-    let share = Share::new(3, TIMEOUT);
-    let cancelled = |sent: CallTry| {
-        sent.record_lock();
-        let error = StoreError::Contended(Detail::said("(SQLSTATE 57014)"));
-        std::future::ready(Err::<(), _>(error))
+async fn short_calls_in_turn_are_served_in_order() {
+    let share = Share::new(1, TIMEOUT).serving_in_order();
+    end(&share, 8, Err(&cancelled()));
+    let other = share.permit(Length::Long).await.unwrap();
+    let calls = join_all((2..4).map(|run| tries_of(&share, of(run, 8), TELLS_NOTHING)));
+    let (tries, ()) = tokio::join!(calls, async {
+        sleep(3 * TIMEOUT).await;
+        drop(other);
+    });
+    assert_eq!(tries, vec![vec![Length::Short]; 2]);
+}
+
+/// After how long a call is refused that the server would cancel, while something else happens.
+async fn refused_after(share: &Share, meanwhile: impl Future<Output = ()>) -> Duration {
+    let began = Instant::now();
+    let refused = async {
+        let call = |_| async {
+            sleep(SHORT).await;
+            Err::<(), _>(cancelled())
+        };
+        let answer = share.send(of(1, 8), |()| true, call).await;
+        assert!(matches!(answer, Err(StoreError::TooManyCalls)));
+        began.elapsed()
     };
-    assert!(share.send(of(1, 8), |()| true, cancelled).await.is_err());
-    assert!(!share.tenant_waits(CallKind::Completion, TENANT));
+    tokio::join!(refused, meanwhile).0
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_for_all_that_it_needs_only_for_a_time() {
+    // For a connection, then for its turn.
+    let share = Share::new(1, TIMEOUT);
+    let other = share.permit(Length::Short).await.unwrap();
+    let after = refused_after(&share, async {
+        sleep(TIMEOUT / 2).await;
+        end(&share, 8, Err(&cancelled()));
+        let _turn = share.turn(of(2, 8), Instant::now()).await.unwrap();
+        drop(other);
+        sleep(TIMEOUT).await;
+    });
+    assert_eq!(after.await, TIMEOUT);
+    // The other way round.
+    let other = share.permit(Length::Short).await.unwrap();
+    let turn = share.turn(of(2, 8), Instant::now()).await.unwrap();
+    let after = refused_after(&share, async {
+        sleep(TIMEOUT / 2).await;
+        drop(turn);
+        sleep(TIMEOUT).await;
+        drop(other);
+    });
+    assert_eq!(after.await, TIMEOUT);
+    // For a connection, then for one for a long call.
+    let share = Share::new(3, TIMEOUT);
+    let long = share.permit(Length::Long).await.unwrap();
+    let short = join_all((0..2).map(|_| share.permit(Length::Short))).await;
+    let after = refused_after(&share, async {
+        sleep(TIMEOUT / 2).await;
+        drop(short);
+        sleep(TIMEOUT).await;
+        drop(long);
+    });
+    assert_eq!(after.await, TIMEOUT + SHORT);
+}
+
+/// Also while others have all connections for long calls.
+#[tokio::test(start_paused = true)]
+async fn many_tenants_that_wait_leave_connections_to_others() {
+    for connections in 3..=8 {
+        let share = Share::new(connections, TIMEOUT);
+        let tenants = 11..15;
+        for tenant in tenants.clone() {
+            end(&share, tenant, Err(&cancelled()));
+        }
+        let long = (0..connections).map(|_| share.permit(Length::Long));
+        let _long = join_all(long).await;
+        let calls = tenants.map(|tenant| tries_of(&share, of(tenant, tenant), WAITS));
+        let mut waiting = pin!(join_all(calls));
+        assert!(poll!(waiting.as_mut()).is_pending());
+        let began = Instant::now();
+        assert_eq!(tries_of(&share, of(20, 20), PASSES).await, [Length::Short]);
+        assert_eq!(began.elapsed(), PASSES.rule, "{connections}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_tenant_stays_known_where_there_is_no_room_for_another_one() {
     let share = Share::new(3, TIMEOUT);
-    let cancelled = StoreError::Contended(Detail::said("(SQLSTATE 57014)"));
-    let waits = |tenant| {
-        let sent = CallTry::of(Length::Long);
-        sent.locked.set(Instant::now() - QUICK).unwrap();
-        share.learn(of(1, tenant), &sent, Err(&cancelled));
-    };
+    let waits = |tenant| end(&share, tenant, Err(&cancelled()));
     (0..MAX_REMEMBERED as i64).for_each(waits);
     tokio::time::advance(FORGET_AFTER / 2).await;
     [0, -1].into_iter().for_each(waits);

@@ -6,6 +6,7 @@ use crate::store::pools::WAITING_LONG;
 use futures::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::proxy::Proxy;
 use test_support::waiting::{until, within};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -299,6 +300,55 @@ async fn a_tenant_whose_completion_waited_is_in_no_batch_of_completions() {
     }
     assert!(waiting.try_join_next().is_none());
     waiting.shutdown().await;
+}
+
+/// For longer than a claim waits for a lock.
+#[tokio::test]
+async fn a_tenant_whose_claim_waited_for_a_lock_is_in_no_batch_of_claims() {
+    let bed = Bed::postgres().await;
+    let connection = bed.connection(8).await;
+    bed.exec(
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_advisory_xact_lock(8); RETURN new; END';
+         CREATE TRIGGER hold BEFORE UPDATE ON operation_runs FOR EACH ROW
+             WHEN (new.tenant_id = 8 AND new.status = 'running') EXECUTE FUNCTION hold()",
+    )
+    .await;
+    let mut other = bed.pg().begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(8)")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let claim = async |policy| {
+        let run = bed.queued_for(8, connection.0).await;
+        bed.store.claim(run, &worker("w1"), policy).await
+    };
+    let error = claim(&ISOLATED).await.err().unwrap();
+    assert_eq!(error.sqlstate(), Some("55P03"), "{error}");
+    other.rollback().await.unwrap();
+    let claimed = claim(&POLICY).await.unwrap().claimed().unwrap();
+    assert!(claimed.start.is_none(), "it comes with a claim of a batch");
+}
+
+/// A client that is far from its server measures as much for each call as a rule takes that marks a tenant.
+#[tokio::test]
+async fn a_tenant_whose_statements_travel_far_is_in_batches() {
+    let bed = Bed::postgres().await;
+    let connection = bed.connection(8).await;
+    let (way, url) = Proxy::before(&bed.url()).await;
+    let store = verifyd::store::connect(&settings(&url)).await.unwrap();
+    way.slow(Duration::from_millis(20));
+    let claim = async |policy| {
+        let run = bed.queued_for(8, connection.0).await;
+        let answer = store.claim(run, &worker("w1"), policy).await;
+        answer.unwrap().claimed().unwrap()
+    };
+    claim(&ISOLATED).await;
+    // The first one is, unless the machine was too busy for a short try before.
+    until("its claims are in batches", async || {
+        claim(&POLICY).await.start.is_some()
+    })
+    .await;
 }
 
 /// As by a claim of another process that waits.

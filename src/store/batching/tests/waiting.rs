@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 /// Time of a call or batch that nothing has wait, the limits of a statement by itself and in a batch, and how long a trigger has
 /// calls wait.
 const QUICK: Duration = Duration::from_millis(5);
-const SHORT: Duration = Duration::from_millis(500);
+const SHORT: Duration = Duration::from_millis(250);
 const BATCH: Duration = Duration::from_secs(1);
 const TRIGGER: Duration = Duration::from_secs(20);
 
@@ -32,8 +32,8 @@ enum Rule {
 
 const WAITS: Rule = Rule::Waits(TRIGGER);
 
-/// Two such calls get through in one batch, and each does as a short one.
-const IS_SLOW: Rule = Rule::Waits(Duration::from_millis(400));
+/// Three such calls get through in one batch, but none as a short one.
+const IS_SLOW: Rule = Rule::Waits(Duration::from_millis(300));
 
 #[derive(Clone, Copy)]
 struct Call {
