@@ -35,7 +35,7 @@ const WAITING_RULE: &str = "let the trigger return at once: it waits, or locks w
      accept what verifyd writes";
 
 /// The remedy where rules of PostgreSQL rewrite what is written.
-const REWRITING_RULE: &str = "as the table's owner drop each rule that is named (DROP RULE … ON the table), and have a trigger \
+const REWRITING_RULE: &str = "as the table's owner drop each rule that is named (DROP RULE … ON the table or view), and have a trigger \
      do what it is for: PostgreSQL refuses what verifyd writes where rules rewrite it";
 
 /// The remedy where nothing says that it is a rule of the application.

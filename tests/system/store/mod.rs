@@ -197,6 +197,7 @@ runs {
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
     moved_runs:
         a_trigger_that_moves_a_run_is_found,
+        a_trigger_that_moves_a_new_run_is_found,
         a_trigger_that_fills_the_tenant_of_a_run_is_accepted,
         a_trigger_that_deletes_what_is_completed_is_warned_of;
     invalid_runs:
