@@ -62,6 +62,15 @@ pub async fn a_trigger_that_moves_a_new_run_is_found(bed: &Bed) {
     assert_eq!(bed.count("operation_runs").await, 0);
 }
 
+/// A guard refuses what the trigger writes: the function that raises the error is verifyd's.
+pub async fn what_a_guard_raises_is_of_no_trigger(bed: &Bed) {
+    bed.connection(7).await;
+    let condition = "new.status = 'running'";
+    let said = said_while_changed(bed, "moves", condition, "tenant_id = 8").await;
+    assert!(said.contains("claiming a run: id, type, "), "{said}");
+    assert!(!said.contains("(triggers: "), "{said}");
+}
+
 /// The producer leaves it empty.
 pub async fn a_trigger_that_fills_the_tenant_of_a_run_is_accepted(bed: &Bed) {
     bed.connection(7).await;
