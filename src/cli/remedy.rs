@@ -102,7 +102,8 @@ pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
              (docs/guides/upgrade.md#go-back)",
         );
     }
-    let is_of_statement = error.step().is_some() || matches!(error, StoreError::Schema(_));
+    let is_of_statement =
+        error.step().is_some() || error.is_of_function() || matches!(error, StoreError::Schema(_));
     if error.has(UNKNOWN_SETTING) && !is_of_statement {
         return Some(CORRECT_OPTIONS);
     }
@@ -438,11 +439,26 @@ mod tests {
         let of_policy = "unrecognized configuration parameter \"app.tenant\" (SQLSTATE 42704)";
         let of_policy = StoreError::Refused(Detail::said(of_policy).at("claiming a run"));
         assert!(of_store(&of_policy).unwrap().contains("ALTER POLICY"));
-        let of_function = Detail {
+        // Of tables of the function's own, too.
+        for said in [
+            "not today (SQLSTATE 25006)",
+            "null value in column \"note\" of relation \"audit\" (SQLSTATE 23502)",
+            "a value does not fit (SQLSTATE 22001)",
+            "duplicate key value violates unique constraint \"audit_pkey\" (SQLSTATE 23505)",
+            "not today (SQLSTATE 53100)",
+        ] {
+            let of_function = Detail {
+                origin: Some(Origin::Function),
+                ..Detail::said(said)
+            };
+            assert_eq!(of_store(&StoreError::Refused(of_function)), None, "{said}");
+        }
+        let setting = Detail {
             origin: Some(Origin::Function),
-            ..Detail::said("not today (SQLSTATE 25006)")
+            ..Detail::said("unrecognized configuration parameter \"app.tenant\" (SQLSTATE 42704)")
         };
-        assert_eq!(of_store(&StoreError::Unavailable(of_function)), None);
+        let setting = of_store(&StoreError::Refused(setting));
+        assert!(setting.unwrap().contains("ALTER POLICY"));
         let denied = Detail {
             origin: Some(Origin::Function),
             ..Detail::said("permission denied for table audit (SQLSTATE 42501)")

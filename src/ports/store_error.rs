@@ -41,7 +41,7 @@ pub struct Detail {
     pub step: Option<String>,
     pub text: String,
     pub code: Option<Code>,
-    /// `None`: the database does not say, or names a function of verifyd.
+    /// `None`: the database does not say, names a function of verifyd, or has met a conflict with another transaction.
     pub origin: Option<Origin>,
     /// The constraint, or the function of a trigger, that refused the row, where the database names it.
     pub rule: Option<String>,
@@ -54,6 +54,8 @@ pub enum Origin {
     Constraint,
     /// A function of the application, such as that of a trigger or policy, which may choose text and code.
     Function,
+    /// The server, which has ended such a function because a lock was not granted, or a statement not done, in time.
+    Waiting,
 }
 
 /// What caused an error. The text shows it, too.
@@ -69,10 +71,6 @@ pub enum Code {
 
 /// An SQLSTATE, and words of the text of an error, where its code says too little; an empty one fits any.
 pub type Sign = (&'static str, &'static str);
-
-/// Codes with which the server speaks of itself, of the connection or of the role, and a function of the application of
-/// anything.
-const OF_SERVER: [&str; 6] = [READ_ONLY, "28000", "28P01", "3D000", "42501", "53300"];
 
 /// read_only_sql_transaction
 const READ_ONLY: &str = "25006";
@@ -172,11 +170,11 @@ impl StoreError {
         self.detail()?.step.as_deref()
     }
 
-    /// Whether it has this sign. A function of the application gives no sign of the server.
+    /// Whether it has this sign. The code of a function of the application, which may write tables of its own, says nothing
+    /// of verifyd's tables or of the server.
     pub fn has(&self, (sqlstate, words): Sign) -> bool {
-        (sqlstate.is_empty() || self.sqlstate() == Some(sqlstate))
-            && !(OF_SERVER.contains(&sqlstate) && self.is_of_function())
-            && self.to_string().contains(words)
+        let has_code = || self.sqlstate() == Some(sqlstate) && !self.is_of_function();
+        (sqlstate.is_empty() || has_code()) && self.to_string().contains(words)
     }
 
     /// Whether the database has answered this call. `None`: the error does not tell.
@@ -246,9 +244,10 @@ impl StoreError {
         self.origin() == Some(Origin::Constraint)
     }
 
-    /// Whether a function of the application has raised it, or kept or filled a row: its code says nothing of the server.
+    /// Whether a function of the application has raised it, was ended by it, or has kept or filled a row: its code says nothing
+    /// of the server.
     pub fn is_of_function(&self) -> bool {
-        self.origin() == Some(Origin::Function)
+        matches!(self.origin(), Some(Origin::Function | Origin::Waiting))
     }
 
     /// Whether the server or the connection to it has failed, and no function of the application has raised the error.
@@ -271,17 +270,18 @@ impl StoreError {
     pub fn lacks(&self) -> Option<&'static str> {
         const OF_RULE: Option<&str> = Some("The database refuses this to verifyd");
         match self.detail()?.code.as_ref() {
+            // Whatever the code.
+            _ if self.origin() == Some(Origin::Function) => OF_RULE,
             _ if self.is_transient() => None,
             _ if matches!(self, Self::Schema(_)) => Some("The database's schema does not fit"),
             // insufficient_privilege
-            Some(Code::Sqlstate(code)) if code == "42501" => match self.is_of_function() {
-                true => OF_RULE,
-                false => Some("The database denies verifyd a privilege"),
-            },
+            Some(Code::Sqlstate(code)) if code == "42501" => {
+                Some("The database denies verifyd a privilege")
+            }
             // integrity_constraint_violation, raise_exception
             Some(Code::Sqlstate(code)) if code.starts_with("23") || code == "P0001" => OF_RULE,
             // CHECK, NOT NULL, PRIMARY KEY, RAISE, UNIQUE
-            Some(Code::Sqlite(275 | 1299 | 1555 | 1811 | 2067) | Code::Trigger) => OF_RULE,
+            Some(Code::Sqlite(275 | 1299 | 1555 | 1811 | 2067)) => OF_RULE,
             _ => None,
         }
     }
@@ -352,9 +352,13 @@ mod tests {
     fn a_lock_is_a_refusal_only_where_a_function_raises_its_code() {
         let lock = |origin| {
             let lock = Detail::said("a lock (SQLSTATE 55P03)");
-            StoreError::Contended(Detail { origin, ..lock }).is_refusal()
+            let lock = StoreError::Contended(Detail { origin, ..lock });
+            (lock.is_refusal(), lock.lacks().is_some())
         };
-        assert!(!lock(None) && lock(Some(Origin::Function)));
+        assert_eq!(lock(None), (false, false));
+        assert_eq!(lock(Some(Origin::Function)), (true, true));
+        // It may be granted the next time.
+        assert_eq!(lock(Some(Origin::Waiting)), (true, false));
         assert!(StoreError::Refused("a rule".into()).is_refusal());
     }
 

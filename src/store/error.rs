@@ -1,5 +1,9 @@
 //! Translates errors of the driver into those of the port. Never quotes a value of a row by itself.
 
+mod origin;
+
+use self::origin::{constraint, origin};
+use super::migrations;
 use crate::domain::report::redact::clean;
 use crate::ports::connections::AddConnectionError;
 use crate::ports::store_error::{Code, Detail, Origin, StoreError};
@@ -14,8 +18,6 @@ use std::io::ErrorKind;
 const MESSAGE_LENGTH: usize = 1_000;
 /// What begins the error of arguments that the server does not take.
 const WRONG_OPTIONS: &str = "the parameter options holds what the server does not take";
-/// Characters of the name of a rule that are kept, with its schema.
-const NAME_LENGTH: usize = 130;
 /// Characters of an SQLSTATE.
 const SQLSTATE_LENGTH: usize = 5;
 
@@ -152,71 +154,16 @@ fn from_database(error: &dyn DatabaseError) -> StoreError {
         let ends_session = matches!(postgres.severity(), PgSeverity::Fatal | PgSeverity::Panic);
         let mut error = from_sqlstate(&code, postgres.message(), ends_session);
         if let Some(why) = error.detail_mut() {
-            why.origin = origin(postgres);
-            why.rule = why.origin.and_then(|origin| rule(postgres, origin));
+            (why.origin, why.rule) = origin(postgres);
         }
-        error
+        match error {
+            // It is about tables of the function's own.
+            StoreError::Schema(why) if error.is_of_function() => StoreError::Refused(why),
+            other => other,
+        }
     } else {
         from_sqlite(code.parse().unwrap_or_default(), error.message())
     }
-}
-
-/// Returns whether a constraint of the table that the statement itself writes, or of a partition of it, refused the row,
-/// or a function of the application raised the error. What goes wrong within a function, such as that of a trigger, has a
-/// context with lines about it; without one there are at most the values that `log_parameter_max_length_on_error` adds.
-fn origin(error: &PgDatabaseError) -> Option<Origin> {
-    let is_of_statement = error.r#where().is_none_or(|context| {
-        let values = context.split_once("$1 = ");
-        values.is_some_and(|(before, _)| !before.contains(['\n', '"']))
-    });
-    if !is_of_statement {
-        return is_of_application(error.r#where()?).then_some(Origin::Function);
-    }
-    // integrity_constraint_violation
-    (error.code().starts_with("23") && error.table().is_some()).then_some(Origin::Constraint)
-}
-
-/// Returns the rule that refused the row, where PostgreSQL names it. An error of a function has the names of those that
-/// were executed, the innermost first, between statements and blocks without a name. It may choose what it calls a
-/// constraint, such as a value of the row.
-fn rule(error: &PgDatabaseError, origin: Origin) -> Option<String> {
-    if origin == Origin::Constraint {
-        return error.constraint().map(constraint);
-    }
-    let mut lines = outside_statements(error.r#where()?);
-    let name = lines.find_map(|line| {
-        let function = line.strip_prefix("PL/pgSQL function ")?;
-        Some(function.split_once('(')?.0)
-    })?;
-    Some(format!("function {}", clean(name, NAME_LENGTH)))
-}
-
-/// Returns the lines of a context without those of the statements that it quotes: a value of a row may form these.
-fn outside_statements(context: &str) -> impl Iterator<Item = &str> {
-    let mut is_within = false;
-    context.lines().filter(move |line| {
-        let quoted = match is_within {
-            true => Some(*line),
-            false => line.strip_prefix("SQL statement \""),
-        };
-        is_within = quoted.is_some_and(|text| !text.ends_with('"'));
-        quoted.is_none()
-    })
-}
-
-fn constraint(name: &str) -> String {
-    format!("constraint {}", clean(name, NAME_LENGTH))
-}
-
-/// Whether the innermost function that a context names is one of the application: in a procedural language, whose name,
-/// such as PL/pgSQL, stays however the server translates the line, and not in verifyd's schema. A DO has no name, and may
-/// be of a migration.
-fn is_of_application(context: &str) -> bool {
-    let mut functions = outside_statements(context)
-        .filter(|line| line.contains("PL/") && !line.contains("inline_code_block"));
-    functions
-        .next()
-        .is_some_and(|line| !line.contains("verifyd."))
 }
 
 /// What PostgreSQL says. A trigger or a pooler may choose it, and logs and terminals show it.
@@ -264,8 +211,9 @@ fn from_sqlstate(code: &str, message: &str, ends_session: bool) -> StoreError {
 fn from_sqlite(code: i32, message: &str) -> StoreError {
     let text = format!("{} (SQLite {code})", clean(message, MESSAGE_LENGTH));
     let mut why = Detail::new(text, Some(Code::Sqlite(code)));
-    // SQLITE_CONSTRAINT_TRIGGER: RAISE
-    why.origin = (code == 1811).then_some(Origin::Function);
+    // SQLITE_CONSTRAINT_TRIGGER: RAISE. Whose it is, its text alone says.
+    let is_of_application = code == 1811 && !migrations::sqlite_raises(message);
+    why.origin = is_of_application.then_some(Origin::Function);
     // SQLITE_CONSTRAINT_CHECK: the text is SQLite's own.
     let check = (code == 275).then(|| message.strip_prefix("CHECK constraint failed: "));
     why.rule = check.flatten().map(constraint);
@@ -294,48 +242,6 @@ mod tests {
             error.contains("no server listens at that socket"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn a_function_of_the_application_is_told_from_one_of_verifyd() {
-        for (context, is_of_application) in [
-            ("PL/pgSQL function refuse() line 1 at RAISE", true),
-            ("PL/pgSQL-Funktion refuse() Zeile 1 bei RAISE", true),
-            (
-                "SQL statement \"UPDATE verifyd.workers SET beat_at = now()\"\nPL/pgSQL function refuse() line 1",
-                true,
-            ),
-            (
-                "PL/pgSQL function verifyd.guard_completed_run() line 9 at RAISE\nPL/pgSQL function refuse() line 1",
-                false,
-            ),
-            (
-                "PL/pgSQL function inline_code_block line 3 at EXECUTE",
-                false,
-            ),
-            (
-                "PL/pgSQL function inline_code_block line 1 at RAISE\nPL/pgSQL function refuse() line 1 at EXECUTE",
-                true,
-            ),
-            (
-                "SQL statement \"SELECT '\nPL/pgSQL function refuse() line 1'\"\nPL/pgSQL function verifyd.guard() line 3",
-                false,
-            ),
-            (
-                "SQL statement \"\n-- PL/pgSQL function verifyd.guard()\nSELECT 1/0\"\nPL/pgSQL function refuse() line 1",
-                true,
-            ),
-            (
-                "while updating tuple (0,1) in relation \"operation_runs\"",
-                false,
-            ),
-        ] {
-            assert_eq!(
-                super::is_of_application(context),
-                is_of_application,
-                "{context}"
-            );
-        }
     }
 
     #[test]
@@ -370,6 +276,22 @@ mod tests {
         assert_eq!(check, "SQLite 275, constraint small");
         let raised = refused(1811, "CHECK constraint failed: s3cret");
         assert_eq!(raised, "SQLite 1811");
+    }
+
+    #[test]
+    fn what_a_guard_of_verifyd_raises_is_told_from_what_a_trigger_does() {
+        for (said, is_of_function) in [
+            (
+                "id, type, tenant_id and workspace_id of a run never change",
+                false,
+            ),
+            ("entries of the audit trail never change", false),
+            ("never change", true),
+            ("", true),
+        ] {
+            let error = from_sqlite(1811, said);
+            assert_eq!(error.is_of_function(), is_of_function, "{said}");
+        }
     }
 
     #[test]

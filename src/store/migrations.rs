@@ -33,6 +33,12 @@ pub(super) fn sqlite_guards() -> [&'static str; 4] {
     ]
 }
 
+/// Whether a guard of a SQLite file raises this text.
+pub(super) fn sqlite_raises(text: &str) -> bool {
+    let raised = format!("RAISE(ABORT, '{text}')");
+    sqlite().iter().any(|(.., sql)| sql.contains(&raised))
+}
+
 pub(super) type Source = (i64, &'static str, &'static str);
 
 pub(super) fn postgres() -> Vec<Source> {

@@ -252,6 +252,17 @@ async fn record_and_notify(
     Ok((recorded, notifies))
 }
 
+/// Whether a trigger has recorded the check of this tenant for another one.
+async fn is_moved(
+    steps: &mut dyn RunSteps,
+    run: RunId,
+    tenant: TenantId,
+) -> Result<bool, StoreError> {
+    let (found, ..) = identity(&mut *steps.connection(), run).await?;
+    let found: Option<i64> = found.and_then(|found| found.parse().ok());
+    Ok(found.is_some_and(|found| found != tenant.0))
+}
+
 /// Returns the connections of [`SAMPLES`].
 async fn samples(steps: &mut dyn RunSteps) -> Result<Vec<Checked>, StoreError> {
     let samples = Statement::from(SAMPLES);
@@ -386,20 +397,24 @@ pub(super) async fn try_run(
     let samples = samples(steps).await?;
     for sample in &samples {
         TRY_RUN.execute(&mut *steps.connection()).await?;
-        match record_and_notify(steps, keeper, sample.connection).await? {
-            (Recorded::Run(run), notifies) => {
-                match try_steps(steps, keeper, run, Some(*sample)).await {
-                    Ok(changed) => {
-                        let changed = (!changed.is_empty()).then(|| keeper.changes(&changed));
-                        return Ok(Writing::Accepted { notifies, changed });
-                    }
-                    Err(error) => undo_run(steps, &mut refusal, error).await?,
-                }
+        let (recorded, notifies) = record_and_notify(steps, keeper, sample.connection).await?;
+        match recorded {
+            Recorded::Run(run) if is_moved(steps, run, sample.tenant).await? => {
+                UNDO_RUN.execute(&mut *steps.connection()).await?;
+                let moved = keeper.changes_row(&["tenant_id"]);
+                unrecorded.get_or_insert(keeper.refused(RECORDING, moved));
             }
-            (Recorded::Refused(error), _) => {
+            Recorded::Run(run) => match try_steps(steps, keeper, run, Some(*sample)).await {
+                Ok(changed) => {
+                    let changed = (!changed.is_empty()).then(|| keeper.changes(&changed));
+                    return Ok(Writing::Accepted { notifies, changed });
+                }
+                Err(error) => undo_run(steps, &mut refusal, error).await?,
+            },
+            Recorded::Refused(error) => {
                 unrecorded.get_or_insert(error);
             }
-            (Recorded::Nothing, _) => {}
+            Recorded::Nothing => {}
         }
     }
     if let Some(refusal) = refusal {

@@ -35,7 +35,7 @@ const WAITING_RULE: &str = "let the trigger return at once: it waits, or locks w
      accept what verifyd writes";
 
 /// The remedy where rules of PostgreSQL rewrite what is written.
-const REWRITING_RULE: &str = "as the table's owner drop each rule that is named (DROP RULE … ON the table), and have a trigger \
+const REWRITING_RULE: &str = "as the table's owner drop each rule that is named (DROP RULE … ON the table or view), and have a trigger \
      do what it is for: PostgreSQL refuses what verifyd writes where rules rewrite it";
 
 /// The remedy where nothing says that it is a rule of the application.
@@ -311,6 +311,18 @@ fn is_refused_by_a_rule(failure: &StoreError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::store_error::{Detail, Origin};
+
+    #[test]
+    fn a_full_disk_is_told_from_a_function_that_raises_its_code() {
+        let remedy = |origin| {
+            let full = Detail::said("no space left (SQLSTATE 53100)").at(CLAIMING);
+            let full = StoreError::Contended(Detail { origin, ..full });
+            refused(&full, REFUSING_RULE).remedy.unwrap_or_default()
+        };
+        assert!(remedy(None).contains("make room"));
+        assert_eq!(remedy(Some(Origin::Function)), REFUSING_RULE);
+    }
 
     #[test]
     fn ids_do_not_go_on_behind_the_last_one() {

@@ -242,7 +242,8 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let is_final = !is_of_replica(&error);
-        if error.is_transient() {
+        let lacks = error.lacks();
+        if error.is_transient() && lacks.is_none() {
             if is_final {
                 tracing::warn!(%error, "a request needs the database");
             }
@@ -256,7 +257,7 @@ impl From<StoreError> for Problem {
         if is_final {
             tracing::error!(%error, "a request failed");
         }
-        if let Some(lacks) = error.lacks() {
+        if let Some(lacks) = lacks {
             let detail = format!("{lacks}; the log says why, under this request's id.");
             return Self::new(Kind::Unavailable, detail).retry_after(RETRY);
         }
@@ -299,7 +300,7 @@ impl From<OperationError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::store_error::Detail;
+    use crate::ports::store_error::{Detail, Origin};
 
     #[test]
     fn what_the_database_lacks_is_no_defect() {
@@ -330,6 +331,14 @@ mod tests {
                 unavailable("The database refuses this to verifyd")
             );
         }
+        let raised = Detail {
+            origin: Some(Origin::Function),
+            ..Detail::said("not today (SQLSTATE 55P03)")
+        };
+        assert_eq!(
+            problem(StoreError::Contended(raised)),
+            unavailable("The database refuses this to verifyd")
+        );
         let refused = Detail::said("a value does not fit (SQLSTATE 22001)");
         assert_eq!(problem(StoreError::Refused(refused)).0, Kind::Defect);
     }

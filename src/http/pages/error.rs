@@ -163,7 +163,7 @@ impl IntoResponse for PageError {
                 "This page could not be made",
                 "This is a defect of verifyd. Its log says where.".to_owned(),
             ),
-            Self::Store(error) if error.is_transient() => {
+            Self::Store(error) if error.is_transient() && error.lacks().is_none() => {
                 if !is_of_replica(error) {
                     tracing::warn!(%error, "a page could not be read");
                 }

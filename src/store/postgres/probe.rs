@@ -1,11 +1,11 @@
 //! The tests of `doctor`. Statements of its own are sent without a name, so that they work behind every pooler.
 //! Those of `serve` are tried once it is known that they get through.
 
-use super::inspect::UNNAMED;
+mod steps;
+
+use self::steps::Steps;
+use super::PostgresStore;
 use super::sessions::{self, PoolerSessions};
-use super::{ADVISORY_SPACE, PostgresStore};
-use crate::domain::ConnectionId;
-use crate::ports::claims::Claim;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{
     CLAIMING, ConnectionLimit, Host, LimitedBy, PasswordRead, Pooling, ProbeStore, RefusedClaim,
@@ -13,11 +13,7 @@ use crate::ports::probe::{
 };
 use crate::ports::store_error::StoreError;
 use crate::store::End;
-use crate::store::claims::ClaimRequest;
-use crate::store::completion::{Completed, CompletionRequest, InventoryRow};
-use crate::store::probe::{self, Keeper, RunSteps};
-use crate::store::sql_store::SqlConnection;
-use crate::store::statement::Sql;
+use crate::store::probe::{self, Keeper};
 use crate::store::tables::{APPLICATION_TABLES, NUMBERED};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -125,20 +121,6 @@ const SWEEPING_MS: u32 = 2_000;
 /// may take. That refuses nothing, and `serve` does not wait for it before it starts.
 const LIMIT: &str = "SET LOCAL statement_timeout = 4000; SET LOCAL lock_timeout = 2000";
 
-/// Triggers of the application on runs, and whether INSERTs and whether UPDATEs fire them.
-const TRIGGERS: &str = r"
-    SELECT t.tgname::text, t.tgtype & 4 <> 0, t.tgtype & 16 <> 0 FROM pg_trigger t
-    WHERE t.tgrelid = to_regclass('operation_runs') AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-      AND t.tgname NOT LIKE 'verifyd\_%' ORDER BY 1";
-
-/// Rules of the application that rewrite INSERTs (ev_type 3) and UPDATEs (2) of its tables, and whether it is the former.
-/// Those of a view are how it is written.
-const RULES: &str = "
-    SELECT c.relname::text, quote_ident(w.rulename), w.ev_type = '3'
-    FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class
-    WHERE c.oid IN (to_regclass('operation_runs'), to_regclass('tenant_permissions')) AND c.relkind IN ('r', 'p')
-      AND w.ev_type IN ('2', '3') AND w.ev_enabled IN ('O', 'A') ORDER BY 1, 2";
-
 /// Connections of the pool without which a sweep and a claim wait for each other, and fail at `acquire_timeout`.
 const LEAST_IN_POOL: u32 = 2;
 
@@ -165,20 +147,6 @@ const SEQUENCE: &str = r"
     WHERE a.attrelid = to_regclass($1::text) AND a.attname = 'id'
       AND has_column_privilege(a.attrelid, a.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
       AND has_sequence_privilege(q.seqrelid, 'SELECT, USAGE')";
-
-/// Whether this transaction, or another one, holds a lock without which `verifyd.notify_queued` (migration 6) does not
-/// notify; NULL: none does. `$1`: the number before those of all locks.
-const NOTIFYING: &str = "
-    SELECT bool_or(pid = pg_backend_pid()) FROM pg_locks
-    WHERE locktype = 'advisory' AND classid::bigint = $1::int AND objid IN (10, 11) AND objsubid = 2
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-
-/// insufficient_privilege
-const MAY_NOT: &str = "42501";
-/// unique_violation: the application allows one run of a connection at a time, and one is there.
-const NOT_UNIQUE: &str = "23505";
-/// not_null_violation
-const NOT_NULL: &str = "23502";
 
 /// Whether the server gets to see the driver's own names.
 async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreError> {
@@ -232,100 +200,6 @@ fn limit_of_pool(found: PoolerSessions, least: i64, needed: i64) -> Option<Conne
         least,
         needed,
     })
-}
-
-/// A run in a transaction that is rolled back.
-struct Steps<'a> {
-    store: &'a PostgresStore,
-    tx: &'a mut PgConnection,
-}
-
-#[async_trait]
-impl RunSteps for Steps<'_> {
-    fn connection(&mut self) -> Box<dyn SqlConnection + '_> {
-        Box::new(self.store.shared(&mut *self.tx))
-    }
-
-    async fn insert(
-        &mut self,
-        record: Sql,
-        connection: ConnectionId,
-    ) -> Result<Option<(i64, bool)>, sqlx::Error> {
-        sqlx::query_as(record.postgres)
-            .bind(connection.0)
-            .persistent(false)
-            .fetch_optional(&mut *self.tx)
-            .await
-    }
-
-    /// Whether `inspect` names what keeps verifyd from recording a run, which `serve` need not do, or whether the
-    /// application allows one run of a connection at a time. A trigger may lack a right of its own.
-    async fn is_named(&mut self, refusal: &sqlx::Error) -> Result<bool, StoreError> {
-        let Some(error) = refusal.as_database_error() else {
-            return Ok(false);
-        };
-        match error.code().as_deref() {
-            Some(MAY_NOT) => {
-                let missing = self.store.missing_privileges(self.tx, "operation_runs");
-                Ok(missing.await?.has_no_insert())
-            }
-            Some(NOT_NULL) => {
-                let unnamed = sqlx::query(UNNAMED).bind("operation_runs");
-                let unnamed = unnamed.persistent(false);
-                Ok(unnamed.fetch_optional(&mut *self.tx).await?.is_some())
-            }
-            // Not of the key: ids begin again behind those that are there.
-            Some(NOT_UNIQUE) => Ok(!error
-                .constraint()
-                .is_some_and(|name| name.ends_with("_pkey"))),
-            _ => Ok(false),
-        }
-    }
-
-    async fn has_notified(&mut self) -> Result<Option<bool>, StoreError> {
-        let is_own = sqlx::query_scalar(NOTIFYING)
-            .bind(ADVISORY_SPACE)
-            .persistent(false);
-        let is_own: Option<bool> = is_own.fetch_one(&mut *self.tx).await?;
-        Ok(match is_own {
-            Some(true) => Some(true),
-            // Others notify for this one, too.
-            Some(false) => None,
-            None => Some(false),
-        })
-    }
-
-    async fn claim(&mut self, request: ClaimRequest) -> Result<Option<Claim>, StoreError> {
-        self.store.claim_locked(self.tx, request).await
-    }
-
-    async fn complete(&mut self, request: &CompletionRequest) -> Result<Completed, StoreError> {
-        let requests = std::slice::from_ref(request);
-        self.store.complete_runs(self.tx, requests).await
-    }
-
-    async fn refresh_inventory(&mut self, row: &InventoryRow) -> Result<(), StoreError> {
-        let rows = std::slice::from_ref(row);
-        self.store.refresh_inventories(self.tx, rows).await
-    }
-
-    async fn is_restricted(&mut self) -> Result<bool, StoreError> {
-        let restricted = self
-            .store
-            .scalar::<bool>("SELECT row_security_active('operation_runs')")
-            .persistent(false);
-        Ok(restricted.fetch_one(&mut *self.tx).await?)
-    }
-
-    async fn triggers(&mut self) -> Result<Vec<(String, bool, bool)>, StoreError> {
-        let triggers = self.store.rows(TRIGGERS).persistent(false);
-        Ok(triggers.fetch_all(&mut *self.tx).await?)
-    }
-
-    async fn rules(&mut self) -> Result<Vec<(String, String, bool)>, StoreError> {
-        let rules = self.store.rows(RULES).persistent(false);
-        Ok(rules.fetch_all(&mut *self.tx).await?)
-    }
 }
 
 impl PostgresStore {

@@ -107,7 +107,7 @@ async fn what_a_trigger_raises_is_not_taken_for_a_fault_of_the_server() {
         (raise("40P01"), "40P01", 2, "let the trigger return at once"),
         (raise("08006"), "08006", 2, "trigger or constraint"),
         (raise("25006"), "25006", 2, "trigger or constraint"),
-        (raise("53100"), "53100", 2, "make room"),
+        (raise("53100"), "53100", 2, "trigger or constraint"),
         (ends_session, "57P01", 1, "trigger or constraint"),
         (waits_for_long, "57014", 1, "let the trigger return at once"),
     ] {

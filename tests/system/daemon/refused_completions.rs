@@ -76,25 +76,31 @@ async fn refused_completions_keep_no_slot_from_the_others() {
     daemon.ready().await;
 }
 
-/// By a trigger and by a constraint, without what the error says of the row. The innermost function is named, not a block
-/// without a name in it, nor what it calls a constraint, nor a line of a statement.
+/// By triggers, a function in SQL and a constraint, without what the error says of the row: the function that raises the
+/// error is named, or else the outermost one, and neither what it calls a constraint nor a line of a statement.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_completions_are_named_with_their_rules() {
     let bench = Bench::new().await;
-    let [_, connections @ ..] = [1, 2, 3].map(|tenant| bench.healthy(tenant));
-    let completed = "new.status = 'completed' AND new.tenant_id = 2";
+    let [_, connections @ ..] = [1, 2, 3, 4, 5, 6].map(|tenant| bench.healthy(tenant));
     bench
         .execute(
-            "CREATE FUNCTION inner_rule() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN
-                 EXECUTE E'DO $do$ BEGIN RAISE ''not s3cret'' USING CONSTRAINT = ''s3cret''; END $do$
-                     /*\\nPL/pgSQL function s3cret() line 1 */'; END $f$",
+            "CREATE FUNCTION raises() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN
+                 RAISE 'not s3cret' USING CONSTRAINT = 's3cret'; END $f$;
+             CREATE FUNCTION casts() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN
+                 EXECUTE format('SELECT (%L || '''')::int', E'a\"\nPL/pgSQL function s3cret() line 1'); END $f$;
+             CREATE FUNCTION of_tenant(tenant bigint, status text) RETURNS boolean
+                 LANGUAGE sql SECURITY DEFINER AS
+                 $f$ SELECT 1 / (CASE WHEN tenant = 5 AND status = 'completed' THEN 0 ELSE 1 END) > 0 $f$",
         )
         .await;
-    before_update(&bench, completed, "PERFORM inner_rule()").await;
+    let rules = "CASE new.tenant_id WHEN 2 THEN PERFORM raises(); WHEN 3 THEN PERFORM casts();
+        WHEN 4 THEN PERFORM FROM of_nobody; ELSE NULL; END CASE; RETURN new";
+    before_update(&bench, "new.status = 'completed'", rules).await;
     bench
         .execute(
-            "ALTER TABLE operation_runs ADD CONSTRAINT of_tenant
-                 CHECK (tenant_id <> 3 OR status <> 'completed')",
+            "ALTER TABLE operation_runs
+                 ADD CONSTRAINT of_function CHECK (of_tenant(tenant_id::bigint, status::text)),
+                 ADD CONSTRAINT of_tenant CHECK (tenant_id <> 6 OR status <> 'completed')",
         )
         .await;
     let _daemon = bench.serve(&[]);
@@ -104,7 +110,7 @@ async fn refused_completions_are_named_with_their_rules() {
     }
     let refused = "SELECT count(DISTINCT run_id) FROM verifyd.run_attempts
         WHERE end_reason = 'error' AND result_refusal IS NOT NULL";
-    bench.until(refused, |n| n == 2).await;
+    bench.until(refused, |n| n == 5).await;
     let output = bench.run(&["doctor", "--json"]);
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     let parts = answer["parts"].as_array().unwrap().iter();
@@ -112,11 +118,16 @@ async fn refused_completions_are_named_with_their_rules() {
         .filter(|line| line["part"] == "refused runs")
         .map(|line| line["found"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(parts.len(), 2, "{answer}");
-    for (run, wanted) in [
-        (runs[0], "SQLSTATE P0001, function inner_rule"),
-        (runs[1], "SQLSTATE 23514, constraint of_tenant"),
-    ] {
+    assert_eq!(parts.len(), 5, "{answer}");
+    let wanted = [
+        "SQLSTATE P0001, function raises",
+        "SQLSTATE 22P02, function of_application",
+        // A table of the function's own.
+        "SQLSTATE 42P01, function of_application",
+        "SQLSTATE 22012, function of_tenant",
+        "SQLSTATE 23514, constraint of_tenant",
+    ];
+    for (run, wanted) in runs.iter().zip(wanted) {
         let shown = bench.json(&["runs", "show", &run.to_string()]);
         let attempt = &shown["view"]["timeline"]["attempts"][0];
         let refusal = attempt["database_refusal"].as_str().unwrap();

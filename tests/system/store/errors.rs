@@ -2,7 +2,7 @@
 
 use crate::store::bed::{Bed, settings};
 use crate::store::fixtures::{
-    POLICY, SWEEP, failed, heartbeat, new_connection, report_of, sealed, succeeded, worker,
+    POLICY, SWEEP, failed, heartbeat, new_connection, new_run, report_of, sealed, succeeded, worker,
 };
 use std::time::Duration;
 use test_support::world::operator;
@@ -76,4 +76,53 @@ pub async fn a_refusal_does_not_quote_the_row(bed: &Bed) {
         assert!(text.contains("provider_credentials"), "{text}");
     }
     assert_eq!(bed.count("provider_connections").await, 1);
+}
+
+/// Also of codes that may pass, and of a table of the trigger's own. A lock that the trigger meets may be granted later.
+pub async fn what_a_trigger_raises_is_a_refusal_whatever_its_code(bed: &Bed) {
+    let connection = bed.connection(7).await;
+    let held = bed.queued().await;
+    if !bed.is_postgres() {
+        bed.exec(
+            "CREATE TRIGGER refuses BEFORE INSERT ON operation_runs BEGIN SELECT RAISE(ABORT, 'not today'); END",
+        )
+        .await;
+        let refused = bed.store.record(&new_run(connection.0)).await.unwrap_err();
+        assert!(refused.is_of_function() && refused.lacks().is_some());
+        return;
+    }
+    let function = async |statements: &str| {
+        bed.exec(&format!(
+            "CREATE OR REPLACE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN {statements}; RETURN new; END $$"
+        ))
+        .await;
+    };
+    function("NULL").await;
+    bed.exec("CREATE TRIGGER refuses BEFORE INSERT ON operation_runs FOR EACH ROW EXECUTE FUNCTION refuses()")
+        .await;
+    for (statements, code) in [
+        ("RAISE 'not today' USING errcode = '55P03'", "55P03"),
+        ("RAISE 'not today' USING errcode = '25006'", "25006"),
+        ("RAISE 'not today' USING errcode = '57P03'", "57P03"),
+        ("PERFORM FROM audit_of_nobody", "42P01"),
+    ] {
+        function(statements).await;
+        let refused = bed.store.record(&new_run(connection.0)).await.unwrap_err();
+        assert_eq!(refused.sqlstate(), Some(code), "{refused}");
+        let rule = "The database refuses this to verifyd";
+        assert_eq!(refused.lacks(), Some(rule), "{refused}");
+        assert!(!matches!(refused, StoreError::Schema(_)), "{refused}");
+        assert_eq!(
+            refused.refusal(),
+            format!("SQLSTATE {code}, function refuses")
+        );
+    }
+    let lock = bed.lock_run(held).await;
+    let waits = format!("PERFORM FROM operation_runs WHERE id = {held} FOR UPDATE NOWAIT");
+    function(&waits).await;
+    let met = bed.store.record(&new_run(connection.0)).await.unwrap_err();
+    lock.release().await;
+    assert_eq!(met.sqlstate(), Some("55P03"), "{met}");
+    assert!(met.lacks().is_none() && met.is_refusal(), "{met}");
 }

@@ -197,6 +197,8 @@ runs {
         replicas_that_try_writing_at_the_same_time_disturb_nobody;
     moved_runs:
         a_trigger_that_moves_a_run_is_found,
+        a_trigger_that_moves_a_new_run_is_found,
+        what_a_guard_raises_is_of_no_trigger,
         a_trigger_that_fills_the_tenant_of_a_run_is_accepted,
         a_trigger_that_deletes_what_is_completed_is_warned_of;
     invalid_runs:
@@ -319,7 +321,8 @@ others {
         an_unmigrated_database_is_a_schema_error,
         a_lock_that_is_not_granted_is_contention,
         a_dropped_call_leaves_nothing_behind,
-        a_refusal_does_not_quote_the_row;
+        a_refusal_does_not_quote_the_row,
+        what_a_trigger_raises_is_a_refusal_whatever_its_code;
     pools:
         a_connection_counts_as_used_until_its_call_ends;
     tokens_and_sessions:

@@ -38,6 +38,39 @@ pub async fn a_trigger_that_moves_a_run_is_found(bed: &Bed) {
     assert_eq!(bed.count("operation_runs").await, 0);
 }
 
+/// The check of one tenant would be one of another, whoever records it.
+pub async fn a_trigger_that_moves_a_new_run_is_found(bed: &Bed) {
+    bed.connection(7).await;
+    bed.unguard().await;
+    let moves = match bed.is_postgres() {
+        true => {
+            "CREATE FUNCTION moves() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN new.tenant_id := 8; RETURN new; END'; \
+             CREATE TRIGGER moves BEFORE INSERT ON operation_runs FOR EACH ROW EXECUTE FUNCTION moves()"
+        }
+        false => {
+            "CREATE TRIGGER moves AFTER INSERT ON operation_runs \
+             BEGIN UPDATE operation_runs SET tenant_id = 8 WHERE id = new.id; END"
+        }
+    };
+    bed.exec(moves).await;
+    let Writing::NotTried(refused) = bed.store.try_writing().await.unwrap() else {
+        panic!("recorded")
+    };
+    let said = "recording a check: a trigger changes what is written to operation_runs: tenant_id (triggers: moves)";
+    assert!(refused.to_string().ends_with(said), "{refused}");
+    assert_eq!(bed.count("operation_runs").await, 0);
+}
+
+/// A guard refuses what the trigger writes: the function that raises the error is verifyd's.
+pub async fn what_a_guard_raises_is_of_no_trigger(bed: &Bed) {
+    bed.connection(7).await;
+    let condition = "new.status = 'running'";
+    let said = said_while_changed(bed, "moves", condition, "tenant_id = 8").await;
+    assert!(said.contains("claiming a run: id, type, "), "{said}");
+    assert!(!said.contains("(triggers: "), "{said}");
+}
+
 /// The producer leaves it empty.
 pub async fn a_trigger_that_fills_the_tenant_of_a_run_is_accepted(bed: &Bed) {
     bed.connection(7).await;

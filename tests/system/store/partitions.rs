@@ -415,6 +415,29 @@ async fn runs_that_share_an_id_cost_nobody_anything() {
     assert_eq!(pruned.runs, 1);
 }
 
+/// The copies of the first one count as it does.
+#[tokio::test]
+async fn the_triggers_of_partitions_are_named() {
+    let bed = replaced(&["operation_runs"], BY_MONTH).await;
+    bed.connection(7).await;
+    bed.exec(
+        "CREATE FUNCTION accept() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$;
+         CREATE TRIGGER of_all BEFORE UPDATE ON operation_runs FOR EACH ROW EXECUTE FUNCTION accept();
+         CREATE TRIGGER of_no_row BEFORE UPDATE ON runs_0 EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    for partition in ["runs_default", "runs_0", "runs_1", "runs_2"] {
+        bed.exec(&format!(
+            "CREATE TRIGGER of_partition BEFORE UPDATE ON {partition} FOR EACH ROW EXECUTE FUNCTION refuse()"
+        ))
+        .await;
+    }
+    let refused = bed.store.try_writing().await.unwrap_err().to_string();
+    let named = "claiming a run: not today (SQLSTATE P0001) (triggers: of_all, of_partition)";
+    assert!(refused.ends_with(named), "{refused}");
+}
+
 /// Nobody can tell whose the wait is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_shares_its_id_waits_for_no_time() {

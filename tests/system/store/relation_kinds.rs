@@ -288,6 +288,23 @@ async fn for_views_it_is_said_what_to_do() {
     assert_eq!(bed.store.inspect().await.unwrap().len(), 2);
 }
 
+/// `serve` writes this one.
+#[tokio::test]
+async fn the_rule_of_a_view_that_refuses_a_statement_is_named() {
+    let bed = replaced(
+        &["tenant_permissions"],
+        "CREATE TABLE kept (tenant_id bigint, permission_key text, status text, details jsonb,
+             last_checked_at timestamptz, UNIQUE (tenant_id, permission_key));
+         CREATE VIEW tenant_permissions AS SELECT * FROM kept;
+         CREATE RULE of_application AS ON INSERT TO tenant_permissions
+             DO INSTEAD INSERT INTO kept VALUES (new.*)",
+    )
+    .await;
+    let refused = bed.store.try_writing().await.unwrap_err().to_string();
+    let named = "(SQLSTATE 0A000) (rules: of_application)";
+    assert!(refused.ends_with(named), "{refused}");
+}
+
 #[tokio::test]
 async fn what_is_proposed_for_a_materialized_view_works() {
     let tables = ["provider_connections", "tenant_permissions"];
