@@ -194,6 +194,8 @@ fn values() -> Vec<String> {
     all.push("1e100000".into());
     all.extend([100, 127, 128, 129, 1_000].map(nested_arrays));
     all.extend([129, 1_000].map(nested_objects));
+    // Half of a surrogate pair in a name.
+    all.push(r#"{"\ud800": 1}"#.into());
     all
 }
 

@@ -168,7 +168,11 @@ impl Visitor {
         }
         let mut shown: Vec<i64> = spread(runs, SHOWN).collect();
         shown.extend([i64::MIN, -1, 0, i64::MAX]);
-        let listed = self.list("/v1/runs?limit=7").await;
+        let items = self.items("/v1/runs?limit=7").await;
+        self.are_readable(&items, runs).await;
+        let listed = items.iter();
+        let listed = listed.filter_map(|item| item["operation_run_id"].as_i64());
+        let listed: BTreeSet<i64> = listed.collect();
         let made = self.acknowledge(&shown).await;
         self.acknowledgements.extend(made);
         let newest = self.acknowledgements.iter().rev().copied();
@@ -221,24 +225,34 @@ impl Visitor {
             "/v1/audit?limit=7",
             "/v1/audit?object=acknowledgement",
         ] {
-            self.list(list).await;
+            self.items(list).await;
         }
         self.pages(&shown, connections, &listed).await;
     }
 
-    /// A list to its end. Returns the runs in it.
-    async fn list(&self, path: &str) -> BTreeSet<i64> {
-        let mut runs = BTreeSet::new();
+    /// Each of these runs that a list calls readable is.
+    async fn are_readable(&self, items: &[Value], runs: &[i64]) {
+        let readable = items.iter().filter(|item| item["report"] == "readable");
+        let readable = readable.filter_map(|item| item["operation_run_id"].as_i64());
+        for run in readable.filter(|run| runs.contains(run)) {
+            let shown = self.shown(&format!("/v1/runs/{run}")).await;
+            let shown: Value = serde_json::from_str(&shown).unwrap();
+            assert_eq!(shown["report"]["state"], "readable", "{shown}");
+        }
+    }
+
+    /// A list to its end.
+    async fn items(&self, path: &str) -> Vec<Value> {
+        let mut all = Vec::new();
         let mut next = path.to_owned();
         for _ in 0..10_000 {
             let (status, body) = self.api(&Method::GET, &next, None).await;
             assert_eq!(status, 200, "{next}: {body}");
-            let body: Value = serde_json::from_str(&body).unwrap();
-            let items = body["items"].as_array().unwrap().iter();
-            runs.extend(items.filter_map(|item| item["operation_run_id"].as_i64()));
+            let mut body: Value = serde_json::from_str(&body).unwrap();
+            all.append(body["items"].as_array_mut().unwrap());
             match body["next"].as_str() {
                 Some(more) => more.clone_into(&mut next),
-                None => return runs,
+                None => return all,
             }
         }
         panic!("{path} has no end");
