@@ -65,6 +65,13 @@ impl Visitor {
 
     /// Sends it until it is not too often. Its answer must be one, and no error of the server's.
     async fn ask(&self, what: &str, request: RequestBuilder) -> (u16, String) {
+        let (status, body) = self.repeat(what, &request, &[429]).await;
+        assert!(status < 500, "{what}: {status} {body:.2000}");
+        (status, body)
+    }
+
+    /// Sends it again as long as it gets one of these answers.
+    async fn repeat(&self, what: &str, request: &RequestBuilder, busy: &[u16]) -> (u16, String) {
         let until = Instant::now() + PATIENCE;
         loop {
             let again = request.try_clone().unwrap().timeout(PATIENCE);
@@ -75,8 +82,7 @@ impl Visitor {
             let body = answer.bytes().await;
             let body = body.unwrap_or_else(|e| panic!("{what}: {e:?}"));
             let body = String::from_utf8_lossy(&body).into_owned();
-            assert!(status < 500, "{what}: {status} {body:.2000}");
-            if status != 429 || Instant::now() > until {
+            if !busy.contains(&status) || Instant::now() > until {
                 return (status, body);
             }
             let wait = wait.and_then(|w| w.to_str().ok()?.parse().ok());
@@ -96,29 +102,30 @@ impl Visitor {
         self.ask(&format!("{method} {path}"), request).await
     }
 
-    /// Has each of these runs read three times by several readers at the same moment, who may be too many.
-    pub async fn read_at_once(&self, runs: &[i64]) {
+    /// Has each of these runs read three times by all visitors at the same moment. Who is refused, as there may be too
+    /// many, asks again.
+    pub async fn read_at_once(visitors: &[&Self], runs: &[i64]) {
+        let paths = runs.iter().flat_map(|run| {
+            [
+                format!("/v1/runs/{run}"),
+                format!("/runs/{run}"),
+                format!("/runs/{run}/run.json"),
+            ]
+        });
+        let paths: Vec<String> = paths.collect();
         for _ in 0..3 {
-            let paths = runs.iter().flat_map(|run| {
-                [
-                    format!("/v1/runs/{run}"),
-                    format!("/runs/{run}"),
-                    format!("/runs/{run}/run.json"),
-                ]
-            });
-            let answers = join_all(paths.map(|path| async move {
-                let request = self.person.request(Method::GET, &path);
-                let request = request.bearer_auth(&self.token).timeout(PATIENCE);
-                let answer = request.send().await;
-                let answer = answer.unwrap_or_else(|e| panic!("{path}: {e:?}"));
-                let status = answer.status().as_u16();
-                assert!(matches!(status, 200 | 429 | 503), "{path}: {status}");
-                let body = answer.bytes().await;
-                body.unwrap_or_else(|e| panic!("{path}: {e:?}"));
-                status
-            }));
-            assert!(answers.await.contains(&200));
+            let requests = visitors
+                .iter()
+                .flat_map(|visitor| paths.iter().map(move |path| visitor.read(path)));
+            join_all(requests).await;
         }
+    }
+
+    async fn read(&self, path: &str) {
+        let request = self.person.request(Method::GET, path);
+        let request = request.bearer_auth(&self.token);
+        let (status, body) = self.repeat(path, &request, &[429, 503]).await;
+        assert_eq!(status, 200, "{path}: {body:.2000}");
     }
 
     /// What a page or a route of the API shows.
