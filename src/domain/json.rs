@@ -3,11 +3,10 @@
 //! Parsed, JSON of many small values takes a hundred times the memory of its text. What is read for people is therefore
 //! kept as text, and only what they are shown is parsed.
 
-use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 use std::fmt;
 
 /// Longest text, in bytes, that is parsed whole at any time.
@@ -57,42 +56,71 @@ impl Serialize for Json {
 
 /// Returns a member of an object as it is written, unless that is `null`. Of several of that name the last one counts.
 pub fn member<'a>(json: &'a str, name: &str) -> Option<&'a str> {
-    let mut json = serde_json::Deserializer::from_str(json);
-    let member = json.deserialize_map(Named(name)).ok()??.get();
-    json.end().ok()?;
-    (member != "null").then_some(member)
+    let mut member = None;
+    each_member(json, |written, value| {
+        if is_named(written, name) {
+            member = Some(value.get());
+        }
+    })
+    .ok()?;
+    member.filter(|member| *member != "null")
 }
 
-/// Looks for the last member of this name, and keeps no other one.
-struct Named<'n>(&'n str);
+/// Passes each member of an object on, in their order, name and value as they are written.
+fn each_member<'a>(
+    json: &'a str,
+    member: impl FnMut(&'a RawValue, &'a RawValue),
+) -> serde_json::Result<()> {
+    struct Each<F>(F);
+    impl<'de, F: FnMut(&'de RawValue, &'de RawValue)> Visitor<'de> for Each<F> {
+        type Value = ();
 
-impl<'de> Visitor<'de> for Named<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut member = None;
-        while let Some(name) = map.next_key::<String>()? {
-            if name == self.0 {
-                member = Some(map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
         }
-        Ok(member)
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+            while let Some((name, value)) = map.next_entry()? {
+                (self.0)(name, value);
+            }
+            Ok(())
+        }
     }
+    let mut json = serde_json::Deserializer::from_str(json);
+    json.deserialize_map(Each(member))?;
+    json.end()
+}
+
+/// Returns the members of an object in their order, name and value as they are written.
+pub(super) fn members(json: &str) -> serde_json::Result<Vec<(&RawValue, &RawValue)>> {
+    let mut members = Vec::new();
+    each_member(json, |name, value| members.push((name, value)))?;
+    Ok(members)
+}
+
+/// Returns whether a name, as it is written, is this one.
+pub(super) fn is_named(written: &RawValue, name: &str) -> bool {
+    decoded(written).is_some_and(|decoded| decoded == name)
+}
+
+/// Reads a name. Half a surrogate pair, which SQLite stores, cannot be read.
+fn decoded(written: &RawValue) -> Option<String> {
+    serde_json::from_str(written.get()).ok()
 }
 
 /// Returns an object with this member in place of any of that name. What is no object stays as it is.
 pub fn with_member(object: &Json, name: &str, member: &Json) -> Json {
-    let Ok(mut members) = serde_json::from_str::<BTreeMap<String, &RawValue>>(object.text()) else {
+    let Ok(members) = members(object.text()) else {
         return object.clone();
     };
-    members.insert(name.to_owned(), &member.0);
-    serde_json::value::to_raw_value(&members).map_or_else(|_| object.clone(), Json)
+    let others = members
+        .into_iter()
+        .filter(|(written, _)| !is_named(written, name));
+    let mut all: Vec<String> = others
+        .map(|(name, value)| format!("{}:{}", name.get(), value.get()))
+        .collect();
+    all.push(format!("{}:{}", Value::from(name), member.text()));
+    RawValue::from_string(format!("{{{}}}", all.join(","))).map_or_else(|_| object.clone(), Json)
 }
 
 /// Counts brackets that open and commas outside of texts: about as many as there are values.
@@ -111,18 +139,22 @@ pub fn values(json: &str) -> usize {
 }
 
 /// Reads JSON that another application wrote. Databases accept numbers and depths that verifyd cannot parse: such a
-/// number is a text here, as it is written, and a member that is too deep is `null`.
+/// number is a text here, as it is written, and a member that is too deep is `null`. A member whose name cannot be read
+/// is left out.
 pub fn read(text: &str) -> Value {
     if let Ok(value) = serde_json::from_str(text) {
         return value;
     }
-    let Ok(members) = serde_json::from_str::<BTreeMap<String, &RawValue>>(text) else {
+    let Ok(whole) = serde_json::from_str::<&RawValue>(text) else {
         return Value::Null;
+    };
+    let Ok(members) = members(whole.get()) else {
+        return read_member(whole.get(), DEPTH).unwrap_or_default();
     };
     let read = |member: &RawValue| read_member(member.get(), DEPTH).unwrap_or_default();
     let members = members
         .into_iter()
-        .map(|(name, member)| (name, read(member)));
+        .filter_map(|(name, member)| Some((decoded(name)?, read(member))));
     Value::Object(members.collect())
 }
 
@@ -137,9 +169,9 @@ fn read_member(json: &str, depth: usize) -> Option<Value> {
     let deeper = depth.checked_sub(1)?;
     match json.bytes().next()? {
         b'{' => {
-            let members: BTreeMap<String, &RawValue> = serde_json::from_str(json).ok()?;
+            let members = members(json).ok()?.into_iter();
             let members = members
-                .into_iter()
+                .filter_map(|(name, member)| Some((decoded(name)?, member)))
                 .map(|(name, member)| Some((name, read_member(member.get(), deeper)?)));
             members.collect::<Option<_>>().map(Value::Object)
         }
@@ -196,6 +228,17 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_cannot_be_read_hides_no_other_member() {
+        let half = Json::of(r#"{"\ud800": 1, "a": {"\udc00": 2, "b": 3}, "\u0063": 4}"#);
+        assert_eq!(member(half.text(), "a"), Some(r#"{"\udc00": 2, "b": 3}"#));
+        assert_eq!(member(half.text(), "c"), Some("4"));
+        assert_eq!(half.value(), json!({"a": {"b": 3}, "c": 4}));
+        let with = with_member(&half, "c", &Json::of("5"));
+        assert!(with.text().starts_with(r#"{"\ud800":1,"a""#), "{with:?}");
+        assert_eq!(with.value(), json!({"a": {"b": 3}, "c": 5}));
+    }
+
+    #[test]
     fn brackets_and_commas_in_texts_do_not_count() {
         for (text, count) in [
             ("1", 0),
@@ -222,7 +265,19 @@ mod tests {
             read(&nested),
             json!({"a": [1, {"b": long}, "x", 0.0], "c": ["1E+400"]})
         );
-        for other in ["1e999", "{", r#"{"a": 1e999"#, r#"{"a": 1e999} x"#, ""] {
+        assert_eq!(
+            read(r#" [1e999, {"a": -1e999}]"#),
+            json!(["1e999", {"a": "-1e999"}])
+        );
+        assert_eq!(read("1e999"), "1e999");
+        for other in [
+            "{",
+            r#"{"a": 1e999"#,
+            r#"{"a": 1e999} x"#,
+            "[1e999",
+            "-",
+            "",
+        ] {
             assert_eq!(read(other), Value::Null, "{other}");
         }
     }

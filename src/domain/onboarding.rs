@@ -5,10 +5,8 @@
 
 use super::ids::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
 use super::json::{self, Json};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use std::fmt;
 
 /// Member of `state`: the session's current run.
 const RUN_MEMBER: &str = "verification_operation_run_id";
@@ -121,7 +119,7 @@ fn with_member(text: &str, name: &str, value: i64) -> serde_json::Result<String>
     if !whole.get().starts_with('{') {
         return Ok(json!({ name: value }).to_string());
     }
-    let Members(members) = serde_json::from_str(text)?;
+    let members = json::members(text)?;
     // Start and end of a part of `text`.
     let begin = |part: &str| part.as_ptr().addr() - text.as_ptr().addr();
     let end = |part: &str| begin(part) + part.len();
@@ -130,7 +128,7 @@ fn with_member(text: &str, name: &str, value: i64) -> serde_json::Result<String>
     let mut found = false;
     // From the end, so that earlier positions stay valid.
     for (key, old) in members.iter().rev() {
-        if key == name {
+        if json::is_named(key, name) {
             edited.replace_range(begin(old.get())..end(old.get()), &value);
             found = true;
         }
@@ -143,29 +141,6 @@ fn with_member(text: &str, name: &str, value: i64) -> serde_json::Result<String>
         edited.insert_str(at, &format!("{comma}{}:{value}", json!(name)));
     }
     Ok(edited)
-}
-
-/// The members of an object in their order, each with its value as text.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(InOrder)
-    }
 }
 
 #[cfg(test)]
@@ -205,6 +180,10 @@ mod tests {
             (
                 r#"{"provider\u005fconnection_id":1,"verification_operation_run_id":2}"#,
                 r#"{"provider\u005fconnection_id":3,"verification_operation_run_id":12}"#,
+            ),
+            (
+                r#"{"\ud800":1}"#,
+                r#"{"\ud800":1,"provider_connection_id":3,"verification_operation_run_id":12}"#,
             ),
             (
                 "null",

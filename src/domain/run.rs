@@ -49,6 +49,9 @@ pub struct OperationRun {
     /// Whether it is not completed, and other runs have its id: nobody can tell them apart, so no worker claims any of them.
     #[serde(skip)]
     pub shares_id: bool,
+    /// Whether the context gives the report more than once, so that readers would take different ones: none is read.
+    #[serde(skip)]
+    pub repeats_report: bool,
 }
 
 impl OperationRun {
@@ -57,9 +60,12 @@ impl OperationRun {
         RunRequest::from_json(self.context.text())
     }
 
-    /// The stored verification report as it is written, when there is one.
+    /// The stored verification report as it is written, when there is exactly one.
     pub fn report(&self) -> Option<&str> {
-        json::member(self.context.text(), "verification_report")
+        match self.repeats_report {
+            true => None,
+            false => json::member(self.context.text(), "verification_report"),
+        }
     }
 
     /// The row as JSON, all of it parsed: for a process that reads no other run meanwhile.

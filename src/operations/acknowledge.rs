@@ -156,7 +156,7 @@ async fn own_connection(
 }
 
 fn report_of(run: &OperationRun) -> Result<Report, String> {
-    let document = run.report().ok_or("there is none")?;
+    let document = run.report().ok_or("there is none, or more than one")?;
     schema::read(document).map_err(|problems| problems.join("; "))
 }
 

@@ -242,6 +242,23 @@ macro_rules! member {
     };
 }
 
+/// Whether a context into which lists look gives its report more than once: SQLite's functions read the first one, other
+/// readers the last. For these functions a name ends at its first `\u0000`, for others such a name is another one.
+/// `jsonb` has each member once.
+macro_rules! repeats_report {
+    (postgres $context:literal) => {
+        "false"
+    };
+    (sqlite $context:literal) => {
+        concat!(
+            "CASE WHEN ", $crate::store::bounds::is_listable!(sqlite $context),
+            " THEN (SELECT count(*) + count(nullif(m.key, printf('%s', m.key))) > 1
+                    FROM json_each(", $context, ") m
+                    WHERE printf('%s', m.key) = 'verification_report') ELSE false END"
+        )
+    };
+}
+
 /// The same where a list looks into the JSON, else NULL. PostgreSQL unpacks it once.
 macro_rules! listed_member {
     (postgres $json:literal, $($name:ident)+) => {
@@ -379,5 +396,5 @@ macro_rules! connection_of_context {
 pub(super) use {
     connection_of_context, context_columns, context_state, end, fits, id_of_text, is_claimable,
     is_impossible_time, is_listable, is_listed, is_read, is_shown, is_small, is_too_deep,
-    is_valid_connection, listed_member, member, numbers_exceed, short, time,
+    is_valid_connection, listed_member, member, numbers_exceed, repeats_report, short, time,
 };

@@ -2,7 +2,7 @@
 
 use super::bounds::{
     id_of_text, is_claimable, is_listed, is_read, is_shown, is_valid_connection, listed_member,
-    short, time,
+    repeats_report, short, time,
 };
 use super::connections::connection_columns;
 use super::dialect::{
@@ -131,12 +131,15 @@ macro_rules! previous_id {
     };
 }
 
-/// The part of a run's report that the trend needs; NULL where a list does not look into the context.
+/// The part of a run's report that the trend needs; NULL where a list does not look into the context, or it repeats the
+/// report.
 macro_rules! report_part {
     ($db:ident) => {
         sql_for!(
-            $db listed_member!("r.context", verification_report summary overall) " AS overall, "
-            previous_report!() " AS previous"
+            $db "CASE WHEN NOT " repeats_report!("r.context") " THEN "
+            listed_member!("r.context", verification_report summary overall)
+            " END AS overall, CASE WHEN NOT " repeats_report!("r.context") " THEN " previous_report!()
+            " END AS previous"
         )
     };
 }

@@ -108,6 +108,7 @@ from_row! {
         started_at: Option<Time>,
         completed_at: Option<Time>,
         shares_id: bool,
+        repeats_report: bool,
     }
 }
 
@@ -130,6 +131,7 @@ impl TryFrom<RunRow> for OperationRun {
             started_at: row.started_at.and_then(Time::known),
             completed_at: row.completed_at.and_then(Time::known),
             shares_id: row.shares_id,
+            repeats_report: row.repeats_report,
         })
     }
 }

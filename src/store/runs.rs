@@ -1,6 +1,8 @@
 //! Reads runs.
 
-use super::bounds::{fits, is_claimable, is_listable, is_shown, member, short, time};
+use super::bounds::{
+    fits, is_claimable, is_listable, is_shown, member, repeats_report, short, time,
+};
 use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};
 use super::due::{due_since, is_due, next_attempt_at, not_before, seconds_since};
 use super::groups::{Grouped, in_group, of_group};
@@ -28,7 +30,7 @@ const RUN: Sql = both!(
     " THEN r.context END AS context, CASE WHEN " fits!("r.failure_summary", "262144")
     " THEN r.failure_summary END AS failure_summary, " at!("r.created_at") " AS created_at, "
     at!("r.started_at") " AS started_at, " at!("r.completed_at") " AS completed_at, "
-    shares_active_id!("r") " AS shares_id
+    shares_active_id!("r") " AS shares_id, " repeats_report!("r.context") " AS repeats_report
      FROM operation_runs r WHERE r.id = $1 AND " is_of_type!("r") " AND " is_newest_of_id!("r") " AND " is_shown!()
 );
 

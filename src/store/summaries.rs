@@ -1,7 +1,7 @@
 //! Runs as lists and live streams read them: a few columns and members, never a whole context. Statements cut
 //! every text, so that a row is small whatever a producer wrote.
 
-use super::bounds::{connection_of_context, is_listed, is_shown, member};
+use super::bounds::{connection_of_context, is_listed, is_shown, member, repeats_report};
 use super::dialect::{at, now, own, run_type};
 use super::due::{next_attempt_at, not_before};
 use super::filters::{push_binding, push_run_filter};
@@ -62,7 +62,8 @@ const SUMMARIES: Sql = Sql {
         member!("p.context", provider_connection_id) " AS connection, " member!("p.context", provider) " AS provider, "
         member!("p.context", module) " AS module, "
         member!("p.context", target_scope entra_tenant_name)
-        " AS display_name, json_type(p.context, '$.verification_report') AS report_type, "
+        " AS display_name, CASE WHEN " repeats_report!("p.context")
+        " THEN 'repeated' ELSE json_type(p.context, '$.verification_report') END AS report_type, "
         member!("p.context", verification_report schema_version) " AS schema_version, "
         member!("p.context", verification_report summary overall) " AS overall, "
         member!("p.context", verification_report fingerprint) " AS fingerprint, "
@@ -156,7 +157,7 @@ impl<S: SqlStore> SummaryStore for S {
 
 from_row! {
     /// A run without its context; `listed` is false where the list did not look into that. `report_type` is
-    /// as JSON calls it; it and what follows are NULL where there is no report.
+    /// as JSON calls it, or `repeated`; it and what follows are NULL where there is no report.
     #[derive(Debug)]
     struct SummaryRow {
         id: i64,

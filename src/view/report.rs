@@ -145,6 +145,9 @@ impl RunView {
 pub(super) fn read(run: &OperationRun) -> Result<Report, ReportState> {
     let Some(document) = run.report() else {
         return Err(match run.status {
+            _ if run.repeats_report => ReportState::Unreadable {
+                problems: vec!["/: occurs twice".to_owned()],
+            },
             RunStatus::Completed => ReportState::Missing,
             _ => ReportState::Pending,
         });

@@ -92,6 +92,7 @@ fn run(
         started_at: None,
         completed_at: (status == RunStatus::Completed).then(|| at(10)),
         shares_id: false,
+        repeats_report: false,
     }
 }
 

@@ -274,15 +274,18 @@ impl Bench {
     }
 
     /// The same in a process whose allocations fail, which ends it, beyond so many bytes. What it has mapped to write
-    /// to counts, touched or not: so its allocator maps nothing in advance, and its threads are few on any machine.
+    /// to counts, touched or not: so its allocator maps nothing in advance, and its threads are few on any machine, unless
+    /// the test sets how many.
     pub fn serve_within(&self, bytes: u64) -> Daemon {
         let mut command = ends_with_test("KILL");
         command
             .args(["prlimit", &format!("--data={bytes}")])
             .arg(&self.program);
+        let threads = "TOKIO_WORKER_THREADS";
+        let set = self.environment.get(threads);
         let extra = [
             ("MIMALLOC_ARENA_EAGER_COMMIT", "0"),
-            ("TOKIO_WORKER_THREADS", "2"),
+            (threads, set.map_or("2", String::as_str)),
         ];
         self.serve_by(command, &extra)
     }

@@ -1,11 +1,12 @@
 //! Validates a document as verification report v1.5.
 
 use super::{Check, Report, SCHEMA_VERSION, limits};
-use crate::domain::json;
+use crate::domain::json::{self, Json};
 use aws_lc_rs::digest;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
@@ -30,34 +31,68 @@ static VALIDATOR: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
 /// Validates against the schema and the rules that a schema cannot express: unique keys, consistent counts,
 /// the right verdict and a time in UTC. The problems name paths and rules, never values.
 pub fn validate(document: &Value) -> Result<(), Vec<String>> {
-    parse(document, false).map(drop)
-}
-
-/// Reads the text of a document that is valid, as [`validate`] has it. Another application may have written it: none
-/// with more values than a report can have is parsed, and of a long one only the first problem is named.
-pub fn read(json: &str) -> Result<Report, Vec<String>> {
-    if json::values(json) > MAX_VALUES {
-        return Err(vec![format!("/: more than {MAX_VALUES} values")]);
-    }
-    let document =
-        serde_json::from_str(json).map_err(|_| vec!["/: not JSON that can be read".to_owned()])?;
-    parse(&document, json.len() > json::SMALL)
-}
-
-/// As many values as the limits of a report allow, by members that are written once, and some.
-const MAX_VALUES: usize =
-    limits::CHECKS * (CHECK_MEMBERS + 3 * limits::EVIDENCE_ITEMS + 3 * limits::NEXT_STEPS) + 100;
-
-/// Members of a check, and its brackets.
-const CHECK_MEMBERS: usize = 12;
-
-/// Reads a document that is valid, as [`validate`] has it. Of a long one only the first problem is named.
-fn parse(document: &Value, is_long: bool) -> Result<Report, Vec<String>> {
-    schema_allows(document, is_long)?;
+    schema_allows(document)?;
     let report = Report::deserialize(document)
         .map_err(|e| vec![format!("/: not a report of this version: {e}")])?;
+    adds_up(&report)
+}
+
+/// Reads the text of a document that is valid, as [`validate`] has it, and repeats no member. Another application may have
+/// written it: as a tree takes a hundred times the memory of its text, each check is parsed by itself, and only if it has
+/// no more values than a check can have. The problems are those of the first part that has any.
+pub fn read(json: &str) -> Result<Report, Vec<String>> {
+    bound(json, "/", MAX_VALUES)?;
+    let checks: Vec<&RawValue> = json::member(json, "checks")
+        .and_then(|checks| serde_json::from_str(checks).ok())
+        .unwrap_or_default();
+    if checks.is_empty() {
+        // Not allowed: this names the problem.
+        schema_allows(&part(json, "/", MAX_OTHER_VALUES)?)?;
+    } else if checks.len() > limits::CHECKS {
+        return Err(vec![format!("/checks: more than {}", limits::CHECKS)]);
+    }
+    let others = json::with_member(&Json::of(json), "checks", &Json::default());
+    let mut document = part(others.text(), "/", MAX_OTHER_VALUES)?;
+    for (i, check) in checks.iter().enumerate() {
+        let at = format!("/checks/{i}");
+        document["checks"] = json!([part(check.get(), &at, MAX_CHECK_VALUES)?]);
+        schema_allows(&document).map_err(|problems| {
+            let problems = problems.into_iter();
+            let of_check = problems.map(|problem| match problem.strip_prefix("/checks/0") {
+                Some(problem) => format!("{at}{problem}"),
+                None => problem,
+            });
+            of_check.collect::<Vec<_>>()
+        })?;
+    }
+    // Of repeated members a tree has the last one, and lists read the first one. A struct refuses them; its error may
+    // quote a value.
+    let report: Report = serde_json::from_str(json)
+        .map_err(|_| vec!["/: repeats a member, or has a number out of range".to_owned()])?;
     adds_up(&report)?;
     Ok(report)
+}
+
+/// Most values of a check that the limits of a report allow, by members that are written once, and its brackets.
+const MAX_CHECK_VALUES: usize = 12 + 3 * limits::EVIDENCE_ITEMS + 3 * limits::NEXT_STEPS;
+
+/// Most values of the members beside the checks, and some.
+const MAX_OTHER_VALUES: usize = 100;
+
+/// Most values of a report.
+const MAX_VALUES: usize = limits::CHECKS * MAX_CHECK_VALUES + MAX_OTHER_VALUES;
+
+/// Parses a part of a report that has at most so many values.
+fn part(json: &str, at: &str, most: usize) -> Result<Value, Vec<String>> {
+    bound(json, at, most)?;
+    serde_json::from_str(json).map_err(|_| vec![format!("{at}: not JSON that can be read")])
+}
+
+fn bound(json: &str, at: &str, most: usize) -> Result<(), Vec<String>> {
+    match json::values(json) > most {
+        true => Err(vec![format!("{at}: more than {most} values")]),
+        false => Ok(()),
+    }
 }
 
 /// Validates a report that was just built, with its JSON.
@@ -71,7 +106,7 @@ pub(super) fn validate_built(report: &Report, json: &str) -> Result<(), Vec<Stri
         return Ok(());
     }
     let document = serde_json::from_str(json).map_err(|e| vec![format!("/: not JSON: {e}")])?;
-    schema_allows(&document, false)?;
+    schema_allows(&document)?;
     if let Some(rest) = rest {
         let mut allowed = ALLOWED.lock();
         if allowed.len() >= MAX_ALLOWED {
@@ -122,15 +157,10 @@ fn is_utc_in_milliseconds(time: &str) -> bool {
         && chrono::DateTime::parse_from_rfc3339(time).is_ok()
 }
 
-fn schema_allows(document: &Value, is_long: bool) -> Result<(), Vec<String>> {
+fn schema_allows(document: &Value) -> Result<(), Vec<String>> {
     // Finding all problems takes several times as long as finding that there is none.
     if VALIDATOR.is_valid(document) {
         return Ok(());
-    }
-    // The iterator collects all of them, several of each value, before it yields one.
-    if is_long {
-        let first = VALIDATOR.validate(document);
-        return first.map_err(|problem| vec![named(&problem)]);
     }
     let all = VALIDATOR.iter_errors(document);
     Err(all
@@ -189,7 +219,6 @@ pub fn fingerprint_matches(document: &Value) -> Result<bool, serde_json::Error> 
 mod tests {
     use super::*;
     use crate::domain::RunId;
-    use serde_json::json;
 
     fn example() -> (Report, String) {
         let schema: Value = serde_json::from_str(SCHEMA).unwrap();
@@ -250,10 +279,56 @@ mod tests {
         let text = document.to_string();
         assert_eq!(read(&text).map(|report| report.checks.len()), Ok(200));
 
-        let small = format!("[{}0]", r#"{"":0},"#.repeat(MAX_VALUES / 2));
-        document["checks"][0]["evidence"] = serde_json::from_str(&small).unwrap();
+        let objects = |number| vec![json!({"": 0}); number];
+        let nested = (0..100).fold(json!(0), |inner, _| json!({ "": inner }));
+        document["checks"][0]["evidence"] = objects(MAX_VALUES / 2).into();
         let problems = read(&document.to_string()).unwrap_err();
         assert_eq!(problems, [format!("/: more than {MAX_VALUES} values")]);
+        document["checks"][0]["evidence"] = json!([]);
+        for more in [
+            json!(objects(MAX_CHECK_VALUES / 2)),
+            json!([nested, nested]),
+        ] {
+            let mut document = document.clone();
+            document["checks"][1]["evidence"] = more;
+            let problems = read(&document.to_string()).unwrap_err();
+            let problem = format!("/checks/1: more than {MAX_CHECK_VALUES} values");
+            assert_eq!(problems, [problem]);
+        }
+        let mut other = document.clone();
+        other["identity"] = objects(MAX_OTHER_VALUES / 2).into();
+        let problems = read(&other.to_string()).unwrap_err();
+        assert_eq!(
+            problems,
+            [format!("/: more than {MAX_OTHER_VALUES} values")]
+        );
+        let more = document["checks"][1].clone();
+        document["checks"].as_array_mut().unwrap().push(more);
+        let problems = read(&document.to_string()).unwrap_err();
+        assert_eq!(problems, ["/checks: more than 200"]);
+    }
+
+    #[test]
+    fn a_report_that_repeats_a_member_is_none() {
+        let (_, json) = example();
+        assert!(read(&json).is_ok());
+        for (member, before) in [
+            ("checks", "[]"),
+            ("summary", r#"{"overall":"secret"}"#),
+            ("overall", r#""ready""#),
+            ("total", "1"),
+            ("key", r#""a.b""#),
+            ("status", r#""pass""#),
+            ("kind", r#""count""#),
+            ("label", r#""x""#),
+        ] {
+            let member = format!("{member:?}:");
+            let repeated = json.replacen(&member, &format!("{member}{before},{member}"), 1);
+            assert_ne!(repeated, json, "{member}");
+            let problems = read(&repeated).unwrap_err();
+            let problem = "/: repeats a member, or has a number out of range";
+            assert_eq!(problems, [problem], "{member}");
+        }
     }
 
     #[test]
@@ -272,17 +347,24 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_document_only_the_first_problem_is_named() {
+    fn the_problems_of_the_first_wrong_check_are_named() {
         let (report, _) = example();
-        for (items, is_only) in [(2, false), (18_000, true)] {
-            let mut document = serde_json::to_value(&report).unwrap();
-            document["checks"][0]["evidence"] = vec![json!({"": 0}); items].into();
-            let problems = read(&document.to_string()).unwrap_err();
-            assert!(
-                problems[0].starts_with("/checks/0/evidence"),
-                "{problems:?}"
-            );
-            assert_eq!(problems.len() == 1, is_only, "{problems:?}");
+        let mut document = serde_json::to_value(&report).unwrap();
+        let right = document["checks"][0].clone();
+        let mut wrong = right.clone();
+        wrong["evidence"] = vec![json!({"": 0}); 2].into();
+        document["checks"] = json!([right, wrong, wrong]);
+        let problems = read(&document.to_string()).unwrap_err();
+        assert!(problems.len() > 1, "{problems:?}");
+        for problem in &problems {
+            assert!(problem.starts_with("/checks/1/evidence/"), "{problems:?}");
+        }
+        for (checks, problem) in [
+            (json!(null), "/checks: violates /properties/checks/type"),
+            (json!([]), "/checks: violates /properties/checks/minItems"),
+        ] {
+            document["checks"] = checks;
+            assert_eq!(read(&document.to_string()).unwrap_err(), [problem]);
         }
     }
 

@@ -1,6 +1,6 @@
 //! On SQLite, where whoever may write the file may write anything, past the table's own rules too.
 
-use crate::hostile_producer::scene::{MEMORY_KIB, SETTINGS};
+use crate::hostile_producer::scene::{MEMORY_KIB, READERS, SETTINGS};
 use crate::hostile_producer::shapes::{self, Database, Mistake, Target};
 use crate::hostile_producer::surfaces::{self, Visitor};
 use crate::hostile_producer::{Draw, rounds};
@@ -18,6 +18,9 @@ use verifyd_simulator::SimulatorOptions;
 /// What SQLite takes besides, as it is a part of the process here: it reads and writes whole rows. To complete a run
 /// with a context of 50 MB it holds the row as it was, and as it becomes.
 const SQLITE_KIB: u64 = 128 * 1024;
+
+/// Most memory that many readers take beyond what the process took before: each connection has a cache, too.
+const READERS_KIB: u64 = 96 * 1024;
 
 const ROWS: usize = 60;
 const RIGHT: usize = 9;
@@ -92,7 +95,7 @@ impl File {
         let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
         bench.environment.remove("REDIS_URL");
         bench.set("DATABASE_URL", format!("sqlite:{}", file.display()));
-        for (key, value) in SETTINGS {
+        for (key, value) in SETTINGS.iter().chain(READERS) {
             bench.set(key, *value);
         }
         bench.success(&["migrate"]);
@@ -253,11 +256,18 @@ async fn whatever_is_written_into_the_file_of_the_embedded_database() {
     let catalogue = shapes::catalogue(Database::Sqlite);
     file.round(&catalogue, &mut visitor, daemon.pid()).await;
     let mut small = Vec::new();
-    for (number, mistakes) in shapes::many_small_values(Database::Sqlite).enumerate() {
+    for (number, mistakes) in shapes::many_small_values(Database::Sqlite, 262_144).enumerate() {
         let run = file.write(number, &mistakes).await;
         small.push(run.expect("the row is taken"));
     }
-    visitor.read_at_once(&small).await;
+    let other = file.bench.token(surfaces::SCOPES);
+    let other = Visitor::new(&daemon.listening, &other).await;
+    let before = peak_kib(daemon.pid());
+    Visitor::read_at_once(&[&visitor, &other], &small).await;
+    if let (Some(before), Some(after)) = (before, peak_kib(daemon.pid())) {
+        let more = after.saturating_sub(before);
+        assert!(more < READERS_KIB, "the readers took {more} KiB");
+    }
     // From here on past the table's own rules.
     file.sql
         .execute("PRAGMA ignore_check_constraints = ON")

@@ -3,8 +3,10 @@
 
 use crate::hostile_producer::scene::Scene;
 use crate::hostile_producer::shapes::{Database, many_small_values};
+use crate::hostile_producer::surfaces::Visitor;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use test_support::memory::peak_kib;
 use test_support::padding::TEXTS;
 
 /// JSON for a member that verifyd does not know.
@@ -62,15 +64,33 @@ async fn contexts_up_to_the_limit_are_checked_and_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_readers_of_many_small_values_take_little_memory() {
-    let mut scene = Scene::beside_another_application().await;
+    many_readers_take_at_most(64 * 1024, 262_144).await;
+}
+
+/// With the largest `limits.context_bytes`. Parsed, each of these contexts takes 68 MB.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_readers_of_the_largest_contexts_take_little_memory() {
+    many_readers_take_at_most(128 * 1024, 1_048_576).await;
+}
+
+/// `most_kib`: beyond what the worker took before.
+async fn many_readers_take_at_most(most_kib: u64, context_bytes: usize) {
+    let mut scene = Scene::for_readers_of(context_bytes).await;
     let mut runs = Vec::new();
-    for (number, mistakes) in many_small_values(Database::Postgres).enumerate() {
+    for (number, mistakes) in many_small_values(Database::Postgres, context_bytes).enumerate() {
         let run = scene.hostile(number, &mistakes).await;
         runs.push(run.expect("the row is taken"));
     }
     scene.note_what_is_left_alone().await;
     scene.round_ends_well().await;
-    scene.visitor.read_at_once(&runs).await;
+    let other = scene.another_visitor().await;
+    let before = peak_kib(scene.daemon.pid());
+    Visitor::read_at_once(&[&scene.visitor, &other], &runs).await;
+    if let (Some(before), Some(after)) = (before, peak_kib(scene.daemon.pid())) {
+        let more = after.saturating_sub(before);
+        assert!(more < most_kib, "the readers took {more} KiB");
+        scene.memory_kib = scene.memory_kib.max(before + most_kib);
+    }
     scene.right(1).await;
     scene.round_ends_well().await;
     scene.ends().await;

@@ -194,6 +194,8 @@ fn values() -> Vec<String> {
     all.push("1e100000".into());
     all.extend([100, 127, 128, 129, 1_000].map(nested_arrays));
     all.extend([129, 1_000].map(nested_objects));
+    // Half of a surrogate pair in a name.
+    all.push(r#"{"\ud800": 1}"#.into());
     all
 }
 
@@ -348,23 +350,30 @@ fn context(members: &BTreeMap<&str, String>, twice: &[(&str, String)]) -> String
 }
 
 /// Runs whose contexts are of many small values, which take a hundred times the memory of their text when parsed: right
-/// ones, and completed ones with such a report, of as many values as a report may have.
-pub fn many_small_values(database: Database) -> impl Iterator<Item = Vec<Mistake>> {
-    let member = |name, number| {
-        let values = format!("[{}0]", r#"{"": 0}, "#.repeat(number));
-        Mistake::Member(name, Some(values))
-    };
+/// ones of almost so many bytes, and completed ones with such a report, of as many values as a report may have, beside
+/// each other or within each other.
+pub fn many_small_values(
+    database: Database,
+    context_bytes: usize,
+) -> impl Iterator<Item = Vec<Mistake>> {
+    let member = |name, value| Mistake::Member(name, Some(value));
     let column = |name, value: &str| Mistake::Column(name, value.to_owned());
-    let right = vec![member("extra", 26_000)];
-    let completed = vec![
-        member("verification_report", 19_000),
-        column("status", "'completed'"),
-        column("outcome", "'failed'"),
-        column("started_at", database.now()),
-        column("completed_at", database.now()),
-    ];
+    let values = |number| format!("[{}0]", r#"{"": 0}, "#.repeat(number));
+    let nested = r#"{"": "#.repeat(120) + "0" + &"}".repeat(120);
+    let nested = format!(r#"{{"checks": [{}]}}"#, vec![nested; 318].join(", "));
+    let right = vec![member("extra", values(context_bytes / 10))];
+    let completed = [values(19_000), nested].map(|report| {
+        vec![
+            member("verification_report", report),
+            column("status", "'completed'"),
+            column("outcome", "'failed'"),
+            column("started_at", database.now()),
+            column("completed_at", database.now()),
+        ]
+    });
     let right = std::iter::repeat_n(right, 6);
-    right.chain(std::iter::repeat_n(completed, 2))
+    let completed = completed.map(|row| std::iter::repeat_n(row, 2));
+    right.chain(completed.into_iter().flatten())
 }
 
 /// The statement that writes the row and returns its id.

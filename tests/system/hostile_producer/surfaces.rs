@@ -65,6 +65,13 @@ impl Visitor {
 
     /// Sends it until it is not too often. Its answer must be one, and no error of the server's.
     async fn ask(&self, what: &str, request: RequestBuilder) -> (u16, String) {
+        let (status, body) = self.repeat(what, &request, &[429]).await;
+        assert!(status < 500, "{what}: {status} {body:.2000}");
+        (status, body)
+    }
+
+    /// Sends it again as long as it gets one of these answers.
+    async fn repeat(&self, what: &str, request: &RequestBuilder, busy: &[u16]) -> (u16, String) {
         let until = Instant::now() + PATIENCE;
         loop {
             let again = request.try_clone().unwrap().timeout(PATIENCE);
@@ -75,8 +82,7 @@ impl Visitor {
             let body = answer.bytes().await;
             let body = body.unwrap_or_else(|e| panic!("{what}: {e:?}"));
             let body = String::from_utf8_lossy(&body).into_owned();
-            assert!(status < 500, "{what}: {status} {body:.2000}");
-            if status != 429 || Instant::now() > until {
+            if !busy.contains(&status) || Instant::now() > until {
                 return (status, body);
             }
             let wait = wait.and_then(|w| w.to_str().ok()?.parse().ok());
@@ -96,29 +102,30 @@ impl Visitor {
         self.ask(&format!("{method} {path}"), request).await
     }
 
-    /// Has each of these runs read three times by several readers at the same moment, who may be too many.
-    pub async fn read_at_once(&self, runs: &[i64]) {
+    /// Has each of these runs read three times by all visitors at the same moment. Who is refused, as there may be too
+    /// many, asks again.
+    pub async fn read_at_once(visitors: &[&Self], runs: &[i64]) {
+        let paths = runs.iter().flat_map(|run| {
+            [
+                format!("/v1/runs/{run}"),
+                format!("/runs/{run}"),
+                format!("/runs/{run}/run.json"),
+            ]
+        });
+        let paths: Vec<String> = paths.collect();
         for _ in 0..3 {
-            let paths = runs.iter().flat_map(|run| {
-                [
-                    format!("/v1/runs/{run}"),
-                    format!("/runs/{run}"),
-                    format!("/runs/{run}/run.json"),
-                ]
-            });
-            let answers = join_all(paths.map(|path| async move {
-                let request = self.person.request(Method::GET, &path);
-                let request = request.bearer_auth(&self.token).timeout(PATIENCE);
-                let answer = request.send().await;
-                let answer = answer.unwrap_or_else(|e| panic!("{path}: {e:?}"));
-                let status = answer.status().as_u16();
-                assert!(matches!(status, 200 | 429 | 503), "{path}: {status}");
-                let body = answer.bytes().await;
-                body.unwrap_or_else(|e| panic!("{path}: {e:?}"));
-                status
-            }));
-            assert!(answers.await.contains(&200));
+            let requests = visitors
+                .iter()
+                .flat_map(|visitor| paths.iter().map(move |path| visitor.read(path)));
+            join_all(requests).await;
         }
+    }
+
+    async fn read(&self, path: &str) {
+        let request = self.person.request(Method::GET, path);
+        let request = request.bearer_auth(&self.token);
+        let (status, body) = self.repeat(path, &request, &[429, 503]).await;
+        assert_eq!(status, 200, "{path}: {body:.2000}");
     }
 
     /// What a page or a route of the API shows.
@@ -168,7 +175,11 @@ impl Visitor {
         }
         let mut shown: Vec<i64> = spread(runs, SHOWN).collect();
         shown.extend([i64::MIN, -1, 0, i64::MAX]);
-        let listed = self.list("/v1/runs?limit=7").await;
+        let items = self.items("/v1/runs?limit=7").await;
+        self.are_readable(&items, runs).await;
+        let listed = items.iter();
+        let listed = listed.filter_map(|item| item["operation_run_id"].as_i64());
+        let listed: BTreeSet<i64> = listed.collect();
         let made = self.acknowledge(&shown).await;
         self.acknowledgements.extend(made);
         let newest = self.acknowledgements.iter().rev().copied();
@@ -221,24 +232,34 @@ impl Visitor {
             "/v1/audit?limit=7",
             "/v1/audit?object=acknowledgement",
         ] {
-            self.list(list).await;
+            self.items(list).await;
         }
         self.pages(&shown, connections, &listed).await;
     }
 
-    /// A list to its end. Returns the runs in it.
-    async fn list(&self, path: &str) -> BTreeSet<i64> {
-        let mut runs = BTreeSet::new();
+    /// Each of these runs that a list calls readable is.
+    async fn are_readable(&self, items: &[Value], runs: &[i64]) {
+        let readable = items.iter().filter(|item| item["report"] == "readable");
+        let readable = readable.filter_map(|item| item["operation_run_id"].as_i64());
+        for run in readable.filter(|run| runs.contains(run)) {
+            let shown = self.shown(&format!("/v1/runs/{run}")).await;
+            let shown: Value = serde_json::from_str(&shown).unwrap();
+            assert_eq!(shown["report"]["state"], "readable", "{shown}");
+        }
+    }
+
+    /// A list to its end.
+    async fn items(&self, path: &str) -> Vec<Value> {
+        let mut all = Vec::new();
         let mut next = path.to_owned();
         for _ in 0..10_000 {
             let (status, body) = self.api(&Method::GET, &next, None).await;
             assert_eq!(status, 200, "{next}: {body}");
-            let body: Value = serde_json::from_str(&body).unwrap();
-            let items = body["items"].as_array().unwrap().iter();
-            runs.extend(items.filter_map(|item| item["operation_run_id"].as_i64()));
+            let mut body: Value = serde_json::from_str(&body).unwrap();
+            all.append(body["items"].as_array_mut().unwrap());
             match body["next"].as_str() {
                 Some(more) => more.clone_into(&mut next),
-                None => return runs,
+                None => return all,
             }
         }
         panic!("{path} has no end");

@@ -4,9 +4,13 @@
 
 use crate::store::bed::Bed;
 use crate::store::fixtures::{blocked, context, failed, report_of, succeeded};
+use chrono::DateTime;
 use serde_json::{Value, json};
 use verifyd::domain::completion::Completion;
+use verifyd::domain::run::ReportPresence;
 use verifyd::domain::{ConnectionId, RunId};
+use verifyd::view::RunView;
+use verifyd::view::report::ReportState;
 
 const NAMES: [&str; 3] = ["verification_report", "reason_code", "next_steps"];
 
@@ -315,4 +319,88 @@ async fn of_completed_runs_that_repeat_members_verifyds_are_kept() {
     let missing = bed.store.guards().await.unwrap().missing;
     assert_eq!(missing, Vec::<String>::new());
     assert_eq!(bed.context_of(untouched).await, repeated);
+}
+
+/// What a list says of the run's report, whether its verdict is read there, and what a page says.
+async fn shown(bed: &Bed, run: RunId) -> (ReportPresence, bool, ReportState) {
+    let listed = bed.store.run_summary(run).await.unwrap().unwrap();
+    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let page = RunView::of(&stored, &[], DateTime::UNIX_EPOCH);
+    (listed.report, listed.overall.is_some(), page.report)
+}
+
+/// As another writer may leave it, past the guards: read as a whole, and in parts.
+#[tokio::test]
+async fn a_report_that_a_context_repeats_is_unreadable_everywhere() {
+    let bed = Bed::sqlite().await;
+    bed.unguard().await;
+    bed.lift_constraints().await;
+    let connection = bed.connection(7).await;
+    let completion = Completion {
+        connection: Some(connection),
+        ..succeeded()
+    };
+    let verdict = async || {
+        let trend = bed.store.trend(&[connection], 1).await.unwrap();
+        trend[0].overall.clone()
+    };
+    for padding in [1, LARGEST] {
+        let run = bed.queued_for(7, connection.0).await;
+        bed.complete(run, &completion).await;
+        let padding = format!(r#""padding":"{}","#, "x".repeat(padding));
+        let text = between(&padding, &bed.context_of(run).await, "");
+        save_text(&bed, run, &text).await;
+        assert!(matches!(
+            shown(&bed, run).await,
+            (ReportPresence::Readable, true, ReportState::Readable { .. })
+        ));
+        assert!(verdict().await.is_some());
+        let mut wrong = vec![text.replace("verification_report", r"verification_report\u0000x")];
+        for name in [
+            "verification_report",
+            r"verification\u005freport",
+            r"verification_report\u0000x",
+        ] {
+            for other in [report_of(&failed()), json!(null)] {
+                let other = format!(r#""{name}":{other},"#);
+                wrong.push(between(&other, &text, ""));
+                wrong.push(between("", &text, &other));
+            }
+        }
+        for context in wrong {
+            save_text(&bed, run, &context).await;
+            let shown = shown(&bed, run).await;
+            assert!(
+                matches!(
+                    shown,
+                    (
+                        ReportPresence::Unreadable,
+                        false,
+                        ReportState::Unreadable { .. }
+                    )
+                ),
+                "{shown:?}"
+            );
+            assert_eq!(verdict().await, None);
+        }
+    }
+}
+
+/// SQLite stores half of a surrogate pair in a name.
+#[tokio::test]
+async fn a_name_that_cannot_be_read_hides_no_report() {
+    let bed = Bed::sqlite().await;
+    bed.unguard().await;
+    bed.lift_constraints().await;
+    for padding in [1, LARGEST] {
+        let run = bed.completed(&succeeded()).await;
+        let half = format!(r#""\ud800":1,"padding":"{}","#, "x".repeat(padding));
+        let text = between(&half, &bed.context_of(run).await, "");
+        save_text(&bed, run, &text).await;
+        assert!(matches!(
+            shown(&bed, run).await,
+            (ReportPresence::Readable, true, ReportState::Readable { .. })
+        ));
+        assert_eq!(bed.run(run).await.context["provider"], "microsoft");
+    }
 }
