@@ -1,15 +1,14 @@
 //! `verifyd connections`
 
 mod list;
+mod rotation;
 
 use super::args::{
-    ConnectionArgs, ConnectionsAddArgs, ConnectionsCommand, CredentialArgs, RotateKeysArgs,
-    SetCredentialArgs,
+    ConnectionArgs, ConnectionsAddArgs, ConnectionsCommand, CredentialArgs, SetCredentialArgs,
 };
 use super::origin::terminal;
 use super::{output, render};
 use crate::app::Services;
-use crate::credentials::envelope::is_envelope;
 use crate::credentials::{NamedFile, Validity, credential_from_files, validity};
 use crate::domain::access::Binding;
 use crate::domain::client_secret;
@@ -38,9 +37,6 @@ use zeroize::Zeroizing;
 /// Largest file: secrets, passwords and certificates with their chains are smaller.
 const MAX_FILE_BYTES: usize = 64 * 1024;
 
-/// Credentials that a rotation reads at a time.
-const ROTATION_PAGE: u32 = 200;
-
 pub async fn run(services: &Services, command: ConnectionsCommand) -> anyhow::Result<ExitCode> {
     match command {
         ConnectionsCommand::Add(args) => add(services, args).await?,
@@ -53,7 +49,7 @@ pub async fn run(services: &Services, command: ConnectionsCommand) -> anyhow::Re
             set_status(services, &args, ConnectionStatus::Enabled).await?;
         }
         ConnectionsCommand::SetCredential(args) => set_credential(services, &args).await?,
-        ConnectionsCommand::RotateKeys(args) => rotate(services, &args).await?,
+        ConnectionsCommand::RotateKeys(args) => rotation::rotate(services, &args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -222,7 +218,9 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     let opened = credential
         .as_ref()
         .map(|stored| services.vault.open(connection.binding(), stored));
-    let opens = opened.as_ref().map(Result::is_ok);
+    let decrypts = opened
+        .as_ref()
+        .map(|opened| !matches!(opened, Err(VaultError::Undecryptable(_))));
     let why = match opened {
         Some(Ok(credential)) => {
             flaw(&services.providers, &connection, &credential).map(|unmet| flaw_words(&unmet))
@@ -238,7 +236,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                 "kind": c.kind,
                 "expires_at": c.expiry.at(),
                 "updated_at": c.updated_at,
-                "decryptable": opens,
+                "decryptable": decrypts,
                 "problem": why,
                 "needs_rotation": services.vault.needs_rotation(&c.payload),
             })),
@@ -288,7 +286,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     line("module", or_dash(connection.module.as_deref()));
     line(
         "credential",
-        match (&credential, opens) {
+        match (&credential, decrypts) {
             (Some(c), Some(_)) => format!(
                 "{}{}{}",
                 c.kind,
@@ -466,120 +464,4 @@ async fn set_expiry(
         output::day(expires_at)
     ));
     Ok(())
-}
-
-/// Seals every credential again that is not sealed with the writing key. Repeatable; a credential that
-/// changes meanwhile is left as it is.
-async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()> {
-    let (mut rotated, mut current, mut changed, mut laravel) = (0u64, 0u64, 0u64, 0u64);
-    let mut undecryptable = Vec::new();
-    let mut unreadable = Vec::new();
-    let mut after = None;
-    loop {
-        let page = services.store.credentials(after, ROTATION_PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.connection.id);
-        for found in page {
-            let id = found.connection.id;
-            let (binding, stored) = match found.credential {
-                Ok(credential) => credential,
-                Err(error) => {
-                    unreadable.push((id, error.to_string()));
-                    continue;
-                }
-            };
-            let opened = services.vault.open(binding, &stored);
-            if !matches!(opened, Err(VaultError::Undecryptable(_))) {
-                if !services.vault.needs_rotation(&stored.payload) {
-                    current += 1;
-                    continue;
-                }
-                if !args.laravel_too && !is_envelope(&stored.payload) {
-                    laravel += 1;
-                    continue;
-                }
-            }
-            let Ok(credential) = opened else {
-                undecryptable.push(id);
-                continue;
-            };
-            let sealed = services
-                .vault
-                .seal(binding, &credential, stored.expiry.at())?;
-            let replaced = services
-                .store
-                .reseal_credential(id, &stored.payload, &sealed.payload, &terminal())
-                .await?;
-            if replaced {
-                rotated += 1;
-            } else {
-                changed += 1;
-            }
-        }
-    }
-    let webhooks = super::webhooks::reseal(services).await?;
-    if args.json.json {
-        output::json(&json!({
-            "rotated": rotated,
-            "left_to_laravel": laravel,
-            "current": current,
-            "changed_meanwhile": changed,
-            "undecryptable": undecryptable,
-            "unreadable": unreadable
-                .iter()
-                .map(|(id, why)| json!({ "provider_connection_id": id, "problem": why }))
-                .collect::<Vec<_>>(),
-            "webhooks": webhooks,
-        }))?;
-    } else {
-        let said = |what: &str, [rotated, current, changed]: [u64; 3]| {
-            output::line(format!(
-                "{what}: {rotated} sealed again, {current} already with the writing key, {changed} changed meanwhile"
-            ));
-        };
-        said("credentials", [rotated, current, changed]);
-        let of_webhooks = [
-            webhooks.rotated,
-            webhooks.current,
-            webhooks.changed_meanwhile,
-        ];
-        said("secrets of webhooks", of_webhooks);
-        if laravel > 0 {
-            output::line(format!(
-                "credentials: {laravel} left as the Laravel application encrypted them (--laravel-too)"
-            ));
-        }
-    }
-    for (id, why) in &unreadable {
-        output::note(format!(
-            "connection {id} was left out: {}",
-            render::clean(why)
-        ));
-    }
-    let mut problems = Vec::new();
-    if !undecryptable.is_empty() {
-        let ids = joined(&undecryptable);
-        problems.push(format!(
-            "cannot be decrypted with any key here: connections {ids}"
-        ));
-    }
-    if !webhooks.undecryptable.is_empty() {
-        let ids = joined(&webhooks.undecryptable);
-        problems.push(format!(
-            "cannot be decrypted with any key here: secrets of webhook endpoints {ids}"
-        ));
-    }
-    if !unreadable.is_empty() {
-        let ids = joined(unreadable.iter().map(|(id, _)| id));
-        problems.push(format!(
-            "left out, as their rows cannot be read: connections {ids}; correct the rows and repeat the command"
-        ));
-    }
-    anyhow::ensure!(problems.is_empty(), problems.join("; "));
-    Ok(())
-}
-
-fn joined(ids: impl IntoIterator<Item = impl ToString>) -> String {
-    let ids: Vec<String> = ids.into_iter().map(|id| id.to_string()).collect();
-    ids.join(", ")
 }

@@ -486,6 +486,44 @@ mod tests {
     }
 
     #[test]
+    fn every_flaw_of_a_servers_certificate_has_a_remedy() {
+        use rustls::{CertificateError as Flaw, ExtendedKeyPurpose, OtherError};
+        let other = || {
+            OtherError(std::sync::Arc::new(std::io::Error::other(
+                "UnsupportedVersion",
+            )))
+        };
+        for (flaw, advice) in [
+            (Flaw::UnknownIssuer, "sslrootcert"),
+            // Of an authority that was made again under its name.
+            (Flaw::BadSignature, "sslrootcert"),
+            (Flaw::Expired, "renew"),
+            (Flaw::BadEncoding, "certificate replaced"),
+            (Flaw::UnhandledCriticalExtension, "certificate replaced"),
+            (
+                Flaw::UnsupportedSignatureAlgorithmForPublicKeyContext {
+                    signature_algorithm_id: Vec::new(),
+                    public_key_algorithm_id: Vec::new(),
+                },
+                "certificate replaced",
+            ),
+            (
+                Flaw::InvalidPurposeContext {
+                    required: ExtendedKeyPurpose::ServerAuth,
+                    presented: vec![ExtendedKeyPurpose::ClientAuth],
+                },
+                "certificate replaced",
+            ),
+            (Flaw::Other(other()), "certificate replaced"),
+        ] {
+            let said = format!("TLS: {}", rustls::Error::InvalidCertificate(flaw));
+            let remedy = of_store(&StoreError::Unavailable(Detail::said(&said)));
+            let remedy = remedy.unwrap_or_else(|| panic!("{said}"));
+            assert!(remedy.contains(advice), "{said}: {remedy}");
+        }
+    }
+
+    #[test]
     fn a_connection_that_cannot_listen_has_the_remedy_of_its_cause_and_its_url() {
         for (error, of_url, of_listen_url) in [
             (

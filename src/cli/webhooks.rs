@@ -7,21 +7,18 @@ use super::args::{
 use super::origin::terminal;
 use super::{output, render};
 use crate::app::Services;
-use crate::domain::EndpointId;
 use crate::domain::circuit::CircuitState;
-use crate::domain::webhook::{self, AttemptResult, DisabledReason, WebhookBinding};
+use crate::domain::webhook::{self, AttemptResult, DisabledReason};
 use crate::notify::webhook::{AddressRule, signature};
 use crate::operations::webhooks;
 use crate::ports::clock::{Clock as _, SystemClock};
-use crate::ports::vault::VaultError;
 use crate::ports::webhook_deliveries::{DeliveryFilter, Replay};
-use crate::ports::webhook_endpoints::{Endpoint, NewEndpoint, SealedSecrets};
+use crate::ports::webhook_endpoints::{Endpoint, NewEndpoint};
 use crate::view::words::{counted, span};
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Serialize;
 use serde_json::json;
 use std::process::ExitCode;
 use zeroize::Zeroizing;
@@ -294,62 +291,10 @@ async fn replay(services: &Services, args: &ReplayArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The result of a rotation of keys for the secrets of webhooks.
-#[derive(Debug, Default, Serialize)]
-pub struct Resealed {
-    pub rotated: u64,
-    pub current: u64,
-    pub changed_meanwhile: u64,
-    pub undecryptable: Vec<EndpointId>,
-}
-
-/// Seals again what another key than the writing one sealed. A previous secret that does not open signs nothing and is
-/// dropped.
-pub async fn reseal(services: &Services) -> anyhow::Result<Resealed> {
-    let vault = &services.vault;
-    let again = |binding: &WebhookBinding, payload: &str| -> Result<String, VaultError> {
-        let secret = vault.open_webhook_secret(binding, payload)?;
-        vault.seal_webhook_secret(binding, &secret)
-    };
-    let mut done = Resealed::default();
-    for (binding, old) in services.store.endpoint_secrets().await? {
-        let mut payloads = std::iter::once(&old.current).chain(&old.previous);
-        if payloads.all(|payload| !vault.needs_rotation(payload)) {
-            match vault.open_webhook_secret(&binding, &old.current).is_ok() {
-                true => done.current += 1,
-                false => done.undecryptable.push(binding.endpoint_id),
-            }
-            continue;
-        }
-        let new = again(&binding, &old.current).map(|current| SealedSecrets {
-            current,
-            previous: old
-                .previous
-                .as_deref()
-                .and_then(|previous| again(&binding, previous).ok()),
-        });
-        match new {
-            Ok(new) => {
-                let swapped = services
-                    .store
-                    .reseal_secrets(binding.endpoint_id, &old, &new, &terminal())
-                    .await?;
-                match swapped {
-                    true => done.rotated += 1,
-                    false => done.changed_meanwhile += 1,
-                }
-            }
-            Err(VaultError::NoKey) => return Err(VaultError::NoKey.into()),
-            Err(_) => done.undecryptable.push(binding.endpoint_id),
-        }
-    }
-    Ok(done)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::WorkspaceId;
+    use crate::domain::{EndpointId, WorkspaceId};
 
     #[test]
     fn a_state_says_when_a_probe_is_sent() {

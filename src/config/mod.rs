@@ -16,6 +16,7 @@ mod rule;
 mod settings;
 mod sources;
 mod table_list;
+mod toml_text;
 
 pub use error::{ConfigError, Problem};
 pub use print::masked_url;

@@ -4,6 +4,7 @@
 use super::error::{ConfigError, Problem};
 use super::keys::{self, rule};
 use super::rule::Rule;
+use super::toml_text;
 use crate::domain::text_decoding;
 use crate::files;
 use config::{Map, Source, Value, ValueKind};
@@ -230,7 +231,7 @@ pub(super) fn layers(
     sources: &Sources,
     problems: &mut Vec<Problem>,
 ) -> Result<Vec<Layer>, ConfigError> {
-    let mut layers = vec![parse_toml(default, "default", problems)?];
+    let mut layers = vec![toml_text::parse(default, "default", problems)?];
     let named = sources.environment.get(FILE_VARIABLE);
     let file = sources
         .file
@@ -249,7 +250,7 @@ pub(super) fn layers(
             )
         })?;
         let origin = format!("file {}", path.display());
-        layers.push(parse_toml(&text, &origin, problems)?);
+        layers.push(toml_text::parse(&text, &origin, problems)?);
     }
     let environment = &sources.environment;
     layers.push(from_plain(&PLAIN, environment, problems));
@@ -320,115 +321,6 @@ fn shared_environment(environment: &BTreeMap<String, String>, layers: &[Layer]) 
         }
     }
     layer
-}
-
-fn parse_toml(text: &str, origin: &str, problems: &mut Vec<Problem>) -> Result<Layer, ConfigError> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        if let Some((key, rule)) = key_of(&error) {
-            return wrong_type(&key, rule, "a number that is out of range", origin);
-        }
-        // The error's own text quotes the line, which may hold a secret.
-        let (line, column) = error.span().map_or((1, 1), |span| place(text, span.start));
-        Problem::at(
-            origin,
-            format!(
-                "is no valid TOML: line {line}, column {column}: {}",
-                error.message()
-            ),
-        )
-    })?;
-    let mut layer = Layer::default();
-    flatten("", table, origin, &mut layer, problems);
-    Ok(layer)
-}
-
-/// The key whose value is read, and not its syntax, fails: that of a number. The error names it without the text alone.
-fn key_of(error: &toml::de::Error) -> Option<(String, Rule)> {
-    let mut error = error.clone();
-    error.set_input(None);
-    let said = error.to_string();
-    let mut key = said.split_once("\nin `")?.1.strip_suffix("`\n")?;
-    loop {
-        match rule(key) {
-            Some(rule) => return Some((key.to_owned(), rule)),
-            // A member of a table in a list.
-            None => key = key.rsplit_once('.')?.0,
-        }
-    }
-}
-
-fn place(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    (line, column)
-}
-
-fn flatten(
-    prefix: &str,
-    table: toml::Table,
-    origin: &str,
-    layer: &mut Layer,
-    problems: &mut Vec<Problem>,
-) {
-    for (name, value) in table {
-        let key = if prefix.is_empty() {
-            name
-        } else {
-            format!("{prefix}.{name}")
-        };
-        match value {
-            toml::Value::Table(inner) => match rule(&key) {
-                Some(rule) => problems.push(wrong_type(&key, rule, "a table", origin)),
-                None => {
-                    if inner.is_empty() && !keys::is_section(&key) {
-                        problems.push(Problem::at(origin, keys::unknown(&key)));
-                    }
-                    flatten(&key, inner, origin, layer, problems);
-                }
-            },
-            value => match rule(&key) {
-                Some(rule) => match convert(value, origin) {
-                    Some(value) => layer.0.push((key, value)),
-                    None => problems.push(wrong_type(&key, rule, "a date", origin)),
-                },
-                None if keys::is_section(&key) => problems.push(Problem::at(
-                    origin,
-                    format!("{key} must be a table of keys, not a value"),
-                )),
-                None => problems.push(Problem::at(origin, keys::unknown(&key))),
-            },
-        }
-    }
-}
-
-fn wrong_type(key: &str, rule: Rule, found: &str, origin: &str) -> Problem {
-    Problem::at(origin, format!("{key} must be {rule}, found {found}"))
-}
-
-/// `None` if there is a date in it, which no key allows.
-pub(super) fn convert(value: toml::Value, origin: &str) -> Option<Value> {
-    let name = origin.to_owned();
-    let kind = match value {
-        toml::Value::String(text) => ValueKind::String(text),
-        toml::Value::Integer(number) => ValueKind::I64(number),
-        toml::Value::Float(number) => ValueKind::Float(number),
-        toml::Value::Boolean(flag) => ValueKind::Boolean(flag),
-        toml::Value::Datetime(_) => return None,
-        toml::Value::Array(items) => ValueKind::Array(
-            items
-                .into_iter()
-                .map(|value| convert(value, origin))
-                .collect::<Option<_>>()?,
-        ),
-        toml::Value::Table(table) => ValueKind::Table(
-            table
-                .into_iter()
-                .map(|(key, value)| Some((key, convert(value, origin)?)))
-                .collect::<Option<_>>()?,
-        ),
-    };
-    Some(Value::new(Some(&name), kind))
 }
 
 fn variable(name: &str) -> String {

@@ -1,7 +1,7 @@
 //! Keys whose value is a list of tables, as text of a variable and in TOML.
 
 use super::print::quoted;
-use super::sources::convert;
+use super::toml_text::convert;
 use config::{Value, ValueKind};
 use std::fmt::Write as _;
 

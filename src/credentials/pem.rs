@@ -266,7 +266,11 @@ pub(super) mod tests {
     }
 
     /// A certificate of the key from the first day of one year to the last day of another.
-    fn certificate_of(key: &rcgen::KeyPair, from: i32, until: i32) -> String {
+    pub(in crate::credentials) fn certificate_of(
+        key: &rcgen::KeyPair,
+        from: i32,
+        until: i32,
+    ) -> String {
         let mut params = rcgen::CertificateParams::new(vec!["verifyd.test".to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(until, 12, 31);

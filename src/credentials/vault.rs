@@ -75,6 +75,20 @@ impl KeyRingVault {
     pub fn laravel_keys(&self) -> usize {
         self.ring.laravel().len()
     }
+
+    fn decrypt(
+        &self,
+        binding: CredentialBinding,
+        stored: &StoredCredential,
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        if stored.connection_id != binding.connection_id {
+            return Err(Cause::OtherConnection.into());
+        }
+        match envelope::is_envelope(&stored.payload) {
+            true => envelope::open(&self.ring, &binding, &stored.payload),
+            false => laravel::decrypt(self.ring.laravel(), &stored.payload),
+        }
+    }
 }
 
 impl Vault for KeyRingVault {
@@ -98,15 +112,10 @@ impl Vault for KeyRingVault {
         binding: CredentialBinding,
         stored: &StoredCredential,
     ) -> Result<Credential, VaultError> {
-        if stored.connection_id != binding.connection_id {
-            return Err(Cause::OtherConnection.into());
-        }
-        let credential = if envelope::is_envelope(&stored.payload) {
-            let plain = envelope::open(&self.ring, &binding, &stored.payload)?;
-            plaintext::read(&plain)?
-        } else {
-            let plain = laravel::decrypt(self.ring.laravel(), &stored.payload)?;
-            laravel::interpret(&plain, stored.kind, SystemClock.now())?
+        let plain = self.decrypt(binding, stored)?;
+        let credential = match envelope::is_envelope(&stored.payload) {
+            true => plaintext::read(&plain)?,
+            false => laravel::interpret(&plain, stored.kind, SystemClock.now())?,
         };
         if credential.kind() != stored.kind {
             return Err(Cause::OtherKind.into());
@@ -119,6 +128,18 @@ impl Vault for KeyRingVault {
             check(&credential)?;
         }
         Ok(credential)
+    }
+
+    fn reseal(
+        &self,
+        binding: CredentialBinding,
+        stored: &StoredCredential,
+    ) -> Result<String, VaultError> {
+        let plain = match envelope::is_envelope(&stored.payload) {
+            true => self.decrypt(binding, stored)?,
+            false => plaintext::write(&self.open(binding, stored)?)?,
+        };
+        envelope::seal(&self.ring, &binding, &plain)
     }
 
     fn seal_webhook_secret(

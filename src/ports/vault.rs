@@ -72,6 +72,14 @@ pub trait Vault: Send + Sync {
         stored: &StoredCredential,
     ) -> Result<Credential, VaultError>;
 
+    /// Encrypts again with the writing key what decrypts, also where it is malformed by the rules of today. Of a payload
+    /// of Laravel it has to be a usable credential.
+    fn reseal(
+        &self,
+        binding: CredentialBinding,
+        stored: &StoredCredential,
+    ) -> Result<String, VaultError>;
+
     /// Encrypts the secret of a webhook's endpoint.
     fn seal_webhook_secret(
         &self,

@@ -169,6 +169,8 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
         "give both parameters in database.url (DATABASE_URL), or neither",
     ),
     (("", "UnknownIssuer"), TRUST_AUTHORITY),
+    // Of another authority with the name of the trusted one, such as one that was made again.
+    (("", "certificate: BadSignature"), TRUST_AUTHORITY),
     (
         ("", AUTHORITY_AS_SERVER),
         TlsCause::AuthorityAsServer.step(),
@@ -179,6 +181,12 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
     ),
     (("", "certificate expired"), RENEW_CERTIFICATE),
     (("", "certificate not valid yet"), RENEW_CERTIFICATE),
+    // It ends before it begins.
+    (("", "certificate: Expired"), RENEW_CERTIFICATE),
+    (
+        ("", "invalid peer certificate"),
+        TlsCause::Certificate.step(),
+    ),
     (
         ("", "no encryption"),
         "let pg_hba.conf admit the user from here without TLS, or connect with it: ssl = on in the server, and \

@@ -102,6 +102,20 @@ fn a_number_that_no_key_can_hold_is_named_with_its_key() {
                 "{error}"
             );
         }
+        for (text, problem) in [
+            (
+                format!("[worker]\nconcurency = {number}"),
+                "unknown key worker.concurency, did you mean worker.concurrency?",
+            ),
+            (format!("nonsense = [{number}]"), "unknown key nonsense, "),
+            (
+                format!("worker = {number}"),
+                "worker must be a table of keys, not a value",
+            ),
+        ] {
+            let error = with_file(&text, &[]).unwrap_err().to_string();
+            assert_holds(&error, problem);
+        }
     }
 }
 

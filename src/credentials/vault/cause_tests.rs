@@ -1,8 +1,9 @@
 //! Tests that every reason why a stored credential cannot be used has its cause.
 
-use super::tests::{CANARY, CBC_STRING, LARAVEL_KEY, PLACE, open, secret, settings};
+use super::tests::{CANARY, CBC_STRING, LARAVEL_KEY, PLACE, open, secret, settings, stored};
 use super::*;
 use crate::credentials::laravel;
+use crate::credentials::pem::tests::certificate_of;
 use crate::domain::TenantId;
 use crate::domain::connection::CredentialKind;
 use base64::Engine;
@@ -107,6 +108,45 @@ fn every_payload_that_cannot_be_decrypted_has_its_cause() {
         flaw(&vault("k1", 1, &[]), CBC_STRING).cause,
         Cause::LaravelNoKey
     );
+}
+
+/// The rules may be stricter than those of the version that sealed it.
+#[test]
+fn a_rotation_refuses_only_what_it_cannot_read() {
+    use CredentialKind::{Certificate, ClientSecret};
+    let old = vault("k1", 1, &[]);
+    let both = open_vault(&settings(&[("k2", 2), ("k1", 1)], &[LARAVEL_KEY]), None).unwrap();
+    let new = vault("k2", 2, &[]);
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let reversed = serde_json::json!({ "certificate": {
+        "private_key": key.serialize_pem(),
+        "certificate": certificate_of(&key, 2031, 2029),
+    }});
+    for (kind, plain) in [
+        (Certificate, reversed.to_string()),
+        (
+            ClientSecret,
+            r#"{"client_secret": {"client_secret": "ab "}}"#.to_owned(),
+        ),
+        (ClientSecret, "{}".to_owned()),
+    ] {
+        let payload = sealed(&old, plain.as_bytes());
+        let again = both.reseal(PLACE, &stored(3, kind, &payload)).unwrap();
+        let opened = envelope::open(&new.ring, &PLACE, &again).unwrap();
+        assert_eq!(*opened, plain.as_bytes());
+        let cause = |error: VaultError| error.flaw().unwrap().cause;
+        let lost = new.reseal(PLACE, &stored(3, kind, &payload));
+        assert_eq!(lost.map_err(cause), Err(Cause::KeyNotConfigured));
+        let elsewhere = both.reseal(PLACE, &stored(9, kind, &payload));
+        assert_eq!(elsewhere.map_err(cause), Err(Cause::OtherConnection));
+    }
+    // What Laravel encrypted has to be understood.
+    let laravel = |kind| both.reseal(PLACE, &stored(3, kind, CBC_STRING));
+    assert!(matches!(
+        laravel(Certificate),
+        Err(VaultError::Malformed(_))
+    ));
+    open(&new, ClientSecret, &laravel(ClientSecret).unwrap()).unwrap();
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn place(workspace: i64, tenant: i64, connection: i64) -> CredentialBinding {
     }
 }
 
-fn stored(connection: i64, kind: CredentialKind, payload: &str) -> StoredCredential {
+pub(super) fn stored(connection: i64, kind: CredentialKind, payload: &str) -> StoredCredential {
     StoredCredential {
         connection_id: ConnectionId(connection),
         kind,

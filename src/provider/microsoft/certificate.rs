@@ -19,6 +19,10 @@ const CERTIFICATE: Unusable = Unusable {
     field: "credential.certificate",
     expected: "an X.509 certificate with an RSA key, in PEM",
 };
+const NEVER_VALID: Unusable = Unusable {
+    field: "credential.certificate",
+    expected: "a certificate that begins to be valid before it ends",
+};
 const PRIVATE_KEY: Unusable = Unusable {
     field: "credential.private_key",
     expected: "an unencrypted RSA private key of at least 2048 bits, PKCS#8 or PKCS#1, in PEM",
@@ -70,14 +74,19 @@ impl SigningCertificate {
         let validity = certificate.validity();
         let [not_before, not_after] = [validity.not_before, validity.not_after]
             .map(|at| DateTime::from_timestamp(at.timestamp(), 0));
+        let not_before = not_before.ok_or(CERTIFICATE)?;
+        let not_after = not_after.ok_or(CERTIFICATE)?;
+        if not_before > not_after {
+            return Err(NEVER_VALID);
+        }
         let mut thumbprint = [0; 32];
         thumbprint
             .copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der).as_ref());
         Ok(Self {
             key,
             thumbprint,
-            not_before: not_before.ok_or(CERTIFICATE)?,
-            not_after: not_after.ok_or(CERTIFICATE)?,
+            not_before,
+            not_after,
         })
     }
 }
@@ -90,4 +99,23 @@ fn leaf_der(pem: &str) -> Result<Vec<u8>, Unusable> {
         .find(|block| block.label == "CERTIFICATE")
         .map(|block| block.contents)
         .ok_or(CERTIFICATE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_ends_before_it_begins_is_never_valid() {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let pem = SecretString::from(key.serialize_pem());
+        let parse = |from, until| {
+            let mut params = rcgen::CertificateParams::default();
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(until, 1, 1);
+            SigningCertificate::parse(&pem, &params.self_signed(&key).unwrap().pem())
+        };
+        assert!(parse(2100, 2101).is_ok());
+        assert_eq!(parse(2101, 2100).unwrap_err(), NEVER_VALID);
+    }
 }

@@ -135,9 +135,13 @@ const QUEUE: Remedies = &[
     ),
     (&[AUTHORITY_AS_SERVER], TlsCause::AuthorityAsServer.step()),
     (
-        &["certificate is not accepted"],
+        &["UnknownIssuer", "BadSignature"],
         "add the authority that issued the certificate of Redis to those that this machine trusts (SSL_CERT_FILE \
          names a file of all of them)",
+    ),
+    (
+        &["certificate is not accepted"],
+        TlsCause::Certificate.step(),
     ),
     (
         &["CertificateRequired"],
@@ -282,6 +286,14 @@ mod tests {
             (
                 "certificate is not accepted: UnknownIssuer",
                 "SSL_CERT_FILE",
+            ),
+            (
+                "certificate is not accepted: invalid peer certificate: BadSignature",
+                "SSL_CERT_FILE",
+            ),
+            (
+                "certificate is not accepted: invalid peer certificate: InvalidPurpose",
+                "certificate replaced",
             ),
             (
                 "certificate is not accepted: invalid peer certificate: CaUsedAsEndEntity",

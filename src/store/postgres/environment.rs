@@ -68,7 +68,7 @@ const VARIABLES: &[Variable] = &[
     of_parameter(
         "PGSSLROOTCERT",
         address::AUTHORITIES,
-        &[("", "UnknownIssuer")],
+        &[("", "UnknownIssuer"), ("", "certificate: BadSignature")],
     ),
     of_parameter(
         "PGSSLCERT",
@@ -305,7 +305,14 @@ mod tests {
         const WRONG_OPTION: &str = "unrecognized configuration parameter \"a\" (SQLSTATE 42704)";
         let read = |address: &str| {
             let url = Url::parse(address).unwrap();
-            let set = ["PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGOPTIONS"];
+            let set = [
+                "PGPORT",
+                "PGUSER",
+                "PGPASSWORD",
+                "PGDATABASE",
+                "PGSSLROOTCERT",
+                "PGOPTIONS",
+            ];
             ReadVariables::beside("database.url", &url, |name| {
                 set.contains(&name).then(|| OsString::from("5"))
             })
@@ -338,6 +345,11 @@ mod tests {
                 "postgres://u:p@h",
                 "database \"5\" does not exist (SQLSTATE 3D000)",
                 "; database.url leaves the database to the variable PGDATABASE",
+            ),
+            (
+                "postgres://h",
+                "TLS: invalid peer certificate: BadSignature",
+                "; database.url leaves sslrootcert to the variable PGSSLROOTCERT",
             ),
             (
                 "postgres://h",

@@ -20,6 +20,7 @@ mod migrate;
 mod modules;
 mod names;
 mod refusals;
+mod rotation;
 
 #[test]
 fn help_texts() {

@@ -98,6 +98,7 @@ async fn a_server_is_believed_by_its_authority_and_its_name(
 ) {
     let ours = scene.file("ours.pem", &scene.authority.pem());
     let other = scene.file("other.pem", &Authority::named("other").pem());
+    let again = scene.file("again.pem", &Authority::named("ours").pem());
     let trusting = |host: &str, mode: &str, file: &str| {
         let parameters = [("sslmode", mode), ("sslrootcert", file)];
         address(database, host, "reader", &parameters)
@@ -127,6 +128,10 @@ async fn a_server_is_believed_by_its_authority_and_its_name(
         (trusting("127.0.0.1", "verify-ca", &other), "UnknownIssuer"),
         (trusting("localhost", "require", &other), "UnknownIssuer"),
         (machines, "UnknownIssuer"),
+        (
+            trusting("localhost", "verify-full", &again),
+            "invalid peer certificate: BadSignature",
+        ),
     ] {
         let error = refusal(&url).await;
         assert!(error.to_string().contains(said), "{url}: {error}");
