@@ -193,6 +193,47 @@ pub async fn what_cannot_be_recorded_of_refused_requeues_is_recorded_later(bed: 
     assert!(requeue_refusal(bed, refused).await.is_some());
 }
 
+/// Each sweep finds it, also once its attempt has ended.
+async fn lost(bed: &Bed, tenant: i64) -> RunId {
+    let run = bed.queued_for(tenant, 1).await;
+    bed.claim(run, "dead").await;
+    bed.age_run(run, "started_at", 301).await;
+    run
+}
+
+/// Each code stands for a lock, a conflict, a timeout or a server that is read-only, unless a rule raises it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_rule_raises_as_a_conflict_is_recorded_and_left_out() {
+    const CODES: [&str; 5] = ["40001", "40P01", "55P03", "57014", "25006"];
+    let bed = Bed::postgres().await;
+    let mut refused = Vec::new();
+    // More than a sweep passes, of each code.
+    for (tenant, code) in (8..).zip(CODES) {
+        for _ in 0..8 {
+            refused.push((lost(&bed, tenant).await, code));
+        }
+    }
+    let other = lost(&bed, 7).await;
+    bed.exec(&format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             RAISE 'not today' USING errcode = (ARRAY['{}'])[(new.tenant_id - 7)::int]; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
+             WHEN (new.status = 'queued' AND new.tenant_id > 7) EXECUTE FUNCTION refuse()",
+        CODES.join("','")
+    ))
+    .await;
+    let mut reclaimed = Vec::new();
+    for _ in &refused {
+        reclaimed.extend(bed.sweep().await.reclaimed);
+    }
+    assert_eq!(reclaimed, [other]);
+    for (run, code) in refused {
+        let refusal = requeue_refusal(&bed, run).await.unwrap_or_default();
+        let class = format!("SQLSTATE {code}, function ");
+        assert!(refusal.starts_with(&class), "{code}: {refusal}");
+    }
+}
+
 const HISTORY: &str = "
     INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, outcome, completed_at)
     SELECT n, 1, 7, 'provider.connection.check', 'completed', 'failed', now() FROM generate_series(1, 20000) n;
