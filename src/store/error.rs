@@ -181,7 +181,9 @@ fn origin(error: &PgDatabaseError) -> Option<Origin> {
 /// constraint, such as a value of the row.
 fn rule(error: &PgDatabaseError, origin: Origin) -> Option<String> {
     if origin == Origin::Constraint {
-        return error.constraint().map(constraint);
+        let of_table = |table| format!(" of {}", clean(table, NAME_LENGTH));
+        let of_table = error.table().map(of_table).unwrap_or_default();
+        return error.constraint().map(|name| constraint(name) + &of_table);
     }
     let mut lines = outside_statements(error.r#where()?);
     let name = lines.find_map(|line| {
