@@ -50,7 +50,10 @@ async fn refused_runs_are_found_by_the_index_of_refused_attempts() {
     let plan = plan_of(REFUSED).await;
     let scan = "SCAN f USING INDEX verifyd_run_attempts_refused";
     let reads_all = |step: &str| step == "SCAN r" || step.starts_with("SCAN r ");
-    assert!(plan.contains(scan) && !plan.lines().any(reads_all), "{plan}");
+    assert!(
+        plan.contains(scan) && !plan.lines().any(reads_all),
+        "{plan}"
+    );
     let search = "SEARCH r USING INDEX operation_runs_check_active (status=?)";
     assert_eq!(plan.matches(search).count(), 2, "{plan}");
 }
