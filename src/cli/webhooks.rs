@@ -12,7 +12,7 @@ use crate::domain::webhook::{self, AttemptResult, DisabledReason};
 use crate::notify::webhook::{AddressRule, signature};
 use crate::operations::webhooks;
 use crate::ports::clock::{Clock as _, SystemClock};
-use crate::ports::webhook_deliveries::{DeliveryFilter, Replay};
+use crate::ports::webhook_deliveries::{DeliveryAttempt, DeliveryFilter, Replay};
 use crate::ports::webhook_endpoints::{Endpoint, NewEndpoint};
 use crate::view::words::{counted, span};
 use anyhow::Context as _;
@@ -90,8 +90,26 @@ fn show_secret(endpoint: &Endpoint, secret: &SecretString, json: bool) -> anyhow
     Ok(())
 }
 
+/// An endpoint, and its last failure while none of its attempts has succeeded since.
+#[derive(Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    endpoint: Endpoint,
+    last_failure: Option<DeliveryAttempt>,
+}
+
 async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()> {
-    let endpoints = services.store.endpoints(args.workspace).await?;
+    let mut endpoints = Vec::new();
+    for endpoint in services.store.endpoints(args.workspace).await? {
+        let last_failure = match endpoint.failures {
+            0 => None,
+            _ => services.store.last_failure(endpoint.id).await?,
+        };
+        endpoints.push(Listed {
+            endpoint,
+            last_failure,
+        });
+    }
     if args.json.json {
         return output::json(&endpoints);
     }
@@ -101,11 +119,18 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
         "url",
         "events",
         "state",
+        "last failure",
         "oldest pending",
         "description",
     ]);
     let now = SystemClock.now();
-    for endpoint in endpoints {
+    for Listed {
+        endpoint,
+        last_failure,
+    } in endpoints
+    {
+        let last_failure =
+            last_failure.map(|last| said(last.result, last.http_status, last.cause.as_deref()));
         let oldest = endpoint
             .oldest_pending_since
             .map(|since| span((now - since).num_milliseconds()))
@@ -119,6 +144,7 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
                 false => "all".to_owned(),
             },
             state(&endpoint, now),
+            last_failure.unwrap_or_default(),
             oldest,
             render::clean(endpoint.description.as_deref().unwrap_or_default()),
         ]);

@@ -492,7 +492,7 @@ reasons! {
 
     // verifyd itself.
     WorkerLost = "worker_lost", Engine, High,
-        "The workers that tried this run were lost before they could finish it.",
+        "No attempt at this run has stored a result: its worker was lost, lost the run, or could not use the database.",
         "All attempts are used up, so the run is not tried again.",
         [("Look at the attempts of the run", Run), ("Check again", Connection)];
     ResultRefused = "result_refused", Engine, High,

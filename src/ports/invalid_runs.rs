@@ -25,4 +25,7 @@ pub trait InvalidRunStore: Send + Sync {
     /// Returns the invalid runs among the `latest` rows of the table, at most `limit`, newest first. Those that share an id
     /// are also looked for among the first runs that are not completed.
     async fn invalid_runs(&self, latest: u32, limit: u32) -> Result<Vec<InvalidRun>, StoreError>;
+
+    /// Returns the run of this id if its row is invalid, whether others have its id or not.
+    async fn invalid_run(&self, id: RunId) -> Result<Option<InvalidRun>, StoreError>;
 }

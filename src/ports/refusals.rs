@@ -24,6 +24,15 @@ pub struct RefusedRun {
     pub refusal: String,
 }
 
+/// Refused runs, as far as they were looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRuns {
+    /// In the order of their ids.
+    pub runs: Vec<RefusedRun>,
+    /// Whether there are no others.
+    pub are_all: bool,
+}
+
 /// Records and finds refusals.
 #[async_trait]
 pub trait RefusalStore: Send + Sync {
@@ -31,6 +40,7 @@ pub trait RefusalStore: Send + Sync {
     /// release failed, too. Writes nothing of the application, so that the same rule cannot refuse this.
     async fn note_refused_result(&self, claim: &Claim, refusal: &str) -> Result<(), StoreError>;
 
-    /// Returns the refused runs, in the order of their ids. The `latest` attempts of which something was refused are looked at.
-    async fn refused_runs(&self, latest: u32) -> Result<Vec<RefusedRun>, StoreError>;
+    /// Returns the refused runs among those of the `most` latest attempts of which something was refused, and among as many
+    /// of the oldest queued and of the oldest running ones.
+    async fn refused_runs(&self, most: u32) -> Result<RefusedRuns, StoreError>;
 }

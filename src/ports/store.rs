@@ -31,7 +31,7 @@ use crate::ports::pools::PoolStore;
 use crate::ports::probe::ProbeStore;
 pub use crate::ports::recording::{ForSession, NewRun, Recorded, RecordingStore};
 use crate::ports::refusals::RefusalStore;
-pub use crate::ports::refusals::{RefusedRun, RefusedWrite};
+pub use crate::ports::refusals::{RefusedRun, RefusedRuns, RefusedWrite};
 use crate::ports::replica::ReplicaStore;
 pub use crate::ports::retention::{PrunePolicy, Pruned, RetentionStore};
 pub use crate::ports::runs::{RunCounts, RunFilter, RunStore, SummaryStore};

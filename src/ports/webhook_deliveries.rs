@@ -233,6 +233,12 @@ pub trait DeliveryStore: Send + Sync {
     /// Lists the attempts of a delivery, oldest first.
     async fn delivery_attempts(&self, id: DeliveryId) -> Result<Vec<DeliveryAttempt>, StoreError>;
 
+    /// Returns the last attempt that failed, of the newest deliveries to this endpoint.
+    async fn last_failure(
+        &self,
+        endpoint: EndpointId,
+    ) -> Result<Option<DeliveryAttempt>, StoreError>;
+
     /// Makes ended deliveries pending again, under their old message ids. Returns how many.
     async fn replay(&self, replay: Replay) -> Result<u64, StoreError>;
 

@@ -38,75 +38,104 @@ macro_rules! oldest {
     };
 }
 
+/// Which rows are looked at: the latest, or the one of an id.
+macro_rules! looked_at {
+    ($db:ident latest) => {
+        " ORDER BY id DESC LIMIT $1"
+    };
+    ($db:ident one) => {
+        " WHERE id = $1"
+    };
+}
+
+/// Those that are looked at beside them.
+macro_rules! others {
+    ($db:ident latest) => {
+        sql_for!($db oldest!("queued") oldest!("running"))
+    };
+    ($db:ident one) => {
+        ""
+    };
+}
+
 /// `$1`: how many of the latest rows of the table, of any type, are looked at: another application's
 /// table has no index that would help. And how many of the oldest queued and of the oldest running ones, among which an
 /// invalid one stays for ever. Every condition is false on what verifyd itself writes about a run that it could
 /// understand. Of contexts, only those of blocked runs are read, as lists read them: nothing is said against one that
 /// there was no time for. A blocked run whose context is larger than any that verifyd leaves was completed by another
 /// writer.
-const INVALID: Sql = Sql {
-    postgres: sql_for!(
-        postgres "WITH latest AS MATERIALIZED (
-            SELECT id, type, status, outcome, created_at, started_at, completed_at, context
-            FROM operation_runs ORDER BY id DESC LIMIT $1
-        ), first AS (SELECT min(id) AS id FROM latest), seen AS (
-            SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, "
-        bad_time!() " AS bad_time
-            FROM (SELECT * FROM latest" oldest!("queued") oldest!("running") ") l
-            WHERE type = " run_type!() "), looked_into AS MATERIALIZED (
-            SELECT s.*, CASE WHEN s.blocked THEN (
-                SELECT ARRAY[" member!("x.context", reason_code)
-        ", jsonb_typeof(x.context -> 'verification_report')]
-                FROM (SELECT s.context #> '{}' AS context WHERE " is_listed!("s.context")
-        " OFFSET 0) x) END AS m, s.blocked AND NOT " is_listable!("s.context") " AS blocked_and_large
-            FROM seen s
-        ), judged AS (
-            SELECT i.*, i.m[1] AS reason_code,
-                i.m IS NOT NULL AND i.m[2] IS DISTINCT FROM 'object' AS blocked_without_report
-            FROM looked_into i
-        )
-        SELECT id, " short!("j.status") " AS status, " short!("j.outcome")
-        " AS outcome, completed_at IS NOT NULL AS completed, blocked_without_report, reason_code,
-            bad_time
-        FROM judged j WHERE id <= 0 OR bad_time IS NOT NULL OR CASE
-            WHEN status IN ('queued', 'running') THEN outcome IS NOT NULL OR completed_at IS NOT NULL
-            WHEN status = 'completed' THEN outcome IS NULL OR completed_at IS NULL
-                OR outcome NOT IN ('succeeded', 'failed', 'blocked') OR blocked_without_report
-                OR blocked_and_large
-                OR reason_code IN ('context_malformed', 'context_too_large', 'target_scope_malformed')
-            ELSE true END
-        ORDER BY id DESC LIMIT $2"
-    ),
-    sqlite: sql_for!(
-        sqlite "WITH first AS (
-            SELECT min(id) AS id FROM (SELECT id FROM operation_runs ORDER BY id DESC LIMIT $1)
-        ), latest AS (
-            SELECT id, type, status, outcome, created_at, started_at, completed_at,
-                   CASE WHEN " is_listed!("context")
-        " THEN context END AS context FROM operation_runs ORDER BY id DESC LIMIT $1
-        ), judged AS (
-            SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, " bad_time!()
-        " AS bad_time,
-                CASE WHEN l.outcome = 'blocked' THEN " member!("l.context", reason_code)
-        " END AS reason_code,
-                coalesce(l.outcome = 'blocked' AND l.context IS NOT NULL
-                    AND json_type(l.context, '$.verification_report') IS NOT 'object', 0)
-                    AS blocked_without_report
-            FROM (SELECT * FROM latest" oldest!("queued") oldest!("running") ") l
-            WHERE type = " run_type!() ") SELECT id, " short!("status") " AS status, "
-        short!("outcome")
-        " AS outcome, completed_at IS NOT NULL AS completed, blocked_without_report, reason_code,
-            bad_time
-        FROM judged WHERE id <= 0 OR bad_time IS NOT NULL OR CASE
-            WHEN status IN ('queued', 'running') THEN outcome IS NOT NULL OR completed_at IS NOT NULL
-            WHEN status = 'completed' THEN outcome IS NULL OR completed_at IS NULL
-                OR outcome NOT IN ('succeeded', 'failed', 'blocked') OR blocked_without_report
-                OR blocked AND context IS NULL
-                OR reason_code IN ('context_malformed', 'context_too_large', 'target_scope_malformed')
-            ELSE 1 END
-        ORDER BY id DESC LIMIT $2"
-    ),
-};
+///
+/// `one`: `$1` is the id of the only row that is looked at.
+macro_rules! invalid {
+    ($rows:ident) => {
+        Sql {
+            postgres: sql_for!(
+                postgres "WITH latest AS MATERIALIZED (
+                    SELECT id, type, status, outcome, created_at, started_at, completed_at, context
+                    FROM operation_runs" looked_at!($rows) "
+                ), first AS (SELECT min(id) AS id FROM latest), seen AS (
+                    SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, "
+                bad_time!() " AS bad_time
+                    FROM (SELECT * FROM latest" others!($rows) ") l
+                    WHERE type = " run_type!() "), looked_into AS MATERIALIZED (
+                    SELECT s.*, CASE WHEN s.blocked THEN (
+                        SELECT ARRAY[" member!("x.context", reason_code)
+                ", jsonb_typeof(x.context -> 'verification_report')]
+                        FROM (SELECT s.context #> '{}' AS context WHERE " is_listed!("s.context")
+                " OFFSET 0) x) END AS m, s.blocked AND NOT " is_listable!("s.context") " AS blocked_and_large
+                    FROM seen s
+                ), judged AS (
+                    SELECT i.*, i.m[1] AS reason_code,
+                        i.m IS NOT NULL AND i.m[2] IS DISTINCT FROM 'object' AS blocked_without_report
+                    FROM looked_into i
+                )
+                SELECT id, " short!("j.status") " AS status, " short!("j.outcome")
+                " AS outcome, completed_at IS NOT NULL AS completed, blocked_without_report, reason_code,
+                    bad_time
+                FROM judged j WHERE id <= 0 OR bad_time IS NOT NULL OR CASE
+                    WHEN status IN ('queued', 'running') THEN outcome IS NOT NULL OR completed_at IS NOT NULL
+                    WHEN status = 'completed' THEN outcome IS NULL OR completed_at IS NULL
+                        OR outcome NOT IN ('succeeded', 'failed', 'blocked') OR blocked_without_report
+                        OR blocked_and_large
+                        OR reason_code IN ('context_malformed', 'context_too_large', 'target_scope_malformed')
+                    ELSE true END
+                ORDER BY id DESC LIMIT $2"
+            ),
+            sqlite: sql_for!(
+                sqlite "WITH first AS (
+                    SELECT min(id) AS id FROM (SELECT id FROM operation_runs" looked_at!($rows) ")
+                ), latest AS (
+                    SELECT id, type, status, outcome, created_at, started_at, completed_at,
+                           CASE WHEN " is_listed!("context")
+                " THEN context END AS context FROM operation_runs" looked_at!($rows) "
+                ), judged AS (
+                    SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, " bad_time!()
+                " AS bad_time,
+                        CASE WHEN l.outcome = 'blocked' THEN " member!("l.context", reason_code)
+                " END AS reason_code,
+                        coalesce(l.outcome = 'blocked' AND l.context IS NOT NULL
+                            AND json_type(l.context, '$.verification_report') IS NOT 'object', 0)
+                            AS blocked_without_report
+                    FROM (SELECT * FROM latest" others!($rows) ") l
+                    WHERE type = " run_type!() ") SELECT id, " short!("status") " AS status, "
+                short!("outcome")
+                " AS outcome, completed_at IS NOT NULL AS completed, blocked_without_report, reason_code,
+                    bad_time
+                FROM judged WHERE id <= 0 OR bad_time IS NOT NULL OR CASE
+                    WHEN status IN ('queued', 'running') THEN outcome IS NOT NULL OR completed_at IS NOT NULL
+                    WHEN status = 'completed' THEN outcome IS NULL OR completed_at IS NULL
+                        OR outcome NOT IN ('succeeded', 'failed', 'blocked') OR blocked_without_report
+                        OR blocked AND context IS NULL
+                        OR reason_code IN ('context_malformed', 'context_too_large', 'target_scope_malformed')
+                    ELSE 1 END
+                ORDER BY id DESC LIMIT $2"
+            ),
+        }
+    };
+}
+
+const INVALID: Sql = invalid!(latest);
+const INVALID_ONE: Sql = invalid!(one);
 
 /// Ids that several runs have, among the latest rows (`$1`) and among the runs that are not completed: of each how many
 /// have it, when these were recorded, and a condition on one of them: the one that was recorded last, or any one where
@@ -144,6 +173,11 @@ impl<S: SqlStore> InvalidRunStore for S {
         invalid.sort_by_key(|run| std::cmp::Reverse(run.operation_run_id));
         invalid.truncate(limit as usize);
         Ok(invalid)
+    }
+
+    async fn invalid_run(&self, id: RunId) -> Result<Option<InvalidRun>, StoreError> {
+        let found: Vec<InvalidRunRow> = fetch_all(self, INVALID_ONE.bind(id.0).bind(1_u32)).await?;
+        Ok(found.into_iter().next().map(Into::into))
     }
 }
 

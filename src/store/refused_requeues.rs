@@ -40,10 +40,17 @@ const MAX_CONFLICTS: usize = 8;
 
 static LOG: LogThrottle = LogThrottle::new();
 
-/// The runs that were refused to this process, and when.
+/// A run that sweeps leave out.
+struct LeftOut {
+    since: Instant,
+    /// Whether a rule has refused it, and no lock or timeout.
+    is_refused: bool,
+}
+
+/// The runs that this process could not queue again.
 #[derive(Default)]
 pub(super) struct RefusedRequeues {
-    runs: Mutex<HashMap<i64, Instant>>,
+    runs: Mutex<HashMap<i64, LeftOut>>,
     /// Those that a rule refused and that are not recorded on their attempts yet, by what refused them.
     unrecorded: Mutex<BTreeMap<String, BTreeSet<i64>>>,
     /// Whether runs are queued one by one, in all statements until a transaction gets through: one of a batch has ended
@@ -52,15 +59,17 @@ pub(super) struct RefusedRequeues {
 }
 
 impl RefusedRequeues {
-    /// Records a refused run, and logs the first one of a minute.
+    /// Leaves a run out, and logs the first one of a minute.
     pub fn note(&self, run: i64, why: impl Borrow<StoreError>) {
         let why = why.borrow();
-        if self.runs.lock().insert(run, Instant::now()).is_some() {
-            return;
-        }
-        // A lock or a timeout is no rule.
-        if !why.is_transient() {
+        let (since, is_refused) = (Instant::now(), why.is_refusal());
+        let left_out = LeftOut { since, is_refused };
+        let before = self.runs.lock().insert(run, left_out);
+        if is_refused && !before.as_ref().is_some_and(|before| before.is_refused) {
             self.put_back(why.refusal(), [run]);
+        }
+        if before.is_some() {
+            return;
         }
         match LOG.line() {
             Some(left_out) => {
@@ -79,8 +88,10 @@ impl RefusedRequeues {
     /// again.
     pub fn forget(&self, most: u32) {
         let mut runs = self.runs.lock();
-        let waited = runs.iter().filter(|(_, at)| at.elapsed() >= RETRY_AFTER);
-        let mut waited: Vec<(Instant, i64)> = waited.map(|(run, at)| (*at, *run)).collect();
+        let left_out = runs.iter().map(|(run, left_out)| (left_out.since, *run));
+        let mut waited: Vec<(Instant, i64)> = left_out
+            .filter(|(since, _)| since.elapsed() >= RETRY_AFTER)
+            .collect();
         waited.sort_unstable();
         for (_, run) in waited.into_iter().take(most as usize) {
             runs.remove(&run);
@@ -111,11 +122,15 @@ impl RefusedRequeues {
         self.runs.lock().keys().copied().collect()
     }
 
-    /// Publishes how many they are.
+    /// Publishes how many of them a rule refuses.
     pub fn measure(&self) {
+        metrics::gauge!("verifyd_runs_requeue_refused").set(self.refused() as f64);
+    }
+
+    fn refused(&self) -> usize {
         let mut runs = self.runs.lock();
-        runs.retain(|_, at| at.elapsed() < FORGET_AFTER);
-        metrics::gauge!("verifyd_runs_requeue_refused").set(runs.len() as f64);
+        runs.retain(|_, left_out| left_out.since.elapsed() < FORGET_AFTER);
+        runs.values().filter(|left_out| left_out.is_refused).count()
     }
 }
 
@@ -156,6 +171,13 @@ impl From<RequeueError> for StoreError {
             RequeueError::EndedByRun(error) | RequeueError::Store(error) => error,
         }
     }
+}
+
+/// Whether it is known only later whether the transaction is lost. A rule of the application that raises these codes
+/// loses none.
+pub(super) fn is_conflict(error: &StoreError) -> bool {
+    // serialization_failure, deadlock_detected
+    matches!(error.sqlstate(), Some("40001" | "40P01")) && !error.is_of_function()
 }
 
 /// Whether a run may have ended the transaction: a rule of the application can end the session, too. Where the server
@@ -210,6 +232,7 @@ impl RequeueTries {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::store_error::{Detail, Origin};
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_run_is_tried_again_after_a_minute() {
@@ -235,10 +258,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_what_a_rule_refuses_is_recorded() {
         let refused = RefusedRequeues::default();
-        refused.note(7, StoreError::Contended("a lock".into()));
+        let lock = || StoreError::Contended("a lock".into());
+        refused.note(7, lock());
         refused.note(8, StoreError::Refused("not today".into()));
         assert_eq!(refused.take_unrecorded(), Some(("refused".into(), vec![8])));
         assert_eq!(refused.take_unrecorded(), None);
+        assert_eq!(refused.refused(), 1);
+        // The code of a lock, raised by a rule.
+        let by_rule = Detail {
+            origin: Some(Origin::Function),
+            ..Detail::from("not today")
+        };
+        refused.note(7, StoreError::Contended(by_rule));
+        let recorded = refused.take_unrecorded();
+        assert_eq!(recorded, Some(("contended".into(), vec![7])));
+        assert_eq!(refused.refused(), 2);
+        refused.note(8, lock());
+        assert_eq!(refused.refused(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use super::groups::{DUE_RUNS, bind_group, forget_orphans_of_window};
 use super::postgres::LOCK_TIMEOUT;
 use super::refused_requeues::{
     MAX_WAITS, REQUEUE_TIME, RETRIED_AT_A_TIME, RefusedRequeues, RequeueError, RequeueTries, Spent,
-    may_be_of_run,
+    is_conflict, may_be_of_run,
 };
 use super::repeated_ids::{has_own_id, is_of_type, of_only_run};
 use super::shares::limit_statements;
@@ -555,10 +555,7 @@ async fn requeue_one_by_one(
         tried += 1;
         match try_requeue(tx, &[*run]).await {
             Ok(Ok(one)) => queued.extend(one),
-            // serialization_failure, deadlock_detected: it is known only later whether the transaction is lost.
-            Ok(Err(error)) if matches!(error.sqlstate(), Some("40001" | "40P01")) => {
-                spent.conflicts += 1;
-            }
+            Ok(Err(error)) if is_conflict(&error) => spent.conflicts += 1,
             Ok(Err(error)) => {
                 spent.waits += usize::from(error.is_transient());
                 refused.note(*run, error);

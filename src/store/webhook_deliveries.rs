@@ -10,9 +10,9 @@ use super::statement::{Sql, Value, earlier, later};
 use super::webhook_rows::{
     CircuitRow, DeliveryAttemptRow, DeliveryCountsRow, DeliveryRow, LeasedRow,
 };
-use crate::domain::DeliveryId;
 use crate::domain::circuit::{AfterFailure, Circuit};
 use crate::domain::webhook::Verdict;
+use crate::domain::{DeliveryId, EndpointId};
 use crate::ports::store_error::StoreError;
 use crate::ports::webhook_deliveries::{
     AttemptOutcome, AttemptRecorded, CircuitChange, Delivery, DeliveryAttempt, DeliveryCounts,
@@ -148,11 +148,26 @@ const DELIVERIES: Sql = both!(
        AND ($3 IS NULL OR d.id < $3) ORDER BY d.id DESC LIMIT $4"
 );
 
+/// The columns of a `DeliveryAttemptRow`.
+macro_rules! attempt_columns {
+    ($($db:ident)?) => {
+        "a.delivery_id, CAST(a.attempt AS bigint) AS attempt, a.started_at,
+         CAST(a.duration_ms AS bigint) AS duration_ms, a.result,
+         CAST(a.http_status AS bigint) AS http_status, a.cause"
+    };
+}
+
 const ATTEMPTS: Sql = both!(
-    "SELECT delivery_id, CAST(attempt AS bigint) AS attempt, started_at,
-            CAST(duration_ms AS bigint) AS duration_ms, result,
-            CAST(http_status AS bigint) AS http_status, cause
-     FROM " own!(webhook_attempts) " WHERE delivery_id = $1 ORDER BY attempt"
+    "SELECT " attempt_columns!() " FROM " own!(webhook_attempts) " a WHERE a.delivery_id = $1 ORDER BY a.attempt"
+);
+
+/// Among the last attempts of the newest deliveries of the endpoint that were tried. One may be under way.
+const LAST_FAILURE: Sql = both!(
+    "SELECT " attempt_columns!() "
+     FROM (SELECT id, attempts FROM " own!(webhook_deliveries)
+    "      WHERE endpoint_id = $1 AND attempts > 0 ORDER BY id DESC LIMIT 100) d
+          JOIN " own!(webhook_attempts) " a ON a.delivery_id = d.id AND a.attempt >= d.attempts - 1
+     WHERE a.result <> 'delivered' ORDER BY a.started_at DESC LIMIT 1"
 );
 
 /// Sets a delivery back to its beginning.
@@ -268,6 +283,14 @@ impl<S: SqlStore + LeaseDeliveries> DeliveryStore for S {
 
     async fn delivery_attempts(&self, id: DeliveryId) -> Result<Vec<DeliveryAttempt>, StoreError> {
         rows::all(fetch_all::<DeliveryAttemptRow>(self, ATTEMPTS.bind(id.0)).await?)
+    }
+
+    async fn last_failure(
+        &self,
+        endpoint: EndpointId,
+    ) -> Result<Option<DeliveryAttempt>, StoreError> {
+        let found = fetch_all::<DeliveryAttemptRow>(self, LAST_FAILURE.bind(endpoint.0)).await?;
+        Ok(rows::all(found)?.pop())
     }
 
     async fn replay(&self, replay: Replay) -> Result<u64, StoreError> {

@@ -1,9 +1,10 @@
 //! One run with all that belongs to it.
 
 use super::diff::DiffView;
-use super::report::RunView;
+use super::report::{RUNNING, RunView};
 use super::timeline::Timeline;
 use super::waiting::WaitingView;
+use crate::domain::attempt::AttemptRecord;
 use crate::domain::run::RunStatus;
 use crate::domain::run_record::RunRecord;
 use chrono::{DateTime, Utc};
@@ -28,20 +29,11 @@ impl RunDetail {
         let waiting = record.wait.as_ref().map(WaitingView::of);
         let last = record.attempts.last();
         let last = last.filter(|_| record.run.status == RunStatus::Running);
-        let refused = last.and_then(|last| Some((last.requeue_refusal.as_ref()?, last.ended_at)));
-        match (&waiting, refused) {
+        match (&waiting, last) {
             // What else is known of the id may be another run's.
             _ if run.shares_id => {}
             (Some(waiting), _) => run.verdict = waiting.sentence(now),
-            (None, Some((refusal, ended_at))) => {
-                let ended = match ended_at {
-                    Some(_) => "attempt",
-                    None => "lease",
-                };
-                run.verdict = format!(
-                    "Its {ended} has ended, and the database refuses to queue it again ({refusal})."
-                );
-            }
+            (None, Some(last)) => run.verdict = running(last),
             (None, None) => {}
         }
         Self {
@@ -50,5 +42,28 @@ impl RunDetail {
             timeline: Timeline::of(&record.run, &record.attempts, now),
             diff: DiffView::of(&record.run, record.previous.as_ref()),
         }
+    }
+}
+
+/// The verdict over a running run. `last`: its last attempt.
+fn running(last: &AttemptRecord) -> String {
+    let ended = match last.ended_at {
+        Some(_) => "attempt",
+        None => "lease",
+    };
+    match (&last.result_refusal, &last.requeue_refusal) {
+        (Some(result), Some(requeue)) => format!(
+            "The database refused its result ({result}). Its {ended} has ended, and the database refuses to queue it again \
+             ({requeue})."
+        ),
+        (None, Some(requeue)) => format!(
+            "Its {ended} has ended, and the database refuses to queue it again ({requeue})."
+        ),
+        (Some(result), None) => format!(
+            "The database refused its result ({result}). No worker works on it until it is queued again."
+        ),
+        // The run may have been completed since it was read.
+        (None, None) if last.ended_at.is_some() => RUNNING.to_owned(),
+        (None, None) => "Being checked right now.".to_owned(),
     }
 }

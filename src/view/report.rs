@@ -314,12 +314,16 @@ impl ReportView {
 /// What is said of a run that is not completed, where other runs have its id.
 const SHARES_ID: &str = "No worker claims or completes it, because other runs have its id: delete all but one, as `verifyd doctor` says.";
 
+/// What is said of a running run of which it is not known whether a worker works on it.
+pub(super) const RUNNING: &str = "Running.";
+
 fn verdict(run: &OperationRun, report: &ReportState) -> String {
     match (run.status, report) {
         _ if run.shares_id => SHARES_ID.to_owned(),
         // `RunDetail` knows when its next attempt may begin.
         (RunStatus::Queued, _) => waiting(None),
-        (RunStatus::Running, _) => "Being checked right now.".to_owned(),
+        // `RunDetail` knows whether an attempt works on it.
+        (RunStatus::Running, _) => RUNNING.to_owned(),
         (RunStatus::Completed, ReportState::Readable { report }) => {
             let what = report.main_problem().map(what_is_wrong).unwrap_or_default();
             sentence(
@@ -353,7 +357,7 @@ pub(super) fn verdict_in_list(run: &RunSummary) -> String {
     match (run.status, run.report, run.overall) {
         _ if run.shares_id => SHARES_ID.to_owned(),
         (RunStatus::Queued, ..) => waiting(run.next_attempt_at),
-        (RunStatus::Running, ..) => "Being checked right now.".to_owned(),
+        (RunStatus::Running, ..) => RUNNING.to_owned(),
         (RunStatus::Completed, ReportPresence::Readable, Some(overall)) => {
             let reason = run
                 .reason_code

@@ -34,12 +34,12 @@ pub struct AttemptView {
     /// Whether it uses up one of the run's attempts.
     pub counted: bool,
     pub claimed_at: DateTime<Utc>,
-    /// Null: in flight.
+    /// Null: no end is recorded. Its lease may have ended all the same.
     pub ended_at: Option<DateTime<Utc>>,
     #[schema(value_type = Option<String>)]
     pub end_reason: Option<AttemptEnd>,
-    /// With what the database refused its result, or to queue the run again: the code of its error, and the rule where its
-    /// name is known.
+    /// With what the database refused its result or, where it did not, to queue the run again: the code of its error, and
+    /// the rule where its name is known. `end` names both.
     pub database_refusal: Option<String>,
     /// Milliseconds that it took, or has taken so far.
     #[schema(value_type = usize)]
@@ -104,7 +104,10 @@ fn end_words(attempt: &AttemptRecord) -> String {
         Some(AttemptEnd::Superseded) => "lost: another writer queued the run again",
     };
     match (&attempt.result_refusal, &attempt.requeue_refusal) {
-        (Some(refusal), _) => format!("the database refused the result ({refusal})"),
+        (Some(result), Some(requeue)) => format!(
+            "the database refused the result ({result}), and to queue the run again ({requeue})"
+        ),
+        (Some(refusal), None) => format!("the database refused the result ({refusal})"),
         (None, Some(refusal)) => {
             format!("{end}; the database refused to queue the run again ({refusal})")
         }

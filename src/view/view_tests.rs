@@ -1,6 +1,7 @@
 //! How runs look: in progress, completed in every way, acknowledged, and as somebody else left them.
 
 mod acknowledgements;
+mod refusals;
 
 use super::diff::DiffState;
 use super::report::ReportState;
@@ -177,13 +178,13 @@ fn runs_in_progress() {
     assert_eq!(queued.provider_connection_id, Some(3));
     assert_eq!(queued.display_name.as_deref(), Some("Contoso"));
     let running = RunView::of(&run(5, RunStatus::Running, None, None), &[], at(30));
-    assert_eq!(running.verdict, "Being checked right now.");
+    assert_eq!(running.verdict, "Running.");
     assert_eq!(running.report, ReportState::Pending);
     // A report that is still being written, as other writers of this version may have it.
     let checks = vec![check("a", CheckStatus::Running, None, true), warning("b")];
     let half = run(5, RunStatus::Running, None, Some(document(None, checks)));
     let half = RunView::of(&half, &[], at(30));
-    assert_eq!(half.verdict, "Being checked right now.");
+    assert_eq!(half.verdict, "Running.");
     assert_eq!(readable(&half).overall, Overall::Running);
     assert_eq!(readable(&half).running.len(), 1);
     // Nothing of a run that is not completed can be acknowledged.
@@ -439,55 +440,6 @@ fn a_run_whose_id_others_have_is_not_waiting() {
         assert!(shown.shares_id);
         assert_eq!(shown.verdict, item.verdict);
     }
-}
-
-#[test]
-fn what_the_database_refused_is_said_with_its_class() {
-    const CLASS: &str = "SQLSTATE 23514, constraint small";
-    let refused = |status, end: Option<(i64, AttemptEnd)>| {
-        let attempt = AttemptRecord {
-            result_refusal: Some(CLASS.into()),
-            ..attempt(1, 2, end)
-        };
-        record(run(5, status, None, None), vec![attempt])
-    };
-    let mut waiting = refused(RunStatus::Queued, Some((3, AttemptEnd::Error)));
-    waiting.wait = Some(RunWait {
-        until: at(20),
-        cause: WaitCause::Refused,
-        budget: None,
-        database_refusal: Some(CLASS.into()),
-    });
-    let shown = RunDetail::of(&waiting, at(4));
-    let sentence =
-        format!("Waiting because the database refused the result ({CLASS}): about 16 s.");
-    assert_eq!(shown.run.verdict, sentence);
-    let words = format!("the database refused the result ({CLASS})");
-    let attempt = &shown.timeline.attempts[0];
-    assert_eq!(attempt.end, words);
-    assert_eq!(attempt.database_refusal.as_deref(), Some(CLASS));
-    // The release was refused, too.
-    let lost = refused(RunStatus::Queued, Some((3, AttemptEnd::WorkerLost)));
-    assert_eq!(RunDetail::of(&lost, at(4)).timeline.attempts[0].end, words);
-
-    let mut stuck = refused(RunStatus::Running, Some((3, AttemptEnd::WorkerLost)));
-    stuck.attempts[0].result_refusal = None;
-    stuck.attempts[0].requeue_refusal = Some(CLASS.into());
-    let shown = RunDetail::of(&stuck, at(4));
-    let sentence =
-        format!("Its attempt has ended, and the database refuses to queue it again ({CLASS}).");
-    assert_eq!(shown.run.verdict, sentence);
-    let end = &shown.timeline.attempts[0].end;
-    assert!(
-        end.starts_with("lost: ") && end.ends_with(&format!("queue the run again ({CLASS})")),
-        "{end}"
-    );
-    // What ended it was rolled back.
-    (stuck.attempts[0].ended_at, stuck.attempts[0].end_reason) = (None, None);
-    let shown = RunDetail::of(&stuck, at(4));
-    assert!(shown.run.verdict.starts_with("Its lease has ended, and"));
-    let end = &shown.timeline.attempts[0].end;
-    assert!(end.starts_with("its lease has ended; the database refused"));
 }
 
 #[test]

@@ -21,12 +21,11 @@ pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
     lines.extend(more(PART, invalid.len() as u64, REMEDY));
 }
 
-/// Returns what is invalid about the row of this id, and what mends it, where [`check`] looks at it.
+/// Returns what is invalid about the row of this id, and what mends it.
 pub(in crate::cli) async fn of(store: &dyn Store, id: RunId) -> Option<String> {
     // Whoever asks has read that there is no such run, which is true all the same.
-    let invalid = store.invalid_runs(LATEST_ROWS, LATEST_ROWS).await.ok()?;
-    let run = invalid.iter().find(|run| run.operation_run_id == id)?;
-    let (found, remedy) = described(run);
+    let run = store.invalid_run(id).await.ok()??;
+    let (found, remedy) = described(&run);
     Some(format!("{found}; {remedy}"))
 }
 

@@ -10,7 +10,19 @@ const PART: &str = "refused runs";
 /// Runs of each rule that are named.
 const NAMED: usize = 3;
 
-const REMEDY: &str = "correct this trigger, constraint or policy of operation_runs; the runs are then tried again by themselves";
+/// What no code names, as of a value that verifyd cannot read or make. What the server refuses has one.
+const WITHOUT_CODE: &str = "look at the log of `verifyd serve` (`cannot write the result of the run`): correct the row that it \
+     names; anything else is a defect of verifyd";
+const LACKS_RIGHT: &str = "apply deploy/postgres-grants.sql again as its first lines say, or let a policy of operation_runs, \
+     tenant_permissions or verification_check_acknowledgements admit what verifyd writes";
+const DAMAGED: &str = "the server found damaged data: look at its log, and rebuild the index (REINDEX) or restore a backup";
+const OF_NAMED: &str =
+    "correct the rule that is named; the runs are then tried again by themselves";
+const OF_RUNS: &str = "correct the trigger, constraint or policy of operation_runs that refuses it; the runs are then \
+     tried again by themselves";
+const OF_ANY_TABLE: &str = "correct the trigger, constraint or policy that refuses it, of operation_runs, tenant_permissions, \
+     verification_check_acknowledgements or a table of verifyd's; the runs are then tried again by themselves";
+const OTHERS: &str = "correct the first ones, and run `verifyd doctor` again";
 
 pub(super) async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
     let refused = match store.refused_runs(LATEST_ROWS).await {
@@ -18,14 +30,40 @@ pub(super) async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
         Err(failure) => return lines.push(error(PART, &failure)),
     };
     let mut by_rule: BTreeMap<(RefusedWrite, &str), Vec<&RefusedRun>> = BTreeMap::new();
-    for run in &refused {
+    for run in &refused.runs {
         let of_rule = by_rule.entry((run.write, &run.refusal)).or_default();
         of_rule.push(run);
     }
     let rules = by_rule.len() as u64;
     let shown = by_rule.into_iter().take(SHOWN as usize);
     lines.extend(shown.map(|((write, refusal), runs)| line(write, refusal, &runs)));
-    lines.extend(more(PART, rules, REMEDY));
+    lines.extend(more(PART, rules, OTHERS));
+    if !refused.are_all {
+        let found = format!(
+            "not all runs were looked at: those of the {LATEST_ROWS} latest refusals, and the oldest {LATEST_ROWS} \
+             that are queued or running"
+        );
+        let remedy = "run `verifyd doctor` again once fewer runs wait";
+        lines.push(bad(PART, State::Warning, found, remedy));
+    }
+}
+
+/// Chooses the remedy by what [`StoreError::refusal`](crate::ports::store::StoreError::refusal) says: the class, and the
+/// rule where it has a name.
+fn remedy(write: RefusedWrite, refusal: &str) -> &'static str {
+    let (class, rule) = match refusal.split_once(", ") {
+        Some((class, rule)) => (class, Some(rule)),
+        None => (refusal, None),
+    };
+    match (class, rule, write) {
+        (_, Some(_), _) => OF_NAMED,
+        ("corrupt" | "schema" | "refused", ..) => WITHOUT_CODE,
+        ("SQLSTATE 42501", ..) => LACKS_RIGHT,
+        // data_corrupted, index_corrupted
+        ("SQLSTATE XX001" | "SQLSTATE XX002", ..) => DAMAGED,
+        (.., RefusedWrite::Requeue) => OF_RUNS,
+        (.., RefusedWrite::Result) => OF_ANY_TABLE,
+    }
 }
 
 /// `runs`: those that one rule refuses.
@@ -50,13 +88,31 @@ fn line(write: RefusedWrite, refusal: &str, runs: &[&RefusedRun]) -> Line {
         counted(runs.len() as u64, "run"),
         named.join(", ")
     );
-    bad(PART, State::Warning, found, REMEDY).quoting()
+    bad(PART, State::Warning, found, remedy(write, refusal)).quoting()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::{RunId, TenantId};
+    use crate::ports::store::StoreError;
+
+    #[test]
+    fn the_remedy_follows_from_the_class() {
+        let (result, requeue) = (RefusedWrite::Result, RefusedWrite::Requeue);
+        let without_code = StoreError::Refused("not valid JSON".into()).refusal();
+        for (write, refusal, wanted) in [
+            (result, "SQLSTATE P0001, function public.refuse", OF_NAMED),
+            (result, "SQLSTATE 42501, function public.refuse", OF_NAMED),
+            (result, "SQLSTATE 42501", LACKS_RIGHT),
+            (result, "SQLSTATE XX002", DAMAGED),
+            (result, "SQLite 1811", OF_ANY_TABLE),
+            (requeue, "SQLite 1811", OF_RUNS),
+            (result, without_code.as_str(), WITHOUT_CODE),
+        ] {
+            assert_eq!(remedy(write, refusal), wanted, "{refusal}");
+        }
+    }
 
     #[test]
     fn some_runs_of_a_rule_are_named() {

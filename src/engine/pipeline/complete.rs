@@ -127,6 +127,8 @@ impl Pipeline {
         let deadline = attempt.completion_deadline;
         let mut retries = Retries::until(deadline);
         let mut limit = TryLimit::new(!claim.exhausted, deadline);
+        // With what the last try was refused that the database has answered.
+        let mut refusal = None;
         loop {
             let current: &Claim = &claim;
             let mut began = Instant::now();
@@ -153,6 +155,10 @@ impl Pipeline {
                 Err(error) => error,
             };
             log_limited!(warn, %error, "cannot write the result of the run");
+            if error.is_answer() == Some(true) {
+                refusal = error.is_refusal().then(|| error.refusal());
+            }
+            let refusal = refusal.as_deref();
             let has_waited = began.elapsed() >= PROMPT || Instant::now() >= deadline;
             let may_pass = match self.schema_after(&error).await {
                 Some(SchemaState::Unfit) => return self.release_uncounted(attempt, retries).await,
@@ -166,7 +172,10 @@ impl Pipeline {
                         warn,
                         "the result was not written in time; releasing the run"
                     );
-                    return self.release_unwritten(attempt).await;
+                    // What keeps the one from being written, such as the last try in the database, may keep the other
+                    // waiting.
+                    let until = attempt.ends;
+                    return self.release_unwritten(attempt, refusal, until).await;
                 }
                 continue;
             }
@@ -176,25 +185,37 @@ impl Pipeline {
                 if !error.is_transient() {
                     self.worker.refusals.completions.failed();
                 }
-                return self.release_refused(attempt, &error).await;
+                if claim.forced_completion {
+                    log_limited!(
+                        error,
+                        "the database refuses even the smallest completion of the run; trying again less and less often"
+                    );
+                }
+                let once = Instant::now();
+                return self.release_unwritten(attempt, refusal, once).await;
             };
             claim.to_mut().context = context;
         }
     }
 
-    /// Releases a run that the database does not let this attempt complete.
-    async fn release_refused(&self, attempt: &Attempt<'_>, why: &StoreError) -> Processed {
-        metrics::counter!("verifyd_completions_refused_total").increment(1);
-        if attempt.claim.forced_completion {
-            log_limited!(
-                error,
-                "the database refuses even the smallest completion of the run; trying again less and less often"
-            );
+    /// Releases a run that this attempt could not complete, and tries again `until` then. `refusal`: with what the database
+    /// refused the result.
+    async fn release_unwritten(
+        &self,
+        attempt: &Attempt<'_>,
+        refusal: Option<&str>,
+        until: Instant,
+    ) -> Processed {
+        if refusal.is_some() {
+            metrics::counter!("verifyd_completions_refused_total").increment(1);
         }
-        let refusal = why.is_refusal().then(|| why.refusal());
-        let refusal = refusal.as_deref();
+        let release = || self.release_or_note(attempt, refusal);
+        until_released(Retries::until(until), release).await
+    }
+
+    /// Releases a run. The release may be refused, too: then what refused the result is recorded without it.
+    async fn release_or_note(&self, attempt: &Attempt<'_>, refusal: Option<&str>) -> Processed {
         let released = self.release_after_error(attempt, refusal).await;
-        // The release may be refused, too.
         if let (Processed::Deferred, Some(refusal)) = (&released, refusal) {
             self.note_refused(&attempt.claim, refusal).await;
         }
@@ -226,13 +247,6 @@ impl Pipeline {
     ) -> Processed {
         let release = || self.release(attempt, AttemptEnd::Shutdown, None, None);
         until_released(retries, release).await
-    }
-
-    /// Releases a run at the deadline of its completion. What keeps the one from being written, such as the last try in
-    /// the database, may keep the other waiting.
-    async fn release_unwritten(&self, attempt: &Attempt<'_>) -> Processed {
-        let release = || self.release_after_error(attempt, None);
-        until_released(Retries::until(attempt.ends), release).await
     }
 
     /// Releases a run whose attempt failed because of an error, with a longer delay each time.

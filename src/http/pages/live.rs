@@ -177,7 +177,11 @@ async fn run_mark(pages: &Pages, id: RunId, binding: &Binding) -> Result<Seen, S
 /// Returns the mark of a run's progress.
 pub fn mark(status: RunStatus, attempts: &[AttemptRecord]) -> String {
     let open = attempts.iter().filter(|a| a.ended_at.is_none()).count();
-    format!("{status}-{}-{open}", attempts.len())
+    let refused = attempts
+        .iter()
+        .flat_map(|a| [&a.result_refusal, &a.requeue_refusal]);
+    let refused = refused.filter(|refusal| refusal.is_some()).count();
+    format!("{status}-{}-{open}-{refused}", attempts.len())
 }
 
 async fn lists_mark(pages: &Pages, binding: &Binding) -> Result<Seen, StoreError> {
@@ -190,4 +194,35 @@ async fn lists_mark(pages: &Pages, binding: &Binding) -> Result<Seen, StoreError
         mark: marks.join("."),
         over: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::DateTime;
+
+    #[test]
+    fn what_is_refused_of_an_attempt_changes_the_mark() {
+        let mut attempt = AttemptRecord {
+            attempt: 1,
+            worker_id: "w1".into(),
+            counted: true,
+            claimed_at: DateTime::UNIX_EPOCH,
+            ended_at: None,
+            end_reason: None,
+            result_refusal: None,
+            requeue_refusal: None,
+        };
+        let mark =
+            |attempt: &AttemptRecord| mark(RunStatus::Running, std::slice::from_ref(attempt));
+        let before = mark(&attempt);
+        attempt.result_refusal = Some("SQLSTATE P0001".into());
+        let refused = mark(&attempt);
+        attempt.requeue_refusal = Some("SQLSTATE P0001".into());
+        let stuck = mark(&attempt);
+        assert!(
+            before != refused && refused != stuck,
+            "{before} {refused} {stuck}"
+        );
+    }
 }

@@ -20,6 +20,7 @@ use crate::operations::acknowledge::{self, Request};
 use crate::operations::{find_run, read_run};
 use crate::view::diff::{CheckChange, DiffState};
 use crate::view::report::ReportState;
+use crate::view::timeline::AttemptView;
 use crate::view::words::{RunBadge, span};
 use crate::view::{DiffView, RunDetail, RunView};
 use askama::Template;
@@ -227,11 +228,7 @@ fn timeline(detail: &RunDetail, now: DateTime<Utc>) -> Vec<Event> {
                 span(attempt.took_ms),
                 attempt.worker_id
             )),
-            class: match attempt.end_reason {
-                None => "running",
-                Some(AttemptEnd::Completed) => "succeeded",
-                Some(_) => "attention",
-            },
+            class: class_of(attempt),
         });
     }
     if times.completed_at.is_some() {
@@ -244,6 +241,15 @@ fn timeline(detail: &RunDetail, now: DateTime<Utc>) -> Vec<Event> {
         });
     }
     events
+}
+
+fn class_of(attempt: &AttemptView) -> &'static str {
+    match (attempt.end_reason, &attempt.database_refusal) {
+        (Some(AttemptEnd::Completed), _) => "succeeded",
+        // After a refusal, no worker works on it any more.
+        (None, None) => "running",
+        _ => "attention",
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -315,4 +321,32 @@ fn back_to(run: RunId, check_key: &str) -> Response {
     let fragment =
         percent_encoding::utf8_percent_encode(check_key, percent_encoding::NON_ALPHANUMERIC);
     Redirect::to(&format!("/runs/{run}#check-{fragment}")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_whose_run_the_database_refuses_is_not_running() {
+        for (end_reason, is_refused, class) in [
+            (None, false, "running"),
+            (None, true, "attention"),
+            (Some(AttemptEnd::Error), true, "attention"),
+            (Some(AttemptEnd::Completed), true, "succeeded"),
+        ] {
+            let attempt = AttemptView {
+                attempt: 1,
+                worker_id: "w1".into(),
+                counted: true,
+                claimed_at: DateTime::UNIX_EPOCH,
+                ended_at: end_reason.map(|_| DateTime::UNIX_EPOCH),
+                end_reason,
+                database_refusal: is_refused.then(|| "SQLSTATE P0001".into()),
+                took_ms: 1,
+                end: String::new(),
+            };
+            assert_eq!(class_of(&attempt), class, "{end_reason:?} {is_refused}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ pub(super) fn origin(error: &PgDatabaseError) -> (Option<Origin>, Option<String>
     let Some(context) = context else {
         // integrity_constraint_violation
         return match error.code().starts_with("23") && error.table().is_some() {
-            true => (Some(Origin::Constraint), error.constraint().map(constraint)),
+            true => (Some(Origin::Constraint), constraint_of_table(error)),
             false => (None, None),
         };
     };
@@ -37,6 +37,13 @@ pub(super) fn origin(error: &PgDatabaseError) -> (Option<Origin>, Option<String>
 
 /// What PL/pgSQL calls a DO.
 const INLINE: &str = "inline_code_block";
+
+/// Returns the constraint with its table, which may be another one of those that a completion writes.
+fn constraint_of_table(error: &PgDatabaseError) -> Option<String> {
+    let of_table = |table| format!(" of {}", clean(table, NAME_LENGTH));
+    let of_table = error.table().map(of_table).unwrap_or_default();
+    error.constraint().map(|name| constraint(name) + &of_table)
+}
 
 pub(super) fn constraint(name: &str) -> String {
     format!("constraint {}", clean(name, NAME_LENGTH))

@@ -174,6 +174,7 @@ impl BatchedCall<SqliteStore> for CompletionRequest {
         calls: Vec<Self>,
     ) -> BatchResult<SqliteStore, Self> {
         let completed = store.complete_runs(&mut tx, &calls).await?;
+        let completed = completed.unaltered()?;
         tx.commit().await?;
         let answers = calls.iter().map(|c| Some(completed.contains(c.run)));
         let answers = answers.collect();
@@ -186,7 +187,10 @@ impl BatchedCall<SqliteStore> for CompletionRequest {
 impl CompleteByItself for SqliteStore {
     async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
         let completed = self
-            .transaction(async |tx| self.complete_runs(tx, std::slice::from_ref(request)).await)
+            .transaction(async |tx| {
+                let completed = self.complete_runs(tx, std::slice::from_ref(request));
+                completed.await?.unaltered()
+            })
             .await?;
         let is_completed = completed.contains(request.run);
         completed.publish(&self.in_process);
@@ -248,7 +252,7 @@ impl SqliteStore {
             .await?)
     }
 
-    /// Completes the runs whose token is the current one.
+    /// Completes the runs whose token is the current one. What a trigger has kept is for the caller to refuse.
     pub(super) async fn complete_runs(
         &self,
         tx: &mut SqliteConnection,
@@ -286,9 +290,10 @@ impl SqliteStore {
         // All have the same time; as it is written, too.
         let Some((_, at_text, at, _)) = rows.first().filter(|_| rows.len() == completed.len())
         else {
-            return Err(StoreError::Refused(
-                "a run whose attempt was ended is gone".into(),
-            ));
+            return Ok(Completed {
+                is_altered: true,
+                ..Completed::default()
+            });
         };
         sqlx::query(FORGET_DELIVERIES)
             .bind(json_list(rows.iter().map(|row| row.0))?)

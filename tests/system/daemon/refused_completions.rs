@@ -125,7 +125,7 @@ async fn refused_completions_are_named_with_their_rules() {
         // A table of the function's own.
         "SQLSTATE 42P01, function of_application",
         "SQLSTATE 22012, function of_tenant",
-        "SQLSTATE 23514, constraint of_tenant",
+        "SQLSTATE 23514, constraint of_tenant of operation_runs",
     ];
     for (run, wanted) in runs.iter().zip(wanted) {
         let shown = bench.json(&["runs", "show", &run.to_string()]);
@@ -170,6 +170,34 @@ async fn a_refusal_that_cannot_be_recorded_keeps_no_slot() {
     let recorded = "verifyd.run_attempts WHERE result_refusal IS NOT NULL";
     assert_eq!(bench.count(recorded).await, 0);
     bench.execute("UPDATE gate SET closed = false").await;
+}
+
+/// From the second attempt on, which only has to complete the run, the rule is slow and raises what otherwise passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_slow_rule_refuses_until_the_deadline_is_recorded() {
+    let bench = Bench::new().await;
+    let [_, connection] = [1, 2].map(|tenant| bench.healthy(tenant));
+    let refuses = "IF (SELECT count(*) FROM verifyd.run_attempts WHERE run_id = old.id) > 1 THEN
+             PERFORM pg_sleep(1); RAISE 'not today' USING errcode = '55P03';
+         END IF; RAISE 'not today'";
+    let completed = "new.status = 'completed' AND new.tenant_id = 2";
+    before_update(&bench, completed, refuses).await;
+    let daemon = bench.serve(&[
+        ("VERIFYD__WORKER__MAX_ATTEMPTS", "1"),
+        ("VERIFYD__WORKER__RUN_DEADLINE", "30s"),
+        ("VERIFYD__WORKER__DEAD_AFTER", "5m"),
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
+    ]);
+    bench.record(&[connection], 1).await;
+    let ended =
+        "SELECT count(*) FROM verifyd.run_attempts WHERE NOT counted AND ended_at IS NOT NULL";
+    bench.until(ended, |n| n > 0).await;
+    let named = "verifyd.run_attempts WHERE NOT counted AND end_reason = 'error'
+        AND result_refusal LIKE 'SQLSTATE 55P03, function %'";
+    assert!(bench.count(named).await > 0);
+    // The attempt before it is counted, too.
+    let counted = daemon.metric("verifyd_completions_refused_total").await;
+    assert!(counted >= 2.0, "{counted}");
 }
 
 /// The last try of a completion keeps the run locked beyond its deadline. The worker, which lives, releases it: it is not

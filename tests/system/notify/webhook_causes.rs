@@ -45,6 +45,10 @@ async fn an_attempt_says_why_tls_failed_and_what_to_do() {
         let shown = bench.run(&["webhooks", "attempts", &delivery]).stdout;
         let shown = String::from_utf8(shown).unwrap();
         assert!(shown.contains(&format!("{result}: no trusted")), "{shown}");
+        let all = bench.json(&["webhooks", "list"]);
+        let mut all = all.as_array().unwrap().iter();
+        let listed = all.find(|listed| listed["id"] == endpoint).unwrap();
+        assert_eq!(listed["last_failure"]["cause"], expected);
     }
     let shown = bench.run(&["webhooks", "deliveries"]).stdout;
     let shown = String::from_utf8(shown).unwrap();

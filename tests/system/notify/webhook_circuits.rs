@@ -79,6 +79,8 @@ async fn an_open_circuit_records_without_trying() {
     );
     let shown = listed(&bench, broken);
     assert_eq!(shown["failures"], FAILURES, "{shown}");
+    assert_eq!(shown["last_failure"]["http_status"], 500, "{shown}");
+    assert!(listed(&bench, other)["last_failure"].is_null());
     assert!(!shown["circuit_probe_at"].is_null() && !shown["oldest_pending_since"].is_null());
     assert_eq!(listed(&bench, other)["circuit"], "closed");
     let line = bench.examined("webhooks");

@@ -9,7 +9,7 @@ use verifyd::domain::run::RUN_TYPE;
 pub async fn an_invalid_run_that_is_not_completed_is_named_whatever_its_age(bed: &Bed) {
     bed.lift_constraints().await;
     let row = |status: &str| format!("(1, 7, '{RUN_TYPE}', '{status}', 'pending')");
-    let rows = ["queued", "running"].map(row).join(", ");
+    let rows = ["lost", "queued", "running"].map(row).join(", ");
     bed.unchecked(&format!(
         "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, outcome) VALUES {rows}"
     ))
@@ -23,6 +23,11 @@ pub async fn an_invalid_run_that_is_not_completed_is_named_whatever_its_age(bed:
         .collect();
     let expected = [(RunId(newest), "outcome"), (RunId(newest - 1), "outcome")];
     assert_eq!(found, expected);
+    // One whose status says nothing is found by its id.
+    let lost = bed.store.invalid_run(RunId(newest - 2)).await.unwrap();
+    assert_eq!(lost.unwrap().column, "status");
+    let valid = bed.store.invalid_run(RunId(newest + 1)).await.unwrap();
+    assert_eq!(valid, None);
 }
 
 const HISTORY_AND_BACKLOG: &str = "

@@ -163,6 +163,7 @@ runs {
     refusals:
         a_refused_result_is_known_to_the_last_claim,
         a_run_that_is_lost_after_a_refused_result_is_lost,
+        a_refused_run_is_found_behind_completed_ones,
         a_refused_requeue_is_recorded_until_the_run_is_queued,
         a_refused_requeue_is_not_recorded_once_the_run_is_queued,
         what_cannot_be_recorded_of_refused_requeues_is_recorded_later;

@@ -17,7 +17,9 @@ fn refused(run: RunId, write: RefusedWrite, refusal: &str) -> RefusedRun {
 }
 
 async fn refused_runs(bed: &Bed) -> Vec<RefusedRun> {
-    bed.store.refused_runs(1_000).await.unwrap()
+    let found = bed.store.refused_runs(1_000).await.unwrap();
+    assert!(found.are_all);
+    found.runs
 }
 
 async fn claimed(bed: &Bed, run: RunId, max_attempts: u32) -> Claim {
@@ -27,6 +29,34 @@ async fn claimed(bed: &Bed, run: RunId, max_attempts: u32) -> Claim {
     };
     let answer = bed.store.claim(run, &worker("w"), &policy).await;
     answer.unwrap().claimed().unwrap()
+}
+
+/// Of completed runs more attempts were refused, and later, than are looked at.
+pub async fn a_refused_run_is_found_behind_completed_ones(bed: &Bed) {
+    const REFUSAL: &str = "SQLSTATE P0001";
+    let open = bed.queued_for(8, 1).await;
+    let held = claimed(bed, open, 3).await;
+    note(bed, &held, REFUSAL).await;
+    for _ in 0..3 {
+        let run = bed.queued().await;
+        let held = claimed(bed, run, 3).await;
+        note(bed, &held, REFUSAL).await;
+        assert!(bed.store.complete(&held, &failed()).await.unwrap());
+    }
+    let named = [refused(open, RefusedWrite::Result, REFUSAL)];
+    let found = async || bed.store.refused_runs(2).await.unwrap();
+    // While it runs, and while it is queued.
+    let running = found().await;
+    assert_eq!((&running.runs[..], running.are_all), (&named[..], true));
+    assert!(bed.release(&held, AttemptEnd::Error, None).await);
+    let queued = found().await;
+    assert_eq!((&queued.runs[..], queued.are_all), (&named[..], true));
+    bed.many_queued(2).await;
+    let among_others = found().await;
+    assert_eq!(
+        (&among_others.runs[..], among_others.are_all),
+        (&named[..], false)
+    );
 }
 
 async fn note(bed: &Bed, claim: &Claim, refusal: &str) {
@@ -193,9 +223,52 @@ pub async fn what_cannot_be_recorded_of_refused_requeues_is_recorded_later(bed: 
     assert!(requeue_refusal(bed, refused).await.is_some());
 }
 
+/// Each sweep finds it, also once its attempt has ended.
+async fn lost(bed: &Bed, tenant: i64) -> RunId {
+    let run = bed.queued_for(tenant, 1).await;
+    bed.claim(run, "dead").await;
+    bed.age_run(run, "started_at", 301).await;
+    run
+}
+
+/// Each code stands for a lock, a conflict, a timeout or a server that is read-only, unless a rule raises it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_rule_raises_as_a_conflict_is_recorded_and_left_out() {
+    const CODES: [&str; 5] = ["40001", "40P01", "55P03", "57014", "25006"];
+    let bed = Bed::postgres().await;
+    let mut refused = Vec::new();
+    // More than a sweep passes, of each code.
+    for (tenant, code) in (8..).zip(CODES) {
+        for _ in 0..8 {
+            refused.push((lost(&bed, tenant).await, code));
+        }
+    }
+    let other = lost(&bed, 7).await;
+    bed.exec(&format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             RAISE 'not today' USING errcode = (ARRAY['{}'])[(new.tenant_id - 7)::int]; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs FOR EACH ROW
+             WHEN (new.status = 'queued' AND new.tenant_id > 7) EXECUTE FUNCTION refuse()",
+        CODES.join("','")
+    ))
+    .await;
+    let mut reclaimed = Vec::new();
+    for _ in &refused {
+        reclaimed.extend(bed.sweep().await.reclaimed);
+    }
+    assert_eq!(reclaimed, [other]);
+    for (run, code) in refused {
+        let refusal = requeue_refusal(&bed, run).await.unwrap_or_default();
+        let class = format!("SQLSTATE {code}, function ");
+        assert!(refusal.starts_with(&class), "{code}: {refusal}");
+    }
+}
+
 const HISTORY: &str = "
     INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, outcome, completed_at)
-    SELECT n, 1, 7, 'provider.connection.check', 'completed', 'failed', now() FROM generate_series(1, 20000) n;
+    SELECT n, 1, 7, 'provider.connection.check', 'completed', 'failed', now() FROM generate_series(2, 20000) n;
+    INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, started_at)
+    VALUES (1, 1, 8, 'provider.connection.check', 'queued', now());
     INSERT INTO verifyd.run_attempts (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at, ended_at,
         end_reason, result_refusal)
     SELECT n, 1, gen_random_uuid(), 'w', true, now(), now(), now(), 'error',
@@ -205,13 +278,16 @@ const HISTORY: &str = "
 const ROWS_READ: &str = "SELECT sum(seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_tables
     WHERE relid IN ('operation_runs'::regclass, 'verifyd.run_attempts'::regclass)";
 
-/// 1,000 refused attempts, the last one of each run, and its row.
+/// 1,000 refused attempts, the last one of each run, and its row. All are of completed runs that came after the open one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_search_for_refused_runs_passes_no_history() {
     let bed = Bed::postgres().await;
     bed.exec(HISTORY).await;
     let read = counted(&bed, ROWS_READ, async |store| {
-        assert_eq!(store.refused_runs(1_000).await.unwrap(), []);
+        let found = store.refused_runs(1_000).await.unwrap();
+        let open = refused(RunId(1), RefusedWrite::Result, "SQLSTATE P0001");
+        assert_eq!(found.runs, [open]);
+        assert!(found.are_all);
     });
     let read = read.await;
     assert!(read <= 5_000, "read {read} rows");

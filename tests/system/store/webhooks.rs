@@ -299,6 +299,9 @@ pub async fn a_message_is_tried_again_given_up_and_replayed(bed: &Bed) {
     assert_eq!(found[0].state, DeliveryState::Failed);
     assert_eq!(found[0].last_result, Some(AttemptResult::Unreachable));
     assert_eq!(found[0].last_cause.as_deref(), Some(NO_ROUTE));
+    let last = bed.store.last_failure(endpoint).await.unwrap().unwrap();
+    assert_eq!((last.attempt, last.result), (2, found[0].last_result));
+    assert_eq!(last.cause.as_deref(), Some(NO_ROUTE));
     assert_eq!(found[0].give_up_reason, Some(GiveUpReason::Attempts));
     assert_eq!((found[0].next_attempt_at, found[0].attempts), (None, 2));
     assert!(found[0].ended_at.is_some());
