@@ -244,10 +244,15 @@ impl Share {
         };
         let mut deadline = Instant::now() + self.timeout;
         loop {
+            let arrived = Instant::now();
             let turn = match length {
                 Length::Short => self.turn(of, deadline).await?,
                 Length::Long | Length::Large => None,
             };
+            if self.serves_in_order {
+                // That had no limit, and its tenant may wait no more.
+                deadline += arrived.elapsed();
+            }
             let permit = self.permit_until(deadline, length, turn.is_some());
             let permit = permit.await?;
             // Another call of the tenant may have waited since this one began.

@@ -360,6 +360,17 @@ async fn short_calls_in_turn_are_served_in_order() {
         drop(other);
     });
     assert_eq!(tries, vec![vec![Length::Short]; 2]);
+    // Its tenant waits no more once it is its turn.
+    let other = share.permit(Length::Short).await.unwrap();
+    let turn = share.turn(of(4, 8), Instant::now()).await.unwrap();
+    let (tries, ()) = tokio::join!(tries_of(&share, of(5, 8), PASSES), async {
+        sleep(3 * TIMEOUT).await;
+        end(&share, 8, Ok(true));
+        drop(turn);
+        sleep(TIMEOUT / 2).await;
+        drop(other);
+    });
+    assert_eq!(tries, [Length::Short]);
 }
 
 /// After how long a call is refused that the server would cancel, while something else happens.

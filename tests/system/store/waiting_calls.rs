@@ -323,8 +323,11 @@ async fn a_tenant_whose_claim_waited_for_a_lock_is_in_no_batch_of_claims() {
         let run = bed.queued_for(8, connection.0).await;
         bed.store.claim(run, &worker("w1"), policy).await
     };
-    let error = claim(&ISOLATED).await.err().unwrap();
-    assert_eq!(error.sqlstate(), Some("55P03"), "{error}");
+    // The machine may be too busy for a short try before it has locked its run.
+    for _ in 0..3 {
+        let error = claim(&ISOLATED).await.err().unwrap();
+        assert_eq!(error.sqlstate(), Some("55P03"), "{error}");
+    }
     other.rollback().await.unwrap();
     let claimed = claim(&POLICY).await.unwrap().claimed().unwrap();
     assert!(claimed.start.is_none(), "it comes with a claim of a batch");
