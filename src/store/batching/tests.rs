@@ -151,6 +151,27 @@ async fn a_call_that_goes_by_itself_is_in_no_batch() {
     assert_eq!(*store.batches.lock(), [vec![1, 2]]);
 }
 
+#[test]
+fn the_largest_batch_follows_the_time_that_batches_take() {
+    let batcher = Batcher::<Number, i64>::default();
+    let largest = || batcher.state.lock().largest;
+    for (cancelled, then) in [(40, 20), (1, 20)] {
+        batcher.shrink(cancelled);
+        assert_eq!(largest(), then, "{cancelled} cancelled");
+    }
+    for (calls, took, then) in [
+        (19, Duration::ZERO, 20),
+        (20, 2 * QUICK, 20),
+        (20, QUICK, 21),
+        (21, Duration::ZERO, 42),
+        (42, Duration::ZERO, 84),
+        (84, Duration::ZERO, MAX_BATCH_SIZE),
+    ] {
+        batcher.grow(calls, took);
+        assert_eq!(largest(), then, "{calls} in {took:?}");
+    }
+}
+
 #[tokio::test]
 async fn after_a_batch_that_panics_calls_are_sent_again() {
     let store = doubling();
