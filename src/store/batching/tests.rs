@@ -169,6 +169,26 @@ async fn all_calls_are_given_back_where_there_is_no_connection() {
     assert_eq!(ask(&store, &[7]).await, [Some(14)]);
 }
 
+#[test]
+fn the_largest_batch_follows_the_time_that_batches_take() {
+    let batcher = Batcher::<Number, i64>::default();
+    let largest = || batcher.state.lock().largest;
+    for (cancelled, then) in [(40, 20), (1, 20)] {
+        batcher.shrink(cancelled);
+        assert_eq!(largest(), then, "{cancelled} cancelled");
+    }
+    for (calls, took, then) in [
+        (19, Duration::ZERO, 20),
+        (20, QUICK, 20),
+        (20, Duration::ZERO, 40),
+        (40, Duration::ZERO, 80),
+        (80, Duration::ZERO, MAX_BATCH_SIZE),
+    ] {
+        batcher.grow(calls, took);
+        assert_eq!(largest(), then, "{calls} in {took:?}");
+    }
+}
+
 #[tokio::test]
 async fn after_a_batch_that_panics_calls_are_sent_again() {
     let store = doubling();
