@@ -67,8 +67,9 @@ pub fn read(json: &str) -> Result<Report, Vec<String>> {
     }
     // Of repeated members a tree has the last one, and lists read the first one. A struct refuses them; its error may
     // quote a value.
-    let report: Report = serde_json::from_str(json)
-        .map_err(|_| vec!["/: repeats a member, or has a number out of range".to_owned()])?;
+    let report: Report = serde_json::from_str(json).map_err(|_| {
+        vec!["/: repeats a member, or has a number that is no 64-bit integer".to_owned()]
+    })?;
     adds_up(&report)?;
     Ok(report)
 }
@@ -326,7 +327,7 @@ mod tests {
             let repeated = json.replacen(&member, &format!("{member}{before},{member}"), 1);
             assert_ne!(repeated, json, "{member}");
             let problems = read(&repeated).unwrap_err();
-            let problem = "/: repeats a member, or has a number out of range";
+            let problem = "/: repeats a member, or has a number that is no 64-bit integer";
             assert_eq!(problems, [problem], "{member}");
         }
     }
@@ -337,12 +338,16 @@ mod tests {
         report.previous_report_id = None;
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(read(&json), Ok(report));
-        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
-        for member in ["1e400", &deep] {
-            let written = format!(r#""previous_report_id":{member}"#);
-            let other = json.replace(r#""previous_report_id":null"#, &written);
+        let deep = format!("{}{}", "[".repeat(150), "]".repeat(150));
+        for (member, right, wrong, at) in [
+            ("previous_report_id", "null", "1e400", "/"),
+            ("evidence", "[]", deep.as_str(), "/checks/0"),
+        ] {
+            let right = format!("{member:?}:{right}");
+            let other = json.replacen(&right, &format!("{member:?}:{wrong}"), 1);
+            assert_ne!(other, json, "{member}");
             let problems = read(&other).unwrap_err();
-            assert_eq!(problems, ["/: not JSON that can be read"]);
+            assert_eq!(problems, [format!("{at}: not JSON that can be read")]);
         }
     }
 
