@@ -64,9 +64,13 @@ fn origin_within(code: &str, is_of_language: bool) -> Option<Origin> {
     }
 }
 
+/// Whether the context is `unnamed portal with parameters: $1 = …`. A statement, which may say the same, is quoted.
 fn has_only_values(context: &str) -> bool {
-    let values = context.split_once(VALUES);
-    values.is_some_and(|(before, _)| !before.contains(['\n', '"']))
+    context.split_once(VALUES).is_some_and(|(before, _)| {
+        // In French values are quoted, too.
+        let before = before.trim_end_matches([' ', '\u{a0}', '«']);
+        before.strip_suffix(':').is_some_and(begins_line)
+    })
 }
 
 /// Returns the name of a function that has failed, with its schema where the search_path does not lead to it: the one that
@@ -74,16 +78,16 @@ fn has_only_values(context: &str) -> bool {
 /// there is none, or it is a DO, which has no name and may be of a migration.
 ///
 /// Between the first line and the last one are statements with values of rows. The first is of the function where RAISE
-/// made the error. The last one is of the outermost function, unless values follow.
+/// made the error. The last one is of the outermost function, unless values follow, the last of which ends there.
 fn function(context: &str, is_raised: bool) -> Option<&str> {
-    let may_end_with_values = context.contains(VALUES);
-    let raising = match is_raised || may_end_with_values {
-        true => context.lines().next().and_then(signed),
+    let (first, last) = (context.lines().next()?, context.lines().next_back()?);
+    let may_be_value = context.contains(VALUES) && last.contains(['\'', '$']);
+    let raising = match is_raised || may_be_value {
+        true => signed(first),
         false => None,
     };
     raising.or_else(|| {
-        let last = context.lines().next_back()?;
-        let name = (!may_end_with_values).then(|| signed(last).or_else(|| quoted(last)));
+        let name = (!may_be_value).then(|| signed(last).or_else(|| quoted(last)));
         name.flatten()
     })
 }
@@ -215,6 +219,16 @@ mod tests {
                 false,
                 None,
             ),
+            (
+                format!("SQL statement \"INSERT INTO audit SELECT 1 WHERE $1 = 2\"\n{own}"),
+                false,
+                Some("refuse"),
+            ),
+            (
+                format!("SQL statement \"SELECT '$1 = \n{FORGED}'::int\"\n{own}"),
+                false,
+                Some("refuse"),
+            ),
             (format!("JSON data, line 1: {{\"{FORGED}"), false, None),
             (
                 "JSON data, line 1: {\"s3cret\": \"SQL PL/".to_owned(),
@@ -224,6 +238,28 @@ mod tests {
             (format!("JSON-Daten, Zeile 1: {FORGED}"), true, None),
         ] {
             assert_eq!(function(&context, is_raised), name, "{context}");
+        }
+    }
+
+    #[test]
+    fn values_are_told_from_a_statement_that_looks_like_them() {
+        for (context, has_only) in [
+            ("unnamed portal with parameters: $1 = 'x'", true),
+            ("portail non nommé avec les paramètres : « $1 = 'x' »", true),
+            (
+                "SQL-Anweisung »INSERT INTO audit SELECT 1 WHERE $1 = 2«\nPL/pgSQL-Funktion refuse() Zeile 1 bei EXECUTE",
+                false,
+            ),
+            (
+                "instruction SQL « SELECT ': $1 = ' »\nfonction PL/pgSQL refuse(), ligne 1 à EXECUTE",
+                false,
+            ),
+            (
+                "PL/pgSQL function refuse() line 1 at RAISE\nunnamed portal with parameters: $1 = 'x'",
+                false,
+            ),
+        ] {
+            assert_eq!(has_only_values(context), has_only, "{context}");
         }
     }
 
