@@ -19,6 +19,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
 use serde_json::json;
 use std::process::ExitCode;
 use zeroize::Zeroizing;
