@@ -43,7 +43,7 @@ static LOG: LogThrottle = LogThrottle::new();
 /// A run that sweeps leave out.
 struct LeftOut {
     since: Instant,
-    /// Whether a rule has refused it, and no lock or timeout of the server.
+    /// Whether a rule has refused it, and no lock or timeout outside of one.
     is_refused: bool,
 }
 
