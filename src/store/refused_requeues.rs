@@ -43,7 +43,7 @@ static LOG: LogThrottle = LogThrottle::new();
 /// A run that sweeps leave out.
 struct LeftOut {
     since: Instant,
-    /// Whether a rule has refused it, and no lock or timeout.
+    /// Whether a rule has refused it, and no lock or timeout outside of one.
     is_refused: bool,
 }
 
@@ -79,9 +79,12 @@ impl RefusedRequeues {
         }
     }
 
-    /// Records a run whose row stays as it is.
-    pub fn note_kept(&self, run: i64) {
-        self.note(run, kept());
+    /// Leaves a run out whose row stays as it is, unless it is known why.
+    fn note_kept(&self, run: i64) {
+        let is_known = self.runs.lock().contains_key(&run);
+        if !is_known {
+            self.note(run, kept());
+        }
     }
 
     /// Forgets at most so many of the runs that were left out for long enough, the longest first: they are tried
@@ -141,13 +144,22 @@ pub(super) struct Spent {
     pub is_one_by_one: bool,
     /// Runs that were waited for in vain, one by one.
     pub waits: usize,
-    pub conflicts: usize,
+    /// Runs that met a conflict, and the error.
+    pub conflicts: Vec<(i64, StoreError)>,
 }
 
 impl Spent {
     /// Whether one more run may be tried.
     pub fn allows_another(&self) -> bool {
-        self.conflicts < MAX_CONFLICTS && self.waits < MAX_WAITS
+        self.conflicts.len() < MAX_CONFLICTS && self.waits < MAX_WAITS
+    }
+
+    /// Leaves a run out that was tried and is still lost, in a transaction that goes on.
+    pub fn leave_out(&self, run: i64, refused: &RefusedRequeues) {
+        match self.conflicts.iter().find(|(met, _)| *met == run) {
+            Some((_, conflict)) => refused.note(run, conflict),
+            None => refused.note_kept(run),
+        }
     }
 }
 
@@ -173,11 +185,11 @@ impl From<RequeueError> for StoreError {
     }
 }
 
-/// Whether it is known only later whether the transaction is lost. A rule of the application that raises these codes
-/// loses none.
+/// Whether it is known only later whether the transaction is lost: a rule of the application that raises these codes loses
+/// none.
 pub(super) fn is_conflict(error: &StoreError) -> bool {
     // serialization_failure, deadlock_detected
-    matches!(error.sqlstate(), Some("40001" | "40P01")) && !error.is_of_function()
+    matches!(error.sqlstate(), Some("40001" | "40P01"))
 }
 
 /// Whether a run may have ended the transaction: a rule of the application can end the session, too. Where the server
@@ -275,6 +287,25 @@ mod tests {
         assert_eq!(refused.refused(), 2);
         refused.note(8, lock());
         assert_eq!(refused.refused(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_met_a_lock_or_conflict_is_not_taken_for_a_kept_one() {
+        let refused = RefusedRequeues::default();
+        let contended = || StoreError::Contended("not by a rule".into());
+        let spent = Spent {
+            conflicts: vec![(7, contended())],
+            ..Spent::default()
+        };
+        refused.note(8, contended());
+        for run in [7, 8, 9] {
+            spent.leave_out(run, &refused);
+        }
+        let mut left_out = refused.left_out();
+        left_out.sort_unstable();
+        assert_eq!(left_out, [7, 8, 9]);
+        assert_eq!(refused.take_unrecorded(), Some((kept().refusal(), vec![9])));
+        assert_eq!(refused.take_unrecorded(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -531,7 +531,7 @@ async fn requeue(
     let others: Vec<i64> = others.copied().collect();
     if !others.is_empty() {
         for run in STILL_LOST.bind(others).fetch_ids(tx).await? {
-            refused.note_kept(run);
+            spent.leave_out(run, refused);
         }
     }
     Ok(queued)
@@ -555,7 +555,7 @@ async fn requeue_one_by_one(
         tried += 1;
         match try_requeue(tx, &[*run]).await {
             Ok(Ok(one)) => queued.extend(one),
-            Ok(Err(error)) if is_conflict(&error) => spent.conflicts += 1,
+            Ok(Err(error)) if is_conflict(&error) => spent.conflicts.push((*run, error)),
             Ok(Err(error)) => {
                 spent.waits += usize::from(error.is_transient());
                 refused.note(*run, error);

@@ -264,6 +264,24 @@ async fn what_a_rule_raises_as_a_conflict_is_recorded_and_left_out() {
     }
 }
 
+/// A row that is not committed yet may take the place in a unique index of the application: no rule refuses the run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_waits_for_a_lock_is_not_refused() {
+    let bed = Bed::postgres().await;
+    let run = lost(&bed, 8).await;
+    let other = lost(&bed, 7).await;
+    bed.exec("CREATE UNIQUE INDEX ON operation_runs (tenant_id) WHERE status = 'queued'")
+        .await;
+    let mut writer = bed.pg().begin().await.unwrap();
+    let insert = "INSERT INTO operation_runs (workspace_id, tenant_id, type, status)
+        VALUES (1, 8, 'another', 'queued')";
+    sqlx::query(insert).execute(&mut *writer).await.unwrap();
+    assert_eq!(bed.sweep().await.reclaimed, [other]);
+    writer.rollback().await.unwrap();
+    assert_eq!(requeue_refusal(&bed, run).await, None);
+    assert_eq!(refused_runs(&bed).await, []);
+}
+
 const HISTORY: &str = "
     INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, outcome, completed_at)
     SELECT n, 1, 7, 'provider.connection.check', 'completed', 'failed', now() FROM generate_series(2, 20000) n;
