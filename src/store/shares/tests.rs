@@ -57,7 +57,7 @@ async fn calls_that_are_not_short_are_served_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn large_calls_that_wait_for_each_other_take_no_connection() {
-    let share = Share::new(3, TIMEOUT);
+    let share = Share::new(4, TIMEOUT);
     let _large = share.permit(Length::Large).await.unwrap();
     let (others, long, small) = tokio::join!(
         join_all((0..9).map(|_| share.permit(Length::Large))),
