@@ -70,9 +70,10 @@ const SET_EXPIRY: Sql = both!(
         (SELECT max(id) FROM provider_credentials WHERE provider_connection_id = $1)"
 );
 
+/// As [`SET_EXPIRY`]: `updated_at` says when the credential was stored, however it is encrypted since then.
 const SWAP_PAYLOAD: Sql = both!(
-    "UPDATE provider_credentials SET payload = $3, updated_at = " now!()
-    " WHERE provider_connection_id = $1 AND payload = $2"
+    "UPDATE provider_credentials SET payload = $3
+      WHERE provider_connection_id = $1 AND payload = $2"
 );
 
 #[async_trait]

@@ -147,6 +147,11 @@ pub async fn a_credential_is_replaced(bed: &Bed) {
 pub async fn a_credential_is_resealed_only_from_the_old_payload(bed: &Bed) {
     let id = bed.connection_with(7, "old").await;
     let other = bed.connection_with(7, "old").await;
+    // No time of this test: an UPDATE that wrote one would be seen.
+    bed.exec("UPDATE provider_credentials SET updated_at = '2026-01-02T03:04:05Z'")
+        .await;
+    let before = credential(bed, id).await;
+    assert!(before.updated_at.is_some());
     let old = sealed(id, "old").payload;
     for (new, resealed) in [("new", true), ("newer", false)] {
         let swapped = bed.store.reseal_credential(id, &old, new, operator()).await;
@@ -159,6 +164,8 @@ pub async fn a_credential_is_resealed_only_from_the_old_payload(bed: &Bed) {
     );
     let stored = credential(bed, id).await;
     assert_eq!(stored.expiry.at(), sealed(id, "old").expires_at);
+    // A check would otherwise take it for a new one, which Microsoft may not know everywhere yet.
+    assert_eq!(stored.updated_at, before.updated_at);
 }
 
 pub async fn connections_are_paged(bed: &Bed) {
