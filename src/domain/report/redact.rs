@@ -25,6 +25,14 @@ pub fn tidy(text: &mut String, max: usize) {
     }
 }
 
+/// Cleans a document, whose tabs and line breaks hide nothing.
+pub fn clean_document(text: &str) -> String {
+    text.replace(
+        |c| is_hostile(c) && !matches!(c, '\t' | '\n' | '\r'),
+        "\u{FFFD}",
+    )
+}
+
 /// Characters that can hide or reorder what a reader sees: those that are invisible by themselves (Unicode's
 /// Default_Ignorable_Code_Point, but the variation selectors that emoji have), line separators, and those that
 /// change the direction.
@@ -163,5 +171,8 @@ mod tests {
     fn hostile_characters_are_replaced() {
         assert_eq!(clean("a\u{202E}b\nc", 10), "a\u{FFFD}b\u{FFFD}c");
         assert_eq!(clean("abcdef", 3), "abc");
+        let document = "<p>a\u{202E}b\u{200B}\r\n\t\u{1B}[31m \u{E4}\u{1F600}\u{FE0F}</p>";
+        let cleaned = "<p>a\u{FFFD}b\u{FFFD}\r\n\t\u{FFFD}[31m \u{E4}\u{1F600}\u{FE0F}</p>";
+        assert_eq!(clean_document(document), cleaned);
     }
 }

@@ -4,6 +4,7 @@ use super::Pages;
 use super::assets;
 use super::input::Path;
 use crate::domain::access::Scope;
+use crate::domain::report::redact;
 use crate::domain::{InvalidId, ObjectId};
 use crate::http::query::QueryText;
 use crate::http::rate_limit::whole_seconds;
@@ -217,10 +218,10 @@ pub fn onward(to: &str) -> Response {
     render(&Onward { to })
 }
 
-/// A template as an answer.
+/// A template as an answer. Whatever others wrote, no character of it hides or turns what a person reads.
 pub fn render(template: &impl Template) -> Response {
     match template.render() {
-        Ok(html) => Html(html).into_response(),
+        Ok(html) => Html(redact::clean_document(&html)).into_response(),
         Err(error) => {
             tracing::error!(%error, "a page could not be rendered");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

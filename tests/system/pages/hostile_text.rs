@@ -2,6 +2,7 @@
 
 use crate::api::scene::{ALL, Scene};
 use crate::pages::accessibility;
+use crate::pages::person::Person;
 use crate::pages::webdriver::Browser;
 use serde_json::{Value, json};
 use test_support::world::operator;
@@ -32,6 +33,65 @@ async fn write(scene: &Scene, context: &Value) -> RunId {
         ..Default::default()
     };
     scene.world.services.store.runs(&filter).await.unwrap()[0].id
+}
+
+/// Each page that has a name of others, and those without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_page_has_a_character_that_hides_or_turns_text() {
+    const SHOWN: &str = "\u{FFFD}";
+    let scene = Scene::at_work().await;
+    let hidden = ['\u{202E}', '\u{1B}', '\u{200B}'];
+    let names = ["\u{202E}gnp.exe", "\u{1B}[31mred", "\u{200B}"];
+    let mut connections = Vec::new();
+    for (number, name) in (1..).zip(names) {
+        let id = scene.add(number, Scenario::SecretExpired).await;
+        scene
+            .world
+            .set(id, &format!("display_name = '{name}'"))
+            .await;
+        connections.push((id, scene.check(id).await));
+    }
+    let mut context = scene.world.run(connections[0].1).await.context;
+    for member in ["provider", "module"] {
+        context[member] = json!(names.concat());
+    }
+    context["target_scope"]["entra_tenant_name"] = json!(names.concat());
+    let written = write(&scene, &context).await;
+    let key = scene.first_problem(written).await;
+    scene
+        .accept(written, &key, &format!("one\ntwo {}", names[0]))
+        .await;
+    let token = scene
+        .world
+        .token(&names.concat(), ALL, Binding::EVERYTHING)
+        .await;
+    let person = Person::logged_in(&scene.base, &token).await;
+    let none: &[&str] = &[];
+    let mut pages = vec![
+        ("/".to_owned(), &names[..]),
+        ("/connections".to_owned(), &names[..]),
+        ("/connections?name=%E2%80%AE".to_owned(), none),
+        ("/runs".to_owned(), &names[..]),
+        (format!("/runs/{written}"), &names[..]),
+        ("/modules".to_owned(), none),
+        ("/modules/intune/plan".to_owned(), &names[..]),
+        ("/workers".to_owned(), none),
+        ("/audit".to_owned(), none),
+    ];
+    for (name, (connection, run)) in names.chunks(1).zip(connections) {
+        pages.push((format!("/connections/{connection}"), name));
+        pages.push((format!("/runs/{run}"), name));
+    }
+    for (page, shown) in pages {
+        let html = person.page(&page).await;
+        assert!(!html.contains(hidden), "{page}: {html}");
+        for name in shown {
+            let name = name.replace(hidden, SHOWN);
+            assert!(html.contains(&name), "{page} lacks {name:?}: {html}");
+        }
+    }
+    let run = person.page(&format!("/runs/{written}")).await;
+    assert!(run.contains("one\ntwo"), "line breaks hide nothing: {run}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +209,7 @@ async fn hostile_reports_names_and_words_do_nothing() {
     let loose = browser
         .js("const all = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT); \
              let n = 0; while (all.nextNode()) { const t = all.currentNode; \
-             if (t.data.includes('\\u202E') && !t.parentElement.closest('bdi, textarea, option')) n += 1; } return n")
+             if (t.data.includes('\\u05E9') && !t.parentElement.closest('bdi, textarea, option')) n += 1; } return n")
         .await;
     assert_eq!(loose, 0);
     let links = browser
