@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use parking_lot::Mutex;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -275,9 +275,25 @@ impl<H: Send + Sync + 'static> hyper::body::Body for HoldingBody<H> {
     }
 }
 
+/// Whether all of a request was here when its body was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    AtOnce,
+    /// The peer decided when it went on. What allowed the request before may have ended meanwhile.
+    Later,
+}
+
 /// The request with its whole body in memory, so that nothing is held for it while it arrives. A
 /// request that has none by its method is left as it is.
-pub async fn whole(request: Request, most: usize) -> Result<Request, Unread> {
+pub async fn whole(request: Request, most: usize) -> Result<(Request, Arrival), Unread> {
+    let mut read = pin!(read(request, most));
+    match futures::poll!(read.as_mut()) {
+        Poll::Ready(request) => Ok((request?, Arrival::AtOnce)),
+        Poll::Pending => Ok((read.await?, Arrival::Later)),
+    }
+}
+
+async fn read(request: Request, most: usize) -> Result<Request, Unread> {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(request);
     }
@@ -416,7 +432,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_joined_and_bounded() {
         let pieces = [Bytes::from_static(b"ab"), Bytes::from_static(b"cd")];
-        let request = whole(post(&pieces, true), 4).await.expect("it fits");
+        let (request, arrival) = whole(post(&pieces, true), 4).await.expect("it fits");
+        assert_eq!(arrival, Arrival::AtOnce);
         let bytes = axum::body::to_bytes(request.into_body(), 4).await;
         assert_eq!(bytes.expect("in memory"), "abcd");
         let refused = whole(post(&pieces, true), 3).await.expect_err("too large");

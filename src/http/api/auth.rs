@@ -7,7 +7,7 @@ use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
 use crate::domain::audit::Origin;
 use crate::domain::{TokenId, token};
-use crate::http::body::{self, Unread};
+use crate::http::body::{self, Arrival, Unread};
 use crate::http::connection_slots::network;
 use crate::http::reads::Reader;
 use crate::http::request_id::RequestId;
@@ -102,7 +102,8 @@ pub async fn admit(access: Access, request: Request, next: Next) -> Result<Respo
             "once",
         ));
     }
-    let token = authenticate(&api, authorization, address).await?;
+    let hash = hash_of(authorization.as_ref());
+    let token = authenticate(&api, authorization.is_some(), hash.as_deref(), address).await?;
     let request_id = request.extensions().get::<RequestId>();
     let caller = Caller {
         token,
@@ -112,7 +113,8 @@ pub async fn admit(access: Access, request: Request, next: Next) -> Result<Respo
     };
     let token = caller.id();
     tracing::Span::current().record("token", token.0);
-    let answered = answer(&api, caller, scope, request, next).await;
+    let hash = hash.unwrap_or_default();
+    let answered = answer(&api, caller, &hash, scope, request, next).await;
     let mut response = answered.into_response();
     response.extensions_mut().insert(token);
     Ok(response)
@@ -121,15 +123,21 @@ pub async fn admit(access: Access, request: Request, next: Next) -> Result<Respo
 /// Answers the request of a valid token.
 async fn answer(
     api: &Api,
-    caller: Caller,
+    mut caller: Caller,
+    hash: &str,
     scope: Scope,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     authorize(&caller, scope)?;
+    let (mut request, arrival) = body::whole(request, body::MAX_BODY_BYTES).await?;
+    if arrival == Arrival::Later {
+        let found = look_up(api, hash, caller.address).await?;
+        caller.token = found.ok_or_else(invalid_token)?;
+        authorize(&caller, scope)?;
+    }
     let owner = caller.id();
     request.extensions_mut().insert(caller);
-    let request = body::whole(request, body::MAX_BODY_BYTES).await?;
     let slot = api.request_limits.enter(Some(owner)).await;
     let slot = slot.ok_or_else(|| Problem::of_status(StatusCode::SERVICE_UNAVAILABLE))?;
     let response = api.reads.answer(request, next).await;
@@ -146,35 +154,32 @@ impl From<Unread> for Problem {
     }
 }
 
+/// The hash of the token. `None`: there is none, or one with a typing error, which costs no look into the database.
+fn hash_of(authorization: Option<&HeaderValue>) -> Option<String> {
+    let header = authorization?.to_str().ok()?;
+    token::hash(bearer(header)?)
+}
+
 async fn authenticate(
     api: &Api,
-    authorization: Option<HeaderValue>,
+    is_given: bool,
+    hash: Option<&str>,
     address: Option<IpAddr>,
 ) -> Result<TokenRecord, Problem> {
-    let Some(header) = authorization else {
+    if !is_given {
         anonymous(api, address)?;
         return Err(unauthorized(
             "No token is given.",
             "Bearer realm=\"verifyd\"",
         ));
-    };
-    // A typing error costs no look into the database.
-    let hash = header.to_str().ok().and_then(bearer).and_then(token::hash);
+    }
     let found = match hash {
         Some(hash) => {
-            let known = api.request_limits.known(&hash).await;
+            let known = api.request_limits.known(hash).await;
             if let Some(id) = known {
                 api.by_token.take(id).map_err(too_many)?;
             }
-            let ask = api.store.token_by_hash(&hash);
-            let found = api
-                .request_limits
-                .look_up(&hash, address, ask, |token| token.id)
-                .await;
-            let found = found.map_err(|error| match error {
-                LookUpRefused::TooMany(wait) => too_many(wait),
-                LookUpRefused::Store(error) => error.into(),
-            })?;
+            let found = look_up(api, hash, address).await?;
             if let (Some(token), None) = (&found, known) {
                 api.by_token.take(token.id).map_err(too_many)?;
             }
@@ -186,12 +191,25 @@ async fn authenticate(
         Some(token) => Ok(token),
         None => {
             anonymous(api, address)?;
-            Err(unauthorized(
-                "The token is not known, has expired or was revoked.",
-                "Bearer realm=\"verifyd\", error=\"invalid_token\"",
-            ))
+            Err(invalid_token())
         }
     }
+}
+
+async fn look_up(
+    api: &Api,
+    hash: &str,
+    address: Option<IpAddr>,
+) -> Result<Option<TokenRecord>, Problem> {
+    let ask = api.store.token_by_hash(hash);
+    let found = api
+        .request_limits
+        .look_up(hash, address, ask, |token| token.id)
+        .await;
+    found.map_err(|error| match error {
+        LookUpRefused::TooMany(wait) => too_many(wait),
+        LookUpRefused::Store(error) => error.into(),
+    })
 }
 
 fn authorize(caller: &Caller, scope: Scope) -> Result<(), Problem> {
@@ -229,6 +247,13 @@ fn unauthorized(detail: &str, authenticate: &str) -> Problem {
     let mut problem = Problem::new(Kind::Unauthorized, detail);
     problem.authenticate = Some(authenticate.to_owned());
     problem
+}
+
+fn invalid_token() -> Problem {
+    unauthorized(
+        "The token is not known, has expired or was revoked.",
+        "Bearer realm=\"verifyd\", error=\"invalid_token\"",
+    )
 }
 
 fn unread() -> Problem {

@@ -8,7 +8,7 @@ use super::session::{Sender, Visitor, cookie, cookie_named};
 use crate::domain::TokenId;
 use crate::domain::token::sha256_hex;
 use crate::http::HttpSettings;
-use crate::http::body::{self, Unread};
+use crate::http::body::{self, Arrival, Unread};
 use crate::http::connection_slots::network;
 use crate::http::rate_limit::RateLimiter;
 use crate::http::reads::SETTLED_AFTER;
@@ -100,7 +100,7 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
         limits.by_token.take(token).map_err(PageError::TooMany)?;
     }
     let visitor = match session {
-        Some(session) => visitor(pages, session, sender).await?,
+        Some(session) => look_up(pages, session, sender).await?,
         None => None,
     };
     match (&visitor, known) {
@@ -117,7 +117,13 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
     // itself, and not while it asks: whoever is signed in already must not wait for a second one with the first.
     let asks_the_provider =
         matches!(login, Some(Login::Begin | Login::Finish)) || request.uri().path() == "/logout";
-    let mut request = body::whole(request, body::MAX_BODY_BYTES).await?;
+    let (mut request, arrival) = body::whole(request, body::MAX_BODY_BYTES).await?;
+    let visitor = match visitor {
+        Some(before) if arrival == Arrival::Later => {
+            look_up(pages, before.session, before.sender).await?
+        }
+        found => found,
+    };
     let slot = if !asks_the_provider && (is_form || visitor.is_some()) {
         let owner = visitor.as_ref().map(|visitor| visitor.token);
         pages.request_limits.enter(owner).await
@@ -156,7 +162,7 @@ fn changed(is_secure: bool) -> String {
 }
 
 /// Whoever has logged in, if this is the hash of a session's cookie.
-async fn visitor(
+async fn look_up(
     pages: &Pages,
     session: String,
     sender: Sender,

@@ -38,7 +38,7 @@ pub struct Visitor {
     pub csrf: String,
     /// SHA-256 of the cookie.
     pub session: String,
-    sender: Sender,
+    pub sender: Sender,
     /// The replica, if this page is to be read from it.
     reader: Option<Reader>,
 }

@@ -1,6 +1,7 @@
 //! Peers that send or read slowly, in great number, and what they cannot keep from others.
 
 use crate::api::scene::{ALL, Scene};
+use crate::pages::person::Person;
 use axum::extract::State;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -8,13 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use test_support::waiting::{PATIENCE, until};
+use test_support::world::operator;
 use test_support::{own_process, test_name};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::access::Binding;
 use verifyd::http::health;
+use verifyd::ports::store::RunFilter;
 use verifyd::telemetry::metrics::{self, Metrics};
+use verifyd_simulator::Scenario;
 
 /// Statements of this database that wait for a table.
 const WAITING: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
@@ -296,6 +300,64 @@ async fn open_bodies_of_a_token_hold_up_nobody() {
         let answer = tokio::time::timeout(PATIENCE, scene.get(token, "/v1/runs"));
         let answer = answer.await.expect("it waits for the bodies of others");
         assert_eq!(answer.status, 200);
+    }
+}
+
+/// The token is valid when the head of a request to the API, or of a form, is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_revoked_while_a_body_arrives_starts_nothing() {
+    let scene = Scene::sqlite_with(|s| s.http.timeouts.body = LONG).await;
+    let store = &scene.world.services.store;
+    let host = scene.base.trim_start_matches("http://");
+    let runs = async || {
+        let filter = RunFilter {
+            limit: 100,
+            ..RunFilter::default()
+        };
+        store.runs(&filter).await.unwrap().len()
+    };
+    for (number, (is_form, is_revoked)) in
+        (1..).zip([(false, false), (false, true), (true, false), (true, true)])
+    {
+        let connection = scene.add(number, Scenario::Healthy).await;
+        let token = scene.master().await;
+        let person = Person::logged_in(&scene.base, &token).await;
+        let (path, headers, body, wanted) = match is_form {
+            false => (
+                format!("/v1/connections/{connection}/checks"),
+                format!("Authorization: Bearer {token}\r\nContent-Type: application/json"),
+                "{}".to_owned(),
+                ["HTTP/1.1 201", "HTTP/1.1 401"],
+            ),
+            true => (
+                format!("/connections/{connection}/check"),
+                format!(
+                    "Cookie: {}\r\nOrigin: {}\r\nContent-Type: application/x-www-form-urlencoded",
+                    person.cookie, scene.base
+                ),
+                format!("csrf={}", person.csrf().await),
+                ["location: /runs/", "location: /login"],
+            ),
+        };
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nExpect: 100-continue\r\n\
+             {headers}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let before = runs().await;
+        let mut stream = begun(&scene, &head).await;
+        // From now on the server waits for the body.
+        expect(&mut stream, "100 Continue\r\n\r\n").await;
+        if is_revoked {
+            for token in store.tokens().await.unwrap() {
+                store.revoke_token(token.id, operator()).await.unwrap();
+            }
+        }
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let answer = rest(stream).await;
+        let wanted = wanted[usize::from(is_revoked)];
+        assert!(answer.contains(wanted), "{path}: {answer}");
+        assert_eq!(runs().await, before + usize::from(!is_revoked), "{path}");
     }
 }
 
