@@ -56,9 +56,9 @@ causes! {
     LaravelDamaged, "the Laravel payload is damaged or cut off",
         "Store the credential again in the Laravel application, in a column that is long enough";
     LaravelNoKey, "it is a Laravel payload, and credentials.laravel_keys holds no key",
-        "Add the application's APP_KEY to credentials.laravel_keys";
+        "Add the application's APP_KEY to credentials.laravel_keys, or store the credential again";
     LaravelOtherKey, "it was changed, or none of credentials.laravel_keys is the APP_KEY it was made with",
-        "Add the APP_KEY of the application that wrote it to credentials.laravel_keys";
+        "Add the APP_KEY of the application that wrote it to credentials.laravel_keys, or store the credential again";
     LaravelTag, "the Laravel payload has a tag, which its cipher does not know",
         "Store the credential again in the Laravel application";
 

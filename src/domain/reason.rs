@@ -193,7 +193,7 @@ reasons! {
         [("Create a certificate that is valid now", AppCredentials), ("Store it for the connection", Connection)];
     CredentialUndecryptable = "credential_undecryptable", Preflight, Critical,
         "The stored credential cannot be decrypted with the keys of this installation.",
-        "Its key is missing here, or the row is damaged or copied; the evidence says which.",
+        "Its key is missing here, or its payload is damaged, copied or not encrypted; the evidence says which.",
         [("Store the credential again", Connection)];
     CredentialMalformed = "credential_malformed", Preflight, Critical,
         "The stored credential is not a secret, certificate or token file that can be used.",

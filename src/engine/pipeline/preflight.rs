@@ -196,7 +196,7 @@ impl Preflight {
             Ok(ready) => PreflightResult::Ready(Box::new(ready)),
             Err((step, unmet)) => {
                 let mut check = step.spec().fail(unmet.reason, links, unmet.evidence);
-                put_step_of_cause_first(&mut check, links);
+                name_step_of_cause(&mut check, links);
                 subject.checks[step as usize] = check;
                 PreflightResult::Blocked(unmet.reason)
             }
@@ -427,16 +427,16 @@ impl Preflight {
     }
 }
 
-/// Puts the next step for the cause in front of those that the reason has for all its causes.
-fn put_step_of_cause_first(check: &mut Check, links: &LinkContext) {
+/// Puts the next step for the cause in place of those at the same address that the reason has for all its causes.
+fn name_step_of_cause(check: &mut Check, links: &LinkContext) {
     let cause = check
         .evidence
         .iter()
         .find(|evidence| evidence.kind == EvidenceKind::Cause)
         .and_then(|evidence| Cause::of(&evidence.value));
     if let Some(cause) = cause {
-        check.next_steps.retain(|step| step.label != cause.step());
         let url = links.resolve(Link::Connection);
+        check.next_steps.retain(|step| step.url != url);
         let label = cause.step().to_owned();
         check.next_steps.insert(0, NextStep { url, label });
     }

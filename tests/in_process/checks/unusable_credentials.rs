@@ -3,6 +3,7 @@
 use crate::checks::assert_sound;
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use test_support::world::operator;
 use test_support::world::{World, check};
 use verifyd::credentials::credential_from_pem;
@@ -48,7 +49,11 @@ async fn report_on(world: &World, worker: &Worker, id: ConnectionId, payload: &s
     assert_sound(&run, payload);
     let report = run.report().unwrap().to_string();
     assert!(!report.contains(SECRET), "{report}");
-    check(&run, "preflight.credential").clone()
+    let check = check(&run, "preflight.credential").clone();
+    let steps = check["next_steps"].as_array().unwrap();
+    let places: BTreeSet<_> = steps.iter().map(|step| step["url"].as_str()).collect();
+    assert_eq!(places.len(), steps.len(), "two steps are one: {steps:?}");
+    check
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,6 +73,9 @@ async fn the_report_says_the_cause_and_what_mends_it() {
         .seal(binding, &credential, None)
         .unwrap()
         .payload;
+    let other = world.connection(2, &tenant, "health_check").await;
+    let other = world.row(other).await.binding();
+    let copied = world.services.vault.seal(other, &credential, None);
     let (head, body) = sealed.rsplit_once('.').unwrap();
     let mut parts: Vec<&str> = sealed.split('.').collect();
     parts[1] = "another-key";
@@ -78,6 +86,7 @@ async fn the_report_says_the_cause_and_what_mends_it() {
             Cause::KeyNotConfigured,
             Some("the key another-key"),
         ),
+        (copied.unwrap().payload, Cause::NotAuthentic, None),
         (SECRET.to_owned(), Cause::PlainText, None),
         (format!("{sealed}\n"), Cause::Surrounded, None),
         (
