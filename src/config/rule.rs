@@ -268,6 +268,8 @@ impl Rule {
 
     fn found(self, value: &Value) -> String {
         let short = |text: &str| text.len() <= 40 && !text.chars().any(char::is_control);
+        // An address may have a password, whatever key it was put under.
+        let is_address = |text: &str| text.contains("://") || text.contains('@');
         match (self, &value.kind) {
             // Only where nobody would put a secret by mistake.
             (
@@ -277,7 +279,7 @@ impl Rule {
                 | Self::OneOf(_)
                 | Self::Listen,
                 ValueKind::String(text),
-            ) if short(text) => format!("the text {text:?}"),
+            ) if short(text) && !is_address(text) => format!("the text {text:?}"),
             (Self::Duration(..), ValueKind::I64(number)) => {
                 format!("the number {number} without a unit (for seconds write \"{number}s\")")
             }

@@ -75,6 +75,26 @@ fn no_secret_is_printed_or_debugged() {
 }
 
 #[test]
+fn no_error_quotes_an_address_under_a_key_that_takes_none() {
+    let urls = ["postgres://u:", "u:"].map(|start| format!("{start}{CANARY}@h/d"));
+    let mut refused = 0;
+    for (key, _) in keys::FIXED {
+        let name = format!("VERIFYD__{}", key.replace('.', "__").to_uppercase());
+        let (section, last) = key.rsplit_once('.').unwrap();
+        for url in &urls {
+            let toml = format!("[{section}]\n{last} = \"{url}\"");
+            for loaded in [load(&[(&name, url)]), with_file(&toml, &[])] {
+                if let Err(error) = loaded {
+                    refused += 1;
+                    assert!(!error.to_string().contains(CANARY), "{error}");
+                }
+            }
+        }
+    }
+    assert!(refused > keys::FIXED.len(), "only {refused}");
+}
+
+#[test]
 fn no_error_quotes_a_secret() {
     for (key, _) in keys::FIXED.iter().filter(|(_, rule)| rule.is_secret()) {
         let name = format!("VERIFYD__{}", key.replace('.', "__").to_uppercase());
