@@ -76,6 +76,9 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         took.as_secs_f64(),
     ));
     if let Some((listener, ended)) = kept {
+        output::note(
+            "\nChecking everything four times more, so that the pages have a past to show.",
+        );
         demo.history().await?;
         demo.keep(listener, health, ended).await?;
     }

@@ -5,12 +5,15 @@ use reqwest::Method;
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
 use test_support::ends_with_test::ends_with_test;
 
 /// A demo that ends with its test.
 pub struct Demo {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    /// Its standard error.
+    remarks: NamedTempFile,
     /// The link that logs in.
     pub link: String,
     /// `http://127.0.0.1:…`
@@ -19,12 +22,13 @@ pub struct Demo {
 
 impl Demo {
     pub fn start() -> Self {
+        let remarks = NamedTempFile::new().unwrap();
         let mut child = ends_with_test("KILL")
             .arg(env!("CARGO_BIN_EXE_verifyd"))
             .args(["demo", "--keep", "--listen", "127.0.0.1:0"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(remarks.reopen().unwrap())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -37,6 +41,7 @@ impl Demo {
         Self {
             child,
             lines,
+            remarks,
             link,
             base,
         }
@@ -75,6 +80,11 @@ impl Drop for Demo {
 async fn the_demo_keeps_its_pages_open_full_of_data() {
     let mut demo = Demo::start();
     let token = demo.token().to_owned();
+    let remarks = std::fs::read_to_string(demo.remarks.path()).unwrap();
+    assert!(
+        remarks.contains("so that the pages have a past"),
+        "{remarks}"
+    );
     let person = Person::logged_in(&demo.base, &token).await;
     let page = async |path: &str| person.page(path).await;
     let overview = page("/").await;
