@@ -1,6 +1,5 @@
 //! Runs the statements that both databases share.
 
-use super::timeouts::Ending;
 use super::{PostgresStore, Tx};
 use crate::ports::pools::{PoolState, PoolStore};
 use crate::ports::store_error::StoreError;
@@ -65,11 +64,11 @@ impl<C: DerefMut<Target = PgConnection> + Send> SqlConnection for PostgresConnec
 #[async_trait]
 impl SqlTransaction for PostgresConnection<Tx> {
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        Ok(Ending::of(self.connection.commit()).await?)
+        Ok(self.connection.commit().await?)
     }
 
     async fn rollback(self: Box<Self>) -> Result<(), StoreError> {
-        Ok(Ending::of(self.connection.rollback()).await?)
+        Ok(self.connection.rollback().await?)
     }
 }
 

@@ -47,7 +47,6 @@ pub use private::Private;
 
 use self::connector::Connector;
 use self::opening::HeartbeatConnection;
-use self::timeouts::Ending;
 use super::End;
 use super::dialect::{is_failed_completion, run_type};
 use super::error::connecting;
@@ -224,7 +223,7 @@ impl PostgresStore {
     ) -> Result<T, E> {
         let mut tx = self.begin().await?;
         let worked = work(&mut tx).await;
-        end(tx, worked.map(End::Commit)).await
+        commit_or_roll_back(tx, worked.map(End::Commit)).await
     }
 
     /// Runs `work` in one transaction within the timeout of a call; its result says whether to commit.
@@ -235,7 +234,7 @@ impl PostgresStore {
         self.with_timeout(async {
             let mut tx = self.begin().await?;
             let worked = work(&mut tx).await;
-            end(tx, worked).await
+            commit_or_roll_back(tx, worked).await
         })
         .await
     }
@@ -265,12 +264,6 @@ async fn commit_or_roll_back<T, E: From<StoreError>>(
     worked: Result<End<T>, E>,
 ) -> Result<T, E> {
     End::reach(tx, worked, Transaction::commit, Transaction::rollback).await
-}
-
-/// The same for a transaction whose caller may go away.
-async fn end<T, E: From<StoreError>>(tx: Tx, worked: Result<End<T>, E>) -> Result<T, E> {
-    let commit = |tx: Tx| Ending::of(tx.commit());
-    End::reach(tx, worked, commit, |tx| Ending::of(tx.rollback())).await
 }
 
 /// Seconds for `make_interval(secs => $n)`.

@@ -11,21 +11,17 @@ use crate::ports::store_error::StoreError;
 use crate::store::settings::DatabaseSettings;
 use crate::store::sql::sql;
 use crate::store::sql_store::within;
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, Row as _};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
 
 /// Time that a call may take beyond waiting for a free connection and the longest statement.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Time for a transaction to end whose caller has gone, and then for its connection to answer. The server may still be
-/// busy with a statement; the connection is then closed.
+/// Time for a returned connection to answer. The server may still be busy with the statement of a caller that
+/// has gone; the connection is then closed.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Idle time after which a connection is closed: before most firewalls forget it.
@@ -160,37 +156,6 @@ async fn answers(connection: &mut PgConnection, within: Duration) -> Result<bool
     match tokio::time::timeout(within, connection.ping()).await {
         Ok(answer) => answer.map(|()| true),
         Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
-    }
-}
-
-/// The end of a transaction. Where its caller goes away meanwhile, it goes on by itself: the driver would roll back what
-/// the server has ended, and the server would warn of it.
-pub(super) struct Ending(Option<BoxFuture<'static, sqlx::Result<()>>>);
-
-impl Ending {
-    pub fn of(end: impl Future<Output = sqlx::Result<()>> + Send + 'static) -> Self {
-        Self(Some(Box::pin(end)))
-    }
-}
-
-impl Future for Ending {
-    type Output = sqlx::Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(end) = &mut self.0 else {
-            return Poll::Pending;
-        };
-        let ended = ready!(end.as_mut().poll(cx));
-        self.0 = None;
-        Poll::Ready(ended)
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if let (Some(end), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            runtime.spawn(tokio::time::timeout(RELEASE_TIMEOUT, end));
-        }
     }
 }
 

@@ -43,33 +43,6 @@ async fn a_call_that_is_cancelled_while_it_begins_leaves_no_transaction() {
     assert!(!log.contains("already a transaction"), "{log}");
 }
 
-/// The driver does not know whether a `COMMIT` has got through whose answer nobody waits for. A `ROLLBACK` behind it would
-/// have the server warn.
-#[tokio::test]
-async fn a_call_that_is_cancelled_while_it_commits_is_not_rolled_back() {
-    let (log, _logged) = logged();
-    let database = TestDatabase::migrated().await;
-    let (way, url) = Proxy::before(&database.url()).await;
-    let mut settings = settings(&url);
-    settings.max_connections = 1;
-    let store = verifyd::store::connect(&settings).await.unwrap();
-    for n in 1..=3 {
-        way.at(Rule::once(Act::HoldReply, "COMMIT").after("operation_runs"));
-        let call = tokio::spawn({
-            let store = Arc::clone(&store);
-            async move { store.counts().await }
-        });
-        way.has_acted(n).await;
-        call.abort();
-        assert!(call.await.unwrap_err().is_cancelled());
-        way.release();
-        // On the same connection, behind whatever was sent on it.
-        store.counts().await.unwrap();
-    }
-    let log = std::fs::read_to_string(log.path()).unwrap();
-    assert!(!log.contains("no transaction in progress"), "{log}");
-}
-
 async fn call(store: Arc<dyn Store>, is_heartbeat: bool) -> Result<(), StoreError> {
     match is_heartbeat {
         true => store.heartbeat(&heartbeat("w1")).await.map(drop),
