@@ -5,6 +5,7 @@ mod origin;
 use self::origin::{constraint, origin};
 use super::migrations;
 use crate::domain::report::redact::clean;
+use crate::domain::tls_cause::TlsCause;
 use crate::ports::connections::AddConnectionError;
 use crate::ports::store_error::{Code, Detail, Origin, StoreError};
 use crate::ports::webhook_endpoints::EndpointError;
@@ -34,7 +35,10 @@ impl From<Error> for StoreError {
             Error::Io(e) if e.kind() == ErrorKind::NotFound => {
                 Self::Unavailable(format!("no server listens at that socket: {e}").into())
             }
-            Error::Io(e) => Self::Unavailable(e.to_string().into()),
+            Error::Io(e) => Self::Unavailable(match TlsCause::text_of(&e) {
+                Some(text) => format!("TLS: {text}").into(),
+                None => e.to_string().into(),
+            }),
             Error::Tls(e) => Self::Unavailable(format!("TLS: {e}").into()),
             Error::Protocol(_) => Self::Unavailable("the protocol was violated".into()),
             Error::WorkerCrashed => Self::Unavailable("the database's thread ended".into()),
@@ -242,6 +246,16 @@ mod tests {
             error.contains("no server listens at that socket"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn an_error_of_tls_has_the_words_of_its_cause() {
+        let alert = rustls::AlertDescription::ProtocolVersion;
+        let alert = rustls::Error::AlertReceived(alert);
+        let error = std::io::Error::new(ErrorKind::InvalidData, alert);
+        let error = StoreError::from(Error::Io(error)).to_string();
+        let words = TlsCause::ProtocolVersion.text();
+        assert!(error.ends_with(&format!("TLS: {words}")), "{error}");
     }
 
     #[test]
