@@ -43,7 +43,7 @@ impl From<Error> for StoreError {
             Error::Protocol(_) => Self::Unavailable("the protocol was violated".into()),
             Error::WorkerCrashed => Self::Unavailable("the database's thread ended".into()),
             Error::BeginFailed => Self::Unavailable("no transaction could be started".into()),
-            Error::Configuration(e) => Self::Refused(unusable(&e.to_string()).into()),
+            Error::Configuration(e) => Self::Settings(unusable(&e.to_string()).into()),
             // The source may quote the value; only what names types is passed on.
             Error::ColumnDecode { index, source } => {
                 let why = source.to_string();
@@ -112,9 +112,10 @@ pub(super) fn opening(error: Error) -> StoreError {
 /// the role.
 pub(super) fn connecting(error: Error) -> StoreError {
     match StoreError::from(error) {
-        StoreError::Refused(why) | StoreError::Schema(why) | StoreError::Contended(why) => {
-            StoreError::Unavailable(why)
-        }
+        StoreError::Refused(why)
+        | StoreError::Schema(why)
+        | StoreError::Contended(why)
+        | StoreError::Settings(why) => StoreError::Unavailable(why),
         other => other,
     }
 }
@@ -388,6 +389,7 @@ mod tests {
         ] {
             let error = StoreError::from(Error::Configuration(said.into())).to_string();
             assert!(error.contains(words), "{error}");
+            assert!(!error.contains("the database refused"), "{error}");
             for part in ["\u{1f600}", "5ecret"] {
                 assert!(!error.contains(part), "{error}");
             }
