@@ -343,20 +343,16 @@ mod tests {
             ),
             ("invalid peer certificate: UnknownIssuer", "sslrootcert"),
             (
-                "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))",
-                "CA:FALSE",
+                "TLS: the peer speaks neither TLS 1.2 nor TLS 1.3",
+                "enable TLS 1.2",
+            ),
+            (
+                "TLS: the peer refused the handshake with the alert handshake_failure (40)",
+                "the log of the server",
             ),
             (
                 "invalid peer certificate: certificate not valid for name \"a\"; certificate is only valid for",
                 "as its certificate does",
-            ),
-            (
-                "invalid peer certificate: certificate expired: verification time",
-                "renew",
-            ),
-            (
-                "invalid peer certificate: certificate not valid yet: verification time",
-                "renew",
             ),
             ("TLS: server does not support TLS", "ssl = on"),
             (
@@ -371,7 +367,10 @@ mod tests {
                 "connection requires a valid client certificate (SQLSTATE 28000)",
                 "sslcert and sslkey",
             ),
-            ("received fatal alert: UnknownCA", "sslcert and sslkey"),
+            (
+                "TLS: the peer refused the handshake with the alert unknown_ca (48)",
+                "sslcert and sslkey",
+            ),
             (
                 "attempt to write a readonly database (SQLite 1032)",
                 "may write",
@@ -487,17 +486,18 @@ mod tests {
 
     #[test]
     fn every_flaw_of_a_servers_certificate_has_a_remedy() {
+        use crate::domain::tls_cause::TlsCause;
         use rustls::{CertificateError as Flaw, ExtendedKeyPurpose, OtherError};
-        let other = || {
-            OtherError(std::sync::Arc::new(std::io::Error::other(
-                "UnsupportedVersion",
-            )))
+        let other = |said: &str| {
+            let said = std::io::Error::other(said.to_owned());
+            Flaw::Other(OtherError(std::sync::Arc::new(said)))
         };
         for (flaw, advice) in [
             (Flaw::UnknownIssuer, "sslrootcert"),
             // Of an authority that was made again under its name.
             (Flaw::BadSignature, "sslrootcert"),
             (Flaw::Expired, "renew"),
+            (Flaw::NotValidYet, "wait until"),
             (Flaw::BadEncoding, "certificate replaced"),
             (Flaw::UnhandledCriticalExtension, "certificate replaced"),
             (
@@ -514,9 +514,11 @@ mod tests {
                 },
                 "certificate replaced",
             ),
-            (Flaw::Other(other()), "certificate replaced"),
+            (other("CaUsedAsEndEntity"), "CA:FALSE"),
+            (other("UnsupportedVersion"), "certificate replaced"),
         ] {
-            let said = format!("TLS: {}", rustls::Error::InvalidCertificate(flaw));
+            let flaw = rustls::Error::InvalidCertificate(flaw);
+            let said = format!("TLS: {}", TlsCause::text_of(&flaw).unwrap());
             let remedy = of_store(&StoreError::Unavailable(Detail::said(&said)));
             let remedy = remedy.unwrap_or_else(|| panic!("{said}"));
             assert!(remedy.contains(advice), "{said}: {remedy}");

@@ -219,19 +219,23 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_and_line_ends_of_windows_do_not_count() {
+    fn byte_order_marks_and_kinds_of_line_ends_do_not_count() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("verifyd.key");
-        let line = format!("k1:{}", STANDARD.encode([1; 32]));
-        std::fs::write(&path, format!("\u{feff}{line}\r\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let mut ring = empty_ring();
-        ring.load_or_create(&path, false).unwrap();
-        assert_eq!(ring.ids(), ["k1"]);
-        let settings = CredentialsSettings {
-            keys_file: path,
-            ..CredentialsSettings::default()
-        };
-        assert_eq!(KeyRing::from_settings(&settings).unwrap().ids(), ["k1"]);
+        let lines = [1, 2].map(|key| format!("k{key}:{}", STANDARD.encode([key; 32])));
+        for end in ["\n", "\r\n", "\r"] {
+            let text = format!("\u{feff}# Keys{end}{}{end}", lines.join(end));
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let mut ring = empty_ring();
+            ring.load_or_create(&path, false).unwrap();
+            assert_eq!(ring.ids(), ["k1", "k2"], "{end:?}");
+            let settings = CredentialsSettings {
+                keys_file: path.clone(),
+                ..CredentialsSettings::default()
+            };
+            let ring = KeyRing::from_settings(&settings).unwrap();
+            assert_eq!(ring.ids(), ["k1", "k2"], "{end:?}");
+        }
     }
 }

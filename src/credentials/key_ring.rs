@@ -3,6 +3,7 @@
 use super::key_file;
 use super::laravel::LaravelKey;
 use super::settings::{CredentialsSettings, KeyEntry};
+use crate::domain::text_decoding;
 use aws_lc_rs::aead::{AES_256_GCM, RandomizedNonceKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -106,7 +107,7 @@ impl KeyRing {
             problem,
         };
         let before = self.keys.len();
-        for (index, line) in text.lines().enumerate() {
+        for (index, line) in text_decoding::lines(text).enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;

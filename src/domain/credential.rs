@@ -1,6 +1,7 @@
 //! A decrypted credential, which is in memory only while a check runs.
 
 use super::connection::CredentialKind;
+use super::text_decoding;
 use secrecy::{ExposeSecret, SecretString};
 use std::path::PathBuf;
 
@@ -38,13 +39,35 @@ impl Credential {
             Self::ClientSecret { secret, .. } => vec![secret.clone()],
             Self::Certificate {
                 private_key_pem, ..
-            } => private_key_pem
-                .expose_secret()
-                .lines()
+            } => text_decoding::lines(private_key_pem.expose_secret())
                 .filter(|line| !line.starts_with("-----") && line.len() >= 16)
                 .map(|line| SecretString::from(line.to_owned()))
                 .collect(),
             Self::FederatedTokenFile { .. } => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_a_key_are_secrets_whatever_ends_them() {
+        let line = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC";
+        for end in ["\n", "\r\n", "\r"] {
+            let parts = [
+                "-----BEGIN PRIVATE KEY-----",
+                line,
+                "-----END PRIVATE KEY-----",
+            ];
+            let credential = Credential::Certificate {
+                private_key_pem: parts.join(end).into(),
+                certificate_pem: String::new(),
+            };
+            let values = credential.secret_values();
+            let values: Vec<&str> = values.iter().map(ExposeSecret::expose_secret).collect();
+            assert_eq!(values, [line], "{end:?}");
         }
     }
 }

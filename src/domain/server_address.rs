@@ -5,6 +5,7 @@
 use super::text_decoding::{Named, is_left_by_copying};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 use url::{ParseError, Url, form_urlencoded};
 
 /// Characters that end or divide the parts of a URL, in the order in which messages name them.
@@ -254,6 +255,12 @@ fn encoded(c: char) -> String {
         .collect()
 }
 
+/// Whether the host is an IPv6 address in brackets with a zone, such as `[fe80::1%25eth0]`.
+fn has_zone(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|host| host.split_once('%'));
+    address.is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
+}
+
 fn unreadable(error: ParseError, rest: &str) -> String {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
@@ -270,6 +277,11 @@ fn unreadable(error: ParseError, rest: &str) -> String {
         ParseError::InvalidPort => {
             "the port is not a number from 1 to 65535; a user and a password \
                                     are followed by an @"
+                .to_owned()
+        }
+        ParseError::InvalidIpv6Address if has_zone(host) => {
+            "the IPv6 address has a zone (what follows its %), which is not supported; use an address without one, or a \
+             name"
                 .to_owned()
         }
         ParseError::InvalidIpv6Address => {
@@ -474,6 +486,9 @@ mod tests {
             ),
             ("postgres://u@[::1/db", "no IPv6 address"),
             ("postgres://u@[::z]/db", "no IPv6 address"),
+            ("postgres://u@[::z%25lo]/db", "no IPv6 address"),
+            ("postgres://u:p@[fe80::1%25lo]:5432/db", "has a zone"),
+            ("rediss://[fe80::1%eth0]", "has a zone"),
             ("postgres://u@h:port/db", "the port is not a number"),
             ("postgres://u@h:70000/db", "the port is not a number"),
             ("postgres://u@h:0/db", "the port is not a number"),

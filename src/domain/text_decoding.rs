@@ -102,6 +102,11 @@ pub fn without_line_end(text: &str) -> &str {
     text.strip_suffix('\r').unwrap_or(text)
 }
 
+/// The lines of a text, which end with LF, CR LF or CR.
+pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| line.split('\r'))
+}
+
 /// Whether a text begins or ends with a blank. It may be meant, so a secret with one is suspected only once it is
 /// refused.
 pub fn has_blank_around(text: &str) -> bool {
@@ -225,6 +230,13 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(without_line_end(text), rest, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn each_of_the_three_line_ends_ends_a_line() {
+        for text in ["a\nb\n", "a\r\nb\r\n", "a\rb", "a\rb\n"] {
+            assert_eq!(lines(text).collect::<Vec<_>>(), ["a", "b"], "{text:?}");
         }
     }
 

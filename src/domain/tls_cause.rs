@@ -4,10 +4,14 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatibl
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 /// How TLS names the certificate of a server that is an authority's own, as `openssl req -x509` makes it. Its type is
 /// that of a library that TLS does not expose.
-pub const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
+const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
+
+/// The cause of any alert, for its words.
+pub const REFUSED: TlsCause = TlsCause::Refused(AlertDescription::HandshakeFailure);
 
 /// A cause. No text quotes anything of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +40,24 @@ pub enum TlsCause {
 impl TlsCause {
     /// Returns why TLS failed, if one of the causes of this error is TLS's own.
     pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
-        std::iter::successors(Some(error), |&cause| inner(cause))
-            .find_map(|cause| cause.downcast_ref::<rustls::Error>())
-            .map(Self::from)
+        error_of_tls(error).map(Self::from)
+    }
+
+    /// Returns the text of an error that one of TLS has caused: TLS's own, except where that has names of Rust's types or
+    /// seconds of the Unix epoch.
+    pub fn text_of(error: &(dyn Error + 'static)) -> Option<String> {
+        let error = error_of_tls(error)?;
+        let cause = Self::from(error);
+        Some(match (cause, error) {
+            (Self::Expired | Self::NotYetValid | Self::AuthorityAsServer, _) => {
+                format!("invalid peer certificate: {cause}")
+            }
+            (_, rustls::Error::InvalidCertificate(CertificateError::Other(other))) => {
+                format!("invalid peer certificate: {}", other.0)
+            }
+            (Self::ProtocolVersion | Self::Refused(_), _) => cause.to_string(),
+            _ => error.to_string(),
+        })
     }
 
     /// Returns what is wrong, and what to do about it.
@@ -51,7 +70,8 @@ impl TlsCause {
             ),
             Self::AuthorityAsServer => (
                 "the certificate is an authority's own",
-                "give the server a certificate that is no authority's own (basicConstraints CA:FALSE)",
+                "give the server a certificate that is no authority's own (basicConstraints CA:FALSE), of an authority that \
+                 verifyd trusts",
             ),
             Self::Expired => (
                 "the certificate has expired",
@@ -100,6 +120,11 @@ impl TlsCause {
         }
     }
 
+    /// Returns what is wrong; for an alert without its name.
+    pub const fn text(self) -> &'static str {
+        self.words().0
+    }
+
     /// Returns what to do about it, as words that follow others.
     pub const fn step(self) -> &'static str {
         self.words().1
@@ -108,7 +133,7 @@ impl TlsCause {
 
 impl fmt::Display for TlsCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.words().0)?;
+        f.write_str(self.text())?;
         match self {
             Self::Refused(alert) => write!(f, " {} ({})", name(*alert), u8::from(*alert)),
             _ => Ok(()),
@@ -153,8 +178,18 @@ impl From<&CertificateError> for TlsCause {
     }
 }
 
-/// The next cause. An I/O error does not include its inner error in the chain of causes.
+/// The error of TLS that has caused this one.
+fn error_of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    std::iter::successors(Some(error), |&cause| inner(cause))
+        .find_map(|cause| cause.downcast_ref::<rustls::Error>())
+}
+
+/// The next cause. An I/O error does not include its inner error in the chain of causes, and a shared error is only seen as
+/// what it is within its `Arc`.
 fn inner<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    if let Some(shared) = cause.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+        return Some(&**shared);
+    }
     match cause
         .downcast_ref::<io::Error>()
         .and_then(io::Error::get_ref)
@@ -224,6 +259,60 @@ mod tests {
         }
         let lost = io::Error::from(io::ErrorKind::ConnectionReset);
         assert_eq!(TlsCause::of(&lost), None);
+    }
+
+    #[test]
+    fn the_text_of_an_error_has_no_name_of_rust_and_no_seconds() {
+        use CertificateError as Flaw;
+        use rustls::OtherError;
+        use rustls::pki_types::UnixTime;
+        let at = |seconds| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let other = |said: &str| {
+            let said = io::Error::other(said.to_owned());
+            Flaw::Other(OtherError(Arc::new(said)))
+        };
+        for (error, text) in [
+            (
+                Flaw::NotValidYetContext {
+                    time: at(1_796_140_559),
+                    not_before: at(1_811_808_000),
+                }
+                .into(),
+                "invalid peer certificate: the certificate is not valid yet",
+            ),
+            (
+                Flaw::ExpiredContext {
+                    time: at(1_811_808_000),
+                    not_after: at(1_796_140_559),
+                }
+                .into(),
+                "invalid peer certificate: the certificate has expired",
+            ),
+            (
+                other(AUTHORITY_AS_SERVER).into(),
+                "invalid peer certificate: the certificate is an authority's own",
+            ),
+            (
+                other("UnsupportedVersion").into(),
+                "invalid peer certificate: UnsupportedVersion",
+            ),
+            (
+                Flaw::UnknownIssuer.into(),
+                "invalid peer certificate: UnknownIssuer",
+            ),
+            (
+                rustls::Error::AlertReceived(AlertDescription::ProtocolVersion),
+                "the peer speaks neither TLS 1.2 nor TLS 1.3",
+            ),
+            (
+                rustls::Error::AlertReceived(AlertDescription::HandshakeFailure),
+                "the peer refused the handshake with the alert handshake_failure (40)",
+            ),
+        ] {
+            // As the client of Redis shares it.
+            let shared: Arc<dyn Error + Send + Sync> = Arc::new(io::Error::other(error));
+            assert_eq!(TlsCause::text_of(&shared).as_deref(), Some(text));
+        }
     }
 
     #[test]

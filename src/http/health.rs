@@ -266,7 +266,9 @@ impl Health {
             StoreError::Unavailable(_) => "unavailable",
             StoreError::Contended(_) | StoreError::TooManyCalls | StoreError::LockedRun => "busy",
             StoreError::Schema(_) => SCHEMA_UNFIT,
-            StoreError::Corrupt { .. } | StoreError::Refused(_) => "refused",
+            StoreError::Corrupt { .. } | StoreError::Refused(_) | StoreError::Settings(_) => {
+                "refused"
+            }
         };
         let message = error.to_string();
         let mut logged = self.logged.lock();

@@ -109,6 +109,11 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
         Ok(())
     }
 
+    /// Tries what [`Queue::consume`] needs of the server, in the same way, without taking a hint.
+    async fn try_consuming(&self) -> Result<(), QueueError> {
+        Ok(())
+    }
+
     /// Publishes completion events to the subscribers of the server. Does nothing where the queue has none.
     async fn publish_completions(&self, _events: &[CompletionEvent]) -> Result<(), QueueError> {
         Ok(())

@@ -32,6 +32,9 @@ pub enum StoreError {
     /// The database refused the statement.
     #[error("the database refused: {0}")]
     Refused(Detail),
+    /// No connection can be opened with the settings, or with what they name. Nothing was sent.
+    #[error("{0}")]
+    Settings(Detail),
 }
 
 /// The text of an error, and the code that tells it from others: a trigger may choose the text.
@@ -142,7 +145,8 @@ impl StoreError {
             Self::Unavailable(why)
             | Self::Contended(why)
             | Self::Schema(why)
-            | Self::Refused(why) => Some(why),
+            | Self::Refused(why)
+            | Self::Settings(why) => Some(why),
             Self::TooManyCalls | Self::LockedRun | Self::Corrupt { .. } => None,
         }
     }
@@ -152,7 +156,8 @@ impl StoreError {
             Self::Unavailable(why)
             | Self::Contended(why)
             | Self::Schema(why)
-            | Self::Refused(why) => Some(why),
+            | Self::Refused(why)
+            | Self::Settings(why) => Some(why),
             _ => None,
         }
     }
@@ -183,6 +188,7 @@ impl StoreError {
             Self::TooManyCalls | Self::LockedRun => None,
             // idle_in_transaction_session_timeout: the next statement never arrived.
             Self::Unavailable(_) => Some(self.sqlstate().is_some_and(|code| code != "25P03")),
+            Self::Settings(_) => Some(false),
             _ => Some(true),
         }
     }
@@ -195,7 +201,7 @@ impl StoreError {
             Self::Unavailable(_) => "unavailable",
             Self::Corrupt { .. } => "corrupt",
             Self::Schema(_) => "schema",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) | Self::Settings(_) => "refused",
         }
     }
 
@@ -219,7 +225,7 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         !matches!(
             self,
-            Self::Corrupt { .. } | Self::Schema(_) | Self::Refused(_)
+            Self::Corrupt { .. } | Self::Schema(_) | Self::Refused(_) | Self::Settings(_)
         )
     }
 
@@ -313,6 +319,7 @@ mod tests {
             (of_trigger, Some(true)),
             (StoreError::Contended("a lock".into()), Some(true)),
             (StoreError::Refused("a panic".into()), Some(true)),
+            (StoreError::Settings("no URL".into()), Some(false)),
         ] {
             assert_eq!(error.is_answer(), answered, "{error}");
         }

@@ -5,6 +5,7 @@ mod origin;
 use self::origin::{constraint, origin};
 use super::migrations;
 use crate::domain::report::redact::clean;
+use crate::domain::tls_cause::TlsCause;
 use crate::ports::connections::AddConnectionError;
 use crate::ports::store_error::{Code, Detail, Origin, StoreError};
 use crate::ports::webhook_endpoints::EndpointError;
@@ -34,12 +35,15 @@ impl From<Error> for StoreError {
             Error::Io(e) if e.kind() == ErrorKind::NotFound => {
                 Self::Unavailable(format!("no server listens at that socket: {e}").into())
             }
-            Error::Io(e) => Self::Unavailable(e.to_string().into()),
+            Error::Io(e) => Self::Unavailable(match TlsCause::text_of(&e) {
+                Some(text) => format!("TLS: {text}").into(),
+                None => e.to_string().into(),
+            }),
             Error::Tls(e) => Self::Unavailable(format!("TLS: {e}").into()),
             Error::Protocol(_) => Self::Unavailable("the protocol was violated".into()),
             Error::WorkerCrashed => Self::Unavailable("the database's thread ended".into()),
             Error::BeginFailed => Self::Unavailable("no transaction could be started".into()),
-            Error::Configuration(e) => Self::Refused(unusable(&e.to_string()).into()),
+            Error::Configuration(e) => Self::Settings(unusable(&e.to_string()).into()),
             // The source may quote the value; only what names types is passed on.
             Error::ColumnDecode { index, source } => {
                 let why = source.to_string();
@@ -108,9 +112,10 @@ pub(super) fn opening(error: Error) -> StoreError {
 /// the role.
 pub(super) fn connecting(error: Error) -> StoreError {
     match StoreError::from(error) {
-        StoreError::Refused(why) | StoreError::Schema(why) | StoreError::Contended(why) => {
-            StoreError::Unavailable(why)
-        }
+        StoreError::Refused(why)
+        | StoreError::Schema(why)
+        | StoreError::Contended(why)
+        | StoreError::Settings(why) => StoreError::Unavailable(why),
         other => other,
     }
 }
@@ -245,6 +250,16 @@ mod tests {
     }
 
     #[test]
+    fn an_error_of_tls_has_the_words_of_its_cause() {
+        let alert = rustls::AlertDescription::ProtocolVersion;
+        let alert = rustls::Error::AlertReceived(alert);
+        let error = std::io::Error::new(ErrorKind::InvalidData, alert);
+        let error = StoreError::from(Error::Io(error)).to_string();
+        let words = TlsCause::ProtocolVersion.text();
+        assert!(error.ends_with(&format!("TLS: {words}")), "{error}");
+    }
+
+    #[test]
     fn a_data_exception_does_not_quote_the_value() {
         let error = from_sqlstate(
             "22P02",
@@ -374,6 +389,7 @@ mod tests {
         ] {
             let error = StoreError::from(Error::Configuration(said.into())).to_string();
             assert!(error.contains(words), "{error}");
+            assert!(!error.contains("the database refused"), "{error}");
             for part in ["\u{1f600}", "5ecret"] {
                 assert!(!error.contains(part), "{error}");
             }

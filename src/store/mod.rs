@@ -117,7 +117,7 @@ async fn connect_to(
         "postgres" | "postgresql" => Ok(postgres::PostgresStore::connect(settings, limits).await?),
         "sqlite" => Ok(sqlite::SqliteStore::connect(settings, limits, unmigrated).await?),
         // The text in place of a scheme may be a password: it is never quoted.
-        _ => Err(StoreError::Refused(
+        _ => Err(StoreError::Settings(
             "the scheme of database.url is not known, allowed: postgres://, postgresql://, sqlite:"
                 .into(),
         )),

@@ -13,6 +13,9 @@ use tracing_subscriber::layer::Context;
 /// What the targets of verifyd's own lines begin with.
 const OWN: &str = "verifyd";
 
+/// What logs each certificate that it does not accept, without the host. Whoever calls says it with the host.
+const VERIFIER: &str = "rustls_platform_verifier";
+
 /// A place in the code, and a level: one place may log at several.
 type Place = (Cow<'static, str>, Level);
 
@@ -42,6 +45,9 @@ impl<S: Subscriber> Layer<S> for LibraryLimit {
             .map_or(line.target(), |logged| logged.target());
         if target.starts_with(OWN) {
             return true;
+        }
+        if target.starts_with(VERIFIER) {
+            return false;
         }
         let place = match &logged {
             // Its file and line.
@@ -139,6 +145,8 @@ mod tests {
         log_from("verifyd::own", 1);
         log_from("verifyd::own", 1);
         assert_eq!(counted(), 2, "what is verifyd's own has no limit");
+        log_from("rustls_platform_verifier::verification::others", 1);
+        assert_eq!(counted(), 0, "what verifyd says itself, with the host");
         tokio::time::advance(Duration::from_secs(60)).await;
         be_slow();
         assert_eq!(counted(), 1);

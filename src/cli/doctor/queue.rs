@@ -36,6 +36,7 @@ pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
     }
     let answer = tokio::time::timeout(TIMEOUT, async {
         queue.try_sending().await?;
+        queue.try_consuming().await?;
         Ok((queue.depth().await?, queue.dead_letters(SHOWN).await?))
     })
     .await;

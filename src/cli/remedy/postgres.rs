@@ -1,6 +1,6 @@
 //! The remedies for errors of PostgreSQL, and of a pooler before it.
 
-use crate::domain::tls_cause::{AUTHORITY_AS_SERVER, TlsCause};
+use crate::domain::tls_cause::{REFUSED, TlsCause};
 use crate::files::trusted_authorities;
 use crate::ports::store_error::Sign;
 
@@ -15,8 +15,6 @@ pub(in crate::cli) const NO_SESSION: &str = "let the pooler have two connections
 
 const TRUST_AUTHORITY: &str = "let sslrootcert of database.url (DATABASE_URL) name a file of the authority that \
      issued the server's certificate, in PEM";
-const RENEW_CERTIFICATE: &str =
-    "renew the certificate of the server, or correct this machine's clock";
 const GIVE_CLIENT_CERTIFICATE: &str = "let sslcert and sslkey of database.url (DATABASE_URL) name a certificate that \
      the server accepts, and its key";
 
@@ -172,17 +170,22 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
     // Of another authority with the name of the trusted one, such as one that was made again.
     (("", "certificate: BadSignature"), TRUST_AUTHORITY),
     (
-        ("", AUTHORITY_AS_SERVER),
+        ("", TlsCause::AuthorityAsServer.text()),
         TlsCause::AuthorityAsServer.step(),
     ),
     (
         ("", "not valid for name"),
         "let database.url (DATABASE_URL) name the server as its certificate does",
     ),
-    (("", "certificate expired"), RENEW_CERTIFICATE),
-    (("", "certificate not valid yet"), RENEW_CERTIFICATE),
-    // It ends before it begins.
-    (("", "certificate: Expired"), RENEW_CERTIFICATE),
+    (("", TlsCause::Expired.text()), TlsCause::Expired.step()),
+    (
+        ("", TlsCause::NotYetValid.text()),
+        TlsCause::NotYetValid.step(),
+    ),
+    (
+        ("", TlsCause::ProtocolVersion.text()),
+        TlsCause::ProtocolVersion.step(),
+    ),
     (
         ("", "invalid peer certificate"),
         TlsCause::Certificate.step(),
@@ -197,7 +200,12 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
         "let sslkey name the key of the certificate that sslcert names",
     ),
     (("", "valid client certificate"), GIVE_CLIENT_CERTIFICATE),
-    (("", "alert: UnknownCA"), GIVE_CLIENT_CERTIFICATE),
+    (("", "alert unknown_ca"), GIVE_CLIENT_CERTIFICATE),
+    // One of verifyd may be what it does not accept.
+    (
+        ("", REFUSED.text()),
+        "look at the log of the server or pooler, which says why it refuses TLS",
+    ),
     (
         ("28P01", ""),
         "correct user and password of database.url (DATABASE_URL), or database.password_file",

@@ -178,7 +178,8 @@ impl Connections {
         error::describe(error)
     }
 
-    async fn unavailable(&self, error: &RedisError) -> QueueError {
+    /// Returns the error of a queue whose server cannot be used for this.
+    pub async fn unavailable(&self, error: &RedisError) -> QueueError {
         QueueError::Unavailable(self.describe(error).await)
     }
 

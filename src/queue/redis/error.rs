@@ -3,7 +3,7 @@
 //! The client's messages contain no password: they name commands, hosts and answers of the server.
 
 use crate::domain::report::redact::clean;
-use crate::domain::tls_cause::AUTHORITY_AS_SERVER;
+use crate::domain::tls_cause::TlsCause;
 use crate::files::trusted_authorities;
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -57,7 +57,7 @@ fn text(error: &RedisError) -> String {
 }
 
 fn describe_io(error: &RedisError) -> String {
-    let text = error.to_string();
+    let text = TlsCause::text_of(error).unwrap_or_else(|| error.to_string());
     let has = |part: &str| text.contains(part);
     // Of the machine's own files. Those that variables name were read before.
     let cause = if has("failed to read PEM") {
@@ -68,7 +68,7 @@ fn describe_io(error: &RedisError) -> String {
         "no answer within the timeout"
     } else if has("lookup address") || has("Name or service not known") {
         "the host's name cannot be resolved"
-    } else if has("certificate") {
+    } else if has("invalid peer certificate") {
         "the server's certificate is not accepted"
     } else if has("corrupt message") || has("InvalidContentType") {
         "the server speaks no TLS there (rediss://)"
@@ -77,10 +77,7 @@ fn describe_io(error: &RedisError) -> String {
     } else {
         return text;
     };
-    // Its type has no words for it.
-    let raw = format!("Other(OtherError({AUTHORITY_AS_SERVER}))");
-    let words = "it is an authority's own, CaUsedAsEndEntity";
-    format!("{cause}: {}", text.replace(&raw, words))
+    format!("{cause}: {text}")
 }
 
 /// Opens one connection without any retry. The error describes the first failure.
@@ -175,18 +172,49 @@ mod tests {
     use super::*;
     use crate::queue::redis::remedy::remedy;
 
+    /// Of the kind that the client of Redis hands on.
+    fn described(error: rustls::Error) -> String {
+        describe(&std::io::Error::new(std::io::ErrorKind::InvalidData, error).into())
+    }
+
     #[test]
-    fn the_certificate_of_an_authority_is_named_with_its_remedy() {
-        let said = "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))";
-        let described = describe(&std::io::Error::other(said).into());
-        let words = "the server's certificate is not accepted";
-        assert!(described.starts_with(words), "{described}");
-        assert!(
-            described.contains("it is an authority's own"),
-            "{described}"
-        );
-        assert!(!described.contains("OtherError"), "{described}");
-        let remedy = remedy(&described);
-        assert!(remedy.contains("CA:FALSE"), "{remedy}");
+    fn why_tls_failed_is_named_with_its_remedy() {
+        use rustls::{AlertDescription as Alert, CertificateError as Flaw, Error, OtherError};
+        let authority = std::io::Error::other("CaUsedAsEndEntity");
+        let authority = Flaw::Other(OtherError(std::sync::Arc::new(authority)));
+        for (error, said, advice) in [
+            (authority.into(), "an authority's own", "CA:FALSE"),
+            (Flaw::Expired.into(), "has expired", "renewed"),
+            (Flaw::NotValidYet.into(), "not valid yet", "wait until"),
+            (Flaw::UnknownIssuer.into(), "UnknownIssuer", "SSL_CERT_FILE"),
+            (
+                Error::AlertReceived(Alert::ProtocolVersion),
+                "neither TLS 1.2",
+                "enable TLS 1.2",
+            ),
+            (
+                Error::AlertReceived(Alert::HandshakeFailure),
+                "handshake_failure (40)",
+                "the log of the server",
+            ),
+            (
+                Error::AlertReceived(Alert::CertificateRequired),
+                "certificate_required (116)",
+                "tls-auth-clients no",
+            ),
+        ] {
+            let is_of_certificate = matches!(error, Error::InvalidCertificate(_));
+            let described = described(error);
+            assert!(described.contains(said), "{described}");
+            assert!(!described.contains("OtherError"), "{described}");
+            let words = "the server's certificate is not accepted";
+            assert_eq!(
+                described.starts_with(words),
+                is_of_certificate,
+                "{described}"
+            );
+            let remedy = remedy(&described);
+            assert!(remedy.contains(advice), "{described}: {remedy}");
+        }
     }
 }

@@ -270,6 +270,10 @@ impl Queue for RedisQueue {
         probe::put_and_take_back(&self.connections, &self.keys).await
     }
 
+    async fn try_consuming(&self) -> Result<(), QueueError> {
+        probe::try_consuming(&self.connections, &self.keys).await
+    }
+
     fn health(&self) -> QueueHealth {
         self.health.report()
     }

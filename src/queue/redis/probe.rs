@@ -1,15 +1,24 @@
-//! Tests whether hints can be sent: adds one and removes it in one step of the server. A user who may not remove it adds
-//! none.
+//! Tests whether hints can be sent, with one that is removed in the same step of the server, and consumed. A user who may
+//! not remove what this writes writes nothing.
 
 use super::connections::Connections;
 use super::enqueue::ENQUEUE;
 use super::keys::Keys;
 use crate::domain::RunId;
 use crate::domain::hint::Hint;
+use crate::domain::report::redact::clean;
 use crate::ports::queue::QueueError;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Script};
+use std::sync::LazyLock;
 use uuid::Uuid;
+
+/// The one list of the commands of [`super::fetcher`], apalis-redis and [`super::cleaner`].
+const CONSUME: &str = include_str!("lua/try_consuming.lua");
+static TRY_CONSUMING: LazyLock<Script> = LazyLock::new(|| Script::new(CONSUME));
+
+/// Characters of an error of the server.
+const LENGTH: usize = 500;
 
 /// Runs the script of the wire format and its removal as one script, so that no consumer sees the hint.
 const TAKE_BACK: &str = "
@@ -69,4 +78,66 @@ async fn try_taking_back(
     remove.arg(format!("{}:{id}", keys.meta));
     remove.query_async::<u64>(connection).await?;
     Ok(())
+}
+
+/// Tries each command that a consumer needs, on keys of a worker that does not exist, and listening for new hints.
+pub(super) async fn try_consuming(
+    connections: &Connections,
+    keys: &Keys,
+) -> Result<(), QueueError> {
+    let worker = Uuid::now_v7().to_string();
+    let failed: Vec<String> = connections
+        .once(async |mut connection| {
+            TRY_CONSUMING
+                .key(keys.inflight(&worker))
+                .key(keys.worker_metadata(&worker))
+                .invoke_async(&mut connection)
+                .await
+        })
+        .await?;
+    if let [error, commands @ ..] = &failed[..] {
+        let error = clean(error, LENGTH);
+        let commands = commands.join(", ");
+        let error = format!("the server answers {error} ({commands})");
+        return Err(QueueError::Unavailable(error));
+    }
+    let mut pubsub = connections.pubsub().await?;
+    match pubsub.subscribe(&keys.available).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(connections.unavailable(&error).await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// What is missing in the file no consumer could use, and what is missing in the script `doctor` would not miss.
+    #[test]
+    fn every_command_of_the_users_file_is_tried() {
+        let users = include_str!("../../../deploy/redis.acl");
+        let serve = users.lines().find(|line| line.contains(" verifyd_serve "));
+        let granted = serve
+            .unwrap()
+            .split(' ')
+            .filter_map(|word| word.strip_prefix('+'));
+        let granted: BTreeSet<String> = granted.map(str::to_uppercase).collect();
+        let tried = CONSUME
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("{ '"));
+        let tried = tried.filter_map(|line| line.split('\'').next());
+        // Whoever runs the scripts and sends hints; the rest serves people and those who enqueue.
+        let others = [
+            "@CONNECTION",
+            "EVAL",
+            "EVALSHA",
+            "PUBLISH",
+            "SCRIPT|LOAD",
+            "SUBSCRIBE",
+            "UNSUBSCRIBE",
+        ];
+        let tried: BTreeSet<String> = tried.chain(others).map(str::to_owned).collect();
+        assert_eq!(granted, tried);
+    }
 }

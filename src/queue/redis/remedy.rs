@@ -1,6 +1,6 @@
 //! Finds what mends an error of Redis, for logs and commands.
 
-use crate::domain::tls_cause::{AUTHORITY_AS_SERVER, TlsCause};
+use crate::domain::tls_cause::{REFUSED, TlsCause};
 use crate::files::trusted_authorities;
 
 /// Steps by parts of an error's text. The first that fits counts.
@@ -129,11 +129,19 @@ const QUEUE: Remedies = &[
         &["NotValidForName", "not valid for name"],
         "let redis.url (REDIS_URL) name the server as its certificate does",
     ),
+    (&[TlsCause::Expired.text()], TlsCause::Expired.step()),
     (
-        &["Expired", "expired", "NotValidYet", "not valid yet"],
-        "renew the certificate of Redis, or correct this machine's clock",
+        &[TlsCause::NotYetValid.text()],
+        TlsCause::NotYetValid.step(),
     ),
-    (&[AUTHORITY_AS_SERVER], TlsCause::AuthorityAsServer.step()),
+    (
+        &[TlsCause::AuthorityAsServer.text()],
+        TlsCause::AuthorityAsServer.step(),
+    ),
+    (
+        &[TlsCause::ProtocolVersion.text()],
+        TlsCause::ProtocolVersion.step(),
+    ),
     (
         &["UnknownIssuer", "BadSignature"],
         "add the authority that issued the certificate of Redis to those that this machine trusts (SSL_CERT_FILE \
@@ -144,9 +152,10 @@ const QUEUE: Remedies = &[
         TlsCause::Certificate.step(),
     ),
     (
-        &["CertificateRequired"],
+        &["certificate_required"],
         "let Redis ask its clients for no certificate (tls-auth-clients no)",
     ),
+    (&[REFUSED.text()], REFUSED.step()),
     (
         &["speaks no TLS", "may speak no TLS"],
         "let redis.url (REDIS_URL) begin with redis://, or name the port where the server speaks TLS",
@@ -294,14 +303,6 @@ mod tests {
             (
                 "certificate is not accepted: invalid peer certificate: InvalidPurpose",
                 "certificate replaced",
-            ),
-            (
-                "certificate is not accepted: invalid peer certificate: CaUsedAsEndEntity",
-                "CA:FALSE",
-            ),
-            (
-                "certificate is not accepted: certificate expired: verification",
-                "renew",
             ),
             (
                 "certificate is not accepted: certificate not valid for name \"a\"",

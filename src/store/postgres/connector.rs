@@ -101,7 +101,7 @@ impl Connector {
             ..Self::read(KEY, url, timeout, password)?
         };
         match connector.has_several_hosts() {
-            true => Err(StoreError::Refused(
+            true => Err(StoreError::Settings(
                 format!("{KEY} names several hosts, allowed: one").into(),
             )),
             false => Ok(Arc::new(connector)),
@@ -124,7 +124,7 @@ impl Connector {
             let why = format!(
                 "{key} has a password, and database.password_file is set; remove one of the two"
             );
-            return Err(StoreError::Refused(why.into()));
+            return Err(StoreError::Settings(why.into()));
         }
         Ok(Self {
             key,

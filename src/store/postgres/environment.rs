@@ -100,7 +100,7 @@ const OPTIONS: &str = "options";
 
 const OF_CLIENT_CERTIFICATE: &[Sign] = &[
     ("", "valid client certificate"),
-    ("", "alert: UnknownCA"),
+    ("", "alert unknown_ca"),
     ("", "KeyMismatch"),
     ("", "must be given together"),
 ];

@@ -20,7 +20,7 @@ pub(super) struct Address {
 
 /// Reads the address of this key.
 pub(super) fn read(key: &'static str, url: &str) -> Result<Address, StoreError> {
-    let refused = |why: &str| StoreError::Refused(format!("{key} cannot be used: {why}").into());
+    let refused = |why: &str| StoreError::Settings(format!("{key} cannot be used: {why}").into());
     // The driver's own errors may quote parts of the URL.
     if let Some(problem) = address::problem(url) {
         return Err(refused(&problem));

@@ -44,7 +44,7 @@ impl PasswordFile {
             return Ok(None);
         }
         let password =
-            read(path).map_err(|why| StoreError::Refused(unusable(path, &why).into()))?;
+            read(path).map_err(|why| StoreError::Settings(unusable(path, &why).into()))?;
         let latest = Latest {
             password,
             read_at: SystemClock.now(),

@@ -213,13 +213,13 @@ fn options(settings: &DatabaseSettings) -> Result<SqliteConnectOptions, StoreErr
     let url = settings.url.expose_secret();
     if let Some(problem) = address::problem(url) {
         let why = format!("database.url cannot be used: {problem}");
-        return Err(StoreError::Refused(why.into()));
+        return Err(StoreError::Settings(why.into()));
     }
     let options: SqliteConnectOptions = url.parse().map_err(|_| {
-        StoreError::Refused("database.url cannot be parsed, allowed: sqlite:FILE".into())
+        StoreError::Settings("database.url cannot be parsed, allowed: sqlite:FILE".into())
     })?;
     if options.get_filename().as_os_str().is_empty() {
-        return Err(StoreError::Refused(
+        return Err(StoreError::Settings(
             "database.url names no file, allowed: sqlite:FILE".into(),
         ));
     }

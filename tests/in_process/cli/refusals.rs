@@ -272,7 +272,7 @@ async fn a_variable_that_the_driver_of_postgresql_would_drop_is_named() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert_holds(
         &said,
-        "database.url cannot be used: the variable PGSSLMODE has another value, allowed: disable,",
+        "cannot open the database: database.url cannot be used: the variable PGSSLMODE has another value, allowed: disable,",
     );
     assert_holds(&said, "→ correct or unset the variable");
 }

@@ -1,5 +1,6 @@
 //! verifyd as the users of `deploy/redis.acl`: all of it works, and nothing else does.
 
+use super::doctor::examined;
 use test_support::bench::Bench;
 use test_support::redis_server::{self, PrivateRedis, command};
 use test_support::waiting::until;
@@ -139,4 +140,39 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
         let answer: redis::RedisResult<String> = redis::cmd("PING").query_async(connection).await;
         assert!(answer.is_err());
     }
+}
+
+/// As with a file of an earlier version: hints can be sent, and nobody takes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_names_the_rights_that_a_consumer_lacks() {
+    let server = PrivateRedis::with_users();
+    let mut bench = Bench::new().await;
+    bench.set("VERIFYD__REDIS__QUEUE", "verifyd");
+    bench.use_redis(server.url_of("verifyd_serve"));
+    assert_eq!(examined(&bench), (0, vec![]));
+    let mut admin = redis_server::connection(&server.url_of("admin")).await;
+    let mut change = async |rights: &str| {
+        let command = ["ACL", "SETUSER", "verifyd_serve"].into_iter();
+        let command: Vec<&str> = command.chain(rights.split(' ')).collect();
+        redis_server::command::<()>(&mut admin, &command).await;
+    };
+    for (taken, named) in [
+        ("-hget", "(HGET)"),
+        ("-zadd -spop -hmset", "(HMSET, SPOP, ZADD)"),
+        ("-unlink", "'unlink'"),
+        ("-subscribe", "'subscribe'"),
+    ] {
+        change(taken).await;
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{taken}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (0, "queue"), "{taken}");
+        assert!(found.contains(named), "{taken}: {found}");
+        assert!(remedy.contains("verifyd_serve"), "{taken}: {remedy}");
+        change(&taken.replace('-', "+")).await;
+        assert_eq!(examined(&bench), (0, vec![]), "{taken}");
+    }
+    let left = redis_server::keys_of(&server.url_of("admin"), "verifyd").await;
+    assert_eq!(left, Vec::<String>::new());
 }

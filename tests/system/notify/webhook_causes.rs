@@ -29,7 +29,7 @@ async fn an_attempt_says_why_tls_failed_and_what_to_do() {
         (closing().await, "unreachable", TlsCause::Closed),
     ]
     .map(|(url, result, cause)| (add(&bench, &url, &[]).0, result, cause));
-    let _worker = bench.serve(&[]);
+    let worker = bench.serve(&[]);
     record(&bench, connection, 1).await;
     for (endpoint, result, cause) in cases {
         let failed = format!(
@@ -56,4 +56,10 @@ async fn an_attempt_says_why_tls_failed_and_what_to_do() {
     let shown = bench.run(&["webhooks", "deliveries"]).stdout;
     let shown = String::from_utf8(shown).unwrap();
     assert!(!shown.contains("no trusted"), "{shown}");
+    // Each cause is logged once, with the endpoint.
+    let lines = worker.lines.lock().unwrap().clone();
+    let of_library = lines
+        .iter()
+        .find(|line| line.contains("rustls_platform_verifier"));
+    assert_eq!(of_library, None);
 }

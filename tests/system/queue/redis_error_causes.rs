@@ -10,6 +10,7 @@ use std::time::Duration;
 use test_support::redis_server::{PrivateRedis, TlsFiles, command, connection};
 use test_support::waiting;
 use verifyd::domain::RunId;
+use verifyd::domain::tls_cause::TlsCause;
 use verifyd::ports::queue::Queue;
 use verifyd::queue::redis::{RedisQueue, RedisSettings};
 
@@ -274,6 +275,12 @@ async fn tls_failures_are_told_apart() {
         &error,
         &["the server's certificate is not accepted", "UnknownIssuer"],
     );
+    let old_port = PrivateRedis::stopped().port().to_string();
+    let arguments = files.arguments(&old_port);
+    let _old =
+        PrivateRedis::start_with(&[&arguments[..], &["--tls-protocols", "TLSv1.1"]].concat());
+    let error = ping(&format!("rediss://localhost:{old_port}")).await;
+    assert_says(&error, &[&TlsCause::ProtocolVersion.to_string()]);
     let error = ping(&format!("rediss://127.0.0.1:{}", closing_with(""))).await;
     assert_says(&error, &["the server closed the connection: "]);
     // It waits for the rest of what it takes for a command.

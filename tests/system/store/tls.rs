@@ -7,6 +7,8 @@ use test_support::bench::Bench;
 use test_support::postgres::TestDatabase;
 use test_support::private_postgres::PrivatePostgres;
 use test_support::tls_identity::Authority;
+use test_support::waiting::until;
+use verifyd::domain::tls_cause::TlsCause;
 use verifyd::ports::store::StoreError;
 use verifyd::ports::wake::Listening;
 use verifyd_simulator::SimulatorOptions;
@@ -90,6 +92,25 @@ async fn server_and_role_are_believed_by_their_certificates() {
     let database = scene.database().await;
     a_server_is_believed_by_its_authority_and_its_name(&scene, &database).await;
     a_role_signs_in_by_its_certificate(&scene, &database).await;
+    a_server_with_old_versions_of_tls_is_named(&scene, &database).await;
+}
+
+async fn a_server_with_old_versions_of_tls_is_named(scene: &Scene, database: &TestDatabase) {
+    let mut sql = PgConnection::connect(&scene.server.url()).await.unwrap();
+    for change in [
+        "ALTER SYSTEM SET ssl_min_protocol_version = 'TLSv1'",
+        "ALTER SYSTEM SET ssl_max_protocol_version = 'TLSv1.1'",
+        "SELECT pg_reload_conf()",
+    ] {
+        sql.execute(change).await.unwrap();
+    }
+    let url = address(database, "localhost", "reader", &[("sslmode", "require")]);
+    let words = format!("TLS: {}", TlsCause::ProtocolVersion);
+    until("the server has read its settings", async || {
+        let connected = verifyd::store::connect(&settings(&url)).await;
+        connected.is_err_and(|error| error.to_string().contains(&words))
+    })
+    .await;
 }
 
 async fn a_server_is_believed_by_its_authority_and_its_name(
