@@ -120,7 +120,7 @@ const NOTE_USE: Sql = both!(
 );
 
 /// How long a request waits for [`NOTE_USE`], such as for a lock of the file.
-const NOTE_TIMEOUT: Duration = Duration::from_secs(1);
+const NOTE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A few at a time: each new session removes more than it adds.
 const FORGET_SESSIONS: Sql = both!(
