@@ -49,6 +49,16 @@ const LONG_WAIT_SECONDS: f64 = 60.0;
 const LATEST_ROWS: u32 = 10_000;
 const SHOWN: u32 = 5;
 
+/// How the numbers of runs, and runs that wait, are named.
+const RUNS: &str = "runs";
+
+const START: &str = "start `verifyd serve`";
+const MEND_WRITING: &str = "first do what `writing` says: heartbeats cannot be written either, so that no worker seems alive, \
+     though `verifyd serve` may run; otherwise start it";
+
+/// Time for a write that was refused, or waited for a lock, a moment ago.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
@@ -195,7 +205,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
                     connections::check(store, settings, lines).await;
                 })
                 .await;
-                in_time("runs", store, &mut lines, async |store, lines| {
+                in_time(RUNS, store, &mut lines, async |store, lines| {
                     workers = runs(store, settings, lines).await;
                 })
                 .await;
@@ -467,7 +477,7 @@ async fn activity(
     let (counts, workers) = match (store.counts().await, store.workers().await) {
         (Ok(counts), Ok(workers)) => (counts, workers),
         (Err(failure), _) | (_, Err(failure)) => {
-            lines.push(error("runs", &failure));
+            lines.push(error(RUNS, &failure));
             return None;
         }
     };
@@ -475,15 +485,30 @@ async fn activity(
         .iter()
         .filter(|worker| worker.is_alive(now, settings.worker.dead_after))
         .count();
-    let unserved = (alive == 0 && counts.queued > 0).then(|| "start `verifyd serve`".to_owned());
+    let mut unserved = None;
+    if alive == 0 && counts.queued > 0 {
+        unserved = Some(unserved_remedy(store, lines).await.to_owned());
+    }
     let slow = "add replicas, or look at the workers' logs";
-    lines.push(of_counts("runs", &counts, alive, unserved, slow));
+    lines.push(of_counts(RUNS, &counts, alive, unserved, slow));
     let is_refused = |line: &Line| line.part == "writing" && line.state == State::Failed;
     if alive > 0 && counts.queued > 0 && !lines.iter().any(is_refused) {
         let waited = settings.reconciler.interval * WAITED_SWEEPS;
         writing::check_waiting(store, waited, lines).await;
     }
     Some(workers)
+}
+
+/// What to do where no worker is alive. One whose heartbeats cannot be written seems not to be.
+async fn unserved_remedy(store: &dyn Store, lines: &[Line]) -> &'static str {
+    let is_bad = |line: &Line| line.part == "writing" && line.state != State::Ok;
+    if !lines.iter().any(is_bad) {
+        return START;
+    }
+    match tokio::time::timeout(WRITE_TIMEOUT, store.check_writable()).await {
+        Ok(Ok(())) => START,
+        _ => MEND_WRITING,
+    }
 }
 
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {

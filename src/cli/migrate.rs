@@ -75,10 +75,14 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     // Last: what it refuses may be accepted of the role of `serve`, and keeps nothing else from being added.
     let mut refusal = writing::refusal(store.as_ref()).await;
     if let Some(untried) = refusal.take_if(|refusal| !refusal.is_of_rule) {
+        let user = match store.kind() {
+            "sqlite" => "user",
+            _ => "role",
+        };
         findings.push(SchemaFinding::advice(
             "writing",
             format!("not tried to the end by this command: {}", untried.found),
-            "`serve` tries it when it starts, and `doctor` as the role of `serve`",
+            format!("`serve` tries it when it starts, and `doctor` as the {user} of `serve`"),
         ));
     }
     if let Some(warning) = refusal.take_if(|refusal| !refusal.is_of_every_role) {

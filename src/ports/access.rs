@@ -103,7 +103,7 @@ pub trait AccessStore: Send + Sync {
     async fn dismiss_person(&self, hash: &str, by: &Origin) -> Result<bool, StoreError>;
 
     /// Returns the token of this hash that is neither revoked nor expired by the database's clock. Records
-    /// its use, at most once a minute.
+    /// its use, at most once a minute, where the database can be written.
     async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError>;
 
     /// Opens a session in place of the one with the hash `replaced`, and forgets those that have expired.

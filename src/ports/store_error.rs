@@ -212,7 +212,9 @@ impl StoreError {
         let code = match detail.and_then(|detail| detail.code.as_ref()) {
             Some(Code::Sqlstate(code)) => format!("SQLSTATE {code}"),
             Some(Code::Sqlite(code)) => format!("SQLite {code}"),
-            Some(Code::Trigger) => "a trigger or row-level security keeps the row".to_owned(),
+            Some(Code::Trigger) => {
+                "a trigger or row-level security keeps or changes the row".to_owned()
+            }
             None => self.class().to_owned(),
         };
         match detail.and_then(|detail| detail.rule.as_deref()) {

@@ -9,7 +9,9 @@ use super::dialect::{
 use super::from_row::from_row;
 use super::rows::{self, name};
 use super::sql::{both, sql_for};
-use super::sql_store::{SqlConnection, SqlStore, execute, fetch_all, fetch_optional, transaction};
+use super::sql_store::{
+    SqlConnection, SqlStore, execute, fetch_all, fetch_optional, transaction, within,
+};
 use super::statement::{Sql, earlier, later};
 use crate::domain::access::{Binding, Scope, join_scopes};
 use crate::domain::audit::{AuditAction, Change, Origin, second};
@@ -17,6 +19,7 @@ use crate::domain::{TenantId, TokenId, WorkspaceId};
 use crate::ports::access::{
     AccessStore, AnswerSubject, NewToken, Person, Reserved, SessionRecord, TokenRecord,
 };
+use crate::ports::log_throttle::log_limited;
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -115,6 +118,9 @@ const NOTE_USE: Sql = both!(
         SELECT id FROM " own!(api_tokens) " WHERE id = $1 AND " use_is_old!()
     postgres_only!(" FOR UPDATE SKIP LOCKED") ")"
 );
+
+/// How long a request waits for [`NOTE_USE`], such as for a lock of the file.
+const NOTE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A few at a time: each new session removes more than it adds.
 const FORGET_SESSIONS: Sql = both!(
@@ -316,7 +322,7 @@ impl<S: SqlStore> AccessStore for S {
     async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError> {
         let found: Option<UsedTokenRow> = fetch_optional(self, BY_HASH.bind(hash)).await?;
         if let Some(found) = found.as_ref().filter(|found| found.to_be_noted) {
-            execute(self, NOTE_USE.bind(found.token.id)).await?;
+            note_use(self, found.token.id).await;
         }
         found.map(|found| found.token.try_into()).transpose()
     }
@@ -423,6 +429,14 @@ impl<S: SqlStore> AccessStore for S {
     async fn release_key(&self, token: TokenId, key: &str) -> Result<(), StoreError> {
         execute(self, RELEASE.bind(token.0).bind(key)).await?;
         Ok(())
+    }
+}
+
+/// Records the use of the token. A database that only reads, or whose disk is full or locked, refuses no request by that.
+async fn note_use(store: &impl SqlStore, token: i64) {
+    let note = execute(store, NOTE_USE.bind(token));
+    if let Err(error) = within(Some(NOTE_TIMEOUT), note).await {
+        log_limited!(warn, token, %error, "the use of the token is not recorded; its request goes on");
     }
 }
 

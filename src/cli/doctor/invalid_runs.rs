@@ -1,6 +1,6 @@
 //! Names the rows of runs that a producer got wrong.
 
-use super::{LATEST_ROWS, Line, SHOWN, State, bad, error, more};
+use super::{LATEST_ROWS, Line, RUNS, SHOWN, State, bad, error, more};
 use crate::domain::RunId;
 use crate::ports::invalid_runs::InvalidRun;
 use crate::ports::store::Store;
@@ -12,7 +12,7 @@ const REMEDY: &str = "correct whoever wrote it (docs/guides/enqueue.md says what
 pub async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
     let invalid = match store.invalid_runs(LATEST_ROWS, LATEST_ROWS).await {
         Ok(invalid) => invalid,
-        Err(failure) => return lines.push(error("runs", &failure)),
+        Err(failure) => return lines.push(error(RUNS, &failure)),
     };
     lines.extend(invalid.iter().take(SHOWN as usize).map(|run| {
         let (found, remedy) = described(run);

@@ -16,12 +16,24 @@ const WITHOUT_CODE: &str = "look at the log of `verifyd serve` (`cannot write th
 const LACKS_RIGHT: &str = "apply deploy/postgres-grants.sql again as its first lines say, or let a policy of operation_runs, \
      tenant_permissions or verification_check_acknowledgements admit what verifyd writes";
 const DAMAGED: &str = "the server found damaged data: look at its log, and rebuild the index (REINDEX) or restore a backup";
-const OF_NAMED: &str =
-    "correct the rule that is named; the runs are then tried again by themselves";
-const OF_RUNS: &str = "correct the trigger, constraint or policy of operation_runs that refuses it; the runs are then \
-     tried again by themselves";
-const OF_ANY_TABLE: &str = "correct the trigger, constraint or policy that refuses it, of operation_runs, tenant_permissions, \
-     verification_check_acknowledgements or a table of verifyd's; the runs are then tried again by themselves";
+
+/// A remedy, and what becomes of the runs.
+macro_rules! and_go_on {
+    ($remedy:literal) => {
+        concat!(
+            $remedy,
+            "; the runs then go on by themselves, and those whose attempts are used up end failed: check them again"
+        )
+    };
+}
+
+const OF_NAMED: &str = and_go_on!("correct the rule that is named");
+const OF_RUNS: &str =
+    and_go_on!("correct the trigger, constraint or policy of operation_runs that refuses it");
+const OF_ANY_TABLE: &str = and_go_on!(
+    "correct the trigger, constraint or policy that refuses it, of operation_runs, tenant_permissions, \
+     verification_check_acknowledgements or a table of verifyd's"
+);
 const OTHERS: &str = "correct the first ones, and run `verifyd doctor` again";
 
 pub(super) async fn check(store: &dyn Store, lines: &mut Vec<Line>) {

@@ -1,7 +1,7 @@
 //! Tests the writes of `serve`, which are rolled back, and the ids that its next rows get. The same test decides for
 //! `migrate` and for the start of `serve`.
 
-use super::{Line, State, TIMEOUT, bad, error, ok};
+use super::{Line, RUNS, State, TIMEOUT, bad, error, ok};
 use crate::cli::remedy::{NO_FURTHER_ID, REPEATED_KEY};
 use crate::ports::probe::{
     CLAIMING, COMPLETING, RECORDING, RELEASING, REWRITTEN, RefusedClaim, SWEEPING, UnusableIds,
@@ -37,6 +37,9 @@ const WAITING_RULE: &str = "let the trigger return at once: it waits, or locks w
 /// The remedy where rules of PostgreSQL rewrite what is written.
 const REWRITING_RULE: &str = "as the table's owner drop each rule that is named (DROP RULE … ON the table or view), and have a trigger \
      do what it is for: PostgreSQL refuses what verifyd writes where rules rewrite it";
+
+/// The remedy for runs that have waited for long, where claims of some are refused.
+const REFUSED_FIRST: &str = "first correct what refuses claims, as the next lines say";
 
 /// The remedy where nothing says that it is a rule of the application.
 const TRY_AGAIN: &str = "try again; else look for locks and load";
@@ -122,8 +125,12 @@ pub(super) async fn check_waiting(store: &dyn Store, waited: Duration, lines: &m
         let RefusedClaim { run, tenant, error } = refusal;
         let of = tenant.map_or_else(String::new, |tenant| format!(" of tenant {tenant}"));
         let line = refused(&error, REFUSING_RULE);
+        let numbers = lines.iter_mut().find(|line| line.part == RUNS);
+        if let Some(remedy) = numbers.and_then(|line| line.remedy.as_mut()) {
+            REFUSED_FIRST.clone_into(remedy);
+        }
         lines.push(Line {
-            part: "runs",
+            part: RUNS,
             state: State::Warning,
             found: format!("run {run}{of} waits: {}", line.found),
             quotes: true,
@@ -134,7 +141,7 @@ pub(super) async fn check_waiting(store: &dyn Store, waited: Duration, lines: &m
     if let Err(failure) = tried {
         lines.push(Line {
             state: State::Warning,
-            ..error("runs", &failure)
+            ..error(RUNS, &failure)
         });
     }
 }

@@ -42,7 +42,9 @@ pub(super) const POSTGRES: &[(Sign, &str)] = &[
     (("", "failed to lookup address information"), REACH_SERVER),
     (
         ("25006", ""),
-        "connect to the primary (database.url), or let the server write again",
+        "connect to the primary (database.url); where pg_is_in_recovery() is false there already, let it write: ALTER ROLE … \
+         RESET default_transaction_read_only, or the same of the database (ALTER DATABASE), of both (ALTER ROLE … IN \
+         DATABASE …) or of the server (ALTER SYSTEM)",
     ),
     (
         ("", "must be owner of"),

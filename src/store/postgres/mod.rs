@@ -160,10 +160,12 @@ impl PostgresStore {
         let lock = settings.lock_timeout().as_millis();
         let idle = (settings.statement_timeout + IDLE_GRACE).as_millis();
         // No limit holds for the commit: rules that the application defers to it are checked with each statement. To
-        // compile a statement takes longer than to execute it.
+        // compile a statement takes longer than to execute it. A trigger may say whole rows in notices, which the driver
+        // would read.
         let begin = format!(
             "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
-             SET LOCAL jit = off; SET LOCAL idle_in_transaction_session_timeout = {idle}; SET CONSTRAINTS ALL IMMEDIATE"
+             SET LOCAL jit = off; SET LOCAL client_min_messages = error; \
+             SET LOCAL idle_in_transaction_session_timeout = {idle}; SET CONSTRAINTS ALL IMMEDIATE"
         );
         let switches = connector.switches();
         let renewal = Arc::new(timeouts::Renewal::default());

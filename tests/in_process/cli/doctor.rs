@@ -2,6 +2,8 @@
 
 use super::{Desk, assert_holds, finish, stderr, stdout};
 use serde_json::Value;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Executor as _};
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -124,6 +126,7 @@ async fn nothing_is_served_from_a_file_that_may_only_be_read() {
         may(&folder, of_folder);
         let serve = with_file(bound_by_modes(&desk, "serve"));
         let doctor = with_file(bound_by_modes(&desk, "doctor"));
+        let migrate = with_file(bound_by_modes(&desk, "migrate"));
         may(&folder, 0o755);
         // Of a process that could only read.
         for ending in ["wal", "shm"] {
@@ -138,7 +141,38 @@ async fn nothing_is_served_from_a_file_that_may_only_be_read() {
             assert_holds(&told, &format!("the file {} cannot be ", file.display()));
             assert_holds(&told, "a file that this user may write");
         }
+        let told = format!("{}{}", stdout(&migrate), stderr(&migrate));
+        assert_holds(&told, &format!("the file {} cannot be ", file.display()));
+        assert!(!told.contains("role"), "{told}");
+        // Nothing is left to migrate, and another user may run `serve`.
+        if migrate.status.success() {
+            assert_holds(&told, "`doctor` as the user of `serve`");
+        }
     }
+}
+
+/// Heartbeats wait for the lock, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_worker_seems_alive_whose_file_is_locked() {
+    let desk = Desk::new().await;
+    desk.ends("migrate", 0);
+    let options = SqliteConnectOptions::new().filename(desk.folder.path().join("verifyd.db"));
+    let mut other = options.connect().await.unwrap();
+    let queued = "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context)
+                  VALUES (1, 1, 'provider.connection.check', 'queued', '{}')";
+    other.execute(queued).await.unwrap();
+    let remedy = || {
+        let mut command = desk.command("doctor --json");
+        command.env("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "6s");
+        let report: Value = serde_json::from_slice(&finish(command, "").stdout).unwrap();
+        let mut parts = report["parts"].as_array().unwrap().iter();
+        let runs = parts.find(|line| line["part"] == "runs").unwrap();
+        runs["remedy"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(remedy(), "start `verifyd serve`");
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    assert_holds(&remedy(), "heartbeats cannot be written either");
+    other.execute("ROLLBACK").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,18 +41,26 @@ pub(super) fn examined(bench: &Bench) -> (i32, Vec<(String, String, String)>) {
 async fn a_database_that_only_reads_is_found_out() {
     let bench = Bench::new().await;
     assert_eq!(examined(&bench), (0, vec![]));
+    let connection = bench.healthy(1);
+    bench.record(&[connection], 1).await;
     let url = bench.database.url();
     let name = url.rsplit('/').next().unwrap();
     let setting = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
     bench.execute(&setting).await;
     let (code, bad) = examined(&bench);
     assert_eq!(code, 1);
-    let [(part, found, remedy)] = &bad[..] else {
+    let [(part, found, remedy), (runs, _, of_runs)] = &bad[..] else {
         panic!("{bad:?}")
     };
-    assert_eq!(part, "writing");
+    assert_eq!((part.as_str(), runs.as_str()), ("writing", "runs"));
+    let unwritten = "heartbeats cannot be written either";
+    assert!(of_runs.contains(unwritten), "{of_runs}");
     assert!(found.contains("in a read-only transaction"), "{found}");
-    assert!(remedy.contains("primary"), "{remedy}");
+    let reset = "RESET default_transaction_read_only";
+    assert!(
+        remedy.contains("primary") && remedy.contains(reset),
+        "{remedy}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

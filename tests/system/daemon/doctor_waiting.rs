@@ -45,7 +45,7 @@ async fn runs_of_one_tenant_whose_claims_are_refused_are_named() {
     bench
         .execute(
             "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
-                 SELECT 1, 2, 'provider.connection.check', 'queued', '{}', now() - interval '20 seconds' \
+                 SELECT 1, 2, 'provider.connection.check', 'queued', '{}', now() - interval '90 seconds' \
                  FROM generate_series(1, 2)",
         )
         .await;
@@ -60,6 +60,10 @@ async fn runs_of_one_tenant_whose_claims_are_refused_are_named() {
         panic!("{bad:?}")
     };
     assert_eq!(code, 0);
+    // More workers would claim no more.
+    let (_, numbers, instead) = bad.iter().find(|(part, ..)| part == "runs").unwrap();
+    assert!(numbers.starts_with("2 queued"), "{numbers}");
+    assert!(instead.contains("what refuses claims"), "{instead}");
     let said = format!(
         "run {oldest} of tenant 2 waits: the database refused: claiming a run: not today (SQLSTATE P0001) \
          (triggers: of_application)"

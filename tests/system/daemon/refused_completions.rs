@@ -114,11 +114,15 @@ async fn refused_completions_are_named_with_their_rules() {
     let output = bench.run(&["doctor", "--json"]);
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     let parts = answer["parts"].as_array().unwrap().iter();
-    let parts: Vec<String> = parts
-        .filter(|line| line["part"] == "refused runs")
-        .map(|line| line["found"].as_str().unwrap().to_owned())
-        .collect();
+    let lines = parts.filter(|line| line["part"] == "refused runs");
+    let says = |line: &Value, member: &str| line[member].as_str().unwrap().to_owned();
+    let (parts, remedies): (Vec<String>, Vec<String>) = lines
+        .map(|line| (says(line, "found"), says(line, "remedy")))
+        .unzip();
     assert_eq!(parts.len(), 5, "{answer}");
+    let goes_on = "those whose attempts are used up end failed: check them again";
+    let say_so = |remedy: &String| remedy.ends_with(goes_on);
+    assert!(remedies.iter().all(say_so), "{remedies:?}");
     let wanted = [
         "SQLSTATE P0001, function raises",
         "SQLSTATE 22P02, function of_application",

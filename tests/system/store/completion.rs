@@ -321,7 +321,7 @@ pub async fn a_completion_of_which_a_trigger_keeps_the_row_is_refused(bed: &Bed)
         bed.exec(&create).await;
         let refused = bed.store.complete(&held, &with_inventory()).await;
         let refusal = refused.unwrap_err().refusal();
-        let kept = "a trigger or row-level security keeps the row";
+        let kept = "a trigger or row-level security keeps or changes the row";
         assert_eq!(refusal, kept, "{rule}");
         let stored = bed.run(run).await;
         assert_eq!((stored.status, stored.report()), (RunStatus::Running, None));

@@ -333,6 +333,7 @@ others {
         a_person_is_one_token_that_changes_with_each_sign_in_and_ends,
         first_sign_ins_of_a_person_at_once_are_one_creation,
         the_use_of_a_token_is_noted_once_a_minute,
+        a_token_whose_use_cannot_be_noted_is_valid,
         a_session_lives_as_long_as_it_and_its_token,
         a_key_is_answered_once,
         an_abandoned_key_is_taken_over_by_the_same_request_only,
