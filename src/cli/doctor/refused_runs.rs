@@ -1,7 +1,7 @@
 //! Names the runs of which the database refuses what verifyd writes.
 
 use super::{LATEST_ROWS, Line, SHOWN, State, bad, error, more};
-use crate::ports::store::{RefusedRun, RefusedWrite, Store};
+use crate::ports::store::{RefusedRun, RefusedRuns, RefusedWrite, Store};
 use crate::view::words::counted;
 use std::collections::BTreeMap;
 
@@ -37,10 +37,13 @@ const OF_ANY_TABLE: &str = and_go_on!(
 const OTHERS: &str = "correct the first ones, and run `verifyd doctor` again";
 
 pub(super) async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
-    let refused = match store.refused_runs(LATEST_ROWS).await {
-        Ok(refused) => refused,
-        Err(failure) => return lines.push(error(PART, &failure)),
-    };
+    match store.refused_runs(LATEST_ROWS).await {
+        Ok(refused) => lines.extend(of_found(&refused)),
+        Err(failure) => lines.push(error(PART, &failure)),
+    }
+}
+
+fn of_found(refused: &RefusedRuns) -> Vec<Line> {
     let mut by_rule: BTreeMap<(RefusedWrite, &str), Vec<&RefusedRun>> = BTreeMap::new();
     for run in &refused.runs {
         let of_rule = by_rule.entry((run.write, &run.refusal)).or_default();
@@ -48,8 +51,8 @@ pub(super) async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
     }
     let rules = by_rule.len() as u64;
     let shown = by_rule.into_iter().take(SHOWN as usize);
-    lines.extend(shown.map(|((write, refusal), runs)| line(write, refusal, &runs)));
-    lines.extend(more(PART, rules, OTHERS));
+    let shown = shown.map(|((write, refusal), runs)| line(write, refusal, &runs));
+    let mut lines: Vec<Line> = shown.chain(more(PART, rules, OTHERS)).collect();
     if !refused.are_all {
         let found = format!(
             "not all runs were looked at: those of the {LATEST_ROWS} latest refusals, and the oldest {LATEST_ROWS} \
@@ -58,6 +61,7 @@ pub(super) async fn check(store: &dyn Store, lines: &mut Vec<Line>) {
         let remedy = "run `verifyd doctor` again once fewer runs wait";
         lines.push(bad(PART, State::Warning, found, remedy));
     }
+    lines
 }
 
 /// Chooses the remedy by what [`StoreError::refusal`](crate::ports::store::StoreError::refusal) says: the class, and the
@@ -124,6 +128,17 @@ mod tests {
         ] {
             assert_eq!(remedy(write, refusal), wanted, "{refusal}");
         }
+    }
+
+    #[test]
+    fn runs_that_were_not_looked_at_are_warned_of() {
+        let found = |are_all| {
+            let runs = Vec::new();
+            let lines = of_found(&RefusedRuns { runs, are_all });
+            lines.into_iter().map(|line| line.state).collect::<Vec<_>>()
+        };
+        assert_eq!(found(true), []);
+        assert_eq!(found(false), [State::Warning]);
     }
 
     #[test]

@@ -259,7 +259,7 @@ pub async fn not_here(State(pages): State<Arc<Pages>>, uri: Uri) -> Response {
 mod tests {
     use super::*;
     use crate::http::body::Unread;
-    use crate::ports::store_error::Detail;
+    use crate::ports::store_error::{Detail, Origin};
 
     #[test]
     fn a_form_that_does_not_arrive_is_no_wrong_form() {
@@ -281,5 +281,20 @@ mod tests {
         assert_eq!(page(StoreError::Schema("column x is missing".into())), 503);
         let refused = "a value does not fit (SQLSTATE 22001)";
         assert_eq!(page(StoreError::Refused(Detail::said(refused))), 500);
+    }
+
+    #[tokio::test]
+    async fn a_rule_that_raises_the_code_of_a_lock_is_no_database_that_does_not_answer() {
+        let raised = Detail {
+            origin: Some(Origin::Function),
+            ..Detail::said("not today (SQLSTATE 55P03)")
+        };
+        let page = PageError::from(StoreError::Contended(raised)).into_response();
+        let page = axum::body::to_bytes(page.into_body(), usize::MAX).await;
+        let page = String::from_utf8(page.unwrap().to_vec()).unwrap();
+        assert!(
+            page.contains("The database refuses this to verifyd"),
+            "{page}"
+        );
     }
 }

@@ -236,6 +236,7 @@ mod tests {
                 None,
             ),
             (format!("JSON-Daten, Zeile 1: {FORGED}"), true, None),
+            ("JSON data, line 1: SQL \"s3cret\"".to_owned(), false, None),
         ] {
             assert_eq!(function(&context, is_raised), name, "{context}");
         }

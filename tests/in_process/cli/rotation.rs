@@ -170,10 +170,12 @@ async fn a_rotation_that_may_have_left_an_old_key_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_at_a_webhook_hides_no_result_of_the_credentials() {
-    let desk = desk(1).await;
+    let desk = desk(2).await;
     add_webhook(&desk, OLD);
     desk.sql(
-        "CREATE TRIGGER kept BEFORE UPDATE ON verifyd_webhook_endpoints BEGIN
+        "UPDATE provider_credentials SET payload = (SELECT payload FROM provider_credentials
+             WHERE provider_connection_id = 1) WHERE provider_connection_id = 2;
+         CREATE TRIGGER kept BEFORE UPDATE ON verifyd_webhook_endpoints BEGIN
              SELECT RAISE(ABORT, 'not today');
          END",
     )
@@ -182,6 +184,7 @@ async fn an_error_at_a_webhook_hides_no_result_of_the_credentials() {
     assert_eq!(output.status.code(), Some(1));
     assert_holds(&stdout(&output), "credentials: 1 sealed again");
     let said = stderr(&output);
+    assert_holds(&said, "with any key here: connections 2\n");
     assert_holds(&said, "webhook endpoint 1: ");
     assert_holds(&said, "not today");
 }

@@ -114,6 +114,7 @@ async fn an_open_circuit_records_without_trying() {
     due_now(&bench).await;
     let arrived = ended(&bench, broken).await;
     assert!(arrived.iter().all(|d| d["state"] == "delivered"));
+    assert!(listed(&bench, broken)["last_failure"].is_null());
     assert_eq!(bench.examined("webhooks")["state"], "ok");
 }
 

@@ -323,6 +323,9 @@ pub async fn a_message_is_tried_again_given_up_and_replayed(bed: &Bed) {
     assert_eq!(bed.store.replay(Replay::One(first.id)).await.unwrap(), 0);
     let third = lease_one(bed).await;
     assert_eq!((third.attempt, third.tries), (3, 1));
+    // The one that is under way has not failed.
+    let still = bed.store.last_failure(endpoint).await.unwrap();
+    assert_eq!(still.as_ref(), Some(&last));
     assert_eq!(third.message_id, first.message_id);
     assert!(recorded(bed, &third, AttemptResult::Delivered, Next::Delivered).await);
     let attempts = bed.store.delivery_attempts(first.id).await.unwrap();
