@@ -81,7 +81,8 @@ async fn the_context_is_overwritten_while_the_run_is_in_flight() {
     let mut scene = Scene::empty(
         of_another_application().await,
         verifyd_simulator::SimulatorOptions {
-            slow_answer: std::time::Duration::from_millis(500),
+            // Long enough for a busy machine to look at the run meanwhile.
+            slow_answer: std::time::Duration::from_secs(5),
             ..Default::default()
         },
     )
