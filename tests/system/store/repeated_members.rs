@@ -340,21 +340,28 @@ async fn a_report_that_a_context_repeats_is_unreadable_everywhere() {
         connection: Some(connection),
         ..succeeded()
     };
-    let verdict = async || {
-        let trend = bed.store.trend(&[connection], 1).await.unwrap();
-        trend[0].overall.clone()
+    // Which reports have a verdict: the latest one, and those that it leads to.
+    let verdicts = async || {
+        let trend = bed.store.trend(&[connection], 9).await.unwrap();
+        let verdicts = trend.iter().map(|point| point.overall.is_some());
+        verdicts.collect::<Vec<_>>()
     };
+    let first = bed.queued_for(7, connection.0).await;
+    bed.complete(first, &completion).await;
     for padding in [1, LARGEST] {
         let run = bed.queued_for(7, connection.0).await;
         bed.complete(run, &completion).await;
         let padding = format!(r#""padding":"{}","#, "x".repeat(padding));
-        let text = between(&padding, &bed.context_of(run).await, "");
+        let text = between(&padding, &bed.context_of(run).await, "").replace(
+            r#""previous_report_id":null"#,
+            &format!(r#""previous_report_id":{}"#, first.0),
+        );
         save_text(&bed, run, &text).await;
         assert!(matches!(
             shown(&bed, run).await,
             (ReportPresence::Readable, true, ReportState::Readable { .. })
         ));
-        assert!(verdict().await.is_some());
+        assert_eq!(verdicts().await, [true, true]);
         let mut wrong = vec![text.replace("verification_report", r"verification_report\u0000x")];
         for name in [
             "verification_report",
@@ -381,7 +388,7 @@ async fn a_report_that_a_context_repeats_is_unreadable_everywhere() {
                 ),
                 "{shown:?}"
             );
-            assert_eq!(verdict().await, None);
+            assert_eq!(verdicts().await, [false]);
         }
     }
 }
