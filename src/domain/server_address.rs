@@ -5,8 +5,7 @@
 use super::text_decoding::{Named, is_left_by_copying};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
-use std::net::Ipv6Addr;
-use url::{ParseError, Url, form_urlencoded};
+use url::{Host, ParseError, Url, form_urlencoded};
 
 /// Characters that end or divide the parts of a URL, in the order in which messages name them.
 const RESERVED: [char; 9] = ['#', '/', '?', '@', '[', ']', ':', ' ', '%'];
@@ -258,7 +257,7 @@ fn encoded(c: char) -> String {
 /// Whether the host is an IPv6 address in brackets with a zone, such as `[fe80::1%25eth0]`.
 fn has_zone(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|host| host.split_once('%'));
-    address.is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
+    address.is_some_and(|(address, _)| Host::parse(&format!("[{address}]")).is_ok())
 }
 
 fn unreadable(error: ParseError, rest: &str) -> String {
