@@ -39,7 +39,8 @@ const REWRITING_RULE: &str = "as the table's owner drop each rule that is named 
      do what it is for: PostgreSQL refuses what verifyd writes where rules rewrite it";
 
 /// The remedy for runs that have waited for long, where claims of some are refused.
-const REFUSED_FIRST: &str = "first correct what refuses claims, as the next lines say";
+const REFUSED_FIRST: &str = "first correct what refuses claims, as the next lines say; where other runs wait, too, add \
+     replicas, or look at the workers' logs";
 
 /// The remedy where nothing says that it is a rule of the application.
 const TRY_AGAIN: &str = "try again; else look for locks and load";
