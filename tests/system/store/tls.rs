@@ -111,6 +111,18 @@ async fn a_server_with_old_versions_of_tls_is_named(scene: &Scene, database: &Te
         connected.is_err_and(|error| error.to_string().contains(&words))
     })
     .await;
+    // The database is dropped over TLS.
+    for change in [
+        "ALTER SYSTEM RESET ssl_min_protocol_version",
+        "ALTER SYSTEM RESET ssl_max_protocol_version",
+        "SELECT pg_reload_conf()",
+    ] {
+        sql.execute(change).await.unwrap();
+    }
+    until("the server has read its settings again", async || {
+        PgConnection::connect(&scene.server.url()).await.is_ok()
+    })
+    .await;
 }
 
 async fn a_server_is_believed_by_its_authority_and_its_name(
