@@ -158,7 +158,7 @@ async fn a_password_that_the_driver_cannot_prepare_is_the_reason() {
         let server = asking_for_scram().await;
         let url = format!("postgres://u:p4ss{character}@{server}/d?sslmode=disable");
         let error = verifyd::store::connect(&settings(&url)).await.unwrap_err();
-        assert!(matches!(error, StoreError::Refused(_)), "{error}");
+        assert!(matches!(error, StoreError::Settings(_)), "{error}");
         let error = error.to_string();
         assert!(error.contains("with this password: SASLprep"), "{error}");
         assert!(!error.contains("p4ss"), "{error}");

@@ -65,7 +65,7 @@ async fn what_is_no_file_is_refused() {
         ("sqlite:x.db?immutable=1", "verifyd writes the file"),
     ] {
         let error = verifyd::store::connect(&settings(url)).await.unwrap_err();
-        assert!(matches!(error, StoreError::Refused(_)), "{url}: {error}");
+        assert!(matches!(error, StoreError::Settings(_)), "{url}: {error}");
         assert!(error.to_string().contains(words), "{url}: {error}");
     }
     assert!(!std::path::Path::new("x.db").exists());
