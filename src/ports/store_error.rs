@@ -32,7 +32,7 @@ pub enum StoreError {
     /// The database refused the statement.
     #[error("the database refused: {0}")]
     Refused(Detail),
-    /// No connection can be opened with the settings, or with what they name. Nothing was sent.
+    /// No connection can be opened with the settings, or with what they name. The server has refused nothing.
     #[error("{0}")]
     Settings(Detail),
 }

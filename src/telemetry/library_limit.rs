@@ -13,7 +13,7 @@ use tracing_subscriber::layer::Context;
 /// What the targets of verifyd's own lines begin with.
 const OWN: &str = "verifyd";
 
-/// What logs each certificate that it does not accept, without the host. Whoever calls says it with the host.
+/// What logs each certificate that it does not accept as an error, without the host. The caller says it with the host.
 const VERIFIER: &str = "rustls_platform_verifier";
 
 /// A place in the code, and a level: one place may log at several.
